@@ -10,17 +10,17 @@ import numpy as np
 from sklearn.metrics import accuracy_score, precision_score
 
 from benchmarks.harness import Row, row, timed
-from binderclip.evaluate.probes.group_report import group_report
+from binderclip.evaluate.probes.group_reports import group_report
 from binderclip.evaluate.probes.measures import (
     accuracy,
-    calibration_error,
-    false_positive_rate,
+    calibration_error_measure,
+    false_positive_rate_measure,
     mean_class_accuracy,
     mean_confidence,
-    positive_predictive_value,
-    selection_rate,
+    positive_predictive_value_measure,
+    selection_rate_measure,
     top_k_accuracy,
-    true_positive_rate,
+    true_positive_rate_measure,
 )
 from binderclip.evaluate.probes.table import PredictionTable
 
@@ -43,10 +43,15 @@ def run(*, rows: int = 10_000, draws: int = 1000, repeats: int = 3) -> list[Row]
     table = PredictionTable(
         tuple(map(str, range(rows))), target, scores, classes, {"group": tuple(group.tolist())}
     )  # fmt: skip
-    rates = (selection_rate, true_positive_rate, false_positive_rate, positive_predictive_value)
+    rates = (
+        selection_rate_measure,
+        true_positive_rate_measure,
+        false_positive_rate_measure,
+        positive_predictive_value_measure,
+    )
     measures = [
-        accuracy(), top_k_accuracy(), mean_class_accuracy(), mean_confidence(), calibration_error(),
-        calibration_error(adaptive=True), *(rate(classes[0]) for rate in rates),
+        accuracy(), top_k_accuracy(), mean_class_accuracy(), mean_confidence(), calibration_error_measure(),
+        calibration_error_measure(adaptive=True), *(rate(classes[0]) for rate in rates),
     ]  # fmt: skip
     truth, said = (target == 0).astype(int), (scores.argmax(1) == 0).astype(int)
     # fairlearn has no measure of scores: it gets ten of decisions, so that both sides have as many.

@@ -15,7 +15,7 @@ from benchmarks.train_step import LR, OurTraining, example_batch, flops_of
 from binderclip.models import ImageTextModel, build, upcycle
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.tokens.image import RandomPatches
-from binderclip.train.tokens.place import reduced
+from binderclip.train.tokens.place import reduced_tokens
 
 SHARES = (0.5, 0.25)
 """Of the patches, that are kept."""
@@ -62,7 +62,7 @@ def _tokens(side: int, size: int, keep: float, repeats: int) -> list[Row]:
     ours, whole = OurTraining(model, "float32"), OurTraining(full, "float32")
 
     def fewer() -> Any:
-        return reduced(model.backbone, RandomPatches(keep=keep))
+        return reduced_tokens(model.backbone, RandomPatches(keep=keep))
 
     counted = _flops(whole, batch) / _flops(ours, batch, fewer)
 

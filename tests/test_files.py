@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from binderclip.errors import DataError, OutputError
-from binderclip.files import disk_is_full, make_folder, write_problem, write_whole
+from binderclip.files import disk_is_full, make_folder, replace_folder, write_problem, write_whole
 
 SOURCE = Path(__file__).parents[1] / "src" / "binderclip"
 
@@ -94,6 +94,86 @@ def test_a_rename_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: py
         with pytest.raises(OutputError, match="no"):
             write_whole(path, "two")
     assert (path.read_text(), os.listdir(tmp_path)) == ("one", ["a"])
+
+
+def test_a_finished_file_takes_the_place(tmp_path: Path) -> None:
+    path, made = write_whole(tmp_path / "a", "one"), tmp_path / "made"
+    made.write_text("two")
+    write_whole(path, made)
+    assert (path.read_text(), os.listdir(tmp_path)) == ("two", ["a"])
+
+
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is flushed to the disk and what is renamed, in order, by name: of drafts without what differs."""
+    events: list[str] = []
+    sync, replace, rename = os.fsync, os.replace, os.rename
+
+    def named(place: object) -> str:
+        return Path(str(place)).name.split(".tmp")[0].split(f".{os.getpid()}-")[0]
+
+    def fsync(handle: int) -> None:
+        events.append(f"flush {named(os.readlink(f'/proc/self/fd/{handle}'))}")
+        sync(handle)
+
+    def moved(own: Callable[..., None]) -> Callable[[Path, Path], None]:
+        def move(source: Path, target: Path) -> None:
+            events.append(f"{named(source)} -> {named(target)}")
+            own(source, target)
+
+        return move
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", moved(replace))
+    monkeypatch.setattr(os, "rename", moved(rename))
+    return events
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the names of open files in /proc")
+def test_a_file_is_flushed_before_it_takes_its_place_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    events = flushed(monkeypatch)
+    write_whole(folder / "a", "one")
+    assert events == ["flush .a", ".a -> a", "flush folder"]
+    events.clear()
+    write_whole(folder / "a", "two", sync=False)
+    assert events == [".a -> a"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the names of open files in /proc")
+def test_a_folder_takes_the_place_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    draft, target = place / "draft", place / "target"
+    events = flushed(monkeypatch)
+    for content in ("one", "two"):
+        draft.mkdir()
+        (draft / content).write_text(content)
+        replace_folder(draft, target)
+        assert (os.listdir(place), os.listdir(target)) == (["target"], [content])
+    new = ["flush draft", "draft -> target", "flush place"]
+    assert events == [*new, new[0], "target -> .replaced-target", *new[1:]]
+
+
+def test_a_folder_that_cannot_be_moved_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draft, target = tmp_path / "draft", tmp_path / "target"
+    for folder in (draft, target):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    rename = os.rename
+
+    def fail(source: Path, place: Path) -> None:
+        if source == draft:
+            raise OSError("no")
+        rename(source, place)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(OSError, match="no"):
+        replace_folder(draft, target)
+    assert os.listdir(target) == ["target"]
+    assert sorted(os.listdir(tmp_path)) == ["draft", "target"]
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
@@ -200,7 +280,6 @@ MEMORY = {"held", "drawn", "sink"}
 """Arguments that are no files."""
 IN_PLACE = {
     "files.py": "is the way itself",
-    "fit/checkpoint.py": "a checkpoint is a folder, sealed and renamed as one",
     "cli": "outputs of verbs have a rule of their own",
     "workbench": "files of a session that lives as long as the page",
     "search/place.py": "a scratch file, read back at once",
@@ -253,3 +332,24 @@ def test_every_saver_writes_whole() -> None:
         seek.visit(tree)
         wrong += [f"{name}:{line}: {call}" for line, call in seek.found]
     assert wrong == []
+
+
+MOVES = {
+    "files.py": "is the way itself",
+    "workbench/sessions.py": "a finished session's folder is moved aside before it is emptied",
+    "workbench/tabs/enhance.py": "a file of a session that lives as long as the page",
+    "cli/verbs/enhance/run.py": "a picture is written beside its place, with what it was made of, and moved",
+}
+"""Files that rename, and why."""
+
+
+def test_nothing_is_renamed_into_its_place_but_by_files() -> None:
+    moving = set()
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            by_os = isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.replace", "os.rename", "shutil.move")
+            # `str.replace` takes two arguments, `Path.replace` and `Path.rename` one.
+            call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and len(node.args) == 1
+            if by_os or (call and node.func.attr in ("rename", "replace") and not node.keywords):
+                moving.add(path.relative_to(SOURCE).as_posix())
+    assert moving == MOVES.keys()

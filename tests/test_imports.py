@@ -58,6 +58,14 @@ def test_papers_are_listed_without_a_library_of_tensors() -> None:
     assert not {"torch", "scipy", "matplotlib", "PIL"} & modules_of("papers", "gradient", "clipping")
 
 
+def test_looking_a_paper_up_loads_neither_torch_nor_scipy() -> None:
+    found = modules_of("papers", "zclip")
+    assert "binderclip.studies.harness.page" in found, "the stored verdict was read"
+    assert not {"torch", "scipy", "matplotlib", "PIL"} & found
+    # The options that verbs share list the bundled models by name.
+    assert rooms_of(found) == {"cli", "models", "studies", "tasks"}
+
+
 def test_classify_loads_the_model_alone(picture: Path) -> None:
     found = modules_of("classify", picture, "--labels", "red,green")
     assert rooms_of(found) == {"cli", "data", "models", "similarity", "tasks"}

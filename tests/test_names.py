@@ -1,4 +1,4 @@
-"""One word, one meaning: class names are unique, and folders stay small enough to be read."""
+"""One word, one meaning: names of classes and functions are unique, none hides a module, and folders stay small."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ import binderclip
 PACKAGE = Path(binderclip.__file__).parent
 MOST = 20
 """Python files in one folder; the aim is about 15."""
+APPLICATIONS = {"cli", "studies", "workbench"}
+"""Their files follow protocols: every verb has `register`, every tab `build`, every study `measure` and `draw`."""
+BY_MODULE = {"data/distortions/arniqa.py", "data/distortions/kinds.py"}
+"""Two libraries of distortions: a function is called as its distortion, and is reached through its module."""
+REPEATED = {
+    "promptable",  # the stage of that name in recipes; segment's loads such a segmenter
+    "scenes",  # pictures with exact masks; train.bundled.everyday has directions of classes
+    "to_map",  # attributions to be shown; segment's puts tokens on their grid
+}
+"""Functions of several modules which have kept one name."""
+HIDING = {"cli/__init__.py: app"}
+"""`binderclip.cli.app` is the Typer application, as Typer's documentation calls it, made in the module of that name."""
 
 
 def classes() -> list[tuple[str, Path]]:
@@ -43,6 +55,48 @@ def test_private_class_names_are_unique_in_a_room() -> None:
             places[path.parts[0], name].append(str(path))
     assert places
     assert not repeated(places)
+
+
+def test_public_function_names_are_unique_in_the_library() -> None:
+    places: dict[object, list[str]] = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        file = path.relative_to(PACKAGE)
+        if file.parts[0] in APPLICATIONS or file.as_posix() in BY_MODULE:
+            continue
+        functions = {n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef)}
+        for name in functions:  # a set: an overload stands several times in its file
+            if not name.startswith("_"):
+                places[name].append(file.as_posix())
+    assert len(places) > 1500
+    assert repeated(places).keys() == REPEATED
+
+
+def hidden_modules(init: Path) -> list[str]:
+    """Names that a package gives to something else than its module or folder of that name."""
+    folder = init.parent
+    modules = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    package = ".".join(("binderclip", *folder.relative_to(PACKAGE).parts))
+    names: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(init.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):  # what is in these is no name of the package
+            waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.ImportFrom) and node.module != package:
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return sorted(names & modules)
+
+
+def test_no_name_of_a_package_hides_a_module() -> None:
+    # `import binderclip.data.distortions.depth as depth` reads the attributes one after the other.
+    places = {
+        f"{init.relative_to(PACKAGE)}: {name}" for init in PACKAGE.rglob("__init__.py") for name in hidden_modules(init)
+    }
+    assert places == HIDING
 
 
 def test_no_folder_of_a_room_holds_more_files_than_a_reader_takes_in() -> None:

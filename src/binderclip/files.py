@@ -5,24 +5,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import sys
 import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from binderclip.errors import OutputError
 
-__all__ = ["disk_is_full", "make_folder", "megabytes", "sync_folder", "write_problem", "write_whole"]
+__all__ = ["disk_is_full", "make_folder", "megabytes", "replace_folder", "sync_folder", "write_problem", "write_whole"]
+
+Content: TypeAlias = str | bytes | Path | Callable[[Path], object]
 
 _DRAFT_NAME = 40
 """Characters of a file's name that its draft repeats: with four bytes each they stay below a file system's 255."""
 
 
-def write_whole(
-    path: str | os.PathLike[str], content: str | bytes | Callable[[Path], object], *, sync: bool = True
-) -> Path:
+def write_whole(path: str | os.PathLike[str], content: Content, *, sync: bool = True) -> Path:
     """Write a file that is either the old one or the new one, never half of one.
 
     The content goes into a draft beside the file, `.NAME.PID-XXXXXXXX.tmp`, which is flushed to the disk and renamed. A
@@ -34,7 +36,7 @@ def write_whole(
         path: of the file; its folder must exist.
         content: text (UTF-8; half a surrogate pair as `\\udc80`), bytes, or a function that writes the file whose path
             it is given, such as `lambda draft: save_file(tensors, draft)`. That path ends in `.tmp`: a library that
-            reads a format out of a name must be told it.
+            reads a format out of a name must be told it. A `Path` is a finished file of the same disk, which is moved.
         sync: flush the file and its folder to the disk. False where a file may be lost in a power cut and its reader
             knows a damaged one.
 
@@ -70,6 +72,36 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {write_problem(error)}") from error
     return folder
+
+
+def replace_folder(draft: Path, target: Path) -> None:
+    """Put a finished folder where another may stand, which goes only when the new one is in its place.
+
+    The folders are flushed to the disk; the files in them were by whoever wrote them. A process that dies in between
+    leaves the former folder whole, as `.replaced-NAME` beside it.
+
+    Args:
+        draft: the finished folder, beside `target`.
+        target: its place.
+
+    Raises:
+        OSError: it cannot be moved; the former folder is in its place again.
+    """
+    former = target.with_name(f".replaced-{target.name}")
+    with contextlib.suppress(OSError):  # as in `write_whole`
+        sync_folder(draft)
+    shutil.rmtree(former, ignore_errors=True)
+    if target.exists():
+        os.rename(target, former)
+    try:
+        os.rename(draft, target)
+    except OSError:
+        if former.exists():
+            os.rename(former, target)
+        raise
+    with contextlib.suppress(OSError):
+        sync_folder(target.parent)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def write_problem(error: BaseException) -> str:
@@ -141,7 +173,7 @@ def _permissions(path: Path) -> int | None:
     raise OSError(errno.EINVAL, "it is a socket, not a file" if stat.S_ISSOCK(mode) else "it is a device, not a file")
 
 
-def _replace(path: Path, content: str | bytes | Callable[[Path], object], kept: int, sync: bool) -> None:
+def _replace(path: Path, content: Content, kept: int, sync: bool) -> None:
     target = Path(os.path.realpath(path))
     draft = target.with_name(f".{target.name[:_DRAFT_NAME]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -163,11 +195,13 @@ def _replace(path: Path, content: str | bytes | Callable[[Path], object], kept: 
             sync_folder(target.parent)
 
 
-def _write_into(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
+def _write_into(path: Path, content: Content) -> None:
     if callable(content):
         with tempfile.TemporaryDirectory() as scratch:
             content(Path(scratch, "content.tmp"))
             content = Path(scratch, "content.tmp").read_bytes()
+    elif isinstance(content, Path):
+        content = content.read_bytes()
     # A pipe that nobody reads would be waited for, so it is opened without: the system then says ENXIO.
     handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
     os.set_blocking(handle, True)
@@ -175,9 +209,11 @@ def _write_into(path: Path, content: str | bytes | Callable[[Path], object]) -> 
         file.write(_bytes_of(content))
 
 
-def _fill(draft: Path, content: str | bytes | Callable[[Path], object]) -> None:
+def _fill(draft: Path, content: Content) -> None:
     if callable(content):
         content(draft)
+    elif isinstance(content, Path):
+        os.replace(content, draft)
     else:
         draft.write_bytes(_bytes_of(content))
 

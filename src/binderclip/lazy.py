@@ -1,12 +1,12 @@
 """Rooms whose public names are imported when they are first used.
 
-A room's `__init__.py` writes its imports as any package would, under `TYPE_CHECKING`, where mypy and editors read them,
-and calls `lazy_exports` with its own name. That reads the same lines, so every name is written once:
+A room's `__init__.py` writes its imports under `TYPE_CHECKING`, where type checkers and editors read them, each `as`
+its own name, by which they know that it is exported, and calls `lazy_exports` with its own name. That reads the same
+lines and makes `__all__` of them, as the site does for its pages (`docs/generate/exports.py`):
 
     if TYPE_CHECKING:
-        from binderclip.vision.edges import sobel
+        from binderclip.vision.edges import sobel as sobel
 
-    __all__ = ["sobel"]
     lazy_exports(__name__)
 """
 
@@ -25,27 +25,27 @@ __all__ = ["lazy_exports"]
 def lazy_exports(package: str) -> None:
     """Make the names that a package imports under `TYPE_CHECKING` its attributes, each imported at its first use.
 
-    The package's sub-packages and modules are attributes as well. `dir()` lists the names of `__all__`.
+    They become its `__all__`, in alphabetical order. The package's sub-packages and modules are attributes as well.
 
     Args:
         package: name of the package, as it calls this at the end of its `__init__.py`.
 
     Raises:
-        ImportError: the package's source is not at hand, or its `__all__` names what it does not import.
+        ImportError: the package's source is not at hand, or it imports nothing under `TYPE_CHECKING`.
     """
     module = sys.modules[package]
     homes = _homes(package)
-    missing = [name for name in module.__all__ if name not in homes and name not in vars(module)]
-    if missing:
-        raise ImportError(f"{package}.__all__ has {missing[0]!r}, which is not imported under TYPE_CHECKING")
+    if not homes:
+        raise ImportError(f"{package} imports nothing under TYPE_CHECKING that lazy_exports could export")
     module.__class__ = _Lazy
-    vars(module)["_homes"] = homes
+    vars(module).update(_homes=homes, __all__=sorted(homes))
 
 
 class _Lazy(ModuleType):
     """A package whose names are looked up in `_homes`: name -> (module that defines it, its name there)."""
 
     _homes: dict[str, tuple[str, str]]
+    __all__: list[str]
 
     def __getattr__(self, name: str) -> Any:
         package = self.__name__
@@ -58,12 +58,6 @@ class _Lazy(ModuleType):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         vars(self)[name] = value
         return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # The import system sets a module as an attribute of its package; where a function has its name, it wins.
-        taken = name in self._homes and self._homes[name][0] != self.__name__
-        if not (taken and isinstance(value, ModuleType) and value.__name__ == f"{self.__name__}.{name}"):
-            super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
         return sorted({*vars(self), *self.__all__})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import ImageFont
 
-from binderclip.data.lettering import fitting, shortened
+from binderclip.data.lettering import ellipsized, fitting
 
 FONT = ImageFont.load_default(size=13)
 
@@ -30,21 +30,21 @@ def test_it_is_what_cutting_letter_by_letter_gives(text: str, width: int) -> Non
             want = want[:-1]
         want = want.rstrip()
         want = want and want + "..."
-    assert shortened(text, FONT, width) == want
+    assert ellipsized(text, FONT, width) == want
 
 
 @pytest.mark.parametrize("length", [5_000, 1_000_000])
 def test_a_long_text_costs_what_fits_and_no_more(length: int) -> None:
     font = Counting()
-    assert shortened("w" * length, font, 100) == "w" * 97 + "..."  # type: ignore[arg-type]
+    assert ellipsized("w" * length, font, 100) == "w" * 97 + "..."  # type: ignore[arg-type]
     assert font.letters < 4_000
     everything = Counting()
-    assert shortened("w" * length, everything, length) == "w" * length  # type: ignore[arg-type]
+    assert ellipsized("w" * length, everything, length) == "w" * length  # type: ignore[arg-type]
     assert everything.letters <= 3 * length
 
 
 def test_lines_are_joined_and_nothing_fits_into_nothing() -> None:
-    assert shortened("two\nlines", FONT, 500) == "two lines"
-    assert shortened("word", FONT, 1) == ""
+    assert ellipsized("two\nlines", FONT, 500) == "two lines"
+    assert ellipsized("word", FONT, 1) == ""
     assert fitting("word", lambda part: False) == ""
     assert fitting("", lambda part: True) == ""

@@ -77,10 +77,9 @@ def test_a_full_disk_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_short_write_of_torch_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = Checkpoint(tmp_path)
     checkpoint.save(1, state(1))
+    # The state is the one file that is written through its handle.
     real = open
-    monkeypatch.setattr(
-        "builtins.open", lambda p, *a, **k: real("/dev/full" if str(p).endswith("state.pt") else p, *a, **k)
-    )
+    monkeypatch.setattr(Path, "open", lambda path, mode: real("/dev/full" if mode == "wb" else path, mode))
     with pytest.raises(CheckpointError, match="disk is full"):
         checkpoint.save(2, state(2))
     monkeypatch.undo()
@@ -96,6 +95,7 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
 def test_a_fresh_start_clears_the_old(tmp_path: Path) -> None:
     Checkpoint(tmp_path).save(1, state(1))
     (tmp_path / ".writing-step-00000002").mkdir()
+    (tmp_path / ".replaced-step-00000001").mkdir()
     assert Checkpoint(tmp_path, resume=False).prepare() is None
     assert not list(tmp_path.iterdir())
 

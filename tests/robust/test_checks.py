@@ -432,7 +432,7 @@ def test_rounding_is_no_other_range_and_a_wide_box_lets_all_finite_pixels_throug
 
 def test_what_lies_on_an_accelerator_is_looked_at_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "AT_ONCE", ())
-    monkeypatch.setattr(sys.modules["binderclip.robust.attack"], "AT_ONCE", ())
+    monkeypatch.setattr(sys.modules["binderclip.robust.attack_loop"], "AT_ONCE", ())
     guard = FiniteGuard()
     guard("first numbers", torch.ones(2))
     guard("second numbers", torch.tensor([1.0, math.nan]))

@@ -7,221 +7,135 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.adapt.few_shot.adapters import CLIPAdapter, TaskResidual
-    from binderclip.adapt.few_shot.ape import APE, APETuned, channel_scores
-    from binderclip.adapt.few_shot.gaussian import ClassStatistics, GaussianHead, class_statistics, shrunk_precision
-    from binderclip.adapt.few_shot.linear_probe import LinearProbe
-    from binderclip.adapt.few_shot.nearest import NearestExampleClassifier
-    from binderclip.adapt.few_shot.prolip import ProLIP, VisualProjection, affine_map, pre_projection_texts
-    from binderclip.adapt.few_shot.ranking import RankingAdapter
-    from binderclip.adapt.few_shot.ranking_net import RankingNet, RankingShape
-    from binderclip.adapt.few_shot.sentence_adapter import SentenceAttentionAdapter
-    from binderclip.adapt.few_shot.tip_adapter import TipAdapter, TipAdapterF
-    from binderclip.adapt.groups.directions import remove_direction
-    from binderclip.adapt.groups.last_layer import LastLayerRetraining
-    from binderclip.adapt.groups.thresholds import GroupThresholds
-    from binderclip.adapt.groups.training import GroupDRO, reverse_gradient
-    from binderclip.adapt.heads.base import FeatureClassifier, FewShotHead
-    from binderclip.adapt.heads.blend import BlendResult, blend_search
-    from binderclip.adapt.heads.inputs import features_for, level_input
-    from binderclip.adapt.heads.prior import align, prior_rows
-    from binderclip.adapt.heads.saving import head_model, load_head, save_head
-    from binderclip.adapt.heads.shots import HeadScore, compare_heads, draw_shots
-    from binderclip.adapt.heads.through_model import ModelHead
-    from binderclip.adapt.heads.token_features import WordTokens, patch_tokens, word_tokens
-    from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead, by_epoch, train_tunable
-    from binderclip.adapt.methods import METHODS
-    from binderclip.adapt.multi_label.cdul import CDUL
-    from binderclip.adapt.multi_label.labels import (
-        PseudoLabels,
-        TileAggregator,
-        indicator,
-        mean_average_precision,
-    )
-    from binderclip.adapt.multi_label.one_vs_rest import OneVsRest
-    from binderclip.adapt.selection.conformal import conformal_sets, conformal_thresholds
-    from binderclip.adapt.tuning.full_finetune import FullFineTune, recipe_augmentation
-    from binderclip.adapt.tuning.lora import GLAD, LoRAModule, LoRATuning
-    from binderclip.adapt.tuning.pixel_prompt import PixelPrompt, output_mapping
-    from binderclip.adapt.tuning.prompt_learning import ECO, ProGrad, PromptLearning, PromptModule
-    from binderclip.adapt.tuning.prompted_model import PromptedModel, TokenPrompt
-    from binderclip.adapt.tuning.released_prompts import load_prompts
-    from binderclip.adapt.tuning.visual_prompt import VisualPromptTuning
-    from binderclip.adapt.visual_prompts.assignment import assign, match_keypoints, sinkhorn_plan
-    from binderclip.adapt.visual_prompts.edits import MARKS, Copies, Crop, Edit, Outline, Outside, Steps, Tint
-    from binderclip.adapt.visual_prompts.foveal import FovealBias, foveal_features, foveal_fields
-    from binderclip.adapt.visual_prompts.keypoints import (
-        Keypoint,
-        MarkEffect,
-        correct_keypoints,
-        localise_keypoint,
-        mark_effect,
-    )
-    from binderclip.adapt.visual_prompts.referring import (
-        PRESETS,
-        Located,
-        Preset,
-        RegionReferrer,
-        prompted,
-        region_features,
-        score_regions,
-        text_rows,
-    )
-    from binderclip.adapt.visual_prompts.regions import Region, as_regions
-    from binderclip.adapt.zero_shot.autoclip import autoclip_scores, autoclip_weights
-    from binderclip.adapt.zero_shot.classifier import DescriptionClassifier, ZeroShotClassifier
-    from binderclip.adapt.zero_shot.contexts import (
-        AttributeProduct,
-        ContextSet,
-        attribute_product,
-        context_sets,
-        read_contexts,
-        scrambled,
-    )
-    from binderclip.adapt.zero_shot.continual import ContinualZeroShot
-    from binderclip.adapt.zero_shot.descriptions import (
-        Descriptions,
-        ServiceError,
-        read_descriptions,
-        shipped_descriptions,
-        shipped_prompt,
-        write_descriptions,
-    )
-    from binderclip.adapt.zero_shot.polar import PolarClassifier
-    from binderclip.adapt.zero_shot.pools import POOLS, AutoPool, ContextPool, MaxPool, MeanPool, Pool
-    from binderclip.adapt.zero_shot.views import GuidedCrops, Tiles, Views, WholeImage
-
-__all__ = [
-    "APE",
-    "CDUL",
-    "ECO",
-    "GLAD",
-    "MARKS",
-    "METHODS",
-    "POOLS",
-    "PRESETS",
-    "APETuned",
-    "AttributeProduct",
-    "AutoPool",
-    "BlendResult",
-    "CLIPAdapter",
-    "ClassStatistics",
-    "ContextPool",
-    "ContextSet",
-    "ContinualZeroShot",
-    "Copies",
-    "Crop",
-    "DescriptionClassifier",
-    "Descriptions",
-    "Edit",
-    "FeatureClassifier",
-    "FewShotHead",
-    "FovealBias",
-    "FullFineTune",
-    "GaussianHead",
-    "GroupDRO",
-    "GroupThresholds",
-    "GuidedCrops",
-    "HeadScore",
-    "Keypoint",
-    "LastLayerRetraining",
-    "LinearProbe",
-    "LoRAModule",
-    "LoRATuning",
-    "Located",
-    "MarkEffect",
-    "MaxPool",
-    "MeanPool",
-    "ModelHead",
-    "NearestExampleClassifier",
-    "OneVsRest",
-    "Outline",
-    "Outside",
-    "PixelPrompt",
-    "PolarClassifier",
-    "Pool",
-    "Preset",
-    "ProGrad",
-    "ProLIP",
-    "PromptLearning",
-    "PromptModule",
-    "PromptedModel",
-    "PseudoLabels",
-    "RankingAdapter",
-    "RankingNet",
-    "RankingShape",
-    "Region",
-    "RegionReferrer",
-    "SentenceAttentionAdapter",
-    "ServiceError",
-    "Steps",
-    "TaskResidual",
-    "TileAggregator",
-    "Tiles",
-    "Tint",
-    "TipAdapter",
-    "TipAdapterF",
-    "TokenPrompt",
-    "Training",
-    "Tunable",
-    "TunedHead",
-    "Views",
-    "VisualProjection",
-    "VisualPromptTuning",
-    "WholeImage",
-    "WordTokens",
-    "ZeroShotClassifier",
-    "affine_map",
-    "align",
-    "as_regions",
-    "assign",
-    "attribute_product",
-    "autoclip_scores",
-    "autoclip_weights",
-    "blend_search",
-    "by_epoch",
-    "channel_scores",
-    "class_statistics",
-    "compare_heads",
-    "conformal_sets",
-    "conformal_thresholds",
-    "context_sets",
-    "correct_keypoints",
-    "draw_shots",
-    "features_for",
-    "foveal_features",
-    "foveal_fields",
-    "head_model",
-    "indicator",
-    "level_input",
-    "load_head",
-    "load_prompts",
-    "localise_keypoint",
-    "mark_effect",
-    "match_keypoints",
-    "mean_average_precision",
-    "output_mapping",
-    "patch_tokens",
-    "pre_projection_texts",
-    "prior_rows",
-    "prompted",
-    "read_contexts",
-    "read_descriptions",
-    "recipe_augmentation",
-    "region_features",
-    "remove_direction",
-    "reverse_gradient",
-    "save_head",
-    "score_regions",
-    "scrambled",
-    "shipped_descriptions",
-    "shipped_prompt",
-    "shrunk_precision",
-    "sinkhorn_plan",
-    "text_rows",
-    "train_tunable",
-    "word_tokens",
-    "write_descriptions",
-]
+    from binderclip.adapt.few_shot.adapters import CLIPAdapter as CLIPAdapter
+    from binderclip.adapt.few_shot.adapters import TaskResidual as TaskResidual
+    from binderclip.adapt.few_shot.ape import APE as APE
+    from binderclip.adapt.few_shot.ape import APETuned as APETuned
+    from binderclip.adapt.few_shot.ape import channel_scores as channel_scores
+    from binderclip.adapt.few_shot.gaussian import ClassStatistics as ClassStatistics
+    from binderclip.adapt.few_shot.gaussian import GaussianHead as GaussianHead
+    from binderclip.adapt.few_shot.gaussian import class_statistics as class_statistics
+    from binderclip.adapt.few_shot.gaussian import shrunk_precision as shrunk_precision
+    from binderclip.adapt.few_shot.linear_probe import LinearProbe as LinearProbe
+    from binderclip.adapt.few_shot.nearest import NearestExampleClassifier as NearestExampleClassifier
+    from binderclip.adapt.few_shot.prolip import ProLIP as ProLIP
+    from binderclip.adapt.few_shot.prolip import VisualProjection as VisualProjection
+    from binderclip.adapt.few_shot.prolip import affine_map as affine_map
+    from binderclip.adapt.few_shot.prolip import pre_projection_texts as pre_projection_texts
+    from binderclip.adapt.few_shot.ranking import RankingAdapter as RankingAdapter
+    from binderclip.adapt.few_shot.ranking_net import RankingNet as RankingNet
+    from binderclip.adapt.few_shot.ranking_net import RankingShape as RankingShape
+    from binderclip.adapt.few_shot.sentence_adapter import SentenceAttentionAdapter as SentenceAttentionAdapter
+    from binderclip.adapt.few_shot.tip_adapter import TipAdapter as TipAdapter
+    from binderclip.adapt.few_shot.tip_adapter import TipAdapterF as TipAdapterF
+    from binderclip.adapt.groups.directions import remove_direction as remove_direction
+    from binderclip.adapt.groups.last_layer import LastLayerRetraining as LastLayerRetraining
+    from binderclip.adapt.groups.thresholds import GroupThresholds as GroupThresholds
+    from binderclip.adapt.groups.training import GroupDRO as GroupDRO
+    from binderclip.adapt.groups.training import reverse_gradient as reverse_gradient
+    from binderclip.adapt.heads.base import FeatureClassifier as FeatureClassifier
+    from binderclip.adapt.heads.base import FewShotHead as FewShotHead
+    from binderclip.adapt.heads.blend import BlendResult as BlendResult
+    from binderclip.adapt.heads.blend import blend_search as blend_search
+    from binderclip.adapt.heads.inputs import features_for as features_for
+    from binderclip.adapt.heads.inputs import level_input as level_input
+    from binderclip.adapt.heads.prior import align as align
+    from binderclip.adapt.heads.prior import prior_rows as prior_rows
+    from binderclip.adapt.heads.saving import head_model as head_model
+    from binderclip.adapt.heads.saving import load_head as load_head
+    from binderclip.adapt.heads.saving import save_head as save_head
+    from binderclip.adapt.heads.shots import HeadScore as HeadScore
+    from binderclip.adapt.heads.shots import compare_heads as compare_heads
+    from binderclip.adapt.heads.shots import draw_shots as draw_shots
+    from binderclip.adapt.heads.through_model import ModelHead as ModelHead
+    from binderclip.adapt.heads.token_features import WordTokens as WordTokens
+    from binderclip.adapt.heads.token_features import patch_tokens as patch_tokens
+    from binderclip.adapt.heads.token_features import word_tokens as word_tokens
+    from binderclip.adapt.heads.tuned import Training as Training
+    from binderclip.adapt.heads.tuned import Tunable as Tunable
+    from binderclip.adapt.heads.tuned import TunedHead as TunedHead
+    from binderclip.adapt.heads.tuned import by_epoch as by_epoch
+    from binderclip.adapt.heads.tuned import train_tunable as train_tunable
+    from binderclip.adapt.methods import METHODS as METHODS
+    from binderclip.adapt.multi_label.cdul import CDUL as CDUL
+    from binderclip.adapt.multi_label.labels import PseudoLabels as PseudoLabels
+    from binderclip.adapt.multi_label.labels import TileAggregator as TileAggregator
+    from binderclip.adapt.multi_label.labels import indicator as indicator
+    from binderclip.adapt.multi_label.labels import multilabel_average_precision as multilabel_average_precision
+    from binderclip.adapt.multi_label.one_vs_rest import OneVsRest as OneVsRest
+    from binderclip.adapt.selection.conformal import conformal_sets as conformal_sets
+    from binderclip.adapt.selection.conformal import conformal_thresholds as conformal_thresholds
+    from binderclip.adapt.tuning.full_finetune import FullFineTune as FullFineTune
+    from binderclip.adapt.tuning.full_finetune import recipe_augmentation as recipe_augmentation
+    from binderclip.adapt.tuning.lora import GLAD as GLAD
+    from binderclip.adapt.tuning.lora import LoRAModule as LoRAModule
+    from binderclip.adapt.tuning.lora import LoRATuning as LoRATuning
+    from binderclip.adapt.tuning.pixel_prompt import PixelPrompt as PixelPrompt
+    from binderclip.adapt.tuning.pixel_prompt import output_mapping as output_mapping
+    from binderclip.adapt.tuning.prompt_learning import ECO as ECO
+    from binderclip.adapt.tuning.prompt_learning import ProGrad as ProGrad
+    from binderclip.adapt.tuning.prompt_learning import PromptLearning as PromptLearning
+    from binderclip.adapt.tuning.prompt_learning import PromptModule as PromptModule
+    from binderclip.adapt.tuning.prompted_model import PromptedModel as PromptedModel
+    from binderclip.adapt.tuning.prompted_model import TokenPrompt as TokenPrompt
+    from binderclip.adapt.tuning.released_prompts import load_prompts as load_prompts
+    from binderclip.adapt.tuning.visual_prompt import VisualPromptTuning as VisualPromptTuning
+    from binderclip.adapt.visual_prompts.assignment import assign as assign
+    from binderclip.adapt.visual_prompts.assignment import match_keypoints as match_keypoints
+    from binderclip.adapt.visual_prompts.assignment import sinkhorn_plan as sinkhorn_plan
+    from binderclip.adapt.visual_prompts.edits import MARKS as MARKS
+    from binderclip.adapt.visual_prompts.edits import Copies as Copies
+    from binderclip.adapt.visual_prompts.edits import Crop as Crop
+    from binderclip.adapt.visual_prompts.edits import Edit as Edit
+    from binderclip.adapt.visual_prompts.edits import Outline as Outline
+    from binderclip.adapt.visual_prompts.edits import Outside as Outside
+    from binderclip.adapt.visual_prompts.edits import Steps as Steps
+    from binderclip.adapt.visual_prompts.edits import Tint as Tint
+    from binderclip.adapt.visual_prompts.foveal import FovealBias as FovealBias
+    from binderclip.adapt.visual_prompts.foveal import foveal_features as foveal_features
+    from binderclip.adapt.visual_prompts.foveal import foveal_fields as foveal_fields
+    from binderclip.adapt.visual_prompts.keypoints import Keypoint as Keypoint
+    from binderclip.adapt.visual_prompts.keypoints import MarkEffect as MarkEffect
+    from binderclip.adapt.visual_prompts.keypoints import correct_keypoints as correct_keypoints
+    from binderclip.adapt.visual_prompts.keypoints import localise_keypoint as localise_keypoint
+    from binderclip.adapt.visual_prompts.keypoints import mark_effect as mark_effect
+    from binderclip.adapt.visual_prompts.referring import PRESETS as PRESETS
+    from binderclip.adapt.visual_prompts.referring import Located as Located
+    from binderclip.adapt.visual_prompts.referring import Preset as Preset
+    from binderclip.adapt.visual_prompts.referring import RegionReferrer as RegionReferrer
+    from binderclip.adapt.visual_prompts.referring import prompted as prompted
+    from binderclip.adapt.visual_prompts.referring import region_features as region_features
+    from binderclip.adapt.visual_prompts.referring import score_regions as score_regions
+    from binderclip.adapt.visual_prompts.referring import text_rows as text_rows
+    from binderclip.adapt.visual_prompts.regions import Region as Region
+    from binderclip.adapt.visual_prompts.regions import as_regions as as_regions
+    from binderclip.adapt.zero_shot.autoclip import autoclip_scores as autoclip_scores
+    from binderclip.adapt.zero_shot.autoclip import autoclip_weights as autoclip_weights
+    from binderclip.adapt.zero_shot.classifier import DescriptionClassifier as DescriptionClassifier
+    from binderclip.adapt.zero_shot.classifier import ZeroShotClassifier as ZeroShotClassifier
+    from binderclip.adapt.zero_shot.contexts import AttributeProduct as AttributeProduct
+    from binderclip.adapt.zero_shot.contexts import ContextSet as ContextSet
+    from binderclip.adapt.zero_shot.contexts import attribute_product as attribute_product
+    from binderclip.adapt.zero_shot.contexts import context_sets as context_sets
+    from binderclip.adapt.zero_shot.contexts import read_contexts as read_contexts
+    from binderclip.adapt.zero_shot.contexts import scrambled as scrambled
+    from binderclip.adapt.zero_shot.continual import ContinualZeroShot as ContinualZeroShot
+    from binderclip.adapt.zero_shot.descriptions import Descriptions as Descriptions
+    from binderclip.adapt.zero_shot.descriptions import ServiceError as ServiceError
+    from binderclip.adapt.zero_shot.descriptions import read_descriptions as read_descriptions
+    from binderclip.adapt.zero_shot.descriptions import shipped_descriptions as shipped_descriptions
+    from binderclip.adapt.zero_shot.descriptions import shipped_prompt as shipped_prompt
+    from binderclip.adapt.zero_shot.descriptions import write_descriptions as write_descriptions
+    from binderclip.adapt.zero_shot.polar import PolarClassifier as PolarClassifier
+    from binderclip.adapt.zero_shot.pools import POOLS as POOLS
+    from binderclip.adapt.zero_shot.pools import AutoPool as AutoPool
+    from binderclip.adapt.zero_shot.pools import ContextPool as ContextPool
+    from binderclip.adapt.zero_shot.pools import MaxPool as MaxPool
+    from binderclip.adapt.zero_shot.pools import MeanPool as MeanPool
+    from binderclip.adapt.zero_shot.pools import Pool as Pool
+    from binderclip.adapt.zero_shot.views import GuidedCrops as GuidedCrops
+    from binderclip.adapt.zero_shot.views import Tiles as Tiles
+    from binderclip.adapt.zero_shot.views import Views as Views
+    from binderclip.adapt.zero_shot.views import WholeImage as WholeImage
 
 lazy_exports(__name__)

@@ -20,7 +20,7 @@ from binderclip.data.sets.shards import SIZES
 from binderclip.data.sets.shards_write import copy_shard, write_shards
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, OutputError, UsageError
-from binderclip.files import write_problem, write_whole
+from binderclip.files import replace_folder, write_problem, write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -123,13 +123,13 @@ def write_kept_shards(
     if not len(curated.selection):
         raise DataError("no sample is kept, so that there is nothing to write")
     target = folder.resolve()
-    draft, old = (target.with_name(f".{doing}-{target.name}") for doing in ("writing", "replaced"))
+    draft = target.with_name(f".writing-{target.name}")
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         names = [path.name for path in _kept_shards(curated, table, draft, per_shard)]
         write_whole(draft / KEPT_NOTE, json.dumps(names, indent=1) + "\n")
-        _swap(draft, target, old)
+        replace_folder(draft, target)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {write_problem(error)}") from error
     finally:
@@ -184,17 +184,3 @@ def _kept_shards(curated: Curated, table: SampleTable, folder: Path, per_shard: 
 
 def _shard_name(id: str) -> str:
     return os.path.basename(id.split("?")[0])
-
-
-def _swap(draft: Path, target: Path, old: Path) -> None:
-    """Put a finished folder where an earlier one may stand, which goes only when the new one is in place."""
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    try:
-        draft.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -7,196 +7,125 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.data.augment.augment import Augment
-    from binderclip.data.augment.copy_paste import CopyPaste, LargeScaleJitter
-    from binderclip.data.augment.cutout import Cutout
-    from binderclip.data.augment.fill import FILLS, Fill, gaussian_blur
-    from binderclip.data.augment.patch_replacement import RandomPatchReplacement
-    from binderclip.data.augment.text import TextAugment
-    from binderclip.data.cache.features import (
-        CacheEntry,
-        CacheInfo,
-        FeatureCache,
-        cache_info,
-        cache_root,
-        clear_cache,
-        content_hash,
-    )
-    from binderclip.data.distort.depth import CORRUPTIONS_3D, corrupt3d
-    from binderclip.data.distort.distortions import DISTORTIONS, LIBRARIES, distort, distort_levels
-    from binderclip.data.distort.processing import PROCESSING, Degradation
-    from binderclip.data.frequency import DCTPatches, dct_grades, dct_patches
-    from binderclip.data.images import (
-        IMAGE_FORMATS,
-        MAX_PIXELS,
-        ImageSource,
-        composite,
-        list_images,
-        open_header,
-        open_image,
-        to_tensor,
-    )
-    from binderclip.data.labelled.inspection_folder import Inspected, InspectionFolder, read_mask
-    from binderclip.data.labelled.instances import InstanceSample
-    from binderclip.data.labelled.label_maps import LabelFolder, Labelled, LabelledScenes, label_maps
-    from binderclip.data.labelled.pseudo_labels import PseudoLabeler, decode_labels, encode_labels, surface_normals
-    from binderclip.data.labelled.real_fake import RealFakeSet, real_fake_folder
-    from binderclip.data.made.blocks import BlockDataset
-    from binderclip.data.made.cue_grid import CueGrid, CueSet
-    from binderclip.data.made.examples import write_examples
-    from binderclip.data.made.hallucinations import HallucinatedCaptions, ObjectStatistics, hallucinated_captions
-    from binderclip.data.made.planted_defects import Planted, plant_defects
-    from binderclip.data.made.temporal_order import TemporalOrder, temporal_order
-    from binderclip.data.made.tubes import TubePicture, tube_pictures
-    from binderclip.data.moments import Moments
-    from binderclip.data.parallel.plan import ClusterPlan, Machines, Phase, PlannedPass
-    from binderclip.data.parallel.rates import MeasuredRates, Rate, measured_rates, read_rates
-    from binderclip.data.parallel.ray_runner import RayRunner
-    from binderclip.data.parallel.runner import LocalRunner, ShardRunner
-    from binderclip.data.scenes.batch import Scenes
-    from binderclip.data.scenes.colored import colored_scenes
-    from binderclip.data.scenes.multi_object import multi_object_scenes, object_slots
-    from binderclip.data.scenes.regions import RGBAPairs, rgba_pairs
-    from binderclip.data.scenes.stream import SceneStream, scenes
-    from binderclip.data.scenes.vocabulary import Vocabulary, vocabulary
-    from binderclip.data.sets.batches import batches, epoch_order
-    from binderclip.data.sets.columnar import load_tables
-    from binderclip.data.sets.counterfactual import CounterfactualGroups
-    from binderclip.data.sets.dataset import ImageTextDataset, join
-    from binderclip.data.sets.evalset import EvalSet, few_shot_split
-    from binderclip.data.sets.folder import load_folder
-    from binderclip.data.sets.loading import held_out_split, list_data, load_data
-    from binderclip.data.sets.named import SETS, digits, fashion_mnist, photographs, textile
-    from binderclip.data.sets.packs import PACKS, load_packs, pack_hash
-    from binderclip.data.sets.reweigh import balanced_rows, reweigh
-    from binderclip.data.sets.sample import Batch, Collate, Sample, Skipped, collate, fit_square
-    from binderclip.data.sets.shards import ShardDataset
-    from binderclip.data.sets.shards_write import write_shards
-    from binderclip.data.sets.tasks import class_incremental_tasks
-    from binderclip.data.spectrum import matched_spectrum, radial_spectrum
-    from binderclip.data.windows import WindowGrid, fold, unfold
-
-__all__ = [
-    "CORRUPTIONS_3D",
-    "DISTORTIONS",
-    "FILLS",
-    "IMAGE_FORMATS",
-    "LIBRARIES",
-    "MAX_PIXELS",
-    "PACKS",
-    "PROCESSING",
-    "SETS",
-    "Augment",
-    "Batch",
-    "BlockDataset",
-    "CacheEntry",
-    "CacheInfo",
-    "ClusterPlan",
-    "Collate",
-    "CopyPaste",
-    "CounterfactualGroups",
-    "CueGrid",
-    "CueSet",
-    "Cutout",
-    "DCTPatches",
-    "Degradation",
-    "EvalSet",
-    "FeatureCache",
-    "Fill",
-    "HallucinatedCaptions",
-    "ImageSource",
-    "ImageTextDataset",
-    "Inspected",
-    "InspectionFolder",
-    "InstanceSample",
-    "LabelFolder",
-    "Labelled",
-    "LabelledScenes",
-    "LargeScaleJitter",
-    "LocalRunner",
-    "Machines",
-    "MeasuredRates",
-    "Moments",
-    "ObjectStatistics",
-    "Phase",
-    "PlannedPass",
-    "Planted",
-    "PseudoLabeler",
-    "RGBAPairs",
-    "RandomPatchReplacement",
-    "Rate",
-    "RayRunner",
-    "RealFakeSet",
-    "Sample",
-    "SceneStream",
-    "Scenes",
-    "ShardDataset",
-    "ShardRunner",
-    "Skipped",
-    "TemporalOrder",
-    "TextAugment",
-    "TubePicture",
-    "Vocabulary",
-    "WindowGrid",
-    "balanced_rows",
-    "batches",
-    "cache_info",
-    "cache_root",
-    "class_incremental_tasks",
-    "clear_cache",
-    "collate",
-    "colored_scenes",
-    "composite",
-    "content_hash",
-    "corrupt3d",
-    "dct_grades",
-    "dct_patches",
-    "decode_labels",
-    "digits",
-    "distort",
-    "distort_levels",
-    "encode_labels",
-    "epoch_order",
-    "fashion_mnist",
-    "few_shot_split",
-    "fit_square",
-    "fold",
-    "gaussian_blur",
-    "hallucinated_captions",
-    "held_out_split",
-    "join",
-    "label_maps",
-    "list_data",
-    "list_images",
-    "load_data",
-    "load_folder",
-    "load_packs",
-    "load_tables",
-    "matched_spectrum",
-    "measured_rates",
-    "multi_object_scenes",
-    "object_slots",
-    "open_header",
-    "open_image",
-    "pack_hash",
-    "photographs",
-    "plant_defects",
-    "radial_spectrum",
-    "read_mask",
-    "read_rates",
-    "real_fake_folder",
-    "reweigh",
-    "rgba_pairs",
-    "scenes",
-    "surface_normals",
-    "temporal_order",
-    "textile",
-    "to_tensor",
-    "tube_pictures",
-    "unfold",
-    "vocabulary",
-    "write_examples",
-    "write_shards",
-]
+    from binderclip.data.augment.augment import Augment as Augment
+    from binderclip.data.augment.copy_paste import CopyPaste as CopyPaste
+    from binderclip.data.augment.copy_paste import LargeScaleJitter as LargeScaleJitter
+    from binderclip.data.augment.cutout import Cutout as Cutout
+    from binderclip.data.augment.fill import FILLS as FILLS
+    from binderclip.data.augment.fill import Fill as Fill
+    from binderclip.data.augment.fill import gaussian_blur as gaussian_blur
+    from binderclip.data.augment.patch_replacement import RandomPatchReplacement as RandomPatchReplacement
+    from binderclip.data.augment.text import TextAugment as TextAugment
+    from binderclip.data.cache.features import CacheEntry as CacheEntry
+    from binderclip.data.cache.features import CacheInfo as CacheInfo
+    from binderclip.data.cache.features import FeatureCache as FeatureCache
+    from binderclip.data.cache.features import cache_info as cache_info
+    from binderclip.data.cache.features import cache_root as cache_root
+    from binderclip.data.cache.features import clear_cache as clear_cache
+    from binderclip.data.cache.features import content_hash as content_hash
+    from binderclip.data.distortions.depth import CORRUPTIONS_3D as CORRUPTIONS_3D
+    from binderclip.data.distortions.depth import corrupt3d as corrupt3d
+    from binderclip.data.distortions.library import DISTORTIONS as DISTORTIONS
+    from binderclip.data.distortions.library import LIBRARIES as LIBRARIES
+    from binderclip.data.distortions.library import distort as distort
+    from binderclip.data.distortions.library import distort_levels as distort_levels
+    from binderclip.data.distortions.processing import PROCESSING as PROCESSING
+    from binderclip.data.distortions.processing import Degradation as Degradation
+    from binderclip.data.frequency import DCTPatches as DCTPatches
+    from binderclip.data.frequency import dct_grades as dct_grades
+    from binderclip.data.frequency import dct_patches as dct_patches
+    from binderclip.data.images import IMAGE_FORMATS as IMAGE_FORMATS
+    from binderclip.data.images import MAX_PIXELS as MAX_PIXELS
+    from binderclip.data.images import ImageSource as ImageSource
+    from binderclip.data.images import composite as composite
+    from binderclip.data.images import list_images as list_images
+    from binderclip.data.images import open_header as open_header
+    from binderclip.data.images import open_image as open_image
+    from binderclip.data.images import to_tensor as to_tensor
+    from binderclip.data.labelled.inspection_folder import Inspected as Inspected
+    from binderclip.data.labelled.inspection_folder import InspectionFolder as InspectionFolder
+    from binderclip.data.labelled.inspection_folder import read_mask as read_mask
+    from binderclip.data.labelled.instances import InstanceSample as InstanceSample
+    from binderclip.data.labelled.label_maps import LabelFolder as LabelFolder
+    from binderclip.data.labelled.label_maps import Labelled as Labelled
+    from binderclip.data.labelled.label_maps import LabelledScenes as LabelledScenes
+    from binderclip.data.labelled.label_maps import label_maps as label_maps
+    from binderclip.data.labelled.pseudo_labels import PseudoLabeler as PseudoLabeler
+    from binderclip.data.labelled.pseudo_labels import decode_labels as decode_labels
+    from binderclip.data.labelled.pseudo_labels import encode_labels as encode_labels
+    from binderclip.data.labelled.pseudo_labels import surface_normals as surface_normals
+    from binderclip.data.labelled.real_fake import RealFakeSet as RealFakeSet
+    from binderclip.data.labelled.real_fake import real_fake_folder as real_fake_folder
+    from binderclip.data.made.blocks import BlockDataset as BlockDataset
+    from binderclip.data.made.cue_grid import CueGrid as CueGrid
+    from binderclip.data.made.cue_grid import CueSet as CueSet
+    from binderclip.data.made.examples import write_examples as write_examples
+    from binderclip.data.made.hallucinations import HallucinatedCaptions as HallucinatedCaptions
+    from binderclip.data.made.hallucinations import ObjectStatistics as ObjectStatistics
+    from binderclip.data.made.hallucinations import hallucinated_captions as hallucinated_captions
+    from binderclip.data.made.planted_defects import Planted as Planted
+    from binderclip.data.made.planted_defects import plant_defects as plant_defects
+    from binderclip.data.made.temporal_order import TemporalOrder as TemporalOrder
+    from binderclip.data.made.temporal_order import temporal_order as temporal_order
+    from binderclip.data.made.tubes import TubePicture as TubePicture
+    from binderclip.data.made.tubes import tube_pictures as tube_pictures
+    from binderclip.data.moments import Moments as Moments
+    from binderclip.data.parallel.plan import ClusterPlan as ClusterPlan
+    from binderclip.data.parallel.plan import Machines as Machines
+    from binderclip.data.parallel.plan import Phase as Phase
+    from binderclip.data.parallel.plan import PlannedPass as PlannedPass
+    from binderclip.data.parallel.rates import MeasuredRates as MeasuredRates
+    from binderclip.data.parallel.rates import Rate as Rate
+    from binderclip.data.parallel.rates import measured_rates as measured_rates
+    from binderclip.data.parallel.rates import read_rates as read_rates
+    from binderclip.data.parallel.ray_runner import RayRunner as RayRunner
+    from binderclip.data.parallel.runner import LocalRunner as LocalRunner
+    from binderclip.data.parallel.runner import ShardRunner as ShardRunner
+    from binderclip.data.sets.batches import batches as batches
+    from binderclip.data.sets.batches import epoch_order as epoch_order
+    from binderclip.data.sets.columnar import load_tables as load_tables
+    from binderclip.data.sets.counterfactual import CounterfactualGroups as CounterfactualGroups
+    from binderclip.data.sets.dataset import ImageTextDataset as ImageTextDataset
+    from binderclip.data.sets.dataset import join as join
+    from binderclip.data.sets.evalset import EvalSet as EvalSet
+    from binderclip.data.sets.evalset import few_shot_split as few_shot_split
+    from binderclip.data.sets.folder import load_folder as load_folder
+    from binderclip.data.sets.loading import held_out_split as held_out_split
+    from binderclip.data.sets.loading import list_data as list_data
+    from binderclip.data.sets.loading import load_data as load_data
+    from binderclip.data.sets.named import SETS as SETS
+    from binderclip.data.sets.named import digits as digits
+    from binderclip.data.sets.named import fashion_mnist as fashion_mnist
+    from binderclip.data.sets.named import photographs as photographs
+    from binderclip.data.sets.named import textile as textile
+    from binderclip.data.sets.packs import PACKS as PACKS
+    from binderclip.data.sets.packs import load_packs as load_packs
+    from binderclip.data.sets.packs import pack_hash as pack_hash
+    from binderclip.data.sets.reweigh import balanced_rows as balanced_rows
+    from binderclip.data.sets.reweigh import reweigh as reweigh
+    from binderclip.data.sets.sample import Batch as Batch
+    from binderclip.data.sets.sample import Collate as Collate
+    from binderclip.data.sets.sample import Sample as Sample
+    from binderclip.data.sets.sample import Skipped as Skipped
+    from binderclip.data.sets.sample import collate as collate
+    from binderclip.data.sets.sample import fit_square as fit_square
+    from binderclip.data.sets.shards import ShardDataset as ShardDataset
+    from binderclip.data.sets.shards_write import write_shards as write_shards
+    from binderclip.data.sets.tasks import class_incremental_tasks as class_incremental_tasks
+    from binderclip.data.spectrum import matched_spectrum as matched_spectrum
+    from binderclip.data.spectrum import radial_spectrum as radial_spectrum
+    from binderclip.data.synthetic_scenes.batch import Scenes as Scenes
+    from binderclip.data.synthetic_scenes.colored import colored_scenes as colored_scenes
+    from binderclip.data.synthetic_scenes.multi_object import multi_object_scenes as multi_object_scenes
+    from binderclip.data.synthetic_scenes.multi_object import object_slots as object_slots
+    from binderclip.data.synthetic_scenes.regions import RGBAPairs as RGBAPairs
+    from binderclip.data.synthetic_scenes.regions import rgba_pairs as rgba_pairs
+    from binderclip.data.synthetic_scenes.stream import SceneStream as SceneStream
+    from binderclip.data.synthetic_scenes.stream import scenes as scenes
+    from binderclip.data.synthetic_scenes.vocabulary import Vocabulary as Vocabulary
+    from binderclip.data.synthetic_scenes.vocabulary import vocabulary as vocabulary
+    from binderclip.data.windows import WindowGrid as WindowGrid
+    from binderclip.data.windows import fold as fold
+    from binderclip.data.windows import unfold as unfold
 
 lazy_exports(__name__)

@@ -26,7 +26,7 @@ def fitting(text: str, fits: Callable[[str], bool]) -> str:
     return text[:low]
 
 
-def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+def ellipsized(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
     """A text on one line that fits into `width` pixels, its end replaced by dots where it has to be.
 
     Args:

@@ -7,253 +7,134 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.evaluate.dense.clicks import ClickFigures, click_figures
-    from binderclip.evaluate.dense.last_attention import LastAttention, last_attention
-    from binderclip.evaluate.dense.patch_affinity import PatchAffinity, patch_affinity
-    from binderclip.evaluate.detectors import DetectorSanityCheck, GeneratorFigures, ProcessingFigures
-    from binderclip.evaluate.geometry.interpolation import slerp, vslerp
-    from binderclip.evaluate.geometry.measures import (
-        alignment,
-        conformity,
-        conformity_estimate,
-        effective_rank,
-        linear_separability,
-        modality_gap,
-        threshold_separability,
-        uniformity,
-    )
-    from binderclip.evaluate.geometry.mixed_search import MixedFigures, MixedModalityRetrieval
-    from binderclip.evaluate.geometry.normality import NormalityReport, normality_report
-    from binderclip.evaluate.geometry.released_whitening import load_whitening
-    from binderclip.evaluate.geometry.report import (
-        EmbeddingGeometry,
-        GeometryReport,
-        ModalityGeometry,
-        ShiftLandscape,
-        conformity_divergence,
-    )
-    from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
-    from binderclip.evaluate.imbalance import ImbalanceReport, NeuralCollapse, imbalance_report, neural_collapse
-    from binderclip.evaluate.learners.continual import ContinualMetrics, Task, run_stream
-    from binderclip.evaluate.learners.learning import LearningCurve, LearningPoint, learning_set_curve
-    from binderclip.evaluate.learners.transfer import Binary, binary_scores, transfer_matrix
-    from binderclip.evaluate.misalignment import MisalignmentScore, clip_score, f_clipscore_dm, word_detection
-    from binderclip.evaluate.model import Evaluation, evaluate_model, figures
-    from binderclip.evaluate.probes.class_design import (
-        ClassDesignProbe,
-        IdentityProbe,
-        LabelAssociationProbe,
-        NearMissStressTest,
-    )
-    from binderclip.evaluate.probes.correspondence import PatchCorrespondence, patch_correspondence
-    from binderclip.evaluate.probes.cues import WCSTML, CueAccuracies, cue_complexity, cue_preferences
-    from binderclip.evaluate.probes.group_figures import GroupReport
-    from binderclip.evaluate.probes.group_report import group_report
-    from binderclip.evaluate.probes.hallucination import HallucinationFigures, ObjectHallucination
-    from binderclip.evaluate.probes.measures import mapped_accuracy
-    from binderclip.evaluate.probes.objects import (
-        ObjectClassificationProbe,
-        ObjectRetrieval,
-        ObjectRetrievalProbe,
-        OrderSensitivity,
-        OrderSensitivityProbe,
-    )
-    from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
-    from binderclip.evaluate.probes.progress import (
-        GroupDrop,
-        effective_robustness,
-        group_disparity,
-        group_drop,
-        limited_options,
-        progress_gap,
-        progress_rate,
-    )
-    from binderclip.evaluate.probes.robustness import (
-        FactorRatio,
-        OODDetection,
-        RobustnessReport,
-        RobustnessSuite,
-        ShapeBias,
-        expected_calibration_error,
-        factor_error_ratio,
-        negative_log_likelihood,
-        ood_detection,
-        ood_scores,
-        shape_bias,
-        table_temperature,
-    )
-    from binderclip.evaluate.probes.spurious import SpuriousPairs, linear_contrastive, spurious_pairs
-    from binderclip.evaluate.probes.table import PredictionTable
-    from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
-    from binderclip.evaluate.scaling.batch_size import (
-        BatchSizeCurve,
-        TrainedPairs,
-        batch_size_generalization,
-        normalized_contrastive_loss,
-    )
-    from binderclip.evaluate.scaling.frontier import best_at_budget, compute_frontier
-    from binderclip.evaluate.scaling.power_law import (
-        PowerLaw,
-        ProbitLine,
-        crossing,
-        fit_power_law,
-        probit_line,
-        saturation,
-    )
-    from binderclip.evaluate.spectral import (
-        CSG,
-        CSGReduction,
-        class_overlap_matrix,
-        cumulative_spectral_gradient,
-        reduce_dataset,
-    )
-    from binderclip.evaluate.text_spotting import TextSpottingBenchmark, TextSpottingFigures
-    from binderclip.evaluate.visual_prompts import (
-        PromptScore,
-        attention_in_region,
-        attention_mass,
-        box_coverage,
-        visual_prompt_study,
-    )
-    from binderclip.similarity.embeddings import EmbeddingSet
-    from binderclip.similarity.transforms import (
-        EmbeddingTransform,
-        GapRemoval,
-        MeanShift,
-        Whitening,
-        embedding_log_likelihood,
-    )
-
-__all__ = [
-    "CSG",
-    "WCSTML",
-    "BatchSizeCurve",
-    "Binary",
-    "CSGReduction",
-    "ClassDesignProbe",
-    "ClickFigures",
-    "ContinualMetrics",
-    "CueAccuracies",
-    "DetectorSanityCheck",
-    "EmbeddingGeometry",
-    "EmbeddingSet",
-    "EmbeddingTransform",
-    "Evaluation",
-    "FactorRatio",
-    "GapRemoval",
-    "GeneratorFigures",
-    "GeometryReport",
-    "GroupAccuracy",
-    "GroupDrop",
-    "GroupReport",
-    "HallucinationFigures",
-    "IdentityProbe",
-    "ImbalanceReport",
-    "LabelAssociationProbe",
-    "LastAttention",
-    "LearningCurve",
-    "LearningPoint",
-    "MeanShift",
-    "MisalignmentScore",
-    "MixedFigures",
-    "MixedModalityRetrieval",
-    "ModalityGeometry",
-    "NearMissStressTest",
-    "NeuralCollapse",
-    "NormalityReport",
-    "OODDetection",
-    "ObjectClassificationProbe",
-    "ObjectHallucination",
-    "ObjectRetrieval",
-    "ObjectRetrievalProbe",
-    "OrderSensitivity",
-    "OrderSensitivityProbe",
-    "PatchAffinity",
-    "PatchCorrespondence",
-    "PowerLaw",
-    "PredictionTable",
-    "Predictions",
-    "ProbitLine",
-    "ProcessingFigures",
-    "PromptScore",
-    "RobustnessReport",
-    "RobustnessSuite",
-    "ShapeBias",
-    "ShiftLandscape",
-    "SpuriousPairs",
-    "Task",
-    "TextSpottingBenchmark",
-    "TextSpottingFigures",
-    "TrainedPairs",
-    "Whitening",
-    "alignment",
-    "attention_in_region",
-    "attention_mass",
-    "batch_size_generalization",
-    "best_at_budget",
-    "binary_scores",
-    "box_coverage",
-    "class_overlap_matrix",
-    "click_figures",
-    "clip_score",
-    "compute_frontier",
-    "conformity",
-    "conformity_divergence",
-    "conformity_estimate",
-    "crossing",
-    "cue_complexity",
-    "cue_preferences",
-    "cumulative_spectral_gradient",
-    "effective_rank",
-    "effective_robustness",
-    "embedding_log_likelihood",
-    "evaluate_model",
-    "expected_calibration_error",
-    "f_clipscore_dm",
-    "factor_error_ratio",
-    "figures",
-    "fit_power_law",
-    "group_disparity",
-    "group_drop",
-    "group_report",
-    "imbalance_report",
-    "last_attention",
-    "learning_set_curve",
-    "limited_options",
-    "linear_contrastive",
-    "linear_separability",
-    "load_whitening",
-    "mapped_accuracy",
-    "modality_gap",
-    "negative_log_likelihood",
-    "neural_collapse",
-    "normality_report",
-    "normalized_contrastive_loss",
-    "ood_detection",
-    "ood_scores",
-    "patch_affinity",
-    "patch_correspondence",
-    "predict",
-    "probit_line",
-    "progress_gap",
-    "progress_rate",
-    "reduce_dataset",
-    "retrieval",
-    "run_stream",
-    "saturation",
-    "shape_bias",
-    "slerp",
-    "spurious_pairs",
-    "table_temperature",
-    "tabulate",
-    "threshold_separability",
-    "transfer_matrix",
-    "uniformity",
-    "visual_prompt_study",
-    "vslerp",
-    "word_detection",
-    "worst_group_accuracy",
-    "zero_shot_accuracy",
-]
+    from binderclip.evaluate.dense.clicks import ClickFigures as ClickFigures
+    from binderclip.evaluate.dense.clicks import click_figures as click_figures
+    from binderclip.evaluate.dense.last_attention import LastAttention as LastAttention
+    from binderclip.evaluate.dense.last_attention import last_attention as last_attention
+    from binderclip.evaluate.dense.patch_affinity import PatchAffinity as PatchAffinity
+    from binderclip.evaluate.dense.patch_affinity import patch_affinity as patch_affinity
+    from binderclip.evaluate.detectors import DetectorSanityCheck as DetectorSanityCheck
+    from binderclip.evaluate.detectors import GeneratorFigures as GeneratorFigures
+    from binderclip.evaluate.detectors import ProcessingFigures as ProcessingFigures
+    from binderclip.evaluate.geometry.interpolation import slerp as slerp
+    from binderclip.evaluate.geometry.interpolation import vslerp as vslerp
+    from binderclip.evaluate.geometry.measures import alignment as alignment
+    from binderclip.evaluate.geometry.measures import conformity as conformity
+    from binderclip.evaluate.geometry.measures import conformity_estimate as conformity_estimate
+    from binderclip.evaluate.geometry.measures import effective_rank as effective_rank
+    from binderclip.evaluate.geometry.measures import linear_separability as linear_separability
+    from binderclip.evaluate.geometry.measures import modality_gap as modality_gap
+    from binderclip.evaluate.geometry.measures import threshold_separability as threshold_separability
+    from binderclip.evaluate.geometry.measures import uniformity as uniformity
+    from binderclip.evaluate.geometry.mixed_search import MixedFigures as MixedFigures
+    from binderclip.evaluate.geometry.mixed_search import MixedModalityRetrieval as MixedModalityRetrieval
+    from binderclip.evaluate.geometry.normality import NormalityReport as NormalityReport
+    from binderclip.evaluate.geometry.normality import normality_report as normality_report
+    from binderclip.evaluate.geometry.released_whitening import load_whitening as load_whitening
+    from binderclip.evaluate.geometry.report import EmbeddingGeometry as EmbeddingGeometry
+    from binderclip.evaluate.geometry.report import GeometryReport as GeometryReport
+    from binderclip.evaluate.geometry.report import ModalityGeometry as ModalityGeometry
+    from binderclip.evaluate.geometry.report import ShiftLandscape as ShiftLandscape
+    from binderclip.evaluate.geometry.report import conformity_divergence as conformity_divergence
+    from binderclip.evaluate.groups import GroupAccuracy as GroupAccuracy
+    from binderclip.evaluate.groups import worst_group_accuracy as worst_group_accuracy
+    from binderclip.evaluate.imbalance import ImbalanceReport as ImbalanceReport
+    from binderclip.evaluate.imbalance import NeuralCollapse as NeuralCollapse
+    from binderclip.evaluate.imbalance import imbalance_report as imbalance_report
+    from binderclip.evaluate.imbalance import neural_collapse as neural_collapse
+    from binderclip.evaluate.learners.continual import ContinualMetrics as ContinualMetrics
+    from binderclip.evaluate.learners.continual import Task as Task
+    from binderclip.evaluate.learners.continual import run_stream as run_stream
+    from binderclip.evaluate.learners.learning import LearningCurve as LearningCurve
+    from binderclip.evaluate.learners.learning import LearningPoint as LearningPoint
+    from binderclip.evaluate.learners.learning import learning_set_curve as learning_set_curve
+    from binderclip.evaluate.learners.transfer import Binary as Binary
+    from binderclip.evaluate.learners.transfer import binary_scores as binary_scores
+    from binderclip.evaluate.learners.transfer import transfer_matrix as transfer_matrix
+    from binderclip.evaluate.misalignment import MisalignmentScore as MisalignmentScore
+    from binderclip.evaluate.misalignment import clip_score as clip_score
+    from binderclip.evaluate.misalignment import f_clipscore_dm as f_clipscore_dm
+    from binderclip.evaluate.misalignment import word_detection as word_detection
+    from binderclip.evaluate.model import Evaluation as Evaluation
+    from binderclip.evaluate.model import evaluate_model as evaluate_model
+    from binderclip.evaluate.model import figures as figures
+    from binderclip.evaluate.probes.class_design import ClassDesignProbe as ClassDesignProbe
+    from binderclip.evaluate.probes.class_design import IdentityProbe as IdentityProbe
+    from binderclip.evaluate.probes.class_design import LabelAssociationProbe as LabelAssociationProbe
+    from binderclip.evaluate.probes.class_design import NearMissStressTest as NearMissStressTest
+    from binderclip.evaluate.probes.correspondence import PatchCorrespondence as PatchCorrespondence
+    from binderclip.evaluate.probes.correspondence import patch_correspondence as patch_correspondence
+    from binderclip.evaluate.probes.cues import WCSTML as WCSTML
+    from binderclip.evaluate.probes.cues import CueAccuracies as CueAccuracies
+    from binderclip.evaluate.probes.cues import cue_complexity as cue_complexity
+    from binderclip.evaluate.probes.cues import cue_preferences as cue_preferences
+    from binderclip.evaluate.probes.group_figures import GroupReport as GroupReport
+    from binderclip.evaluate.probes.group_reports import group_report as group_report
+    from binderclip.evaluate.probes.hallucination import HallucinationFigures as HallucinationFigures
+    from binderclip.evaluate.probes.hallucination import ObjectHallucination as ObjectHallucination
+    from binderclip.evaluate.probes.measures import mapped_accuracy as mapped_accuracy
+    from binderclip.evaluate.probes.objects import ObjectClassificationProbe as ObjectClassificationProbe
+    from binderclip.evaluate.probes.objects import ObjectRetrieval as ObjectRetrieval
+    from binderclip.evaluate.probes.objects import ObjectRetrievalProbe as ObjectRetrievalProbe
+    from binderclip.evaluate.probes.objects import OrderSensitivity as OrderSensitivity
+    from binderclip.evaluate.probes.objects import OrderSensitivityProbe as OrderSensitivityProbe
+    from binderclip.evaluate.probes.predictions import Predictions as Predictions
+    from binderclip.evaluate.probes.predictions import predict as predict
+    from binderclip.evaluate.probes.predictions import tabulate as tabulate
+    from binderclip.evaluate.probes.progress import GroupDrop as GroupDrop
+    from binderclip.evaluate.probes.progress import effective_robustness as effective_robustness
+    from binderclip.evaluate.probes.progress import group_disparity as group_disparity
+    from binderclip.evaluate.probes.progress import group_drop as group_drop
+    from binderclip.evaluate.probes.progress import limited_options as limited_options
+    from binderclip.evaluate.probes.progress import progress_gap as progress_gap
+    from binderclip.evaluate.probes.progress import progress_rate as progress_rate
+    from binderclip.evaluate.probes.robustness import FactorRatio as FactorRatio
+    from binderclip.evaluate.probes.robustness import OODDetection as OODDetection
+    from binderclip.evaluate.probes.robustness import RobustnessReport as RobustnessReport
+    from binderclip.evaluate.probes.robustness import RobustnessSuite as RobustnessSuite
+    from binderclip.evaluate.probes.robustness import ShapeBias as ShapeBias
+    from binderclip.evaluate.probes.robustness import expected_calibration_error as expected_calibration_error
+    from binderclip.evaluate.probes.robustness import factor_error_ratio as factor_error_ratio
+    from binderclip.evaluate.probes.robustness import negative_log_likelihood as negative_log_likelihood
+    from binderclip.evaluate.probes.robustness import ood_detection as ood_detection
+    from binderclip.evaluate.probes.robustness import ood_scores as ood_scores
+    from binderclip.evaluate.probes.robustness import shape_bias as shape_bias
+    from binderclip.evaluate.probes.robustness import table_temperature as table_temperature
+    from binderclip.evaluate.probes.spurious import SpuriousPairs as SpuriousPairs
+    from binderclip.evaluate.probes.spurious import linear_contrastive as linear_contrastive
+    from binderclip.evaluate.probes.spurious import spurious_pairs as spurious_pairs
+    from binderclip.evaluate.probes.table import PredictionTable as PredictionTable
+    from binderclip.evaluate.retrieval_metrics import retrieval as retrieval
+    from binderclip.evaluate.retrieval_metrics import zero_shot_accuracy as zero_shot_accuracy
+    from binderclip.evaluate.scaling.batch_size import BatchSizeCurve as BatchSizeCurve
+    from binderclip.evaluate.scaling.batch_size import TrainedPairs as TrainedPairs
+    from binderclip.evaluate.scaling.batch_size import batch_size_generalization as batch_size_generalization
+    from binderclip.evaluate.scaling.batch_size import normalized_contrastive_loss as normalized_contrastive_loss
+    from binderclip.evaluate.scaling.frontier import best_at_budget as best_at_budget
+    from binderclip.evaluate.scaling.frontier import compute_frontier as compute_frontier
+    from binderclip.evaluate.scaling.power_law import PowerLaw as PowerLaw
+    from binderclip.evaluate.scaling.power_law import ProbitLine as ProbitLine
+    from binderclip.evaluate.scaling.power_law import crossing as crossing
+    from binderclip.evaluate.scaling.power_law import fit_power_law as fit_power_law
+    from binderclip.evaluate.scaling.power_law import probit_line as probit_line
+    from binderclip.evaluate.scaling.power_law import saturation as saturation
+    from binderclip.evaluate.spectral import CSG as CSG
+    from binderclip.evaluate.spectral import CSGReduction as CSGReduction
+    from binderclip.evaluate.spectral import class_overlap_matrix as class_overlap_matrix
+    from binderclip.evaluate.spectral import cumulative_spectral_gradient as cumulative_spectral_gradient
+    from binderclip.evaluate.spectral import reduce_dataset as reduce_dataset
+    from binderclip.evaluate.text_spotting import TextSpottingBenchmark as TextSpottingBenchmark
+    from binderclip.evaluate.text_spotting import TextSpottingFigures as TextSpottingFigures
+    from binderclip.evaluate.visual_prompts import PromptScore as PromptScore
+    from binderclip.evaluate.visual_prompts import attention_in_region as attention_in_region
+    from binderclip.evaluate.visual_prompts import attention_mass as attention_mass
+    from binderclip.evaluate.visual_prompts import box_coverage as box_coverage
+    from binderclip.evaluate.visual_prompts import visual_prompt_study as visual_prompt_study
+    from binderclip.similarity.embeddings import EmbeddingSet as EmbeddingSet
+    from binderclip.similarity.transforms import EmbeddingTransform as EmbeddingTransform
+    from binderclip.similarity.transforms import GapRemoval as GapRemoval
+    from binderclip.similarity.transforms import MeanShift as MeanShift
+    from binderclip.similarity.transforms import Whitening as Whitening
+    from binderclip.similarity.transforms import embedding_log_likelihood as embedding_log_likelihood
 
 lazy_exports(__name__)

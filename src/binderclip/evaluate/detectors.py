@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.stats import binomtest
 from torch import Tensor
 
-from binderclip.data.distort.processing import PROCESSING
+from binderclip.data.distortions.processing import PROCESSING
 from binderclip.errors import UsageError
 
 Detect = Callable[[Tensor], Tensor]
@@ -230,7 +230,7 @@ def _figures(
     right, interval = _share((real <= threshold).astype(float))
     caught, caught_interval = _share((fake > threshold).astype(float))
     return GeneratorFigures(
-        name, seen, right, caught, interval, caught_interval, average_precision(real, fake),
+        name, seen, right, caught, interval, caught_interval, detection_average_precision(real, fake),
         *_oracle(real, fake), len(real), len(fake),
     )  # fmt: skip
 
@@ -247,7 +247,7 @@ def _oracle(real: Float[np.ndarray, "N"], fake: Float[np.ndarray, "M"]) -> tuple
     return float(mean[best]), float((ends[best] + ends[best + 1]) / 2)
 
 
-def average_precision(real: Float[np.ndarray, "N"], fake: Float[np.ndarray, "M"]) -> float:
+def detection_average_precision(real: Float[np.ndarray, "N"], fake: Float[np.ndarray, "M"]) -> float:
     """scikit-learn's average precision of fake against real."""
     from sklearn.metrics import average_precision_score
 
@@ -262,5 +262,12 @@ def _control(
     turned, back = int((now & ~was).sum()), int((was & ~now).sum())
     p_value = float(binomtest(turned, turned + back).pvalue) if turned + back else 1.0
     return ProcessingFigures(
-        name, float(was.mean()), float(now.mean()), turned, back, p_value, average_precision(before, after), len(before)
+        name,
+        float(was.mean()),
+        float(now.mean()),
+        turned,
+        back,
+        p_value,
+        detection_average_precision(before, after),
+        len(before),
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from binderclip.data import ImageTextDataset, ShardDataset
 from binderclip.data.sets.sample import Skipped
 from binderclip.errors import DataError
-from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
+from binderclip.evaluate.retrieval_metrics import retrieval, zero_shot_accuracy
 from binderclip.losses import Similarity
 from binderclip.models import EncodedImages, TextBank
 from binderclip.models.image_text.encode import OnError

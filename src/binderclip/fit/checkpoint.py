@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
 import warnings
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, OutputError
-from binderclip.files import disk_is_full, megabytes, sync_folder, write_problem, write_whole
+from binderclip.files import disk_is_full, megabytes, replace_folder, write_problem, write_whole
 
 __all__ = ["Checkpoint"]
 
@@ -86,18 +85,17 @@ class Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.folder / f".writing-{target.name}"
         shutil.rmtree(draft, ignore_errors=True)
+
+        def write(place: Path) -> None:
+            with place.open("wb") as file:  # given a name, torch would write it into the archive
+                torch.save(dict(state), file)
+
         try:
             draft.mkdir()
-            with open(draft / _STATE, "wb") as file:
-                torch.save(dict(state), file)
-                file.flush()
-                os.fsync(file.fileno())
+            write_whole(draft / _STATE, write)
             seal = {"sha256": _sha256(draft / _STATE), "bytes": (draft / _STATE).stat().st_size}
             write_whole(draft / _SEAL, json.dumps(seal))
-            sync_folder(draft)
-            shutil.rmtree(target, ignore_errors=True)
-            os.rename(draft, target)
-            sync_folder(self.folder)
+            replace_folder(draft, target)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -154,8 +152,8 @@ class Checkpoint:
             unfit: see `latest`.
         """
         if _rank() == 0 and self.folder.is_dir():
-            for draft in self.folder.glob(".writing-*"):
-                shutil.rmtree(draft, ignore_errors=True)
+            for left in (*self.folder.glob(".writing-*"), *self.folder.glob(".replaced-*")):
+                shutil.rmtree(left, ignore_errors=True)
             if not self.resume:
                 for old in self._whole_looking():
                     shutil.rmtree(old)

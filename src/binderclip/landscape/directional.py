@@ -13,7 +13,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.optim import HessianOperator
-from binderclip.optim.space import TensorTree, aligned
+from binderclip.optim.space import TensorTree, aligned_direction
 
 __all__ = [
     "DirectionalSharpness",
@@ -164,7 +164,7 @@ def loss_along(
     if not len(steps):
         raise UsageError("loss_along needs at least one step")
     tensors = list(params.values()) if isinstance(params, Mapping) else list(params)
-    u = aligned(params, direction)
+    u = aligned_direction(params, direction)
     length = _norm(u) if unit else 1.0
     if not (length > 0 and math.isfinite(length)):
         raise UsageError(f"the direction has length {length}: it needs a finite length above 0")

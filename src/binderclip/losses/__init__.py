@@ -14,172 +14,100 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.losses.contrastive.embeddings import Embeddings, Term
-    from binderclip.losses.contrastive.functional import info_nce, sigmoid_loss
-    from binderclip.losses.contrastive.gradcache import contrastive_step
-    from binderclip.losses.contrastive.loss import ContrastiveLoss, LossOutput, Pair
-    from binderclip.losses.contrastive.presets import (
-        METHODS,
-        clip,
-        clip_refine,
-        clip_rocket,
-        euclip,
-        hard_negative,
-        macl,
-        mammo_clip,
-        meru,
-        siglip,
+    from binderclip.losses.contrastive.embeddings import Embeddings as Embeddings
+    from binderclip.losses.contrastive.embeddings import Term as Term
+    from binderclip.losses.contrastive.functional import info_nce as info_nce
+    from binderclip.losses.contrastive.functional import sigmoid_loss as sigmoid_loss
+    from binderclip.losses.contrastive.gradcache import contrastive_step as contrastive_step
+    from binderclip.losses.contrastive.loss import ContrastiveLoss as ContrastiveLoss
+    from binderclip.losses.contrastive.loss import LossOutput as LossOutput
+    from binderclip.losses.contrastive.loss import Pair as Pair
+    from binderclip.losses.contrastive.presets import METHODS as METHODS
+    from binderclip.losses.contrastive.presets import clip as clip
+    from binderclip.losses.contrastive.presets import clip_refine as clip_refine
+    from binderclip.losses.contrastive.presets import clip_rocket as clip_rocket
+    from binderclip.losses.contrastive.presets import euclip as euclip
+    from binderclip.losses.contrastive.presets import hard_negative as hard_negative
+    from binderclip.losses.contrastive.presets import macl as macl
+    from binderclip.losses.contrastive.presets import mammo_clip as mammo_clip
+    from binderclip.losses.contrastive.presets import meru as meru
+    from binderclip.losses.contrastive.presets import siglip as siglip
+    from binderclip.losses.contrastive.scale import AlignmentScale as AlignmentScale
+    from binderclip.losses.contrastive.scale import LogitScale as LogitScale
+    from binderclip.losses.contrastive.targets import Diagonal as Diagonal
+    from binderclip.losses.contrastive.targets import SameKey as SameKey
+    from binderclip.losses.contrastive.targets import Targets as Targets
+    from binderclip.losses.contrastive.terms.cross_modal import CrossModalBarlow as CrossModalBarlow
+    from binderclip.losses.contrastive.terms.cross_modal import CrossModalSimSiam as CrossModalSimSiam
+    from binderclip.losses.contrastive.terms.cross_modal import CrossModalSwAV as CrossModalSwAV
+    from binderclip.losses.contrastive.terms.distill import EmbeddingDistill as EmbeddingDistill
+    from binderclip.losses.contrastive.terms.distill import SimilarityDistill as SimilarityDistill
+    from binderclip.losses.contrastive.terms.entailment import EntailmentCone as EntailmentCone
+    from binderclip.losses.contrastive.terms.hard_negatives import HardNegativeMargin as HardNegativeMargin
+    from binderclip.losses.contrastive.terms.patch import PatchContrastive as PatchContrastive
+    from binderclip.losses.contrastive.terms.refine import (
+        HybridContrastiveDistillation as HybridContrastiveDistillation,
     )
-    from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
-    from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
-    from binderclip.losses.contrastive.terms.cross_modal import CrossModalBarlow, CrossModalSimSiam, CrossModalSwAV
-    from binderclip.losses.contrastive.terms.distill import EmbeddingDistill, SimilarityDistill
-    from binderclip.losses.contrastive.terms.entailment import EntailmentCone
-    from binderclip.losses.contrastive.terms.hard_negatives import HardNegativeMargin
-    from binderclip.losses.contrastive.terms.patch import PatchContrastive
-    from binderclip.losses.contrastive.terms.refine import HybridContrastiveDistillation, RandomFeatureAlignment
-    from binderclip.losses.contrastive.terms.soft_target import SoftTargetContrastive
-    from binderclip.losses.contrastive.terms.triplet import TokenTriplet
-    from binderclip.losses.degradation_rank import QualityRank
-    from binderclip.losses.dense.distillation import content_distillation, context_distillation, region_correlation
-    from binderclip.losses.dense.expert_labels import (
-        ExpertLosses,
-        expert_losses,
-        normal_distance,
-        scale_shift_invariant_l1,
-    )
-    from binderclip.losses.dense.label_maps import (
-        DenseLoss,
-        FocalLoss,
-        MarginLabelSmoothingLoss,
-        NACLLoss,
-        NeighborPenaltyLoss,
-        SVLSLoss,
-    )
-    from binderclip.losses.dense.mask_sets import MaskSetLoss, ReClass, ReMask
-    from binderclip.losses.dense.mask_text import MaskTextContrast
-    from binderclip.losses.dense.masked_features import FeatureMaskedModeling, patch_features, random_block_masks
-    from binderclip.losses.dense.masked_patches import MaskedPatchReconstruction
-    from binderclip.losses.dense.neighbor_prior import neighbor_prior
-    from binderclip.losses.dense.superpixels import SuperpixelKL, patch_superpixels
-    from binderclip.losses.dense.text_masks import FocalDice
+    from binderclip.losses.contrastive.terms.refine import RandomFeatureAlignment as RandomFeatureAlignment
+    from binderclip.losses.contrastive.terms.soft_target import SoftTargetContrastive as SoftTargetContrastive
+    from binderclip.losses.contrastive.terms.triplet import TokenTriplet as TokenTriplet
+    from binderclip.losses.degradation_rank import QualityRank as QualityRank
+    from binderclip.losses.dense.distillation import content_distillation as content_distillation
+    from binderclip.losses.dense.distillation import context_distillation as context_distillation
+    from binderclip.losses.dense.distillation import region_correlation as region_correlation
+    from binderclip.losses.dense.expert_labels import ExpertLosses as ExpertLosses
+    from binderclip.losses.dense.expert_labels import expert_losses as expert_losses
+    from binderclip.losses.dense.expert_labels import normal_distance as normal_distance
+    from binderclip.losses.dense.expert_labels import scale_shift_invariant_l1 as scale_shift_invariant_l1
+    from binderclip.losses.dense.label_maps import DenseLoss as DenseLoss
+    from binderclip.losses.dense.label_maps import FocalLoss as FocalLoss
+    from binderclip.losses.dense.label_maps import MarginLabelSmoothingLoss as MarginLabelSmoothingLoss
+    from binderclip.losses.dense.label_maps import NACLLoss as NACLLoss
+    from binderclip.losses.dense.label_maps import NeighborPenaltyLoss as NeighborPenaltyLoss
+    from binderclip.losses.dense.label_maps import SVLSLoss as SVLSLoss
+    from binderclip.losses.dense.mask_sets import MaskSetLoss as MaskSetLoss
+    from binderclip.losses.dense.mask_sets import ReClass as ReClass
+    from binderclip.losses.dense.mask_sets import ReMask as ReMask
+    from binderclip.losses.dense.mask_text import MaskTextContrast as MaskTextContrast
+    from binderclip.losses.dense.masked_features import FeatureMaskedModeling as FeatureMaskedModeling
+    from binderclip.losses.dense.masked_features import patch_features as patch_features
+    from binderclip.losses.dense.masked_features import random_block_masks as random_block_masks
+    from binderclip.losses.dense.masked_patches import MaskedPatchReconstruction as MaskedPatchReconstruction
+    from binderclip.losses.dense.neighbor_prior import neighbor_prior as neighbor_prior
+    from binderclip.losses.dense.superpixels import SuperpixelKL as SuperpixelKL
+    from binderclip.losses.dense.superpixels import patch_superpixels as patch_superpixels
+    from binderclip.losses.dense.text_masks import FocalDice as FocalDice
     from binderclip.losses.distribution.sliced_wasserstein import (
-        AugmentedSlicedWasserstein,
-        GeneralizedSlicedWasserstein,
-        MaxSlicedWasserstein,
-        SlicedWasserstein,
-        sliced_wasserstein,
+        AugmentedSlicedWasserstein as AugmentedSlicedWasserstein,
     )
-    from binderclip.losses.gradient.alignment import GradientAlignmentLoss, class_gradients
-    from binderclip.losses.gradient.flow import GradientFlowPenalty, gradient_flow, unroll
-    from binderclip.losses.prompt_rank import PromptRank
-    from binderclip.losses.ranking import PairwiseRankLoss
-    from binderclip.losses.routing import RouterLosses, load_balance, router_z
-    from binderclip.losses.sampled_classes import SampledClassifier, sample_classes
-    from binderclip.losses.self_supervised import prediction_distance
-    from binderclip.similarity.geometry import (
-        SIMILARITIES,
-        ArcLength,
-        Cosine,
-        Euclidean,
-        Inner,
-        Lorentz,
-        LorentzInner,
-        Similarity,
-        SquaredEuclidean,
-        SquaredLorentz,
+    from binderclip.losses.distribution.sliced_wasserstein import (
+        GeneralizedSlicedWasserstein as GeneralizedSlicedWasserstein,
     )
-
-__all__ = [
-    "METHODS",
-    "SIMILARITIES",
-    "AlignmentScale",
-    "ArcLength",
-    "AugmentedSlicedWasserstein",
-    "ContrastiveLoss",
-    "Cosine",
-    "CrossModalBarlow",
-    "CrossModalSimSiam",
-    "CrossModalSwAV",
-    "DenseLoss",
-    "Diagonal",
-    "EmbeddingDistill",
-    "Embeddings",
-    "EntailmentCone",
-    "Euclidean",
-    "ExpertLosses",
-    "FeatureMaskedModeling",
-    "FocalDice",
-    "FocalLoss",
-    "GeneralizedSlicedWasserstein",
-    "GradientAlignmentLoss",
-    "GradientFlowPenalty",
-    "HardNegativeMargin",
-    "HybridContrastiveDistillation",
-    "Inner",
-    "LogitScale",
-    "Lorentz",
-    "LorentzInner",
-    "LossOutput",
-    "MarginLabelSmoothingLoss",
-    "MaskSetLoss",
-    "MaskTextContrast",
-    "MaskedPatchReconstruction",
-    "MaxSlicedWasserstein",
-    "NACLLoss",
-    "NeighborPenaltyLoss",
-    "Pair",
-    "PairwiseRankLoss",
-    "PatchContrastive",
-    "PromptRank",
-    "QualityRank",
-    "RandomFeatureAlignment",
-    "ReClass",
-    "ReMask",
-    "RouterLosses",
-    "SVLSLoss",
-    "SameKey",
-    "SampledClassifier",
-    "Similarity",
-    "SimilarityDistill",
-    "SlicedWasserstein",
-    "SoftTargetContrastive",
-    "SquaredEuclidean",
-    "SquaredLorentz",
-    "SuperpixelKL",
-    "Targets",
-    "Term",
-    "TokenTriplet",
-    "class_gradients",
-    "clip",
-    "clip_refine",
-    "clip_rocket",
-    "content_distillation",
-    "context_distillation",
-    "contrastive_step",
-    "euclip",
-    "expert_losses",
-    "gradient_flow",
-    "hard_negative",
-    "info_nce",
-    "load_balance",
-    "macl",
-    "mammo_clip",
-    "meru",
-    "neighbor_prior",
-    "normal_distance",
-    "patch_features",
-    "patch_superpixels",
-    "prediction_distance",
-    "random_block_masks",
-    "region_correlation",
-    "router_z",
-    "sample_classes",
-    "scale_shift_invariant_l1",
-    "siglip",
-    "sigmoid_loss",
-    "sliced_wasserstein",
-    "unroll",
-]
+    from binderclip.losses.distribution.sliced_wasserstein import MaxSlicedWasserstein as MaxSlicedWasserstein
+    from binderclip.losses.distribution.sliced_wasserstein import SlicedWasserstein as SlicedWasserstein
+    from binderclip.losses.distribution.sliced_wasserstein import sliced_wasserstein as sliced_wasserstein
+    from binderclip.losses.gradient.alignment import GradientAlignmentLoss as GradientAlignmentLoss
+    from binderclip.losses.gradient.alignment import class_gradients as class_gradients
+    from binderclip.losses.gradient.flow import GradientFlowPenalty as GradientFlowPenalty
+    from binderclip.losses.gradient.flow import gradient_flow as gradient_flow
+    from binderclip.losses.gradient.flow import unroll as unroll
+    from binderclip.losses.prompt_rank import PromptRank as PromptRank
+    from binderclip.losses.ranking import PairwiseRankLoss as PairwiseRankLoss
+    from binderclip.losses.routing import RouterLosses as RouterLosses
+    from binderclip.losses.routing import load_balance as load_balance
+    from binderclip.losses.routing import router_z as router_z
+    from binderclip.losses.sampled_classes import SampledClassifier as SampledClassifier
+    from binderclip.losses.sampled_classes import sample_classes as sample_classes
+    from binderclip.losses.self_supervised import prediction_distance as prediction_distance
+    from binderclip.similarity.geometry import SIMILARITIES as SIMILARITIES
+    from binderclip.similarity.geometry import ArcLength as ArcLength
+    from binderclip.similarity.geometry import Cosine as Cosine
+    from binderclip.similarity.geometry import Euclidean as Euclidean
+    from binderclip.similarity.geometry import Inner as Inner
+    from binderclip.similarity.geometry import Lorentz as Lorentz
+    from binderclip.similarity.geometry import LorentzInner as LorentzInner
+    from binderclip.similarity.geometry import Similarity as Similarity
+    from binderclip.similarity.geometry import SquaredEuclidean as SquaredEuclidean
+    from binderclip.similarity.geometry import SquaredLorentz as SquaredLorentz
 
 lazy_exports(__name__)

@@ -11,140 +11,80 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.models.files.registry import bundled_cards, list_models
-    from binderclip.models.fine_tuned import load_alpha_clip, load_image_tower, load_prompt_context
-    from binderclip.models.image_text.alpha import AlphaCLIP, add_alpha_channel, box_alpha, point_alpha
-    from binderclip.models.image_text.classification import Classification
-    from binderclip.models.image_text.encode import EncodedImages
-    from binderclip.models.image_text.image_classifier import ImageClassifier
-    from binderclip.models.image_text.model import ImageTextModel, ImageTextOutput
-    from binderclip.models.image_text.multitask import MultiTaskCLIP
-    from binderclip.models.image_text.open_clip import build
-    from binderclip.models.image_text.predictor import ModuleClassifier, Predictor, ZeroShotPredictor, classifier
-    from binderclip.models.image_text.preprocess import Preprocess
-    from binderclip.models.image_text.vision import VisionModel, load_vision
-    from binderclip.models.layers.deefuser import DeeFuser
-    from binderclip.models.layers.experts import MoEMLP, active_parameters, upcycle
-    from binderclip.models.layers.fast_gradients import fast_gradients
-    from binderclip.models.layers.lipschitz import (
-        AddBias,
-        BoundedInput,
-        Centring,
-        ClipLogitGradient,
-        GroupSort2,
-        L2NormPool2d,
-        LipschitzLayer,
-        LipschitzResidual,
-        lipschitz_rule,
-    )
-    from binderclip.models.layers.lora import LoRA, lora_
-    from binderclip.models.layers.nfnet import (
-        ACTIVATION_GAINS,
-        NFBlock,
-        NFResNet,
-        ScaledActivation,
-        ScaledStdConv2d,
-        expected_stds,
-    )
-    from binderclip.models.layers.relational import RelationalAttention
-    from binderclip.models.layers.semantic_grouping import SemanticGrouping
-    from binderclip.models.layers.spectral import SpectralConv2d, SpectralLinear
-    from binderclip.models.load import load, load_encoder
-    from binderclip.models.text.prompts import PromptContext
-    from binderclip.models.text.templates import TEMPLATES, resolve_templates
-    from binderclip.models.text.textbank import TextBank
-    from binderclip.models.text.tokenize import TokenIds
-    from binderclip.models.towers import (
-        Block,
-        Record,
-        Recorder,
-        Site,
-        TextTower,
-        Tower,
-        open_image_tower,
-        open_text_tower,
-    )
-    from binderclip.models.towers.contributions import Contributions
-    from binderclip.models.towers.correlation import correlation
-    from binderclip.models.towers.tokens import Tokens, append_tokens, cls_bias, gather, gather_patches
-    from binderclip.models.towers.trace import Capture, Trace, capture, trace
-
-__all__ = [
-    "ACTIVATION_GAINS",
-    "TEMPLATES",
-    "AddBias",
-    "AlphaCLIP",
-    "Block",
-    "BoundedInput",
-    "Capture",
-    "Centring",
-    "Classification",
-    "ClipLogitGradient",
-    "Contributions",
-    "DeeFuser",
-    "EncodedImages",
-    "GroupSort2",
-    "ImageClassifier",
-    "ImageTextModel",
-    "ImageTextOutput",
-    "L2NormPool2d",
-    "LipschitzLayer",
-    "LipschitzResidual",
-    "LoRA",
-    "MoEMLP",
-    "ModuleClassifier",
-    "MultiTaskCLIP",
-    "NFBlock",
-    "NFResNet",
-    "Predictor",
-    "Preprocess",
-    "PromptContext",
-    "Record",
-    "Recorder",
-    "RelationalAttention",
-    "ScaledActivation",
-    "ScaledStdConv2d",
-    "SemanticGrouping",
-    "Site",
-    "SpectralConv2d",
-    "SpectralLinear",
-    "TextBank",
-    "TextTower",
-    "TokenIds",
-    "Tokens",
-    "Tower",
-    "Trace",
-    "VisionModel",
-    "ZeroShotPredictor",
-    "active_parameters",
-    "add_alpha_channel",
-    "append_tokens",
-    "box_alpha",
-    "build",
-    "bundled_cards",
-    "capture",
-    "classifier",
-    "cls_bias",
-    "correlation",
-    "expected_stds",
-    "fast_gradients",
-    "gather",
-    "gather_patches",
-    "lipschitz_rule",
-    "list_models",
-    "load",
-    "load_alpha_clip",
-    "load_encoder",
-    "load_image_tower",
-    "load_prompt_context",
-    "load_vision",
-    "lora_",
-    "open_image_tower",
-    "open_text_tower",
-    "point_alpha",
-    "resolve_templates",
-    "trace",
-    "upcycle",
-]
+    from binderclip.models.files.registry import bundled_cards as bundled_cards
+    from binderclip.models.files.registry import list_models as list_models
+    from binderclip.models.fine_tuned import load_alpha_clip as load_alpha_clip
+    from binderclip.models.fine_tuned import load_image_tower as load_image_tower
+    from binderclip.models.fine_tuned import load_prompt_context as load_prompt_context
+    from binderclip.models.image_text.alpha import AlphaCLIP as AlphaCLIP
+    from binderclip.models.image_text.alpha import add_alpha_channel as add_alpha_channel
+    from binderclip.models.image_text.alpha import box_alpha as box_alpha
+    from binderclip.models.image_text.alpha import point_alpha as point_alpha
+    from binderclip.models.image_text.classification import Classification as Classification
+    from binderclip.models.image_text.encode import EncodedImages as EncodedImages
+    from binderclip.models.image_text.image_classifier import ImageClassifier as ImageClassifier
+    from binderclip.models.image_text.model import ImageTextModel as ImageTextModel
+    from binderclip.models.image_text.model import ImageTextOutput as ImageTextOutput
+    from binderclip.models.image_text.multitask import MultiTaskCLIP as MultiTaskCLIP
+    from binderclip.models.image_text.open_clip import build as build
+    from binderclip.models.image_text.predictor import ModuleClassifier as ModuleClassifier
+    from binderclip.models.image_text.predictor import Predictor as Predictor
+    from binderclip.models.image_text.predictor import ZeroShotPredictor as ZeroShotPredictor
+    from binderclip.models.image_text.predictor import classifier as classifier
+    from binderclip.models.image_text.preprocess import Preprocess as Preprocess
+    from binderclip.models.image_text.vision import VisionModel as VisionModel
+    from binderclip.models.image_text.vision import load_vision as load_vision
+    from binderclip.models.layers.deefuser import DeeFuser as DeeFuser
+    from binderclip.models.layers.experts import MoEMLP as MoEMLP
+    from binderclip.models.layers.experts import active_parameters as active_parameters
+    from binderclip.models.layers.experts import upcycle as upcycle
+    from binderclip.models.layers.fast_gradients import fast_gradients as fast_gradients
+    from binderclip.models.layers.lipschitz import AddBias as AddBias
+    from binderclip.models.layers.lipschitz import BoundedInput as BoundedInput
+    from binderclip.models.layers.lipschitz import Centring as Centring
+    from binderclip.models.layers.lipschitz import ClipLogitGradient as ClipLogitGradient
+    from binderclip.models.layers.lipschitz import GroupSort2 as GroupSort2
+    from binderclip.models.layers.lipschitz import L2NormPool2d as L2NormPool2d
+    from binderclip.models.layers.lipschitz import LipschitzLayer as LipschitzLayer
+    from binderclip.models.layers.lipschitz import LipschitzResidual as LipschitzResidual
+    from binderclip.models.layers.lipschitz import lipschitz_rule as lipschitz_rule
+    from binderclip.models.layers.lora import LoRA as LoRA
+    from binderclip.models.layers.lora import lora_ as lora_
+    from binderclip.models.layers.nfnet import ACTIVATION_GAINS as ACTIVATION_GAINS
+    from binderclip.models.layers.nfnet import NFBlock as NFBlock
+    from binderclip.models.layers.nfnet import NFResNet as NFResNet
+    from binderclip.models.layers.nfnet import ScaledActivation as ScaledActivation
+    from binderclip.models.layers.nfnet import ScaledStdConv2d as ScaledStdConv2d
+    from binderclip.models.layers.nfnet import expected_stds as expected_stds
+    from binderclip.models.layers.relational import RelationalAttention as RelationalAttention
+    from binderclip.models.layers.semantic_grouping import SemanticGrouping as SemanticGrouping
+    from binderclip.models.layers.spectral import SpectralConv2d as SpectralConv2d
+    from binderclip.models.layers.spectral import SpectralLinear as SpectralLinear
+    from binderclip.models.loading import load as load
+    from binderclip.models.loading import load_encoder as load_encoder
+    from binderclip.models.text.prompts import PromptContext as PromptContext
+    from binderclip.models.text.templates import TEMPLATES as TEMPLATES
+    from binderclip.models.text.templates import resolve_templates as resolve_templates
+    from binderclip.models.text.textbank import TextBank as TextBank
+    from binderclip.models.text.tokenize import TokenIds as TokenIds
+    from binderclip.models.towers import Block as Block
+    from binderclip.models.towers import Record as Record
+    from binderclip.models.towers import Recorder as Recorder
+    from binderclip.models.towers import Site as Site
+    from binderclip.models.towers import TextTower as TextTower
+    from binderclip.models.towers import Tower as Tower
+    from binderclip.models.towers import open_image_tower as open_image_tower
+    from binderclip.models.towers import open_text_tower as open_text_tower
+    from binderclip.models.towers.contributions import Contributions as Contributions
+    from binderclip.models.towers.correlation import correlation as correlation
+    from binderclip.models.towers.tokens import Tokens as Tokens
+    from binderclip.models.towers.tokens import append_tokens as append_tokens
+    from binderclip.models.towers.tokens import cls_bias as cls_bias
+    from binderclip.models.towers.tokens import gather as gather
+    from binderclip.models.towers.tokens import gather_patches as gather_patches
+    from binderclip.models.towers.trace import Capture as Capture
+    from binderclip.models.towers.trace import Trace as Trace
+    from binderclip.models.towers.trace import capture as capture
+    from binderclip.models.towers.trace import trace as trace
 
 lazy_exports(__name__)

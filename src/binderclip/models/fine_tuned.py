@@ -12,7 +12,7 @@ from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
 from binderclip.models.image_text.alpha import AlphaCLIP, add_alpha_channel
 from binderclip.models.image_text.model import ImageTextModel
-from binderclip.models.load import load
+from binderclip.models.loading import load
 from binderclip.models.text.prompts import Position, PromptContext
 
 __all__ = ["load_alpha_clip", "load_image_tower", "load_prompt_context"]

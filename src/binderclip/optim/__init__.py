@@ -7,114 +7,68 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.optim.averaging import ModelEMA, scaled_ema_decay
-    from binderclip.optim.clip.actions import coefficient
-    from binderclip.optim.clip.attach import Attachment, attach
-    from binderclip.optim.clip.clippers.adagc import AdaGC, RelativeEMA
-    from binderclip.optim.clip.clippers.agc import AGC, WeightRatio, unit_dims
-    from binderclip.optim.clip.clippers.autoclip import AutoClip, HistoryQuantile
-    from binderclip.optim.clip.clippers.coordinate import CoordinateClip, TopFraction
-    from binderclip.optim.clip.clippers.max_ema import MaxEMA
-    from binderclip.optim.clip.clippers.norm import NormClip, ValueClip
-    from binderclip.optim.clip.clippers.zclip import ZClip, ZScore
-    from binderclip.optim.clip.clipping import Clip
-    from binderclip.optim.clip.combine import Min, Scheduled
-    from binderclip.optim.clip.lightning import lightning_callback
-    from binderclip.optim.clip.log import ClipLog
-    from binderclip.optim.clip.methods import METHODS, ClipList, as_clip, clip_grad_norm_
-    from binderclip.optim.clip.report import ClipReport
-    from binderclip.optim.clip.spikes import ClipHistory, Spike, read_clip_log
-    from binderclip.optim.clip.threshold import Constant, Memory, Reading, Threshold
-    from binderclip.optim.gradients.nonfinite import NonFiniteGradient
-    from binderclip.optim.groups import layer_index, layerwise_lr_groups, param_groups
-    from binderclip.optim.optimizers import (
-        LAMB,
-        ClippedAdaGrad,
-        ClippedAdam,
-        MedianMomentum,
-        NormStabilizer,
-        SampleMedianSGD,
-        SpamReport,
-        StableSPAM,
-    )
-    from binderclip.optim.optimizers.median import geometric_median
-    from binderclip.optim.optimizers.sam import SAM
-    from binderclip.optim.quantized import fake_quantize, quantized_linear
-    from binderclip.optim.rules import (
-        GradientRule,
-        NormalizedGradient,
-        ProjectConflicting,
-        SteerBySharpness,
-        project_conflicting,
-        steer_gradient,
-    )
-    from binderclip.optim.schedule import SCHEDULES, LRSchedule, schedule
-    from binderclip.optim.space import HessianOperator, hvp
-
-__all__ = [
-    "AGC",
-    "LAMB",
-    "METHODS",
-    "SAM",
-    "SCHEDULES",
-    "AdaGC",
-    "Attachment",
-    "AutoClip",
-    "Clip",
-    "ClipHistory",
-    "ClipList",
-    "ClipLog",
-    "ClipReport",
-    "ClippedAdaGrad",
-    "ClippedAdam",
-    "Constant",
-    "CoordinateClip",
-    "GradientRule",
-    "HessianOperator",
-    "HistoryQuantile",
-    "LRSchedule",
-    "MaxEMA",
-    "MedianMomentum",
-    "Memory",
-    "Min",
-    "ModelEMA",
-    "NonFiniteGradient",
-    "NormClip",
-    "NormStabilizer",
-    "NormalizedGradient",
-    "ProjectConflicting",
-    "Reading",
-    "RelativeEMA",
-    "SampleMedianSGD",
-    "Scheduled",
-    "SpamReport",
-    "Spike",
-    "StableSPAM",
-    "SteerBySharpness",
-    "Threshold",
-    "TopFraction",
-    "ValueClip",
-    "WeightRatio",
-    "ZClip",
-    "ZScore",
-    "as_clip",
-    "attach",
-    "clip_grad_norm_",
-    "coefficient",
-    "fake_quantize",
-    "geometric_median",
-    "hvp",
-    "layer_index",
-    "layerwise_lr_groups",
-    "lightning_callback",
-    "param_groups",
-    "project_conflicting",
-    "quantized_linear",
-    "read_clip_log",
-    "scaled_ema_decay",
-    "schedule",
-    "steer_gradient",
-    "unit_dims",
-]
+    from binderclip.optim.averaging import ModelEMA as ModelEMA
+    from binderclip.optim.averaging import scaled_ema_decay as scaled_ema_decay
+    from binderclip.optim.clip.actions import coefficient as coefficient
+    from binderclip.optim.clip.attach import Attachment as Attachment
+    from binderclip.optim.clip.attach import attach as attach
+    from binderclip.optim.clip.clippers.adagc import AdaGC as AdaGC
+    from binderclip.optim.clip.clippers.adagc import RelativeEMA as RelativeEMA
+    from binderclip.optim.clip.clippers.agc import AGC as AGC
+    from binderclip.optim.clip.clippers.agc import WeightRatio as WeightRatio
+    from binderclip.optim.clip.clippers.agc import unit_dims as unit_dims
+    from binderclip.optim.clip.clippers.autoclip import AutoClip as AutoClip
+    from binderclip.optim.clip.clippers.autoclip import HistoryQuantile as HistoryQuantile
+    from binderclip.optim.clip.clippers.coordinate import CoordinateClip as CoordinateClip
+    from binderclip.optim.clip.clippers.coordinate import TopFraction as TopFraction
+    from binderclip.optim.clip.clippers.max_ema import MaxEMA as MaxEMA
+    from binderclip.optim.clip.clippers.norm import NormClip as NormClip
+    from binderclip.optim.clip.clippers.norm import ValueClip as ValueClip
+    from binderclip.optim.clip.clippers.zclip import ZClip as ZClip
+    from binderclip.optim.clip.clippers.zclip import ZScore as ZScore
+    from binderclip.optim.clip.clipping import Clip as Clip
+    from binderclip.optim.clip.combine import Min as Min
+    from binderclip.optim.clip.combine import Scheduled as Scheduled
+    from binderclip.optim.clip.lightning import lightning_callback as lightning_callback
+    from binderclip.optim.clip.log import ClipLog as ClipLog
+    from binderclip.optim.clip.methods import METHODS as METHODS
+    from binderclip.optim.clip.methods import ClipList as ClipList
+    from binderclip.optim.clip.methods import as_clip as as_clip
+    from binderclip.optim.clip.methods import clip_grad_norm_ as clip_grad_norm_
+    from binderclip.optim.clip.report import ClipReport as ClipReport
+    from binderclip.optim.clip.spikes import ClipHistory as ClipHistory
+    from binderclip.optim.clip.spikes import Spike as Spike
+    from binderclip.optim.clip.spikes import read_clip_log as read_clip_log
+    from binderclip.optim.clip.threshold import Constant as Constant
+    from binderclip.optim.clip.threshold import Memory as Memory
+    from binderclip.optim.clip.threshold import Reading as Reading
+    from binderclip.optim.clip.threshold import Threshold as Threshold
+    from binderclip.optim.gradients.nonfinite import NonFiniteGradient as NonFiniteGradient
+    from binderclip.optim.groups import layer_index as layer_index
+    from binderclip.optim.groups import layerwise_lr_groups as layerwise_lr_groups
+    from binderclip.optim.groups import param_groups as param_groups
+    from binderclip.optim.optimizers import LAMB as LAMB
+    from binderclip.optim.optimizers import ClippedAdaGrad as ClippedAdaGrad
+    from binderclip.optim.optimizers import ClippedAdam as ClippedAdam
+    from binderclip.optim.optimizers import MedianMomentum as MedianMomentum
+    from binderclip.optim.optimizers import NormStabilizer as NormStabilizer
+    from binderclip.optim.optimizers import SampleMedianSGD as SampleMedianSGD
+    from binderclip.optim.optimizers import SpamReport as SpamReport
+    from binderclip.optim.optimizers import StableSPAM as StableSPAM
+    from binderclip.optim.optimizers.median import geometric_median as geometric_median
+    from binderclip.optim.optimizers.sam import SAM as SAM
+    from binderclip.optim.quantized import fake_quantize as fake_quantize
+    from binderclip.optim.quantized import quantized_linear as quantized_linear
+    from binderclip.optim.rules import GradientRule as GradientRule
+    from binderclip.optim.rules import NormalizedGradient as NormalizedGradient
+    from binderclip.optim.rules import ProjectConflicting as ProjectConflicting
+    from binderclip.optim.rules import SteerBySharpness as SteerBySharpness
+    from binderclip.optim.rules import project_conflicting as project_conflicting
+    from binderclip.optim.rules import steer_gradient as steer_gradient
+    from binderclip.optim.schedules import SCHEDULES as SCHEDULES
+    from binderclip.optim.schedules import LRSchedule as LRSchedule
+    from binderclip.optim.schedules import schedule as schedule
+    from binderclip.optim.space import HessianOperator as HessianOperator
+    from binderclip.optim.space import hvp as hvp
 
 lazy_exports(__name__)

@@ -85,7 +85,7 @@ class HessianOperator:
         Raises:
             UsageError: it does not go with the parameters.
         """
-        return aligned(self._tree, direction)
+        return aligned_direction(self._tree, direction)
 
     def _name(self, index: int) -> str:
         return str(index) if self._names is None else repr(self._names[index])
@@ -116,7 +116,7 @@ def hvp(loss: Float[Tensor, ""] | Callable[[], Float[Tensor, ""]], params: Tenso
     return HessianOperator(loss, params)(direction)
 
 
-def aligned(params: TensorTree, direction: TensorTree) -> list[Tensor]:
+def aligned_direction(params: TensorTree, direction: TensorTree) -> list[Tensor]:
     """A direction's tensors in the order, dtype and place of the parameters, detached.
 
     Raises:

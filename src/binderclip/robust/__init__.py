@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from binderclip.robust.attack import AttackResult, attack
+from binderclip.robust.attack_loop import AttackResult, attack
 from binderclip.robust.attacks.black_box import Evolution
 from binderclip.robust.attacks.level_sets import (
     LevelSetPath,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
 from binderclip.numeric import check_whole
-from binderclip.robust.attack import AttackResult, attack
+from binderclip.robust.attack_loop import AttackResult, attack
 from binderclip.robust.attacks.one_pixel import OnePixel
 from binderclip.robust.attacks.spatial import SpatialAttack
 from binderclip.robust.checks import FiniteGuard, check_finite, check_images

@@ -55,7 +55,8 @@ class SearchIndex:
     processes that update one index, the second waits and then finds little left to do.
 
     Args:
-        path: folder of the index (made by `update`), or `s3://bucket/folder`; there no lock keeps a second process out.
+        path: folder of the index (made by `update`), or `s3://bucket/folder`, where a second process is
+            refused while one writes.
         model: the model whose features the index holds; the index refuses to mix models.
         rebuild: forget what an index at `path` holds, whatever model made it; the next `update` starts anew.
         mixed: index texts as well; None: as the index at `path` was made, a new one pictures alone.

@@ -7,313 +7,188 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.segment import anomaly, clicks, few_shot, metrics, presets, task
-    from binderclip.segment.anomaly import (
-        Anomalies,
-        ContrastiveLanguagePrompting,
-        InformationBottleneckMap,
-        InpaintingAnomalyDetector,
-        NormalMemory,
-        WinCLIP,
-    )
-    from binderclip.segment.clicks import (
-        AdversarialClicker,
-        ClickCurves,
-        ClickRobustness,
-        InteractiveEvaluation,
-        RandomClicker,
-        UserClicker,
-        click_robustness,
-        point_prompt_benchmark,
-        prompt_features,
-        sample_points,
-        tune_prompts,
-    )
-    from binderclip.segment.cut.grid import minimum_cut
-    from binderclip.segment.cut.labels import CutSettings, cut_labels
-    from binderclip.segment.decomposition import DecompositionSegmenter
-    from binderclip.segment.evaluation import Measured, measure_segmenters
-    from binderclip.segment.few_shot import (
-        CorrelationBackbone,
-        FewShotEpisodes,
-        FewShotSegmenter,
-        FewShotTraining,
-        HypercorrelationNet,
-        PriorMask,
-        PrototypeMatch,
-        hypercorrelation,
-        load_few_shot,
-        save_few_shot,
-        train_few_shot,
-    )
-    from binderclip.segment.lifting.votes import lift_masks, lifted_mask, mask_votes
-    from binderclip.segment.methods import METHODS
-    from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
-    from binderclip.segment.output.boxes import Detector, text_detector
-    from binderclip.segment.output.coco import coco_document, coco_instances, instance_records, run_lengths
-    from binderclip.segment.output.result import Segmentation
-    from binderclip.segment.output.sheet import segmentation_sheet
-    from binderclip.segment.overrides import describe, override
-    from binderclip.segment.parts.affinity import CentredSoftmax, External, centred_softmax, cosines
-    from binderclip.segment.parts.concept_maps import ConceptMaps
-    from binderclip.segment.parts.context import Context, Frame, layer_at
-    from binderclip.segment.parts.contributed import TokenContributions
-    from binderclip.segment.parts.fused import FusedAttention, LayerEnsemble
-    from binderclip.segment.parts.fusion import ClassTokenProduct, LastOnly
-    from binderclip.segment.parts.guided_pooling import BackgroundSeed, GuidedPooling, background_of, weighted_pool
-    from binderclip.segment.parts.last_block import LastBlock, PatchWeights, identity, vanilla
-    from binderclip.segment.parts.region_scope import Felzenszwalb, MaskMajority, PromptedRegions, Scope
-    from binderclip.segment.parts.resolution import Whole, Windows
-    from binderclip.segment.parts.rewire import (
-        AttentionMean,
-        Blend,
-        DualPath,
-        SelfSelf,
-        self_cosine,
-        without_class_token,
-    )
-    from binderclip.segment.parts.rule import ClassRule
-    from binderclip.segment.parts.scoped import BranchSum, MaskClassTokens, MaskScoped, SpatialBranch
-    from binderclip.segment.parts.splicing import ValueMaskedAttention, tower_attention, value_masked
-    from binderclip.segment.parts.text import GROUND, BoundText, TextSide
-    from binderclip.segment.parts.views import ViewEnsemble
-    from binderclip.segment.presets import CHOICES, DEPARTURES, PRESETS, SUMMARIES
-    from binderclip.segment.promptable import (
-        AutomaticMasks,
-        CutSegmenter,
-        InteractiveSession,
-        PromptableSegmenter,
-        Prompts,
-        load_promptable,
-    )
-    from binderclip.segment.refine.attention_refine import (
-        ClassScore,
-        DiffusionAttention,
-        FeatureAttention,
-        SelfAttention,
-    )
-    from binderclip.segment.refine.cluster_vote import ClusterVote
-    from binderclip.segment.refine.grab_cut import GrabCut
-    from binderclip.segment.refine.graph_cut import GraphCut, saliency_graph_cut
-    from binderclip.segment.refine.pamr import PAMR, pamr
-    from binderclip.segment.refine.prompted_masks import PromptedMasks, regions_of
-    from binderclip.segment.refine.tidy import Closing, DropSmall
-    from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
-    from binderclip.segment.task import TASK_METHODS, TaskGenericSegmenter, TaskMask
-    from binderclip.segment.trained.cascade import CascadeCLIP, CascadeTraining, train_cascade
-    from binderclip.segment.trained.declip import AttentionChain, DeCLIP, train_declip
-    from binderclip.segment.trained.dinoiser import (
-        DINOiserHead,
-        Student,
-        StudentSaliency,
-        dinoiser_loss,
-        train_dinoiser,
-    )
-    from binderclip.segment.trained.heads import TrainedHead, open_head
-    from binderclip.segment.trained.mask_text_decoder import MaskTextDecoder
-    from binderclip.segment.trained.merged import MergedEncoder
-    from binderclip.segment.trained.merging import MERGE_STAGES, MaskRehearsal, MergeStage, MergeTraining, train_merge
-    from binderclip.segment.trained.mta_clip import MTACLIP, MTACLIPTraining, train_mta_clip
-    from binderclip.segment.trained.panoptic import (
-        PanopticNet,
-        PanopticTraining,
-        load_panoptic,
-        save_panoptic,
-        train_panoptic,
-    )
-    from binderclip.segment.trained.segclip import SegCLIP
-    from binderclip.segment.trained.segclip_training import SegCLIPObjective, SegCLIPTraining, train_segclip
-    from binderclip.segment.trained.text_query_decoder import TextQueryDecoder
-    from binderclip.segment.tubular.pictures import TracedLine, trace_picture
-    from binderclip.segment.tubular.samples import TubularSamples, annotated_samples, tailored_samples
-    from binderclip.segment.tubular.saving import load_tracer, save_tracer
-    from binderclip.segment.tubular.tracer import LocalPathNet, TubularTrace, TubularTracer
-    from binderclip.segment.tubular.training import TracerTraining, line_accuracy, line_distance, train_tracer
-
-__all__ = [
-    "CHOICES",
-    "DEPARTURES",
-    "GROUND",
-    "MERGE_STAGES",
-    "METHODS",
-    "MTACLIP",
-    "PAMR",
-    "PARTS",
-    "PRESETS",
-    "SUMMARIES",
-    "TASK_METHODS",
-    "AdversarialClicker",
-    "Anomalies",
-    "AttentionChain",
-    "AttentionMean",
-    "AutomaticMasks",
-    "BackgroundSeed",
-    "Blend",
-    "BoundText",
-    "BranchSum",
-    "CascadeCLIP",
-    "CascadeTraining",
-    "CentredSoftmax",
-    "ClassRule",
-    "ClassScore",
-    "ClassTokenProduct",
-    "ClickCurves",
-    "ClickRobustness",
-    "Closing",
-    "ClusterVote",
-    "ConceptMaps",
-    "Context",
-    "ContrastiveLanguagePrompting",
-    "CorrelationBackbone",
-    "CutSegmenter",
-    "CutSettings",
-    "DINOiserHead",
-    "DeCLIP",
-    "DecompositionSegmenter",
-    "Detector",
-    "DiffusionAttention",
-    "DropSmall",
-    "DualPath",
-    "External",
-    "FeatureAttention",
-    "Felzenszwalb",
-    "FewShotEpisodes",
-    "FewShotSegmenter",
-    "FewShotTraining",
-    "Frame",
-    "FusedAttention",
-    "GrabCut",
-    "GraphCut",
-    "GuidedPooling",
-    "HypercorrelationNet",
-    "InformationBottleneckMap",
-    "InpaintingAnomalyDetector",
-    "InteractiveEvaluation",
-    "InteractiveSession",
-    "IoU",
-    "IoUScore",
-    "LastBlock",
-    "LastOnly",
-    "LayerEnsemble",
-    "LocalPathNet",
-    "MTACLIPTraining",
-    "MaskClassTokens",
-    "MaskMajority",
-    "MaskRehearsal",
-    "MaskScoped",
-    "MaskTextDecoder",
-    "Measured",
-    "MergeStage",
-    "MergeTraining",
-    "MergedEncoder",
-    "NormalMemory",
-    "PanopticNet",
-    "PanopticTraining",
-    "Parts",
-    "PatchWeights",
-    "PriorMask",
-    "PromptableSegmenter",
-    "PromptedMasks",
-    "PromptedRegions",
-    "Prompts",
-    "PrototypeMatch",
-    "RandomClicker",
-    "Scope",
-    "SegCLIP",
-    "SegCLIPObjective",
-    "SegCLIPTraining",
-    "Segmentation",
-    "Segmenter",
-    "SelfAttention",
-    "SelfSelf",
-    "SortedAP",
-    "SpatialBranch",
-    "Student",
-    "StudentSaliency",
-    "TaskGenericSegmenter",
-    "TaskMask",
-    "TextQueryDecoder",
-    "TextSide",
-    "TokenContributions",
-    "TracedLine",
-    "TracerTraining",
-    "TrainedHead",
-    "TubularSamples",
-    "TubularTrace",
-    "TubularTracer",
-    "UserClicker",
-    "ValueMaskedAttention",
-    "ViewEnsemble",
-    "Whole",
-    "WinCLIP",
-    "Windows",
-    "annotated_samples",
-    "anomaly",
-    "background_of",
-    "centred_softmax",
-    "click_robustness",
-    "clicks",
-    "coco_document",
-    "coco_instances",
-    "cosines",
-    "cut_labels",
-    "describe",
-    "dinoiser_loss",
-    "few_shot",
-    "hypercorrelation",
-    "identity",
-    "instance_records",
-    "layer_at",
-    "lift_masks",
-    "lifted_mask",
-    "line_accuracy",
-    "line_distance",
-    "load_few_shot",
-    "load_panoptic",
-    "load_promptable",
-    "load_tracer",
-    "mask_iou",
-    "mask_votes",
-    "measure_segmenters",
-    "metrics",
-    "minimum_cut",
-    "open_head",
-    "override",
-    "pamr",
-    "parts_of",
-    "point_prompt_benchmark",
-    "presets",
-    "prompt_features",
-    "regions_of",
-    "run_lengths",
-    "saliency_graph_cut",
-    "sample_points",
-    "save_few_shot",
-    "save_panoptic",
-    "save_tracer",
-    "segment_all",
-    "segmentation_sheet",
-    "self_cosine",
-    "sorted_ap",
-    "tailored_samples",
-    "task",
-    "text_detector",
-    "tower_attention",
-    "trace_picture",
-    "train_cascade",
-    "train_declip",
-    "train_dinoiser",
-    "train_few_shot",
-    "train_merge",
-    "train_mta_clip",
-    "train_panoptic",
-    "train_segclip",
-    "train_tracer",
-    "tune_prompts",
-    "value_masked",
-    "vanilla",
-    "weighted_pool",
-    "without_class_token",
-]
+    from binderclip.segment import anomaly as anomaly
+    from binderclip.segment import clicks as clicks
+    from binderclip.segment import few_shot as few_shot
+    from binderclip.segment import metrics as metrics
+    from binderclip.segment import presets as presets
+    from binderclip.segment import task as task
+    from binderclip.segment.anomaly import Anomalies as Anomalies
+    from binderclip.segment.anomaly import ContrastiveLanguagePrompting as ContrastiveLanguagePrompting
+    from binderclip.segment.anomaly import InformationBottleneckMap as InformationBottleneckMap
+    from binderclip.segment.anomaly import InpaintingAnomalyDetector as InpaintingAnomalyDetector
+    from binderclip.segment.anomaly import NormalMemory as NormalMemory
+    from binderclip.segment.anomaly import WinCLIP as WinCLIP
+    from binderclip.segment.clicks import AdversarialClicker as AdversarialClicker
+    from binderclip.segment.clicks import ClickCurves as ClickCurves
+    from binderclip.segment.clicks import ClickRobustness as ClickRobustness
+    from binderclip.segment.clicks import InteractiveEvaluation as InteractiveEvaluation
+    from binderclip.segment.clicks import RandomClicker as RandomClicker
+    from binderclip.segment.clicks import UserClicker as UserClicker
+    from binderclip.segment.clicks import click_robustness as click_robustness
+    from binderclip.segment.clicks import point_prompt_benchmark as point_prompt_benchmark
+    from binderclip.segment.clicks import prompt_features as prompt_features
+    from binderclip.segment.clicks import sample_points as sample_points
+    from binderclip.segment.clicks import tune_prompts as tune_prompts
+    from binderclip.segment.cut.grid import minimum_cut as minimum_cut
+    from binderclip.segment.cut.labels import CutSettings as CutSettings
+    from binderclip.segment.cut.labels import cut_labels as cut_labels
+    from binderclip.segment.decomposition import DecompositionSegmenter as DecompositionSegmenter
+    from binderclip.segment.evaluation import Measured as Measured
+    from binderclip.segment.evaluation import measure_segmenters as measure_segmenters
+    from binderclip.segment.few_shot import CorrelationBackbone as CorrelationBackbone
+    from binderclip.segment.few_shot import FewShotEpisodes as FewShotEpisodes
+    from binderclip.segment.few_shot import FewShotSegmenter as FewShotSegmenter
+    from binderclip.segment.few_shot import FewShotTraining as FewShotTraining
+    from binderclip.segment.few_shot import HypercorrelationNet as HypercorrelationNet
+    from binderclip.segment.few_shot import PriorMask as PriorMask
+    from binderclip.segment.few_shot import PrototypeMatch as PrototypeMatch
+    from binderclip.segment.few_shot import hypercorrelation as hypercorrelation
+    from binderclip.segment.few_shot import load_few_shot as load_few_shot
+    from binderclip.segment.few_shot import save_few_shot as save_few_shot
+    from binderclip.segment.few_shot import train_few_shot as train_few_shot
+    from binderclip.segment.lifting.votes import lift_masks as lift_masks
+    from binderclip.segment.lifting.votes import lifted_mask as lifted_mask
+    from binderclip.segment.lifting.votes import mask_votes as mask_votes
+    from binderclip.segment.methods import METHODS as METHODS
+    from binderclip.segment.metrics import IoU as IoU
+    from binderclip.segment.metrics import IoUScore as IoUScore
+    from binderclip.segment.metrics import SortedAP as SortedAP
+    from binderclip.segment.metrics import mask_iou as mask_iou
+    from binderclip.segment.metrics import sorted_ap as sorted_ap
+    from binderclip.segment.output.boxes import Detector as Detector
+    from binderclip.segment.output.boxes import text_detector as text_detector
+    from binderclip.segment.output.coco import coco_document as coco_document
+    from binderclip.segment.output.coco import coco_instances as coco_instances
+    from binderclip.segment.output.coco import instance_records as instance_records
+    from binderclip.segment.output.coco import run_lengths as run_lengths
+    from binderclip.segment.output.result import Segmentation as Segmentation
+    from binderclip.segment.output.sheet import segmentation_sheet as segmentation_sheet
+    from binderclip.segment.overrides import describe as describe
+    from binderclip.segment.overrides import override as override
+    from binderclip.segment.parts.affinity import CentredSoftmax as CentredSoftmax
+    from binderclip.segment.parts.affinity import External as External
+    from binderclip.segment.parts.affinity import centred_softmax as centred_softmax
+    from binderclip.segment.parts.affinity import cosines as cosines
+    from binderclip.segment.parts.concept_maps import ConceptMaps as ConceptMaps
+    from binderclip.segment.parts.context import Context as Context
+    from binderclip.segment.parts.context import Frame as Frame
+    from binderclip.segment.parts.context import layer_at as layer_at
+    from binderclip.segment.parts.contributed import TokenContributions as TokenContributions
+    from binderclip.segment.parts.fused import FusedAttention as FusedAttention
+    from binderclip.segment.parts.fused import LayerEnsemble as LayerEnsemble
+    from binderclip.segment.parts.fusion import ClassTokenProduct as ClassTokenProduct
+    from binderclip.segment.parts.fusion import LastOnly as LastOnly
+    from binderclip.segment.parts.guided_pooling import BackgroundSeed as BackgroundSeed
+    from binderclip.segment.parts.guided_pooling import GuidedPooling as GuidedPooling
+    from binderclip.segment.parts.guided_pooling import background_of as background_of
+    from binderclip.segment.parts.guided_pooling import weighted_pool as weighted_pool
+    from binderclip.segment.parts.last_block import LastBlock as LastBlock
+    from binderclip.segment.parts.last_block import PatchWeights as PatchWeights
+    from binderclip.segment.parts.last_block import identity as identity
+    from binderclip.segment.parts.last_block import vanilla as vanilla
+    from binderclip.segment.parts.region_scope import Felzenszwalb as Felzenszwalb
+    from binderclip.segment.parts.region_scope import MaskMajority as MaskMajority
+    from binderclip.segment.parts.region_scope import PromptedRegions as PromptedRegions
+    from binderclip.segment.parts.region_scope import Scope as Scope
+    from binderclip.segment.parts.resolution import Whole as Whole
+    from binderclip.segment.parts.resolution import Windows as Windows
+    from binderclip.segment.parts.rewire import AttentionMean as AttentionMean
+    from binderclip.segment.parts.rewire import Blend as Blend
+    from binderclip.segment.parts.rewire import DualPath as DualPath
+    from binderclip.segment.parts.rewire import SelfSelf as SelfSelf
+    from binderclip.segment.parts.rewire import self_cosine as self_cosine
+    from binderclip.segment.parts.rewire import without_class_token as without_class_token
+    from binderclip.segment.parts.rule import ClassRule as ClassRule
+    from binderclip.segment.parts.scoped import BranchSum as BranchSum
+    from binderclip.segment.parts.scoped import MaskClassTokens as MaskClassTokens
+    from binderclip.segment.parts.scoped import MaskScoped as MaskScoped
+    from binderclip.segment.parts.scoped import SpatialBranch as SpatialBranch
+    from binderclip.segment.parts.splicing import ValueMaskedAttention as ValueMaskedAttention
+    from binderclip.segment.parts.splicing import tower_attention as tower_attention
+    from binderclip.segment.parts.splicing import value_masked as value_masked
+    from binderclip.segment.parts.text import GROUND as GROUND
+    from binderclip.segment.parts.text import BoundText as BoundText
+    from binderclip.segment.parts.text import TextSide as TextSide
+    from binderclip.segment.parts.views import ViewEnsemble as ViewEnsemble
+    from binderclip.segment.presets import CHOICES as CHOICES
+    from binderclip.segment.presets import DEPARTURES as DEPARTURES
+    from binderclip.segment.presets import PRESETS as PRESETS
+    from binderclip.segment.presets import SUMMARIES as SUMMARIES
+    from binderclip.segment.promptable import AutomaticMasks as AutomaticMasks
+    from binderclip.segment.promptable import CutSegmenter as CutSegmenter
+    from binderclip.segment.promptable import InteractiveSession as InteractiveSession
+    from binderclip.segment.promptable import PromptableSegmenter as PromptableSegmenter
+    from binderclip.segment.promptable import Prompts as Prompts
+    from binderclip.segment.promptable import load_promptable as load_promptable
+    from binderclip.segment.refine.attention_refine import ClassScore as ClassScore
+    from binderclip.segment.refine.attention_refine import DiffusionAttention as DiffusionAttention
+    from binderclip.segment.refine.attention_refine import FeatureAttention as FeatureAttention
+    from binderclip.segment.refine.attention_refine import SelfAttention as SelfAttention
+    from binderclip.segment.refine.cluster_vote import ClusterVote as ClusterVote
+    from binderclip.segment.refine.grab_cut import GrabCut as GrabCut
+    from binderclip.segment.refine.graph_cut import GraphCut as GraphCut
+    from binderclip.segment.refine.graph_cut import saliency_graph_cut as saliency_graph_cut
+    from binderclip.segment.refine.pamr import PAMR as PAMR
+    from binderclip.segment.refine.pamr import pamr as pamr
+    from binderclip.segment.refine.prompted_masks import PromptedMasks as PromptedMasks
+    from binderclip.segment.refine.prompted_masks import regions_of as regions_of
+    from binderclip.segment.refine.tidy import Closing as Closing
+    from binderclip.segment.refine.tidy import DropSmall as DropSmall
+    from binderclip.segment.segmenter import PARTS as PARTS
+    from binderclip.segment.segmenter import Parts as Parts
+    from binderclip.segment.segmenter import Segmenter as Segmenter
+    from binderclip.segment.segmenter import parts_of as parts_of
+    from binderclip.segment.segmenter import segment_all as segment_all
+    from binderclip.segment.task import TASK_METHODS as TASK_METHODS
+    from binderclip.segment.task import TaskGenericSegmenter as TaskGenericSegmenter
+    from binderclip.segment.task import TaskMask as TaskMask
+    from binderclip.segment.trained.cascade import CascadeCLIP as CascadeCLIP
+    from binderclip.segment.trained.cascade import CascadeTraining as CascadeTraining
+    from binderclip.segment.trained.cascade import train_cascade as train_cascade
+    from binderclip.segment.trained.declip import AttentionChain as AttentionChain
+    from binderclip.segment.trained.declip import DeCLIP as DeCLIP
+    from binderclip.segment.trained.declip import train_declip as train_declip
+    from binderclip.segment.trained.dinoiser import DINOiserHead as DINOiserHead
+    from binderclip.segment.trained.dinoiser import Student as Student
+    from binderclip.segment.trained.dinoiser import StudentSaliency as StudentSaliency
+    from binderclip.segment.trained.dinoiser import dinoiser_loss as dinoiser_loss
+    from binderclip.segment.trained.dinoiser import train_dinoiser as train_dinoiser
+    from binderclip.segment.trained.heads import TrainedHead as TrainedHead
+    from binderclip.segment.trained.heads import open_head as open_head
+    from binderclip.segment.trained.mask_text_decoder import MaskTextDecoder as MaskTextDecoder
+    from binderclip.segment.trained.merged import MergedEncoder as MergedEncoder
+    from binderclip.segment.trained.merging import MERGE_STAGES as MERGE_STAGES
+    from binderclip.segment.trained.merging import MaskRehearsal as MaskRehearsal
+    from binderclip.segment.trained.merging import MergeStage as MergeStage
+    from binderclip.segment.trained.merging import MergeTraining as MergeTraining
+    from binderclip.segment.trained.merging import train_merge as train_merge
+    from binderclip.segment.trained.mta_clip import MTACLIP as MTACLIP
+    from binderclip.segment.trained.mta_clip import MTACLIPTraining as MTACLIPTraining
+    from binderclip.segment.trained.mta_clip import train_mta_clip as train_mta_clip
+    from binderclip.segment.trained.panoptic import PanopticNet as PanopticNet
+    from binderclip.segment.trained.panoptic import PanopticTraining as PanopticTraining
+    from binderclip.segment.trained.panoptic import load_panoptic as load_panoptic
+    from binderclip.segment.trained.panoptic import save_panoptic as save_panoptic
+    from binderclip.segment.trained.panoptic import train_panoptic as train_panoptic
+    from binderclip.segment.trained.segclip import SegCLIP as SegCLIP
+    from binderclip.segment.trained.segclip_training import SegCLIPObjective as SegCLIPObjective
+    from binderclip.segment.trained.segclip_training import SegCLIPTraining as SegCLIPTraining
+    from binderclip.segment.trained.segclip_training import train_segclip as train_segclip
+    from binderclip.segment.trained.text_query_decoder import TextQueryDecoder as TextQueryDecoder
+    from binderclip.segment.tubular.pictures import TracedLine as TracedLine
+    from binderclip.segment.tubular.pictures import trace_picture as trace_picture
+    from binderclip.segment.tubular.samples import TubularSamples as TubularSamples
+    from binderclip.segment.tubular.samples import annotated_samples as annotated_samples
+    from binderclip.segment.tubular.samples import tailored_samples as tailored_samples
+    from binderclip.segment.tubular.saving import load_tracer as load_tracer
+    from binderclip.segment.tubular.saving import save_tracer as save_tracer
+    from binderclip.segment.tubular.tracer import LocalPathNet as LocalPathNet
+    from binderclip.segment.tubular.tracer import TubularTrace as TubularTrace
+    from binderclip.segment.tubular.tracer import TubularTracer as TubularTracer
+    from binderclip.segment.tubular.training import TracerTraining as TracerTraining
+    from binderclip.segment.tubular.training import line_accuracy as line_accuracy
+    from binderclip.segment.tubular.training import line_distance as line_distance
+    from binderclip.segment.tubular.training import train_tracer as train_tracer
 
 lazy_exports(__name__)

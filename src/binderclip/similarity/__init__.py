@@ -7,51 +7,30 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.similarity.embeddings import EmbeddingSet
-    from binderclip.similarity.geometry import (
-        SIMILARITIES,
-        ArcLength,
-        Cosine,
-        Euclidean,
-        Inner,
-        Lorentz,
-        LorentzInner,
-        Similarity,
-        SquaredEuclidean,
-        SquaredLorentz,
-    )
-    from binderclip.similarity.hubness import CSLS, mean_nearest_cosine
-    from binderclip.similarity.record import frozen_similarity, similarity_from_record, similarity_record
-    from binderclip.similarity.stored import TRANSFORMS, load_transform, save_transform, transform_named
-    from binderclip.similarity.transformed import Transformed
-    from binderclip.similarity.transforms import EmbeddingTransform, GapRemoval, MeanShift, Whitening
-
-__all__ = [
-    "CSLS",
-    "SIMILARITIES",
-    "TRANSFORMS",
-    "ArcLength",
-    "Cosine",
-    "EmbeddingSet",
-    "EmbeddingTransform",
-    "Euclidean",
-    "GapRemoval",
-    "Inner",
-    "Lorentz",
-    "LorentzInner",
-    "MeanShift",
-    "Similarity",
-    "SquaredEuclidean",
-    "SquaredLorentz",
-    "Transformed",
-    "Whitening",
-    "frozen_similarity",
-    "load_transform",
-    "mean_nearest_cosine",
-    "save_transform",
-    "similarity_from_record",
-    "similarity_record",
-    "transform_named",
-]
+    from binderclip.similarity.embeddings import EmbeddingSet as EmbeddingSet
+    from binderclip.similarity.geometry import SIMILARITIES as SIMILARITIES
+    from binderclip.similarity.geometry import ArcLength as ArcLength
+    from binderclip.similarity.geometry import Cosine as Cosine
+    from binderclip.similarity.geometry import Euclidean as Euclidean
+    from binderclip.similarity.geometry import Inner as Inner
+    from binderclip.similarity.geometry import Lorentz as Lorentz
+    from binderclip.similarity.geometry import LorentzInner as LorentzInner
+    from binderclip.similarity.geometry import Similarity as Similarity
+    from binderclip.similarity.geometry import SquaredEuclidean as SquaredEuclidean
+    from binderclip.similarity.geometry import SquaredLorentz as SquaredLorentz
+    from binderclip.similarity.hubness import CSLS as CSLS
+    from binderclip.similarity.hubness import mean_nearest_cosine as mean_nearest_cosine
+    from binderclip.similarity.record import frozen_similarity as frozen_similarity
+    from binderclip.similarity.record import similarity_from_record as similarity_from_record
+    from binderclip.similarity.record import similarity_record as similarity_record
+    from binderclip.similarity.stored import TRANSFORMS as TRANSFORMS
+    from binderclip.similarity.stored import load_transform as load_transform
+    from binderclip.similarity.stored import save_transform as save_transform
+    from binderclip.similarity.stored import transform_named as transform_named
+    from binderclip.similarity.transformed import Transformed as Transformed
+    from binderclip.similarity.transforms import EmbeddingTransform as EmbeddingTransform
+    from binderclip.similarity.transforms import GapRemoval as GapRemoval
+    from binderclip.similarity.transforms import MeanShift as MeanShift
+    from binderclip.similarity.transforms import Whitening as Whitening
 
 lazy_exports(__name__)

@@ -118,7 +118,7 @@ def _listed() -> dict[Field, frozenset[str]]:
     from binderclip import losses, optim
     from binderclip.data.augment.augment import BACKGROUNDS, Augment
     from binderclip.data.augment.cutout import Cutout
-    from binderclip.data.scenes import background
+    from binderclip.data.synthetic_scenes import background
     from binderclip.fit import OPTIMIZERS
     from binderclip.train import MODELS, STAGES, TERMS
     from binderclip.train.stages.contrastive import TARGETS

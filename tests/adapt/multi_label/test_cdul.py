@@ -20,7 +20,7 @@ from binderclip.adapt import (
     Tiles,
     ZeroShotClassifier,
     indicator,
-    mean_average_precision,
+    multilabel_average_precision,
 )
 from binderclip.adapt.multi_label.cdul import EDGE, divergence, label_gradient, refine
 from binderclip.errors import UsageError
@@ -43,13 +43,13 @@ def test_mean_average_precision_is_that_of_torchmetrics_and_skips_absent_classes
     scores = draw(40, 5).sigmoid()
     truth = draw(40, 5, seed=3) > 0.7
     reference = MultilabelAveragePrecision(5, average="macro")(scores, truth.int())
-    assert mean_average_precision(truth, scores) == pytest.approx(float(reference), abs=1e-6)
+    assert multilabel_average_precision(truth, scores) == pytest.approx(float(reference), abs=1e-6)
     absent = truth.clone()
     absent[:, 2] = False
     rest = [0, 1, 3, 4]
     expected = average_precision_score(absent[:, rest].numpy(), scores[:, rest].numpy())
-    assert mean_average_precision(absent, scores) == pytest.approx(expected)
-    assert mean_average_precision(truth, truth.double()) == 1
+    assert multilabel_average_precision(absent, scores) == pytest.approx(expected)
+    assert multilabel_average_precision(truth, truth.double()) == 1
 
 
 def test_indicator_says_who_shows_what() -> None:
@@ -240,8 +240,8 @@ def test_an_own_network_takes_pictures() -> None:
         (lambda: TileAggregator(bank(), threshold=-0.1), "threshold -0.1"),
         (lambda: TileAggregator(bank(), fusion=2.0), "fusion 2.0"),
         (lambda: TileAggregator(bank())(draw(3, 8)), "whole picture first"),
-        (lambda: mean_average_precision(np.zeros((2, 3)), np.zeros((2, 3))), "no class that occurs"),
-        (lambda: mean_average_precision(np.ones((2, 3)), np.zeros((2, 2))), "must both be"),
+        (lambda: multilabel_average_precision(np.zeros((2, 3)), np.zeros((2, 3))), "no class that occurs"),
+        (lambda: multilabel_average_precision(np.ones((2, 3)), np.zeros((2, 2))), "must both be"),
         (lambda: CDUL().fit(draw(3, 4)), "needs labels"),
         (lambda: CDUL().fit(draw(3, 4), draw(3, 2)), r"\(3, C\) in \[0, 1\]"),
         (lambda: CDUL().fit(draw(3, 4), torch.rand(2, 2)), r"\(3, C\) in \[0, 1\]"),

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
-from binderclip.adapt import GaussianHead, load_head, mean_average_precision, save_head
+from binderclip.adapt import GaussianHead, load_head, multilabel_average_precision, save_head
 from binderclip.adapt.multi_label.one_vs_rest import BASES, OneVsRest
 from binderclip.errors import UsageError
 
@@ -75,7 +75,7 @@ def test_it_learns_keeps_its_bits_on_disk_and_survives_a_label_without_pictures(
     head = OneVsRest(base, text_prior=text, classes=LABELS).fit(x, y)
     head.calibrate(head.decision_function(x), y)
     new, truth, _ = toy(seed=2, n=100)
-    assert mean_average_precision(truth[:, :2], head.decision_function(new)[:, :2]) > 0.75
+    assert multilabel_average_precision(truth[:, :2], head.decision_function(new)[:, :2]) > 0.75
     again = load_head(save_head(head, tmp_path / "h"))
     np.testing.assert_array_equal(again.predict_proba(new), head.predict_proba(new))
     np.testing.assert_array_equal(again.predict(new), head.predict(new))

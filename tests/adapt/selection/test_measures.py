@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from binderclip.adapt.selection import (
-    calibration_error,
+    adaptive_calibration_error,
     mcnemar,
     mean_interval,
     proportion_interval,
@@ -50,12 +50,12 @@ def test_calibration_error_by_hand_and_beside_torchmetrics_on_one_bin() -> None:
     rng = np.random.default_rng(0)
     probs = rng.dirichlet(np.ones(3), size=200)
     y = rng.integers(0, 3, 200)
-    one, rows = calibration_error(probs, y, bins=1)
+    one, rows = adaptive_calibration_error(probs, y, bins=1)
     other = multiclass_calibration_error(torch.from_numpy(probs), torch.from_numpy(y), 3, n_bins=1)
     assert one == pytest.approx(float(other), abs=1e-6)
     assert rows[0][2] == 200
     sure = np.eye(2)[np.zeros(10, int)]
-    assert calibration_error(sure, np.array([0] * 9 + [1]))[0] == pytest.approx(0.1)
+    assert adaptive_calibration_error(sure, np.array([0] * 9 + [1]))[0] == pytest.approx(0.1)
 
 
 def test_mcnemar_is_the_binomial_test_of_the_disagreements() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binderclip.adapt import load_head, mean_average_precision
+from binderclip.adapt import load_head, multilabel_average_precision
 from binderclip.adapt.selection import label_sets, select_labels
 from binderclip.adapt.selection.multi_label import _draw
 from binderclip.data import load_data, scenes
@@ -46,7 +46,7 @@ def test_the_whole_way(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert head.classes_.tolist() == ["cat", "house", "moon"]
     x = model.encode_image([data[row].image for row in test]).double().numpy()
     truth = np.array([[label in sets[row] for label in found.labels] for row in test])
-    assert mean_average_precision(truth, head.decision_function(x)) == pytest.approx(value, abs=1e-3)
+    assert multilabel_average_precision(truth, head.decision_function(x)) == pytest.approx(value, abs=1e-3)
     assert found.figures()["winner"] == found.scores[0].name
     with pytest.raises(UsageError, match="method 'ape' cannot give several labels"):
         select_labels(model, data, methods=["ape"])

@@ -17,7 +17,7 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from binderclip.adapt import METHODS, PixelPrompt, VisualPromptTuning, load_head, output_mapping, save_head
-from binderclip.adapt.selection.candidates import candidates
+from binderclip.adapt.selection.candidate_heads import candidates
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models import ImageTextModel, build, classifier
 from binderclip.models.image_text.preprocess import CLIP_STD, Preprocess

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from binderclip.adapt import ContextSet, attribute_product, context_sets, read_contexts, scrambled
-from binderclip.adapt.zero_shot.contexts import compose, composite
+from binderclip.adapt.zero_shot.contexts import class_sentence, composite_contexts
 from binderclip.errors import DataError, UsageError
 from binderclip.models import TextBank
 from binderclip.models.text.textbank import descriptors
@@ -34,14 +34,14 @@ class Model:
 
 
 def test_composites_are_the_product_without_stray_commas() -> None:
-    assert composite(FACTORS) == {
+    assert composite_contexts(FACTORS) == {
         "others, old": ["old"],
         "others, any": [""],
         "water, old": ["on water, old", "in the sea, old"],
         "water, any": ["on water", "in the sea"],
     }
-    assert compose("a photo of a {}", "gull", "on water, old") == "a photo of a gull, on water, old."
-    assert compose("a photo of a {}.", "gull", "") == "a photo of a gull."
+    assert class_sentence("a photo of a {}", "gull", "on water, old") == "a photo of a gull, on water, old."
+    assert class_sentence("a photo of a {}.", "gull", "") == "a photo of a gull."
 
 
 def test_rows_are_class_major_means_of_unit_phrasings() -> None:
@@ -50,13 +50,13 @@ def test_rows_are_class_major_means_of_unit_phrasings() -> None:
     assert mask.all()
     assert rows.shape == (2, 4, 6)
     for c, name in enumerate(["gull", "wren"]):
-        for z, phrasings in enumerate(composite(FACTORS).values()):
-            unit = [row(compose("a photo of a {}", name, p)).numpy() for p in phrasings]
+        for z, phrasings in enumerate(composite_contexts(FACTORS).values()):
+            unit = [row(class_sentence("a photo of a {}", name, p)).numpy() for p in phrasings]
             mean = np.mean([u / np.linalg.norm(u) for u in unit], axis=0)
             np.testing.assert_allclose(rows[c, z], mean / np.linalg.norm(mean), atol=1e-6)
     plain = row("a photo of a bird.")
     np.testing.assert_allclose(found.free[1], plain / plain.norm(), atol=1e-6)
-    assert found.contexts == list(composite(FACTORS))
+    assert found.contexts == list(composite_contexts(FACTORS))
     assert float(found.bank.scale) == 30
     assert found.bank.texts[5] == "a photo of a wren."
 
@@ -75,7 +75,7 @@ def test_shipped_sets_are_the_published_ones() -> None:
     assert len(context_sets()["waterbirds"].factors["background"]) == 12
     assert context_sets()["waterbirds-simple"].factors == {"background": {"land": ["on land"], "water": ["on water"]}}
     for entry in context_sets().values():
-        assert composite(entry.factors)
+        assert composite_contexts(entry.factors)
         assert entry.main.count("{}") == 1
         assert entry.source
     assert read_contexts("waterbirds") is context_sets()["waterbirds"]

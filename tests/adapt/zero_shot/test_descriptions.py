@@ -67,7 +67,7 @@ def test_the_shipped_sets_describe_every_class_by_the_same_attributes() -> None:
     assert len(sets["animals"].classes) == 20
     for name in ("digits", "openmoji", "openclipart"):
         assert set(sets[name].classes) == set(load_data(name).classes), name
-    from binderclip.data.scenes.vocabulary import SCENES15
+    from binderclip.data.synthetic_scenes.vocabulary import SCENES15
 
     assert set(sets["scenes15"].classes) == set(SCENES15)
 

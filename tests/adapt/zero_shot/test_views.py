@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.base import clone
 
 from binderclip.adapt import GuidedCrops, Tiles, WholeImage, ZeroShotClassifier
-from binderclip.adapt.zero_shot.views import cut, enlarge, square
+from binderclip.adapt.zero_shot.views import crop_box, enlarge, square
 from binderclip.errors import DataError, UsageError
 
 
@@ -79,10 +79,10 @@ def test_a_square_grows_its_shorter_side_and_is_shifted_before_it_is_cut() -> No
 
 
 def test_crops_are_cut_from_the_original_and_never_empty() -> None:
-    assert cut(scene(), (40, 10, 50, 20)).getcolors() == [(100, (255, 0, 0))]
-    assert cut(scene(), (59.7, 29.9, 80, 80)).size == (1, 1)
-    assert cut(scene(), (-5, -5, 99, 99)).size == (60, 30)
-    assert cut(torch.rand(3, 30, 60), (1.5, 2, 3, 4.2)).shape == (3, 3, 2)
+    assert crop_box(scene(), (40, 10, 50, 20)).getcolors() == [(100, (255, 0, 0))]
+    assert crop_box(scene(), (59.7, 29.9, 80, 80)).size == (1, 1)
+    assert crop_box(scene(), (-5, -5, 99, 99)).size == (60, 30)
+    assert crop_box(torch.rand(3, 30, 60), (1.5, 2, 3, 4.2)).shape == (3, 3, 2)
 
 
 def test_the_detector_is_asked_for_the_first_looks_favourites_and_its_best_box_decides() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import vocabulary
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.models import load_vision
 from binderclip.segment import CorrelationBackbone, FewShotSegmenter, HypercorrelationNet, save_few_shot
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes
 
 from binderclip.data import CopyPaste, InstanceSample, LargeScaleJitter, scenes
-from binderclip.data.scenes.paste import Piece, boxes_of, paste
+from binderclip.data.synthetic_scenes.paste import Piece, boxes_of, paste
 from binderclip.errors import UsageError
 
 

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from binderclip.data import load_folder
-from binderclip.data.formats.tables import read_captions, read_json, records
+from binderclip.data.formats.tables import read_captions, read_json, table_records
 from binderclip.errors import DataError
 
 
 def found(name: str, text: str | bytes) -> list[tuple[str, object]]:
-    return list(records(name, text.encode() if isinstance(text, str) else text))
+    return list(table_records(name, text.encode() if isinstance(text, str) else text))
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from binderclip.evaluate.fairness import (
     association_test,
     attribute_leakage,
     bias_amplification,
+    binary_calibration_error,
     calibration_difference,
     consistency,
     counterfactual_flip_rate,
@@ -31,7 +32,6 @@ from binderclip.evaluate.fairness import (
     equal_opportunity_ratio,
     equalized_odds_difference,
     equalized_odds_ratio,
-    expected_calibration_error,
     max_skew,
     ndkl,
     predictive_equality_difference,
@@ -334,17 +334,17 @@ def test_calibration_within_groups_is_scikit_learns_curve() -> None:
         share, mean = calibration_curve(Y[own], score[own], n_bins=10)
         counts = np.histogram(score[own], np.linspace(0, 1, 11))[0]
         each[name] = float((counts[counts > 0] * np.abs(share - mean)).sum() / own.sum())
-        assert expected_calibration_error(Y[own], score[own], bins=10) == pytest.approx(each[name])
+        assert binary_calibration_error(Y[own], score[own], bins=10) == pytest.approx(each[name])
     gap = calibration_difference(Y, score, sensitive_features=group, bins=10)
     assert gap == pytest.approx(abs(each["f"] - each["m"]))
     # weights count items several times
     times = RNG.integers(0, 3, MANY)
-    repeated = expected_calibration_error(np.repeat(Y, times), np.repeat(score, times))
-    assert expected_calibration_error(Y, score, sample_weight=times) == pytest.approx(repeated)
-    assert math.isnan(expected_calibration_error(Y, score, sample_weight=times * 0))
+    repeated = binary_calibration_error(np.repeat(Y, times), np.repeat(score, times))
+    assert binary_calibration_error(Y, score, sample_weight=times) == pytest.approx(repeated)
+    assert math.isnan(binary_calibration_error(Y, score, sample_weight=times * 0))
     weighted = calibration_difference(Y, score, sensitive_features=group, sample_weight=times)
     assert weighted == pytest.approx(
         calibration_difference(np.repeat(Y, times), np.repeat(score, times), sensitive_features=np.repeat(group, times))
     )
     with pytest.raises(UsageError, match=r"probabilities in \[0, 1\]"):
-        expected_calibration_error(Y, score + 1)
+        binary_calibration_error(Y, score + 1)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from binderclip.errors import UsageError
 from binderclip.explain import Attribution, energy_inside, pointing_game
-from binderclip.explain.engine.placement import Box, input_box, render, whole
+from binderclip.explain.engine.placement import Box, input_box, render_map, whole
 from binderclip.models import Preprocess
 
 
@@ -48,7 +48,7 @@ def test_the_input_box_is_where_pixels_come_from(mode: str, size: tuple[int, int
 
 def test_render_matches_interpolation_and_is_zero_outside() -> None:
     values = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
-    drawn = render(values, Box(2, 4, 8, 8), (12, 16))
+    drawn = render_map(values, Box(2, 4, 8, 8), (12, 16))
     want = torch.nn.functional.interpolate(values[:, None], size=(8, 8), mode="bilinear")[:, 0]
     torch.testing.assert_close(drawn[:, 2:10, 4:12], want)
     assert drawn[:, :2].abs().sum() == drawn[:, :, 12:].abs().sum() == 0

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.explain import LeaveOneWordOut, TextTokenAttribution
-from binderclip.explain.words.text_tokens import combine
-from binderclip.explain.words.token_words import word_tokens
+from binderclip.explain.words.text_tokens import combine_blocks
+from binderclip.explain.words.token_words import words_of_tokens
 from binderclip.models import ImageTextModel, Preprocess, build
 from binderclip.models.text.tokenize import FileTokenizer, TransformersTokenizer
 
@@ -86,7 +86,7 @@ def test_words_are_found_among_the_tokens_of_every_tokenizer(model, tmp_path: Pa
     wordpiece().backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     from_file = FileTokenizer(tmp_path, 12, clean=str.lower)
     for tokenizer in (model.tokenizer, TransformersTokenizer(wordpiece(), 12), from_file):
-        (words,) = word_tokens(tokenizer, ["a cat - a dog"])
+        (words,) = words_of_tokens(tokenizer, ["a cat - a dog"])
         assert [word.text for word in words] == ["a", "cat", "-", "a", "dog"]
         ids, mask, _ = tokenizer.encode(["a cat - a dog"])
         special = tokenizer.encode([""])[1].sum()
@@ -98,7 +98,7 @@ def test_words_are_found_among_the_tokens_of_every_tokenizer(model, tmp_path: Pa
 
 
 def test_a_word_has_all_its_pieces(model):
-    words = word_tokens(model.tokenizer, [CAPTION])[0]
+    words = words_of_tokens(model.tokenizer, [CAPTION])[0]
     pieces = [model.tokenizer.simple.decode(model.tokenize(CAPTION).ids[0, w.start : w.stop].tolist()) for w in words]
     assert [piece.replace(" ", "") for piece in pieces] == ["a", "red", "car-park,", "isn't"]
 
@@ -126,7 +126,7 @@ def test_scaling_one_attention_entry_moves_the_cosine_by_its_product(model, feat
     assert torch.allclose(
         found.tokens[0, :end], torch.tensor(slopes, dtype=torch.float64) / heads, rtol=1e-5, atol=1e-11
     )
-    (words,) = word_tokens(exact.tokenizer, [CAPTION])
+    (words,) = words_of_tokens(exact.tokenizer, [CAPTION])
     means = [sum(slopes[w.start : w.stop]) / (w.stop - w.start) / heads for w in words]
     assert [score for _, score in found.words()[0]] == pytest.approx(means, rel=1e-5)
 
@@ -202,7 +202,7 @@ def test_words_beyond_the_context_have_no_score(model, features):
 def test_rules_by_hand():
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(1, 2, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2))
-    signed, relu, relevance = (combine([first, second], rule)[0] for rule in ("signed", "relu", "relevance"))
+    signed, relu, relevance = (combine_blocks([first, second], rule)[0] for rule in ("signed", "relu", "relevance"))
     for i in range(3):
         for j in range(3):
             values = torch.stack([first[0, :, i, j], second[0, :, i, j]])
@@ -253,5 +253,5 @@ def test_errors_name_what_is_wrong(model, features):
             return ids, ids > 0, []
 
     with pytest.raises(NotSupported, match="reaches across white space"):
-        word_tokens(Joining(), ["new york"])
+        words_of_tokens(Joining(), ["new york"])
     assert replace(TextTokenAttribution(), layers=2).layers == 2

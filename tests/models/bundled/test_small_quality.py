@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from binderclip.data import load_data
-from binderclip.data.distort.distortions import distort
+from binderclip.data.distortions.library import distort
 from binderclip.data.images import to_tensor
 from binderclip.errors import UsageError
 from binderclip.models.files.registry import BUNDLED

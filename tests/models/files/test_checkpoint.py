@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from binderclip.errors import CheckpointError, UsageError
-from binderclip.models.files.checkpoint import check_finite, check_weights_file, configured, guarded, read_object
+from binderclip.models.files.checkpoint import (
+    check_weights_file,
+    check_weights_finite,
+    configured,
+    guarded,
+    read_json_object,
+)
 
 
 class Trap:
@@ -122,20 +128,20 @@ def test_long_messages_are_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_weights_that_are_no_numbers_are_named(bad: float, dtype: torch.dtype) -> None:
     state = {"fine": torch.ones(3), "count": torch.tensor(7), "b.weight": torch.zeros(5, 4, dtype=dtype)}
-    check_finite(state, "w")
+    check_weights_finite(state, "w")
     state["b.weight"][2, 3] = bad
     with pytest.raises(CheckpointError, match=r"w: 1 of the 20 numbers of b\.weight are NaN or infinite"):
-        check_finite(state, "w")
+        check_weights_finite(state, "w")
 
 
 def test_large_numbers_whose_sum_overflows_are_still_numbers() -> None:
-    check_finite({"a": torch.full((4,), 3e38), "b": torch.full((9999,), 60000.0, dtype=torch.float16)}, "w")
+    check_weights_finite({"a": torch.full((4,), 3e38), "b": torch.full((9999,), 60000.0, dtype=torch.float16)}, "w")
 
 
 def test_a_file_must_hold_an_object_where_one_is_needed(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text('{"a": {"b": {}}, "other": 3}')
-    assert read_object(path, "a", "a.b", "a.c", "gone", "gone.too")["other"] == 3
+    assert read_json_object(path, "a", "a.b", "a.c", "gone", "gone.too")["other"] == 3
     for text, message in (
         ('{"a": {"b": [1]}}', r"'a\.b' in .*c\.json must be an object \{\.\.\.\}, and is \[1\]"),
         ('{"a": null}', r"'a' in .* is None"),
@@ -145,10 +151,10 @@ def test_a_file_must_hold_an_object_where_one_is_needed(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(CheckpointError, match=message):
-            read_object(path, "a", "a.b")
+            read_json_object(path, "a", "a.b")
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CheckpointError, match="is not JSON"):
-        read_object(path)
+        read_json_object(path)
 
 
 def test_whatever_a_wrong_value_raises_becomes_one_short_error() -> None:

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models import load
-from binderclip.models.files.compact import SCALE, compact_state, expand, quantise
+from binderclip.models.files.compact import SCALE, compact_state, dequantise, quantise
 from binderclip.train.bundled.data.corpus import Corpus, build_tokenizer
-from binderclip.train.bundled.second import compact_folder
-from binderclip.train.bundled.small import write_folder
+from binderclip.train.bundled.second import compact_without_text
+from binderclip.train.bundled.small import write_open_clip_folder
 
 CONFIG = {
     "model_cfg": {
@@ -41,7 +41,7 @@ def test_rounding_is_at_most_half_a_step_of_its_channel() -> None:
     packed = quantise({"weight": value, "bias": torch.randn(32)})
     assert packed["weight"].dtype == torch.int8
     assert packed["bias"].dtype == torch.float16
-    back = expand(packed)["weight"]
+    back = dequantise(packed)["weight"]
     step = value.flatten(1).abs().amax(1) / 127
     # Half a step, and the float16 rounding of the step itself (2^-11) times 127 steps.
     bound = step * (0.5 + 127 * 2**-11) + 1e-9
@@ -53,7 +53,7 @@ def test_small_tensors_keep_half_precision_and_bad_numbers_are_refused() -> None
     with pytest.raises(UsageError, match="finite"):
         quantise({"w": torch.tensor([float("nan")])})
     with pytest.raises(CheckpointError, match="scale"):
-        expand({"w": torch.ones(64, 64, dtype=torch.int8)})
+        dequantise({"w": torch.ones(64, 64, dtype=torch.int8)})
 
 
 def folder_pair(tmp_path: Path) -> tuple[Path, Path]:
@@ -66,7 +66,7 @@ def folder_pair(tmp_path: Path) -> tuple[Path, Path]:
     }
     cfg = config["model_cfg"]
     first = open_clip.model.CustomTextCLIP(cfg["embed_dim"], cfg["vision_cfg"], cfg["text_cfg"])
-    write_folder(first, tokenizer, tmp_path / "one", card={}, config=config)
+    write_open_clip_folder(first, tokenizer, tmp_path / "one", card={}, config=config)
     second = tmp_path / "two"
     second.mkdir()
     (second / "open_clip_config.json").write_text(
@@ -97,7 +97,7 @@ def test_a_missing_neighbour_and_an_unknown_storage_are_named(tmp_path: Path) ->
 
 def test_a_finished_folder_is_made_compact(tmp_path: Path) -> None:
     one, _ = folder_pair(tmp_path)
-    small = compact_folder(one, tmp_path / "small-b", text_tower="one")
+    small = compact_without_text(one, tmp_path / "small-b", text_tower="one")
     whole, compact = load(one), load(small)
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     cosine = torch.cosine_similarity(whole.encode_image(images), compact.encode_image(images))

@@ -10,7 +10,7 @@ from torch import nn
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import AlphaCLIP, add_alpha_channel, box_alpha, build, load, point_alpha
-from binderclip.models.layers.alpha import AlphaConv2d, AlphaConv2dSame, put_alpha, seen_through
+from binderclip.models.layers.alpha import AlphaConv2d, AlphaConv2dSame, put_alpha, with_alpha
 from binderclip.similarity.geometry import Cosine
 
 CONFIG = {
@@ -61,7 +61,7 @@ def test_the_patch_layer_is_linear_in_alpha(trained: AlphaCLIP) -> None:
     first, second = torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32)
 
     def layer(alpha: torch.Tensor | None) -> torch.Tensor:
-        with seen_through(alpha):
+        with with_alpha(alpha):
             return conv(x)
 
     expected = nn.functional.conv2d(first - second, conv.alpha_weight, stride=8)
@@ -83,7 +83,7 @@ def test_tensorflows_padding_is_that_of_a_convolution_over_four_channels(side: i
         {"weight": torch.cat([tower[0].weight, tower[0].alpha_weight], 1).detach(), "bias": tower[0].bias.detach()}
     )
     x, alpha = torch.rand(2, 3, side, side), torch.rand(2, 1, side, side)
-    with seen_through(alpha):
+    with with_alpha(alpha):
         torch.testing.assert_close(tower(x), whole(torch.cat([x, alpha], 1)), rtol=1e-5, atol=1e-6)
 
 

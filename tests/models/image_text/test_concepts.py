@@ -14,7 +14,7 @@ from binderclip.errors import CheckpointError, UsageError
 from binderclip.models import load, load_vision
 from binderclip.models.files import registry
 from binderclip.models.image_text.concepts import ConceptBranch, folded_lite0
-from binderclip.models.load import load_encoder
+from binderclip.models.loading import load_encoder
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from binderclip.optim.gradients.measure import combine, tensor_norms, unit_norms
+from binderclip.optim.gradients.measure import combine_norms, tensor_norms, unit_norms
 
 
 @pytest.mark.parametrize("order", [0.5, 1.0, 2.0, 3.0, math.inf])
@@ -84,7 +84,7 @@ def test_norms_of_blocks_make_up_the_norm_of_all(order):
     tensor = torch.randn(7, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     rows = unit_norms(tensor, order, whole=False)
     whole = torch.linalg.vector_norm(tensor, order)
-    torch.testing.assert_close(combine(rows, order)[0], whole)
-    halves = combine(rows, order, torch.tensor([0, 1, 0, 1, 0, 1, 0]), 2)
+    torch.testing.assert_close(combine_norms(rows, order)[0], whole)
+    halves = combine_norms(rows, order, torch.tensor([0, 1, 0, 1, 0, 1, 0]), 2)
     torch.testing.assert_close(halves[1], torch.linalg.vector_norm(tensor[1::2], order))
-    torch.testing.assert_close(combine(halves, order)[0], whole)
+    torch.testing.assert_close(combine_norms(halves, order)[0], whole)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from binderclip.errors import UsageError
-from binderclip.quality.enhance.light_views import seen_through, view_matrices
+from binderclip.quality.enhance.light_views import mirrored_view, view_matrices
 
 
 def test_the_first_view_is_the_picture_and_draws_are_those_of_the_paper() -> None:
@@ -32,7 +32,7 @@ def test_flips_and_right_angles_are_exact_and_a_zoom_shows_the_middle() -> None:
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def through(a: float, b: float, c: float, d: float) -> torch.Tensor:
-        return seen_through(images, torch.tensor([[a, b, 0.0], [c, d, 0.0]]))
+        return mirrored_view(images, torch.tensor([[a, b, 0.0], [c, d, 0.0]]))
 
     assert torch.allclose(through(1, 0, 0, 1), images, atol=1e-6)
     assert torch.allclose(through(-1, 0, 0, 1), images.flip(3), atol=1e-5)

@@ -16,7 +16,7 @@ from binderclip.errors import DataError, UsageError
 from binderclip.fit import Checkpoint
 from binderclip.models import ImageTextModel
 from binderclip.quality import AIDE, DeeCLIP, Detector, LinearDetector, PanopticPatchDetector, train_detector
-from binderclip.quality.forensics.detector import opened
+from binderclip.quality.forensics.detector import load_image_side
 from binderclip.quality.forensics.training import drawn_rows
 
 IMAGES = torch.rand(3, 3, 40, 32, generator=torch.Generator().manual_seed(3))
@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_refused(tower: ImageTextModel, pairs: RealFakeSet)
     with pytest.raises(UsageError, match="multiple of the patch of 8"):
         LinearDetector(tower, side=20)
     with pytest.raises(UsageError, match="no image-text model"):
-        opened("lite0")
+        load_image_side("lite0")
     alone = RealFakeSet.from_pictures([pairs.image(0)], {"a": [pairs.image(20), pairs.image(21)]})
     with pytest.raises(DataError, match="no pair is aligned"):
         train_detector(PanopticPatchDetector(tower, width=8), alone, steps=1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data.distort.distortions import distort
+from binderclip.data.distortions.library import distort
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.losses import QualityRank
 from binderclip.models import ImageTextModel

@@ -12,8 +12,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from binderclip.errors import UsageError
 from binderclip.evaluate import PredictionTable
-from binderclip.evaluate.probes import calibration_error as probe_error
-from binderclip.segment.metrics import CalibrationBins, boundary_band, calibration_error
+from binderclip.evaluate.probes import calibration_error_measure as probe_error
+from binderclip.segment.metrics import CalibrationBins, boundary_band, pixel_calibration_error
 from binderclip.segment.metrics.calibration import bin_index
 
 
@@ -29,7 +29,7 @@ def made(seed: int, classes: int = 4, shape: tuple[int, ...] = (2, 12, 15)) -> t
 @pytest.mark.parametrize("bins", [10, 15])
 def test_errors_equal_torchmetrics(bins: int) -> None:
     logits, target = made(0)
-    score = calibration_error(logits, target, bins=bins, from_logits=True)
+    score = pixel_calibration_error(logits, target, bins=bins, from_logits=True)
     for norm, value in (("l1", score.ece), ("max", score.mce), ("l2", score.rmsce)):
         want = multiclass_calibration_error(
             logits.softmax(dim=1), target, num_classes=4, n_bins=bins, norm=norm, ignore_index=-1
@@ -48,7 +48,7 @@ def loops(values: np.ndarray, right: np.ndarray, edges: np.ndarray) -> float:
 
 def test_classwise_error_brier_and_reliability_equal_loops() -> None:
     logits, target = made(1)
-    score = calibration_error(logits, target, from_logits=True)
+    score = pixel_calibration_error(logits, target, from_logits=True)
     keep = target.flatten() >= 0
     p = logits.double().softmax(dim=1).movedim(1, -1).reshape(-1, 4)[keep].numpy()
     y = target.flatten()[keep].numpy()
@@ -91,7 +91,7 @@ def test_true_probabilities_are_calibrated_and_sharpened_ones_are_not() -> None:
     generator = torch.Generator().manual_seed(3)
     p = torch.randn(40_000, 3, generator=generator).softmax(dim=1)
     target = torch.multinomial(p, 1, generator=generator)[:, 0]
-    honest, sharp = calibration_error(p, target), calibration_error(3 * p.log(), target, from_logits=True)
+    honest, sharp = pixel_calibration_error(p, target), pixel_calibration_error(3 * p.log(), target, from_logits=True)
     # Noise: about sqrt(accuracy error variance) of 15 bins with thousands of samples each.
     assert honest.ece < 0.01
     assert honest.classwise_ece < 0.01
@@ -105,7 +105,7 @@ def test_true_probabilities_are_calibrated_and_sharpened_ones_are_not() -> None:
 def test_certain_and_right_or_wrong() -> None:
     target = torch.tensor([0, 1, 2])
     right, wrong = torch.eye(3)[target], torch.eye(3)[(target + 1) % 3]
-    best, worst = calibration_error(right, target), calibration_error(wrong, target)
+    best, worst = pixel_calibration_error(right, target), pixel_calibration_error(wrong, target)
     assert (best.ece, best.mce, best.brier, best.classwise_ece) == (0, 0, 0, 0)
     assert (worst.ece, worst.mce, worst.brier, worst.rmsce) == (1, 1, 2, 1)
     assert worst.classwise_ece == pytest.approx(2 / 3)
@@ -120,15 +120,15 @@ def test_foreground_only_and_boundaries_choose_pixels() -> None:
     assert found.pixels == int(((target >= 0) & (target != 2)).sum())
     by_hand = target.clone()
     by_hand[target == 2] = -1
-    assert found.ece == calibration_error(logits, by_hand, from_logits=True).ece
+    assert found.ece == pixel_calibration_error(logits, by_hand, from_logits=True).ece
     coarse = target.clone()
     coarse[:, :, :7], coarse[:, :, 7:] = 0, 1
     band = boundary_band(coarse, width=3)
-    near = calibration_error(logits, coarse, from_logits=True, where=band)
+    near = pixel_calibration_error(logits, coarse, from_logits=True, where=band)
     assert near.pixels == int(band.sum()) == 2 * 12 * 4
     whole = coarse.clone()
     whole[~band] = 255
-    assert near.ece == calibration_error(logits, whole, from_logits=True).ece
+    assert near.ece == pixel_calibration_error(logits, whole, from_logits=True).ece
 
 
 def test_merging_equals_one_pass_and_class_bins_are_optional() -> None:
@@ -165,7 +165,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(UsageError, match="background 3 is no class"):
         CalibrationBins(3, background=3)
     with pytest.raises(UsageError, match="they are"):
-        calibration_error(torch.zeros(3), torch.zeros(3))
+        pixel_calibration_error(torch.zeros(3), torch.zeros(3))
 
 
 def test_guesses_with_their_confidence_are_enough_for_the_error() -> None:
@@ -206,13 +206,13 @@ def test_bins_closed_on_either_side_by_hand_and_as_the_probes_have_them() -> Non
     probs, target = torch.stack([confidence, 1 - confidence], 1), torch.tensor([0, 1, 0, 0, 0, 1])
     # (0.8, 0.9] and (0.9, 1] hold one each; in [0.9, 1] one too low and one too high meet
     for right, expected in ((True, 0.5 + 0.6 + 0.3 + 0.2 + 0.1 + 1.0), (False, 0.5 + 0.6 + 0.3 + 0.2 + 0.9)):
-        assert calibration_error(probs, target, bins=10, right=right).ece == pytest.approx(expected / 6)
+        assert pixel_calibration_error(probs, target, bins=10, right=right).ece == pytest.approx(expected / 6)
     generator = np.random.default_rng(0)
     scores, target = generator.normal(size=(200, 3)), generator.integers(0, 3, 200)
     table = PredictionTable(tuple(map(str, range(200))), target, scores, ("x", "y", "z"))
     for right in (True, False):
         measure = probe_error(10, right=right)
-        score = calibration_error(
+        score = pixel_calibration_error(
             torch.from_numpy(scores), torch.from_numpy(target), bins=10, right=right, from_logits=True
         )
         assert score.ece == pytest.approx(float(measure.value(measure.columns(table).sum(axis=0))))

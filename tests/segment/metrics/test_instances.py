@@ -17,11 +17,11 @@ from binderclip.errors import UsageError
 from binderclip.segment.metrics import (
     InstanceMatcher,
     aggregated_jaccard,
-    average_precision,
     coco_average_precision,
+    instance_average_precision,
     instance_scores,
     match,
-    mean_average_precision,
+    mean_instance_average_precision,
     overlaps,
     panoptic_quality,
     sorted_ap,
@@ -115,9 +115,9 @@ def test_metrics_equal_loops(seed: int, disjoint: bool, make_discs, flatten) -> 
         return hits / (n + m - hits)
 
     for threshold in (0.3, 0.5, 0.75):
-        assert average_precision(ours, true, threshold=threshold) == pytest.approx(ap(threshold))
+        assert instance_average_precision(ours, true, threshold=threshold) == pytest.approx(ap(threshold))
     mean = np.mean([ap(t) for t in np.arange(0.5, 0.96, 0.05)])
-    assert mean_average_precision(ours, true) == pytest.approx(mean)
+    assert mean_instance_average_precision(ours, true) == pytest.approx(mean)
     pairs = best_matching(iou, 0.5)
     quality = panoptic_quality(ours, true)
     assert quality.sq == pytest.approx(np.mean(pairs) if pairs else 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.errors import UsageError
 from binderclip.models import load
 from binderclip.segment import (

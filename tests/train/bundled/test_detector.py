@@ -77,11 +77,11 @@ def test_copies_are_aligned_as_sharp_as_their_pictures_take_turns_and_are_kept_i
 def test_the_rim_is_cut_alike_from_pictures_and_copies_and_grids_start_anywhere() -> None:
     rows, columns = torch.meshgrid(torch.arange(168.0), torch.arange(168.0), indexing="ij")
     places = torch.stack([rows, columns, rows])[None].expand(64, -1, -1, -1)
-    found = detector.cut(places)
+    found = detector.without_rim(places)
     assert found.shape == (64, 3, 160, 160)
     corners = {tuple(corner) for corner in found[:, :2, 0, 0].int().tolist()}
     assert len({(top % 4, left % 4) for top, left in corners}) == 16
-    assert torch.equal(found, detector.cut(places))
+    assert torch.equal(found, detector.without_rim(places))
 
 
 def test_sharpness_orders_blurs_and_its_area_is_scikit_learn_s(real: torch.Tensor) -> None:

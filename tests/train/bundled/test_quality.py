@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from binderclip.data.distort.distortions import distort
+from binderclip.data.distortions.library import distort
 from binderclip.errors import UsageError
 from binderclip.quality import PromptQuality, QualiCLIP
 from binderclip.train.bundled import quality

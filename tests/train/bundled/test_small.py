@@ -18,7 +18,7 @@ from binderclip.train.bundled.data.batches import Mixture, Numbered, TextWindows
 from binderclip.train.bundled.data.corpus import Corpus, build_tokenizer, wordnet_texts
 from binderclip.train.bundled.data.maps import Maps, frozen_depthwise, read_maps, write_maps
 from binderclip.train.bundled.data.photographs import RealPictures, qt_resources, stamp_caption
-from binderclip.train.bundled.data.pictures import compose, read_pictures
+from binderclip.train.bundled.data.pictures import compose_views, read_pictures
 from binderclip.train.bundled.image import ImageLoss, Queue, TextTable, attention_loss, location_loss, soft_targets
 from binderclip.train.bundled.small import build_small, closed_form_blocks, reduced_ridge, tower_states
 from binderclip.train.bundled.teachers import find_part
@@ -187,7 +187,7 @@ def test_composed_masks_say_where_the_objects_are() -> None:
     full = torch.full((2, 4, 64, 64), 255, dtype=torch.uint8)
     full[0, 1:3] = 0  # red
     full[1, :2] = 0  # blue
-    views = compose(full, torch.zeros(2, dtype=torch.bool), torch.tensor([[0, 1], [0, -1]]), generator, white=1.0)
+    views = compose_views(full, torch.zeros(2, dtype=torch.bool), torch.tensor([[0, 1], [0, -1]]), generator, white=1.0)
     assert views.images.shape == (2, 3, 128, 128)
     assert float(views.masks.sum(1).max()) <= 1 + 1e-5, "shares of a cell add up to at most the cell"
     assert float(views.masks[1, 1].sum()) == 0

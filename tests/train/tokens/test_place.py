@@ -11,7 +11,7 @@ from torch import nn
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import load
 from binderclip.train import TOKENS, RandomPatches, Recipe, Resize, run
-from binderclip.train.tokens.place import check_size, input_side, patch_grid, prefix_tokens, reduced
+from binderclip.train.tokens.place import check_size, input_side, patch_grid, prefix_tokens, reduced_tokens
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def test_everything_kept_is_the_plain_tower(small: Any) -> None:
                 module.eval()
         plain = backbone.encode_image(pixels)
         for name in ("random", "block", "resize"):
-            with reduced(backbone, TOKENS[name](keep=1.0)):
+            with reduced_tokens(backbone, TOKENS[name](keep=1.0)):
                 assert torch.equal(backbone.encode_image(pixels), plain), name
-        with reduced(backbone, RandomPatches(keep=0.5)):
+        with reduced_tokens(backbone, RandomPatches(keep=0.5)):
             assert not torch.equal(backbone.encode_image(pixels), plain)
             backbone.eval()
             whole = backbone.encode_image(pixels)
@@ -59,7 +59,7 @@ def test_grids_and_prefixes(small: Any) -> None:
 
 def test_what_a_tower_cannot_do(small: Any) -> None:
     convolutional = open_clip_vit(layers=[1, 1, 1, 1], image_size=64)
-    with pytest.raises(NotSupported, match="no patch tokens"), reduced(convolutional, RandomPatches(keep=0.5)):
+    with pytest.raises(NotSupported, match="no patch tokens"), reduced_tokens(convolutional, RandomPatches(keep=0.5)):
         pass
     with pytest.raises(NotSupported, match="square ViT"):
         input_side(convolutional, Resize(keep=0.5), 64)
@@ -68,12 +68,12 @@ def test_what_a_tower_cannot_do(small: Any) -> None:
     check_size(small, "fixed", 64)  # timm interpolates for itself
     with pytest.raises(NotSupported, match="positions = 'sincos' or 'interpolated'"):
         check_size(open_clip_vit(), "fixed", 16)
-    odd = reduced(open_clip_vit(), TOKENS["grid"](), "sincos", image_size=40)
+    odd = reduced_tokens(open_clip_vit(), TOKENS["grid"](), "sincos", image_size=40)
     with pytest.raises(UsageError, match="5 x 5 patches"), odd:
         pass
     with pytest.raises(UsageError, match="no multiple of the patch"):
         patch_grid(open_clip_vit(), 30)
-    with pytest.raises(NotSupported, match="TimmModel keeps its own"), reduced(small, None, "sincos"):
+    with pytest.raises(NotSupported, match="TimmModel keeps its own"), reduced_tokens(small, None, "sincos"):
         pass
 
 

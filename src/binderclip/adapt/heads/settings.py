@@ -27,10 +27,10 @@ def check_settings(estimator: Any) -> None:
     """
     annotated = inspect.signature(type(estimator).__init__).parameters
     for name, value in estimator.get_params(deep=False).items():
-        check_number(name, value, whole=str(annotated[name].annotation) in ("int", "int | None"))
+        check_setting(name, value, whole=str(annotated[name].annotation) in ("int", "int | None"))
 
 
-def check_number(name: str, value: Any, *, whole: bool = False) -> None:
+def check_setting(name: str, value: Any, *, whole: bool = False) -> None:
     """Refuse one setting; anything but numbers, and lists and tuples of them, passes.
 
     Args:

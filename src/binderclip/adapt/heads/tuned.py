@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from binderclip.adapt.heads.base import FewShotHead
-from binderclip.adapt.heads.settings import check_number
+from binderclip.adapt.heads.settings import check_setting
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
@@ -130,7 +130,7 @@ class Training:
         if (self.epochs is None) == (self.steps is None):
             raise UsageError(f"give epochs or steps, one of them; got epochs={self.epochs}, steps={self.steps}")
         for name in ("lr", "epochs", "steps", "batch_size"):
-            check_number(name, getattr(self, name), whole=name != "lr")
+            check_setting(name, getattr(self, name), whole=name != "lr")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
         count = self.steps if self.steps is not None else self.epochs

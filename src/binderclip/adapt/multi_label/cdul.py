@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from binderclip.adapt.heads.settings import check_settings
 from binderclip.adapt.heads.tuned import Training, Tunable, train_tunable
-from binderclip.adapt.multi_label.labels import PseudoLabels, TileAggregator, mean_average_precision
+from binderclip.adapt.multi_label.labels import PseudoLabels, TileAggregator, multilabel_average_precision
 from binderclip.errors import UsageError
 from binderclip.fit.optimizers import OptimizerLike
 
@@ -158,7 +158,7 @@ class CDUL(BaseEstimator):
 
     def score(self, X: Any, y: Any) -> float:
         """Mean average precision against the truth (N, C)."""
-        return mean_average_precision(y, self.predict_proba(X))
+        return multilabel_average_precision(y, self.predict_proba(X))
 
 
 def _owners(ids: Sequence[Any] | None, rows: int) -> tuple[list[Any], Int[Tensor, "N"]]:
@@ -214,7 +214,7 @@ class _Refining(Tunable):
         super().__init__()
         self.network, self.rows, self.settings = network, rows, settings
         self.labels, self.truth = labels, truth
-        self.seen, self.quality = 0, [] if truth is None else [mean_average_precision(truth, labels)]
+        self.seen, self.quality = 0, [] if truth is None else [multilabel_average_precision(truth, labels)]
         self.stopped = False
 
     def logits(self, x: Float[Tensor, "B ..."], rows: Int[Tensor, "B"] | None = None) -> Float[Tensor, "B C"]:
@@ -245,7 +245,7 @@ class _Refining(Tunable):
 
     def _watch(self) -> None:
         if self.truth is not None:
-            self.quality.append(mean_average_precision(self.truth, self.labels))
+            self.quality.append(multilabel_average_precision(self.truth, self.labels))
             self.stopped = len(self.quality) > PATIENCE and self.quality[-1] < self.quality[0]
 
 

@@ -17,7 +17,7 @@ from binderclip.adapt.heads.prior import prior_rows
 from binderclip.errors import UsageError
 
 
-def mean_average_precision(truth: Any, scores: Any) -> float:
+def multilabel_average_precision(truth: Any, scores: Any) -> float:
     """Mean over classes of the average precision of ranking the pictures by a class's score.
 
     Args:

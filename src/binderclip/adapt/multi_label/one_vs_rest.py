@@ -154,6 +154,6 @@ class OneVsRest(FeatureClassifier):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Mean average precision over the labels that occur."""
-        from binderclip.adapt.multi_label.labels import mean_average_precision
+        from binderclip.adapt.multi_label.labels import multilabel_average_precision
 
-        return mean_average_precision(np.asarray(y), self.decision_function(X))
+        return multilabel_average_precision(np.asarray(y), self.decision_function(X))

@@ -12,17 +12,17 @@ import numpy as np
 from scipy import special
 
 from binderclip.adapt.heads.inputs import features_for
-from binderclip.adapt.selection.candidates import Candidate
+from binderclip.adapt.selection.candidate_heads import Candidate
 from binderclip.adapt.selection.crossval import (
     CrossValidation,
     CrossValidationStore,
     Draw,
     OverBudget,
     cross_validate,
-    settings_of,
+    head_settings,
 )
 from binderclip.adapt.selection.encoded import Encoded
-from binderclip.adapt.selection.measures import Interval, calibration_error, macro_f1, mean_interval
+from binderclip.adapt.selection.measures import Interval, adaptive_calibration_error, macro_f1, mean_interval
 from binderclip.adapt.selection.result import MethodScore
 from binderclip.adapt.selection.splits import DataSplit, draw_up_to, folds_of
 from binderclip.errors import BinderclipError, UsageError
@@ -136,7 +136,7 @@ def _cells_of(
 ) -> list[CrossValidation]:
     found = []
     for number, draw in enumerate(draws):
-        settings = settings_of(entry.build(draw.seed))
+        settings = head_settings(entry.build(draw.seed))
         cell = cells.get(entry.name, draw.seed, settings)
         if cell is None:
             if job.left() <= 0:
@@ -168,7 +168,7 @@ def _score(entry: Candidate, draws: list[Draw], cells: list[CrossValidation]) ->
         log_probs = logits - special.logsumexp(logits, axis=1, keepdims=True)
         accuracy.append(float((said == targets).mean()))
         f1.append(macro_f1(said, targets))
-        calibration.append(calibration_error(np.exp(log_probs), targets)[0])
+        calibration.append(adaptive_calibration_error(np.exp(log_probs), targets)[0])
         losses.append(float(-log_probs[np.arange(len(held)), targets].mean()))
         errors += [float((said != targets)[draw.fold[held] == f].mean()) for f in np.unique(draw.fold[held])]
     nan = float("nan")

@@ -190,7 +190,7 @@ class CrossValidationStore:
         write_place(path, save({"logits": torch.from_numpy(cell.logits)}, metadata=about))
 
 
-def settings_of(head: Any) -> str:
+def head_settings(head: Any) -> str:
     """The settings of an unfitted head in words, for the key of a cell."""
     plain = {
         name: value

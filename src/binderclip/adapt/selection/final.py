@@ -8,10 +8,10 @@ import numpy as np
 from scipy import special
 from sklearn.base import clone
 
-from binderclip.adapt.selection.candidates import Candidate
+from binderclip.adapt.selection.candidate_heads import Candidate
 from binderclip.adapt.selection.compare import CandidateComparison, Job
 from binderclip.adapt.selection.crossval import Draw, cross_validate, tuned_fit
-from binderclip.adapt.selection.measures import calibration_error, macro_f1, proportion_interval
+from binderclip.adapt.selection.measures import adaptive_calibration_error, macro_f1, proportion_interval
 from binderclip.adapt.selection.result import Examined
 from binderclip.adapt.selection.splits import DataSplit, draw_up_to
 from binderclip.similarity.temperature import fit_temperature
@@ -62,7 +62,7 @@ def examine(job: Job, name: str, entry: Candidate, head: Any, parts: DataSplit, 
     said = probs.argmax(axis=1)
     confusion = np.zeros((len(job.names), len(job.names)), dtype=int)
     np.add.at(confusion, (targets, said), 1)
-    error, bins = calibration_error(probs, targets)
+    error, bins = adaptive_calibration_error(probs, targets)
     share = proportion_interval(int((said == targets).sum()), len(targets))
     return Examined(name, share, macro_f1(said, targets), error, bins, confusion, probs)
 

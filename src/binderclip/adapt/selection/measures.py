@@ -55,7 +55,7 @@ def proportion_interval(right: int, total: int) -> Interval:
     return Interval(right / total, float(found.low), float(found.high))
 
 
-def calibration_error(
+def adaptive_calibration_error(
     probs: Float[np.ndarray, "N C"], targets: Int[np.ndarray, "N"], bins: int = 10
 ) -> tuple[float, list[tuple[float, float, int]]]:
     """Expected calibration error of the top class, over bins of equal numbers.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from binderclip.adapt.heads.saving import save_head
-from binderclip.adapt.multi_label.labels import mean_average_precision
+from binderclip.adapt.multi_label.labels import multilabel_average_precision
 from binderclip.adapt.multi_label.one_vs_rest import BASES, OneVsRest
 from binderclip.adapt.selection.encoded import Encoded, encode_dataset
 from binderclip.adapt.selection.measures import Interval, mean_interval, selection_optimism
@@ -296,8 +296,8 @@ def _score(
             seconds += time.process_time() - before
             logits[held] = head.predict_logits(x[rows[held]])
             if truth[rows[held]].any():
-                errors.append(1 - mean_average_precision(truth[rows[held]], logits[held]))
-        values.append(mean_average_precision(truth[rows], logits))
+                errors.append(1 - multilabel_average_precision(truth[rows[held]], logits[held]))
+        values.append(multilabel_average_precision(truth[rows], logits))
         f1.append(_macro_f1(build(name).fit(x[rows], truth[rows]).calibrate(logits, truth[rows]), logits, truth[rows]))
         first = logits if first is None else first
     assert first is not None
@@ -334,7 +334,7 @@ def _test(
         for c, label in enumerate(labels)
         if occurs[c]
     ]
-    means = [mean_average_precision(truth, one) for one in logits]
+    means = [multilabel_average_precision(truth, one) for one in logits]
     found = (means[0], float(f1[occurs].mean()), len(truth))
     if len(finalists) < 2:
         return found, None, None, by_label
@@ -343,7 +343,7 @@ def _test(
     for _ in range(RESAMPLES):
         rows = rng.integers(0, len(truth), len(truth))
         if truth[rows].any():
-            first, second = (mean_average_precision(truth[rows], one[rows]) for one in logits)
+            first, second = (multilabel_average_precision(truth[rows], one[rows]) for one in logits)
             gaps.append(first - second)
     low, high = np.quantile(gaps, [0.025, 0.975])
     return found, (scores[1].name, means[1]), Interval(means[0] - means[1], float(low), float(high)), by_label

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from binderclip.adapt.heads.settings import check_number
-from binderclip.adapt.selection.candidates import candidates, catalogue
+from binderclip.adapt.heads.settings import check_setting
+from binderclip.adapt.selection.candidate_heads import candidates, catalogue
 from binderclip.adapt.selection.compare import CandidateComparison, Job, compare_candidates
 from binderclip.adapt.selection.encoded import encode_dataset
 from binderclip.adapt.selection.final import calibrate, examine, final_fit, learning_curve
@@ -219,7 +219,7 @@ def _check(
 ) -> None:
     counts = {"shots": (shots, 1), "seeds": (seeds, 1), "folds": (folds, 2), "limit": (limit, 1)}
     for name, (value, least) in counts.items():
-        check_number(name, value, whole=True)
+        check_setting(name, value, whole=True)
         if value is not None and value < least:
             raise UsageError(f"{name} must be at least {least}, not {value}")
     if not budget > 0:

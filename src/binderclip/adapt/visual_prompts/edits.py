@@ -17,7 +17,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageColor, ImageDraw, ImageFilter
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from binderclip.adapt.visual_prompts.regions import Region, Shape, as_pixels
+from binderclip.adapt.visual_prompts.regions import Region, Shape, as_rgb
 from binderclip.errors import UsageError
 
 OutlineShape = Literal["ellipse", "box", "contour", "arrow", "keypoint", "cross"]
@@ -95,7 +95,7 @@ class Edit(ABC):
         Raises:
             UsageError: the region lies outside the image, or its mask has another size.
         """
-        pixels = as_pixels(image)
+        pixels = as_rgb(image)
         return self.draw(pixels, region, copies or Copies(pixels))[0]
 
     @abstractmethod

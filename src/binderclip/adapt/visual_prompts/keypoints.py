@@ -12,7 +12,7 @@ from torch import Tensor
 
 from binderclip.adapt.visual_prompts.edits import Edit, Outline
 from binderclip.adapt.visual_prompts.referring import Regions, Texts, region_features, score_regions, text_rows
-from binderclip.adapt.visual_prompts.regions import Region, as_pixels, as_regions
+from binderclip.adapt.visual_prompts.regions import Region, as_regions, as_rgb
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def localise_keypoint(
     """
     if grid < 1:
         raise UsageError(f"grid must be at least 1, not {grid}")
-    pixels = as_pixels(image)
+    pixels = as_rgb(image)
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = (0, 0, width, height) if box is None else as_regions([box])[0].bounds(height, width)
     steps = (torch.arange(grid) + 0.5) / grid

@@ -16,7 +16,7 @@ from torch.nn import functional
 from binderclip.adapt.visual_prompts.assignment import How, assign
 from binderclip.adapt.visual_prompts.edits import Copies, Crop, Edit, Outline, Outside, Pixels
 from binderclip.adapt.visual_prompts.foveal import FovealBias, foveal_features, foveal_fields
-from binderclip.adapt.visual_prompts.regions import Region, as_pixels, as_regions
+from binderclip.adapt.visual_prompts.regions import Region, as_regions, as_rgb
 from binderclip.errors import UsageError
 from binderclip.models import TextBank
 
@@ -81,7 +81,7 @@ def score_regions(
     """
     if reduce not in ("sum", "mean", "none"):
         raise UsageError(f"reduce must be sum, mean or none, not {reduce!r}")
-    pixels, found = as_pixels(image), as_regions(regions)
+    pixels, found = as_rgb(image), as_regions(regions)
     models = list(model) if isinstance(model, Sequence) else [model]
     parts = []
     for one in models:
@@ -144,7 +144,7 @@ def region_features(
         size: longer side at which marks are drawn; None: that of the model's input.
         batch_size: pictures at once.
     """
-    pixels, found = as_pixels(image), as_regions(regions)
+    pixels, found = as_rgb(image), as_regions(regions)
     own = replace(model.preprocess, resize_mode="squash")
     parts = []
     if edits:

@@ -227,7 +227,7 @@ def as_regions(regions: Sequence[Region | Sequence[float]]) -> list[Region]:
     return found
 
 
-def as_pixels(image: object) -> UInt8[np.ndarray, "H W 3"]:
+def as_rgb(image: object) -> UInt8[np.ndarray, "H W 3"]:
     """Anything that is an image as 8-bit RGB; see `data.open_image`."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return image

@@ -94,9 +94,9 @@ def attribute_product(
     names = list(labels)
     if not names or len(set(names)) < len(names):
         raise UsageError("labels must be class names, at least one and none twice")
-    contexts = composite(factors)
+    contexts = composite_contexts(factors)
     cells = {
-        (name, value): [compose(sentence, name, phrasing) for sentence in sentences for phrasing in phrasings]
+        (name, value): [class_sentence(sentence, name, phrasing) for sentence in sentences for phrasing in phrasings]
         for name in [*names, noun]
         for value, phrasings in contexts.items()
     }
@@ -109,7 +109,7 @@ def attribute_product(
     return AttributeProduct(bank, list(contexts), F.normalize(free, dim=-1))
 
 
-def composite(factors: Factors) -> dict[str, list[str]]:
+def composite_contexts(factors: Factors) -> dict[str, list[str]]:
     """Composite value -> phrasings: the product of the factors, the non-empty phrasings joined by commas.
 
     Raises:
@@ -128,7 +128,7 @@ def composite(factors: Factors) -> dict[str, list[str]]:
     return found
 
 
-def compose(main: str, name: str, phrasing: str) -> str:
+def class_sentence(main: str, name: str, phrasing: str) -> str:
     """The sentence of a class in a context, without a stray comma."""
     start = main.replace("{}", name).removesuffix(".")
     return f"{start}, {phrasing}." if phrasing else f"{start}."
@@ -184,7 +184,7 @@ def read_contexts(source: str | Path) -> ContextSet:
     if not isinstance(main, str) or main.count("{}") != 1:
         raise DataError(f"{path}: main must be a sentence with one {{}} where the class name goes, not {main!r}")
     try:
-        composite(factors)
+        composite_contexts(factors)
     except UsageError as error:
         raise DataError(f"{path}: {error}") from error
     return ContextSet(factors, main, str(path))

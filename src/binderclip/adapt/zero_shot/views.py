@@ -310,7 +310,7 @@ def as_pil(picture: Picture) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def cut(picture: Picture, box: Box) -> Picture:
+def crop_box(picture: Picture, box: Box) -> Picture:
     """The pixels of a box, rounded outwards to at least one pixel and kept inside the image."""
     w, h = size_of(picture)
     x0, y0 = min(max(int(np.floor(box[0])), 0), w - 1), min(max(int(np.floor(box[1])), 0), h - 1)
@@ -324,7 +324,7 @@ def encode_crops(
     model: ImageTextModel, jobs: Sequence[tuple[Picture, Sequence[Box]]], batch_size: int
 ) -> Float[Tensor, "N V d"]:
     """Raw features of the boxes of each picture, as many for every picture."""
-    pictures = [cut(picture, box) for picture, boxes in jobs for box in boxes]
+    pictures = [crop_box(picture, box) for picture, boxes in jobs for box in boxes]
     if all(isinstance(p, Image.Image) for p in pictures):
         features = model.encode_files(pictures, batch_size=batch_size, on_error="raise").features
     else:

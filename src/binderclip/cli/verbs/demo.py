@@ -201,7 +201,7 @@ def _segment(page: Page, clip: ImageTextModel) -> None:
     import torch
 
     from binderclip.data import vocabulary
-    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.stream import scenes
     from binderclip.segment import GROUND, PRESETS, Segmenter
 
     photographs = _photographs()

@@ -19,7 +19,7 @@ from binderclip.errors import UsageError
 _UNIT = 2.0**32  # sums of probabilities are whole multiples of 2^-32, so that their order does not matter
 
 
-def entries_of(shard: Shard, column: str) -> RaggedColumn:
+def entry_numbers(shard: Shard, column: str) -> RaggedColumn:
     """A column of entry numbers.
 
     Raises:
@@ -45,7 +45,7 @@ class EntryCount:
 
     def update(self, shard: Shard) -> None:
         """See `PoolStatistic`."""
-        values = entries_of(shard, self.column).values
+        values = entry_numbers(shard, self.column).values
         self.counts += np.bincount(values, minlength=len(self.counts)).astype(np.uint64)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class MatchedEntries:
 
     def update(self, shard: Shard) -> None:
         """See `PoolStatistic`."""
-        found = entries_of(shard, self.column)
+        found = entry_numbers(shard, self.column)
         self._parts.append((found.values.astype(np.int32), np.diff(found.offsets)))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class BernoulliAny(KeepRule):
 
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        matches, p = entries_of(shard, self.entries), self._probabilities(found)
+        matches, p = entry_numbers(shard, self.entries), self._probabilities(found)
         if len(matches.values) and int(matches.values.max()) >= len(p):
             raise UsageError(f"entry {int(matches.values.max())} has no probability; there are {len(p)}")
         words = matches.values + (_repeats(matches) << 40)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from binderclip.curate.engine.columns import ColumnValues
 from binderclip.curate.engine.shard import Shard
-from binderclip.curate.signals.plain import opened, texts_of
+from binderclip.curate.signals.plain import shard_pictures, texts_of
 from binderclip.curate.signals.text_reader import TextReader
 from binderclip.data.images import open_image
 from binderclip.errors import DataError, MissingDependency, UsageError
@@ -94,7 +94,7 @@ class ReadText:
     def __call__(self, shard: Shard) -> ColumnValues:
         """One text a sample."""
         read = self.read or _default_reader()
-        return [self._one(read, picture) for picture in opened(shard, self.name)]
+        return [self._one(read, picture) for picture in shard_pictures(shard, self.name)]
 
     def _one(self, read: Callable[[Image.Image], str], picture: object) -> str:
         try:

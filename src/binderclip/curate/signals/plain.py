@@ -131,10 +131,10 @@ class SizeSignal:
         told = shard.column(("width", "height")[self.axis])
         if told is not None and not np.isnan(numbers(told, self.name)).any():
             return numbers(told, self.name)
-        return np.array([_size(picture)[self.axis] for picture in opened(shard, self.name)], np.float64)
+        return np.array([_size(picture)[self.axis] for picture in shard_pictures(shard, self.name)], np.float64)
 
 
-def opened(shard: Shard, name: str) -> Any:
+def shard_pictures(shard: Shard, name: str) -> Any:
     """The shard's pictures.
 
     Raises:
@@ -182,7 +182,7 @@ class PictureGroup:
 
     def __call__(self, shard: Shard) -> ColumnValues:
         """One number a sample."""
-        return np.array([group_of(_content(picture)) for picture in opened(shard, self.name)], np.int64)
+        return np.array([group_of(_content(picture)) for picture in shard_pictures(shard, self.name)], np.int64)
 
 
 def _content(picture: Any) -> bytes:

@@ -23,7 +23,7 @@ from binderclip.curate.engine.columns import ColumnValues
 from binderclip.curate.engine.rule import SampleSignal
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.signals.cleaning import strip_numbers
-from binderclip.curate.signals.plain import opened, texts_of
+from binderclip.curate.signals.plain import shard_pictures, texts_of
 from binderclip.data.cache.features import FeatureCache, content_hash
 from binderclip.errors import DataError, UsageError
 
@@ -84,11 +84,11 @@ class ImageEmbedding:
     def __call__(self, shard: Shard) -> ColumnValues:
         """One row a sample."""
         if self.version:
-            rows = [self._encoded(chunk) for chunk in _chunks(opened(shard, self.name))]
+            rows = [self._encoded(chunk) for chunk in _chunks(shard_pictures(shard, self.name))]
         else:
             view = f"whole, background {self.model.preprocess.background}"
             cache = FeatureCache(self.model.fingerprint, view, self.root)
-            rows = [self._chunk(cache, chunk) for chunk in _chunks(opened(shard, self.name))]
+            rows = [self._chunk(cache, chunk) for chunk in _chunks(shard_pictures(shard, self.name))]
         return np.concatenate([np.empty((0, self.model.embed_dim), np.float32), *rows])
 
     def _encoded(self, pictures: list[Any]) -> Float[np.ndarray, "k E"]:
@@ -179,7 +179,7 @@ class ClipScore:
 
     def __call__(self, shard: Shard) -> ColumnValues:
         """One number a sample."""
-        return cosines(embeddings_of(shard, self.image), embeddings_of(shard, self.text))
+        return paired_cosines(embeddings_of(shard, self.image), embeddings_of(shard, self.text))
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,10 +221,10 @@ class MaskedTextScore:
         """One number a sample."""
         texts = CaptionEmbedding(self.model, self.cleaner, root=self.root, version=self.version)(shard)
         assert isinstance(texts, np.ndarray)
-        return cosines(embeddings_of(shard, self.image), texts)
+        return paired_cosines(embeddings_of(shard, self.image), texts)
 
 
-def cosines(a: Float[np.ndarray, "n E"], b: Float[np.ndarray, "n E"]) -> Float[np.ndarray, "n"]:
+def paired_cosines(a: Float[np.ndarray, "n E"], b: Float[np.ndarray, "n E"]) -> Float[np.ndarray, "n"]:
     """The cosine of each pair of rows, in float64, NaN where either has no length."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):

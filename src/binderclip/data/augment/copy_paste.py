@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from binderclip.data.augment.fill import gaussian_blur
 from binderclip.data.labelled.instances import InstanceSample
-from binderclip.data.scenes.paste import Piece, paste
+from binderclip.data.synthetic_scenes.paste import Piece, paste
 from binderclip.data.uniform import uniform
 from binderclip.errors import UsageError
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binderclip.data.cache.shards import Column, bytes_of, size_of
+from binderclip.data.cache.shards import Column, bytes_of, file_bytes
 from binderclip.data.storage import write_place
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
@@ -225,7 +225,7 @@ def cache_info(root: str | Path | None = None) -> CacheInfo:
         cache.folder = folder
         columns = cache.columns()
         keys = {key for column in columns for key in cache.keys(column)}
-        size = sum(size_of(path) for path in folder.rglob("*") if path.is_file())
+        size = sum(file_bytes(path) for path in folder.rglob("*") if path.is_file())
         found.append(CacheEntry(note["fingerprint"], note["view"], tuple(columns), len(keys), size))
     return CacheInfo(str(base), tuple(found))
 
@@ -238,7 +238,7 @@ def clear_cache(root: str | Path | None = None, *, fingerprint: str | None = Non
     freed = 0
     for folder, note in list(_views(cache_root(root) / FEATURES)):
         if fingerprint is None or note["fingerprint"] == fingerprint:
-            freed += sum(size_of(path) for path in folder.rglob("*") if path.is_file())
+            freed += sum(file_bytes(path) for path in folder.rglob("*") if path.is_file())
             shutil.rmtree(folder, ignore_errors=True)
             if folder.parent.is_dir() and not any(folder.parent.iterdir()):
                 folder.parent.rmdir()

@@ -142,7 +142,7 @@ class Column:
 
         Two processes may do this at once: the same rows are then stored twice, which costs space and no truth.
         """
-        small = [name for name in self.known if size_of(self.folder / name) <= _SMALL]
+        small = [name for name in self.known if file_bytes(self.folder / name) <= _SMALL]
         groups: dict[tuple, tuple[list[str], list[Tensor]]] = {}
         for name in small:
             places = [(key, row) for row, key in enumerate(self.known[name]) if self.index.get(key) == (name, row)]
@@ -191,7 +191,7 @@ def pack_rows(keys: Iterable[str], rows: Tensor) -> bytes:
     return save(tensors, metadata={"keys": json.dumps(names)})
 
 
-def size_of(path: Path) -> int:
+def file_bytes(path: Path) -> int:
     """Bytes of a file; 0 where there is none."""
     try:
         return path.stat().st_size

@@ -19,7 +19,7 @@ _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
 _LIST_MARK = re.compile("[{},]")
 
 
-def expand(urls: Urls) -> list[str]:
+def expand_braces(urls: Urls) -> list[str]:
     """Brace ranges written out: `a-{00..02}.tar` -> three names.
 
     Raises:

@@ -13,12 +13,12 @@ from binderclip.data.formats.coco_captions import PICTURE_FOLDER, caption_files,
 from binderclip.data.formats.tables import (
     TABLE_SUFFIXES,
     Record,
-    describe,
     looks_like_table,
+    parse_record,
     read_captions,
     read_json,
     readable,
-    records,
+    table_records,
 )
 from binderclip.data.formats.trees import FolderTree, Tree
 from binderclip.errors import DataError
@@ -64,7 +64,7 @@ def described_rows(tree: Tree, captions: str | os.PathLike[str] | None, template
         return _from_named(tree, captions)
     if captions == "auto":
         if (table := find_table(tree)) is not None:
-            return _from_records(tree, records(table, tree.read(table)), "", table)
+            return _from_records(tree, table_records(table, tree.read(table)), "", table)
         if files := caption_files(tree):
             return _from_coco(tree, files)
         if (beside := _coco_beside(tree)) is not None:
@@ -135,7 +135,7 @@ def _from_named(tree: Tree, captions: str | os.PathLike[str]) -> Described:
             raise DataError(f"{title}: {error}") from error
         if coco:
             return _from_coco(tree, [name])
-    return _from_records(tree, records(title, data), posixpath.dirname(name), name)
+    return _from_records(tree, table_records(title, data), posixpath.dirname(name), name)
 
 
 def _from_records(tree: Tree, found: Iterable[Record], base: str, table: str) -> Described:
@@ -158,7 +158,7 @@ def _from_records(tree: Tree, found: Iterable[Record], base: str, table: str) ->
 
 
 def _row(tree: Tree, base: str, where: str, record: dict[str, Any]) -> FolderRow | str:
-    described = describe(record)
+    described = parse_record(record)
     if isinstance(described, str):
         return described
     name, captions, label, attributes = described

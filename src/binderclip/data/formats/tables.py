@@ -72,7 +72,7 @@ def _is_invisible(text: str) -> bool:
     return not text[0].isprintable() and all(unicodedata.category(c) in ("Cc", "Cf", "Zs") for c in text)
 
 
-def describe(record: dict[str, Any]) -> tuple[str, list[str], str | None, dict[str, Any]] | str:
+def parse_record(record: dict[str, Any]) -> tuple[str, list[str], str | None, dict[str, Any]] | str:
     """(file name, captions, label, attributes) of one record of a table, or what is wrong with it.
 
     Without captions they are made of the label, or of several labels; there may be none of all of these.
@@ -124,7 +124,7 @@ def _tidy(text: str) -> str:
     return " ".join(text.split())
 
 
-def records(name: str, data: bytes) -> Iterator[Record]:
+def table_records(name: str, data: bytes) -> Iterator[Record]:
     """The records of a table, by the suffix of its name.
 
     Args:

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from binderclip.data.scenes.captions import listed
-from binderclip.data.scenes.paste import boxes_of
 from binderclip.data.sets.sample import Sample
+from binderclip.data.synthetic_scenes.captions import listed
+from binderclip.data.synthetic_scenes.paste import boxes_of
 from binderclip.errors import UsageError
 
 

@@ -203,8 +203,8 @@ class LabelledScenes:
     ):
         if name not in SCENES:
             raise UsageError(f"no made set {name!r}; there are {', '.join(SCENES)}")
-        from binderclip.data.scenes.stream import scenes
-        from binderclip.data.scenes.vocabulary import vocabulary
+        from binderclip.data.synthetic_scenes.stream import scenes
+        from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 
         words = vocabulary("scenes15", split=split)
         self.batch = scenes(seed, n, size, vocabulary=words, **SCENES[name])

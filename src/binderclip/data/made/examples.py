@@ -10,10 +10,10 @@ from PIL import Image
 
 from binderclip.data.images import composite, to_tensor
 from binderclip.data.made.planted_defects import plant_defects
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import vocabulary
 from binderclip.data.sets.named import photographs
 from binderclip.data.sets.packs import load_packs
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.errors import DataError, UsageError
 
 PHOTOS = {

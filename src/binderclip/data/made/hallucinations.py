@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from binderclip.data.scenes.captions import listed
+from binderclip.data.synthetic_scenes.captions import listed
 from binderclip.errors import UsageError
 
 __all__ = ["ABSENT_LISTS", "PADDING", "HallucinatedCaptions", "ObjectStatistics", "hallucinated_captions"]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from binderclip.data.scenes.details import defect
+from binderclip.data.synthetic_scenes.details import defect
 from binderclip.errors import UsageError
 
 

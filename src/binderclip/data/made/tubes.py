@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from binderclip.data.scenes.background import Background, painters
-from binderclip.data.scenes.details import Tube, tube
+from binderclip.data.synthetic_scenes.background import Background, painters
+from binderclip.data.synthetic_scenes.details import Tube, tube
 from binderclip.errors import UsageError
 
 __all__ = ["TubePicture", "tube_pictures"]

@@ -18,7 +18,7 @@ import numpy as np
 
 from binderclip.data.files import irregular, list_files, read_file
 from binderclip.data.formats.folder_rows import SPLIT_FOLDERS
-from binderclip.data.formats.tables import describe, read_json
+from binderclip.data.formats.tables import parse_record, read_json
 from binderclip.data.images import WHITE
 from binderclip.data.sets.dataset import ImageTextDataset, Mode
 from binderclip.data.sets.folder import take_split, unique_keys
@@ -93,7 +93,7 @@ def load_tables(
 def _parts(root: Path) -> list[tuple[str, str | None, _Parquet | _Arrow]]:
     """(name, split, file) of every file."""
     if root.is_file():
-        return [(root.name, split_of(root.name), _Parquet(root))]
+        return [(root.name, split_in_name(root.name), _Parquet(root))]
     if (root / _SAVED_SPLITS).is_file():
         names = _entry(root / _SAVED_SPLITS, "splits")
         found = [(str(name), SPLIT_FOLDERS.get(str(name).lower(), str(name))) for name in names]
@@ -101,7 +101,7 @@ def _parts(root: Path) -> list[tuple[str, str | None, _Parquet | _Arrow]]:
     if (root / _SAVED).is_file():
         return list(_saved(root, "", None))
     names, _ = list_files(root, suffixes=(".parquet",))
-    return [(name, split_of(name), _Parquet(root / name)) for name in names]
+    return [(name, split_in_name(name), _Parquet(root / name)) for name in names]
 
 
 def _saved(folder: Path, prefix: str, split: str | None) -> list[tuple[str, str | None, _Parquet | _Arrow]]:
@@ -121,7 +121,7 @@ def _entry(path: Path, key: str) -> list[Any]:
     return found
 
 
-def split_of(name: str) -> str | None:
+def split_in_name(name: str) -> str | None:
     """The split that a file is named after: `data/train-00000-of-00002.parquet`, `val/0.tar`; or None."""
     found = _SPLIT.search(os.path.splitext(name)[0])
     return SPLIT_FOLDERS[found[1].lower()] if found else None
@@ -340,7 +340,7 @@ class _Rows:
             self.skipped.append((where, str(record["error_message"] or record["status"])))  # img2dataset's failures
             return
         key = record.pop("key", None)
-        described = describe(record)
+        described = parse_record(record)
         if isinstance(described, str):
             self.skipped.append((where, described))
             return

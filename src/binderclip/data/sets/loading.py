@@ -161,14 +161,14 @@ def _shards_in(folder: Path, split: str | None) -> list[Path]:
 
 
 def _of_split(shards: list[str], split: str | None, folder: str | Path) -> list[str]:
-    from binderclip.data.sets.columnar import split_of
+    from binderclip.data.sets.columnar import split_in_name
 
     if split is None:
         return shards
-    have = sorted({part for name in shards if (part := split_of(name))})
+    have = sorted({part for name in shards if (part := split_in_name(name))})
     if split not in have:
         raise UsageError(f"{folder} has no split {split!r}: its shards are named after {', '.join(have) or 'none'}")
-    return [name for name in shards if split_of(name) == split]
+    return [name for name in shards if split_in_name(name) == split]
 
 
 def _load_one(

@@ -17,7 +17,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from binderclip.data.files import not_unicode, printable, read_file
-from binderclip.data.formats.addresses import Urls, expand, is_local, local_path, open_local, refuse_pipes
+from binderclip.data.formats.addresses import Urls, expand_braces, is_local, local_path, open_local, refuse_pipes
 from binderclip.data.formats.tables import CAPTION_COLUMNS, first_column, read_captions, read_json
 from binderclip.data.images import IMAGE_SUFFIXES, WHITE, composite, open_image
 from binderclip.data.sets.dataset import Mode
@@ -82,7 +82,7 @@ class ShardDataset(IterableDataset[Sample]):
         captions: Captions = "auto",
         allow_pipe: bool = False,
     ) -> None:
-        self.urls, self.captions = expand(urls), captions
+        self.urls, self.captions = expand_braces(urls), captions
         if not allow_pipe:
             refuse_pipes(self.urls)
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0

@@ -12,7 +12,7 @@ from binderclip.errors import NotSupported
 from binderclip.evaluate.cards.standins import BACKGROUNDS, SEEDS, held_out_scenes
 from binderclip.evaluate.dense.last_attention import last_attention
 from binderclip.evaluate.model import encode_set, evaluate_model
-from binderclip.evaluate.retrieval import zero_shot_accuracy
+from binderclip.evaluate.retrieval_metrics import zero_shot_accuracy
 from binderclip.models import ImageTextModel
 from binderclip.segment import Segmenter, measure_segmenters
 

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from binderclip.data.scenes.batch import Scenes
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import vocabulary
 from binderclip.data.sets.packs import TRAINING_PACKS, pack_hash
+from binderclip.data.synthetic_scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.documents import json_text, parse_json
 from binderclip.errors import CheckpointError
 from binderclip.evaluate.dense.clicks import click_figures

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.batch import Scenes
 from binderclip.errors import UsageError
 from binderclip.segment.metrics import mask_iou
 from binderclip.segment.promptable import PromptableSegmenter, Prompts, click_curve

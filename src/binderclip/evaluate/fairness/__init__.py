@@ -7,61 +7,34 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.evaluate.fairness.frame import MetricFrame
-    from binderclip.evaluate.fairness.individual import bias_amplification, consistency, counterfactual_flip_rate
-    from binderclip.evaluate.fairness.ranking import max_skew, ndkl, skew
-    from binderclip.evaluate.fairness.rates import (
-        accuracy_equality_difference,
-        calibration_difference,
-        demographic_parity_difference,
-        demographic_parity_ratio,
-        equal_opportunity_difference,
-        equal_opportunity_ratio,
-        equalized_odds_difference,
-        equalized_odds_ratio,
-        expected_calibration_error,
-        false_negative_rate,
-        false_positive_rate,
-        positive_predictive_value,
-        predictive_equality_difference,
-        predictive_parity_difference,
-        selection_rate,
-        true_negative_rate,
-        true_positive_rate,
-    )
-    from binderclip.evaluate.fairness.representation import AssociationTest, association_test, attribute_leakage
-    from binderclip.evaluate.probes.gaps import difference, ratio
-
-__all__ = [
-    "AssociationTest",
-    "MetricFrame",
-    "accuracy_equality_difference",
-    "association_test",
-    "attribute_leakage",
-    "bias_amplification",
-    "calibration_difference",
-    "consistency",
-    "counterfactual_flip_rate",
-    "demographic_parity_difference",
-    "demographic_parity_ratio",
-    "difference",
-    "equal_opportunity_difference",
-    "equal_opportunity_ratio",
-    "equalized_odds_difference",
-    "equalized_odds_ratio",
-    "expected_calibration_error",
-    "false_negative_rate",
-    "false_positive_rate",
-    "max_skew",
-    "ndkl",
-    "positive_predictive_value",
-    "predictive_equality_difference",
-    "predictive_parity_difference",
-    "ratio",
-    "selection_rate",
-    "skew",
-    "true_negative_rate",
-    "true_positive_rate",
-]
+    from binderclip.evaluate.fairness.frame import MetricFrame as MetricFrame
+    from binderclip.evaluate.fairness.individual import bias_amplification as bias_amplification
+    from binderclip.evaluate.fairness.individual import consistency as consistency
+    from binderclip.evaluate.fairness.individual import counterfactual_flip_rate as counterfactual_flip_rate
+    from binderclip.evaluate.fairness.ranking import max_skew as max_skew
+    from binderclip.evaluate.fairness.ranking import ndkl as ndkl
+    from binderclip.evaluate.fairness.ranking import skew as skew
+    from binderclip.evaluate.fairness.rates import accuracy_equality_difference as accuracy_equality_difference
+    from binderclip.evaluate.fairness.rates import binary_calibration_error as binary_calibration_error
+    from binderclip.evaluate.fairness.rates import calibration_difference as calibration_difference
+    from binderclip.evaluate.fairness.rates import demographic_parity_difference as demographic_parity_difference
+    from binderclip.evaluate.fairness.rates import demographic_parity_ratio as demographic_parity_ratio
+    from binderclip.evaluate.fairness.rates import equal_opportunity_difference as equal_opportunity_difference
+    from binderclip.evaluate.fairness.rates import equal_opportunity_ratio as equal_opportunity_ratio
+    from binderclip.evaluate.fairness.rates import equalized_odds_difference as equalized_odds_difference
+    from binderclip.evaluate.fairness.rates import equalized_odds_ratio as equalized_odds_ratio
+    from binderclip.evaluate.fairness.rates import false_negative_rate as false_negative_rate
+    from binderclip.evaluate.fairness.rates import false_positive_rate as false_positive_rate
+    from binderclip.evaluate.fairness.rates import positive_predictive_value as positive_predictive_value
+    from binderclip.evaluate.fairness.rates import predictive_equality_difference as predictive_equality_difference
+    from binderclip.evaluate.fairness.rates import predictive_parity_difference as predictive_parity_difference
+    from binderclip.evaluate.fairness.rates import selection_rate as selection_rate
+    from binderclip.evaluate.fairness.rates import true_negative_rate as true_negative_rate
+    from binderclip.evaluate.fairness.rates import true_positive_rate as true_positive_rate
+    from binderclip.evaluate.fairness.representation import AssociationTest as AssociationTest
+    from binderclip.evaluate.fairness.representation import association_test as association_test
+    from binderclip.evaluate.fairness.representation import attribute_leakage as attribute_leakage
+    from binderclip.evaluate.probes.gaps import difference as difference
+    from binderclip.evaluate.probes.gaps import ratio as ratio
 
 lazy_exports(__name__)

@@ -75,7 +75,7 @@ def positive_predictive_value(y_true: Any, y_pred: Any, *, pos_label: Any = 1, s
     return _rate(truth, said, sample_weight)
 
 
-def expected_calibration_error(
+def binary_calibration_error(
     y_true: Any, y_score: Any, *, bins: int = 15, right: bool = True, pos_label: Any = 1, sample_weight: Any = None
 ) -> float:
     """Mean distance of the share of positives from the mean score, over bins of the score; NaN without an item.
@@ -117,17 +117,17 @@ def calibration_difference(
     """Largest minus smallest expected calibration error over groups: calibration within groups.
 
     Args:
-        y_true, y_score, bins, right, pos_label, sample_weight: as in `expected_calibration_error`.
+        y_true, y_score, bins, right, pos_label, sample_weight: as in `binary_calibration_error`.
         sensitive_features, method: as in `demographic_parity_difference`.
 
     Raises:
-        UsageError: as `expected_calibration_error` and `MetricFrame`.
+        UsageError: as `binary_calibration_error` and `MetricFrame`.
 
-    Paper: as `expected_calibration_error`.
+    Paper: as `binary_calibration_error`.
     """
 
     def error(truth: Any, score: Any, *, sample_weight: Any = None) -> float:
-        return expected_calibration_error(truth, score, bins=bins, right=right, sample_weight=sample_weight)
+        return binary_calibration_error(truth, score, bins=bins, right=right, sample_weight=sample_weight)
 
     frame = MetricFrame(
         metrics={"error": error}, y_true=(np.asarray(y_true) == pos_label).astype(int), y_pred=y_score,

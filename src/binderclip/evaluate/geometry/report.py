@@ -23,7 +23,7 @@ from binderclip.evaluate.geometry.measures import (
     threshold_separability,
     uniformity,
 )
-from binderclip.evaluate.retrieval import retrieval
+from binderclip.evaluate.retrieval_metrics import retrieval
 from binderclip.similarity.embeddings import EmbeddingSet, same_width
 from binderclip.similarity.transforms import GapRemoval, MeanShift
 

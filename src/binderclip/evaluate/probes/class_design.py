@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from binderclip.errors import UsageError
-from binderclip.evaluate.probes.group_report import wilson
+from binderclip.evaluate.probes.group_reports import wilson
 from binderclip.evaluate.probes.table import PredictionTable
 
 

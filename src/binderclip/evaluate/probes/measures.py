@@ -160,7 +160,7 @@ def mean_confidence() -> Measure:
     return Measure("mean confidence", columns, _divided, "no row with a prediction")
 
 
-def calibration_error(bins: int = 15, *, adaptive: bool = False, right: bool = True) -> Measure:
+def calibration_error_measure(bins: int = 15, *, adaptive: bool = False, right: bool = True) -> Measure:
     """Expected calibration error of the predicted class: sum over bins of n_b / n |accuracy_b - confidence_b|.
 
     Guo et al., On Calibration of Modern Neural Networks (2017); bins of equal numbers: Nguyen and O'Connor, EMNLP 2015.
@@ -215,7 +215,7 @@ def _said(table: PredictionTable, name: str) -> np.ndarray:
     return table.predicted == table.class_index(name)
 
 
-def selection_rate(positive: str) -> Measure:
+def selection_rate_measure(positive: str) -> Measure:
     """Share of rows that are predicted to be of the positive class."""
     return _share(
         f"selection rate ({positive})", lambda t: _said(t, positive), lambda t: t.predicted >= 0,
@@ -223,7 +223,7 @@ def selection_rate(positive: str) -> Measure:
     )  # fmt: skip
 
 
-def true_positive_rate(positive: str) -> Measure:
+def true_positive_rate_measure(positive: str) -> Measure:
     """Share of the rows of the positive class that are predicted to be (recall, sensitivity)."""
     return _share(
         f"true positive rate ({positive})", lambda t: _said(t, positive), lambda t: _is(t, positive),
@@ -231,7 +231,7 @@ def true_positive_rate(positive: str) -> Measure:
     )  # fmt: skip
 
 
-def false_positive_rate(positive: str) -> Measure:
+def false_positive_rate_measure(positive: str) -> Measure:
     """Share of the rows of other classes that are predicted to be of the positive one."""
     return _share(
         f"false positive rate ({positive})", lambda t: _said(t, positive), lambda t: t.known & ~_is(t, positive),
@@ -239,7 +239,7 @@ def false_positive_rate(positive: str) -> Measure:
     )  # fmt: skip
 
 
-def positive_predictive_value(positive: str) -> Measure:
+def positive_predictive_value_measure(positive: str) -> Measure:
     """Share of the rows predicted to be of the positive class that are (precision)."""
     return _share(
         f"positive predictive value ({positive})", lambda t: _is(t, positive),

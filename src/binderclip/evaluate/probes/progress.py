@@ -12,7 +12,7 @@ from scipy.stats import t
 
 from binderclip.errors import UsageError
 from binderclip.evaluate.probes.gaps import difference
-from binderclip.evaluate.probes.group_report import wilson
+from binderclip.evaluate.probes.group_reports import wilson
 from binderclip.evaluate.probes.table import PredictionTable
 
 Scale: TypeAlias = Literal["linear", "logit"]

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from scipy.special import logsumexp
 
 from binderclip.errors import UsageError
-from binderclip.evaluate.probes.group_report import wilson
-from binderclip.evaluate.probes.measures import calibration_error
+from binderclip.evaluate.probes.group_reports import wilson
+from binderclip.evaluate.probes.measures import calibration_error_measure
 from binderclip.evaluate.probes.table import PredictionTable
 from binderclip.segment.metrics.anomaly import binary_auroc
 from binderclip.similarity.temperature import fit_temperature
@@ -148,7 +148,7 @@ def expected_calibration_error(table: PredictionTable, *, temperature: float = 1
     """
     if not temperature > 0:
         raise UsageError(f"temperature is {temperature}; it is above 0")
-    measure = calibration_error(bins)
+    measure = calibration_error_measure(bins)
     return float(measure.value(measure.columns(replace(table, scores=table.scores / temperature)).sum(axis=0)))
 
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.explain.engine.placement import Box, render
+from binderclip.explain.engine.placement import Box, render_map
 
 DRAWN_SIDE = 1024
 """Longest side in pixels at which a map becomes colours, which are then enlarged to the picture's size."""
@@ -67,7 +67,7 @@ class Attribution:
                 absolute value instead.
         """
         drawn = [
-            render(self._finished(values), box, self.size, align_corners=self.align_corners)
+            render_map(self._finished(values), box, self.size, align_corners=self.align_corners)
             for values, box in zip(self.layers, self.boxes, strict=True)
         ]
         if self.combine == "sum":

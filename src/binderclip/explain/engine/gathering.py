@@ -13,7 +13,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.explain.engine.observed import Observed
 from binderclip.explain.engine.passes import Clean, CroppedViews, NoisyCopies, Pass, Passes, StraightPath
-from binderclip.explain.engine.placement import Box, render, whole
+from binderclip.explain.engine.placement import Box, render_map, whole
 from binderclip.explain.engine.places import Place
 
 Reduction = Literal["sum", "relu-sum", "max-abs", "abs-sum", "l2"]
@@ -295,7 +295,7 @@ class _Placed:
         found = self.signal(seen, score, self.opening.places)
         drawn = torch.zeros(())
         for values, place in zip(found, self.opening.places, strict=True):
-            drawn = drawn + render(self.reduce(values.float()), seen.boxes[place], (height, width))
+            drawn = drawn + render_map(self.reduce(values.float()), seen.boxes[place], (height, width))
         self.total[:, top : top + height, left : left + width] += drawn.flip(-1) if mirrored else drawn
         self.count[top : top + height, left : left + width] += 1
 

@@ -41,7 +41,7 @@ def input_box(preprocess: Any, size: tuple[int, int]) -> Box:
     return Box(sides[0][0], sides[1][0], sides[0][1], sides[1][1])
 
 
-def render(
+def render_map(
     values: Float[Tensor, "B h w"], box: Box, size: tuple[int, int], *, align_corners: bool = False
 ) -> Float[Tensor, "B H W"]:
     """Draw a map that covers `box` into an image of `size` (h, w), bilinearly; zero outside the box.

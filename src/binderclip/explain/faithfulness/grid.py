@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.lettering import shortened
+from binderclip.data.lettering import ellipsized
 from binderclip.explain.engine.attribution import Attribution, called_blank
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def map_grid(
             fitted = cell.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
             if index and bool(attributions[names[index - 1]].blank[row]):
                 fitted = called_blank(fitted)
-            draw.text((left, top), shortened(title, font, width), fill=INK, font=font)
+            draw.text((left, top), ellipsized(title, font, width), fill=INK, font=font)
             sheet.paste(fitted, (left, top + above))
-            draw.text((left, top + above + height + 4), shortened(line, fine, width), fill=SOFT, font=fine)
+            draw.text((left, top + above + height + 4), ellipsized(line, fine, width), fill=SOFT, font=fine)
     return sheet

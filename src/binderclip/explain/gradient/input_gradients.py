@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.losses import class_gradients
-from binderclip.losses.gradient.alignment import cosines
+from binderclip.losses.gradient.alignment import gradient_cosines
 from binderclip.models.layers.freezing import frozen
 
 Of = Literal["loss", "logit"]
@@ -92,7 +92,7 @@ def gradient_alignment(
             wanted = directions[part] if isinstance(directions, Tensor) else directions(batch, chosen)
             if wanted.shape != gradients.shape:
                 raise UsageError(f"directions are {tuple(wanted.shape)}, gradients {tuple(gradients.shape)}")
-            found.append(cosines(gradients, wanted).mean(dim=1))
+            found.append(gradient_cosines(gradients, wanted).mean(dim=1))
     return torch.cat(found).detach()
 
 

@@ -29,7 +29,7 @@ from binderclip.explain.transformer.eclip_parts import (
     single_head_run,
 )
 from binderclip.explain.words.text_tokens import WordScores, paired
-from binderclip.explain.words.token_words import word_tokens
+from binderclip.explain.words.token_words import words_of_tokens
 from binderclip.models.layers.freezing import frozen
 from binderclip.models.towers.block import join_heads
 from binderclip.models.towers.record import Record, Site, resolve_layer
@@ -242,7 +242,7 @@ def _class_tower(tower: Any, model: Any) -> Any:
 
 def _words(method: GradECLIP, model: Any, images: Any, texts: str | Sequence[str], layers: int) -> WordScores:
     captions, features = paired(model, images, texts)
-    spans = word_tokens(model.tokenizer, captions)
+    spans = words_of_tokens(model.tokenizer, captions)
     tower = model.text_tower
     read = tuple(range(max(0, tower.depth - layers), tower.depth))
     ids = model.tokenize(captions).to(tower.device)

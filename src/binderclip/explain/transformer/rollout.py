@@ -14,7 +14,7 @@ from binderclip.explain.engine.attribution import Attribution
 from binderclip.explain.engine.observed import Observer
 from binderclip.explain.engine.placement import input_box
 from binderclip.explain.engine.targets import resolve
-from binderclip.explain.words.text_tokens import combine
+from binderclip.explain.words.text_tokens import combine_blocks
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class AttentionRollout:
             if self.gradient:
                 grads = seen.grad(score, sites)
                 products = [g.float() * a for g, a in zip(grads, attention, strict=True)]
-                flow = combine(products, "relevance")
+                flow = combine_blocks(products, "relevance")
             else:
                 flow = self._rolled(attention)
             weights = tower.pool_weights(seen.tokens).float()

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.explain.words.token_words import Word, word_tokens
+from binderclip.explain.words.token_words import Word, words_of_tokens
 from binderclip.models.layers.freezing import frozen
 
 Rule = Literal["signed", "relu", "relevance"]
@@ -101,7 +101,7 @@ class TextTokenAttribution:
             texts: one caption or several.
         """
         texts, features = paired(model, images, texts)
-        spans = word_tokens(model.tokenizer, texts)
+        spans = words_of_tokens(model.tokenizer, texts)
         tower = model.text_tower
         read = tuple(range(max(0, tower.depth - self.layers), tower.depth))
         tokens = model.tokenize(texts).to(tower.device)
@@ -135,10 +135,10 @@ class TextTokenAttribution:
         ]
         place = seen.tokens.pool_at
         assert place is not None
-        return combine(products, self.rule)[torch.arange(len(place)), place], cosine.detach()
+        return combine_blocks(products, self.rule)[torch.arange(len(place)), place], cosine.detach()
 
 
-def combine(products: Sequence[Float[Tensor, "B H L L"]], rule: Rule) -> Float[Tensor, "B L L"]:
+def combine_blocks(products: Sequence[Float[Tensor, "B H L L"]], rule: Rule) -> Float[Tensor, "B L L"]:
     """Gradient times attention of several blocks, first to last, as one matrix from reading to read tokens.
 
     Args:
@@ -175,7 +175,7 @@ class LeaveOneWordOut:
     def __call__(self, model: Any, images: Any, texts: str | Sequence[str]) -> WordScores:
         """Score the words of captions; see `TextTokenAttribution` for the arguments."""
         texts, features = paired(model, images, texts)
-        spans = word_tokens(model.tokenizer, texts)
+        spans = words_of_tokens(model.tokenizer, texts)
         variants, owner = [], []
         for row, words in enumerate(spans):
             for gone in range(len(words)) if len(words) > 1 else ():

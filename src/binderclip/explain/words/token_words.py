@@ -32,7 +32,7 @@ class Word:
         return not self.lost and self.stop > self.start
 
 
-def word_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[Word]]:
+def words_of_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[Word]]:
     """The words of each text with their places among its tokens.
 
     Every word is tokenised alone, which gives the tokens it has in the text wherever the tokenizer splits at white

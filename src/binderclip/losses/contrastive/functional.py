@@ -11,7 +11,7 @@ from binderclip.losses.contrastive.links import (
     SoftmaxLink,
     block_side,
     check_features,
-    check_finite,
+    check_loss_finite,
     make_plan,
 )
 from binderclip.losses.contrastive.share import Share
@@ -102,5 +102,5 @@ def _call(
     scale_ = torch.as_tensor(scale, device=a.device, dtype=a.dtype)
     bias_ = None if bias is None else torch.as_tensor(bias, device=a.device, dtype=a.dtype)
     loss, _ = link(a, b, scale_, bias_, plan)
-    check_finite(loss, {"image": image, "text": text})
+    check_loss_finite(loss, {"image": image, "text": text})
     return loss

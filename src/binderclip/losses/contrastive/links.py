@@ -22,7 +22,7 @@ __all__ = [
     "SoftmaxLink",
     "block_side",
     "check_features",
-    "check_finite",
+    "check_loss_finite",
     "make_plan",
 ]
 
@@ -181,7 +181,7 @@ def check_features(a: Any, b: Any, names: tuple[str, str] = ("image", "text")) -
         raise UsageError(f"{names[0]} features are on {a.device}, {names[1]} features on {b.device}")
 
 
-def check_finite(loss: Tensor, features: dict[str, Tensor]) -> None:
+def check_loss_finite(loss: Tensor, features: dict[str, Tensor]) -> None:
     """On a CPU, where looking costs nothing, name the features that made the loss NaN; elsewhere let NaN speak.
 
     Args:

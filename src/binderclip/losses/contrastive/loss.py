@@ -19,7 +19,7 @@ from binderclip.losses.contrastive.links import (
     SoftmaxLink,
     block_side,
     check_features,
-    check_finite,
+    check_loss_finite,
     make_plan,
 )
 from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
@@ -214,7 +214,7 @@ class ContrastiveLoss(nn.Module):
             value = term.weight * term(e)
             terms[term.name] = terms[term.name] + value if term.name in terms else value
         total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
-        check_finite(total, raw)
+        check_loss_finite(total, raw)
         return (
             {f"{name}_loss": value for name, value in terms.items()}
             if output_dict

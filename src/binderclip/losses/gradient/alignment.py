@@ -97,7 +97,7 @@ class GradientAlignmentLoss:
         entropy = F.cross_entropy(logits, labels)
         classes = self._draw(len(images), logits.shape[1]).to(images.device)
         wanted = self._directions(images, classes, directions)
-        cosine = cosines(_gradients(logits, leaf, classes, self.of, create_graph=True), wanted).mean()
+        cosine = gradient_cosines(_gradients(logits, leaf, classes, self.of, create_graph=True), wanted).mean()
         alignment = self.weight * FACTOR * (1 - cosine)
         terms = {"cross_entropy": entropy, "alignment": alignment}
         return LossOutput(entropy + alignment, terms, {"cosine": cosine.detach()})
@@ -160,7 +160,7 @@ def class_gradients(
         return _gradients(model(leaf), leaf, classes, of, create_graph)
 
 
-def cosines(a: Float[Tensor, "B k *size"], b: Float[Tensor, "B k *size"]) -> Float[Tensor, "B k"]:
+def gradient_cosines(a: Float[Tensor, "B k *size"], b: Float[Tensor, "B k *size"]) -> Float[Tensor, "B k"]:
     """Cosine of two directions; 0 where one of them vanishes."""
     dtype = torch.promote_types(a.dtype, torch.float32)
     return F.cosine_similarity(a.flatten(2).to(dtype), b.flatten(2).to(dtype), dim=2, eps=1e-8)

@@ -17,6 +17,7 @@ import torch
 
 from binderclip.documents import parse_json
 from binderclip.errors import BinderclipError, CheckpointError, MissingDependency, NotSupported
+from binderclip.settings import brief
 
 T = TypeVar("T")
 _ADVICE = "convert it to safetensors where you trust it"
@@ -112,7 +113,7 @@ def configured(read: Callable[[], T], source: str | Path) -> T:
         raise CheckpointError(f"{source} holds something that cannot be used: {first_words(error)}") from error
 
 
-def read_object(path: Path, *parts: str) -> dict[str, Any]:
+def read_json_object(path: Path, *parts: str) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
@@ -134,11 +135,11 @@ def read_object(path: Path, *parts: str) -> dict[str, Any]:
             value = value.get(key, {})
         if not isinstance(value, dict):
             where = f"{part!r} in {path}" if part else str(path)
-            raise CheckpointError(f"{where} must be an object {{...}}, and is {shortened(value)}")
+            raise CheckpointError(f"{where} must be an object {{...}}, and is {brief(value)}")
     return found
 
 
-def check_finite(state: Mapping[str, Any], source: str | Path) -> None:
+def check_weights_finite(state: Mapping[str, Any], source: str | Path) -> None:
     """Refuse weights that are no numbers, which give nonsense everywhere and an error nowhere.
 
     Costs one pass over the weights, at the speed of memory.
@@ -162,12 +163,6 @@ def check_finite(state: Mapping[str, Any], source: str | Path) -> None:
                 f"{source}: {wrong} of the {tensor.numel()} numbers of {name} are NaN or infinite (in {tensor.dtype}); "
                 "the training that made these weights broke down, or their precision is too low"
             )
-
-
-def shortened(value: Any, limit: int = 40) -> str:
-    """A value as an error message shows it."""
-    words = repr(value)
-    return words if len(words) <= limit else words[: limit - 4] + " ..."
 
 
 def first_words(error: BaseException, limit: int = 240) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from binderclip.errors import CheckpointError, UsageError
 
-__all__ = ["compact_state", "expand", "quantise", "text_folder"]
+__all__ = ["compact_state", "dequantise", "quantise", "text_folder"]
 
 SCALE = "::scale"
 LEAST = 1024  # numbers below which a tensor stays in half precision
@@ -47,7 +47,7 @@ def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def expand(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def dequantise(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The float32 state that `quantise` was given, up to half a step of each channel."""
     state: dict[str, Tensor] = {}
     for name, value in packed.items():
@@ -89,7 +89,7 @@ def compact_state(folder: Path, weights: Path, settings: Mapping[str, Any]) -> d
     """
     if settings.get("weights", "float") not in ("float", "int8"):
         raise CheckpointError(f"{folder}: weights stored as {settings['weights']!r} cannot be read; float or int8 can")
-    state = expand(load_file(weights))
+    state = dequantise(load_file(weights))
     other = text_folder(folder, settings)
     if other not in (folder, weights.parent):
         neighbour = load_file(other / weights.name)

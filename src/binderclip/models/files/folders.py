@@ -19,8 +19,8 @@ from binderclip.documents import json_text, parse_json
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.files import make_folder, write_whole
 from binderclip.models.files.borrowed import borrowed_state, without_borrowed
-from binderclip.models.files.checkpoint import check_finite, check_weights_file, configured, guarded
-from binderclip.models.files.compact import expand, quantise
+from binderclip.models.files.checkpoint import check_weights_file, check_weights_finite, configured, guarded
+from binderclip.models.files.compact import dequantise, quantise
 from binderclip.models.files.devices import resolve_dtype
 from binderclip.models.files.registry import BUNDLED, count_parameters, read_card
 
@@ -135,13 +135,13 @@ def read_folder(folder: str | Path, kind: str) -> Folder:
     path = check_weights_file(folder / WEIGHTS)
     weights = guarded(lambda: load_file(path), path, f"the {kind} model in {folder}")
     state = configured(lambda: _state(folder, config[KEY], weights), folder / CONFIG)
-    check_finite(state, folder)
+    check_weights_finite(state, folder)
     return Folder({key: value for key, value in config.items() if key != KEY}, state, read_card(folder))
 
 
 def _state(folder: Path, table: Mapping[str, Any], weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """All tensors in float32, those that were borrowed too."""
-    state = expand(weights) if table.get("weights") == "int8" else {n: v.float() for n, v in weights.items()}
+    state = dequantise(weights) if table.get("weights") == "int8" else {n: v.float() for n, v in weights.items()}
     return state | (borrowed_state(table["borrowed"], near=folder) if "borrowed" in table else {})
 
 

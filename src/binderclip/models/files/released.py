@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from binderclip.errors import CheckpointError
-from binderclip.models.files.checkpoint import check_finite, check_weights_file, guarded
+from binderclip.models.files.checkpoint import check_weights_file, check_weights_finite, guarded
 
 __all__ = ["NameTable", "Rename", "copy_renamed", "load_renamed", "read_released", "read_tensor"]
 
@@ -100,7 +100,7 @@ def read_released(path: str | Path, part: str | None = None) -> dict[str, Tensor
     if not tensors or not content:
         held = _listed(content) if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise CheckpointError(f"{path} holds no named tensors: it holds {held}")
-    check_finite(content, str(path))
+    check_weights_finite(content, str(path))
     shared = all(name.startswith("module.") for name in content)
     return {name.removeprefix("module.") if shared else name: value for name, value in content.items()}
 
@@ -114,7 +114,7 @@ def read_tensor(path: str | Path) -> Tensor:
     content = _content(path)
     if not isinstance(content, Tensor):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a single tensor")
-    check_finite({"tensor": content}, str(path))
+    check_weights_finite({"tensor": content}, str(path))
     return content
 
 

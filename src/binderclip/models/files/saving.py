@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,7 @@ from torch import Tensor
 from binderclip.documents import json_text
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.files import make_folder, write_whole
-from binderclip.models.files.checkpoint import read_object
+from binderclip.models.files.checkpoint import read_json_object
 from binderclip.models.files.devices import resolve_dtype
 from binderclip.models.files.registry import CONCEPTS, CONFIG, SIMILARITY, WEIGHTS
 from binderclip.similarity.geometry import Similarity
@@ -90,7 +88,7 @@ def read_similarity(folder: Path) -> Similarity | None:
     path = folder / SIMILARITY
     if not path.is_file():
         return None
-    record = read_object(path, "settings", "learned")
+    record = read_json_object(path, "settings", "learned")
     try:
         return frozen_similarity(similarity_from_record(record))
     except CheckpointError as error:
@@ -123,7 +121,7 @@ def _save_transformers(model: ImageTextModel, folder: Path, dtype: torch.dtype) 
         model.backbone.save_pretrained(scratch, state_dict=state)  # type: ignore[operator]
         # The weights last: their names come after the configuration's, `model.safetensors` after `config.json`.
         for made in sorted(Path(scratch).iterdir()):
-            write_whole(folder / made.name, partial(os.replace, made))
+            write_whole(folder / made.name, made)
     pixels = model.preprocess
     h, w = pixels.size
     squash = pixels.resize_mode == "squash"

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.image_text.model import ImageTextModel
-from binderclip.models.layers.alpha import ALPHA_MEAN, ALPHA_STD, alpha_of, put_alpha, seen_through
+from binderclip.models.layers.alpha import ALPHA_MEAN, ALPHA_STD, alpha_of, put_alpha, with_alpha
 
 __all__ = ["AlphaCLIP", "add_alpha_channel", "box_alpha", "point_alpha"]
 
@@ -94,7 +94,7 @@ class AlphaCLIP(nn.Module):
             UsageError: masks of another size, or outside [0, 1].
         """
         pixels = self.model.preprocess(images)
-        with seen_through(None if alpha is None else self._fitted(alpha, images).to(pixels)):
+        with with_alpha(None if alpha is None else self._fitted(alpha, images).to(pixels)):
             features = self.model.encode_pixels(pixels)
         return F.normalize(features, dim=-1) if normalize else features
 

@@ -169,7 +169,7 @@ def is_convolutional(module: nn.Module) -> bool:
     return sum(isinstance(m, nn.Conv2d) for m in module.modules()) > 2
 
 
-def place(backbone: nn.Module, kind: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def place_backbone(backbone: nn.Module, kind: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Move a backbone: towers in `dtype`, logit scale and bias in float32 or better, convolutions channels-last."""
     kept = {
         name: parameter.detach().clone()

@@ -14,10 +14,16 @@ from torch import nn
 from binderclip.errors import CheckpointError
 from binderclip.models.bundled.encoder import ARCHITECTURES, BundledEncoder
 from binderclip.models.files import registry
-from binderclip.models.files.checkpoint import check_finite, check_weights_file, configured, guarded, read_object
+from binderclip.models.files.checkpoint import (
+    check_weights_file,
+    check_weights_finite,
+    configured,
+    guarded,
+    read_json_object,
+)
 from binderclip.models.files.compact import compact_state, text_folder
 from binderclip.models.files.saving import read_similarity
-from binderclip.models.image_text.backends import place
+from binderclip.models.image_text.backends import place_backbone
 from binderclip.models.image_text.concepts_file import with_concepts
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import Preprocess
@@ -87,7 +93,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     if not path.is_file():
         raise CheckpointError(f"{folder} is not a model folder: it has no {registry.CONFIG}")
     parts = ("model_cfg", "model_cfg.vision_cfg", "model_cfg.text_cfg", "preprocess_cfg", "binderclip")
-    config = read_object(path, *parts)
+    config = read_json_object(path, *parts)
     if not config.get("model_cfg"):
         raise CheckpointError(f"{path} has no 'model_cfg'")
     return ModelFolder(folder, config, check_weights_file(_weights_in(_towers_folder(folder, config))))
@@ -144,12 +150,12 @@ def finish(model: ImageTextModel, device: torch.device, dtype: torch.dtype) -> I
     Raises:
         CheckpointError: weights that are NaN or infinite, or become so in this precision.
     """
-    check_finite(model.backbone.state_dict(), model.name)
-    place(model.backbone, model.kind, device, dtype)
+    check_weights_finite(model.backbone.state_dict(), model.name)
+    place_backbone(model.backbone, model.kind, device, dtype)
     if model.geometry is not None:
         model.geometry.to(device)
     if dtype == torch.float16:  # numbers beyond 65,504
-        check_finite(model.backbone.state_dict(), model.name)
+        check_weights_finite(model.backbone.state_dict(), model.name)
     return model.eval()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from binderclip.errors import CheckpointError, NotSupported, UsageError, require
-from binderclip.models.files.checkpoint import check_weights_file, configured, first_words, guarded, read_object
+from binderclip.models.files.checkpoint import check_weights_file, configured, first_words, guarded, read_json_object
 from binderclip.models.files.hub import cache_only_when_unreachable, why_not
 from binderclip.models.files.saving import read_similarity
 from binderclip.models.image_text.backends import Kind
@@ -87,7 +87,7 @@ def check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(f"{folder} is not a transformers model folder: it has no config.json")
-    read_object(config)
+    read_json_object(config)
     weights = [p for pattern in ("*.safetensors", "pytorch_model*.bin") for p in sorted(folder.glob(pattern))]
     if not weights:
         raise CheckpointError(f"{folder} has a configuration but no weights (model.safetensors): it is incomplete")

@@ -17,7 +17,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.bundled import architectures as architectures  # registers the names
 from binderclip.models.files import registry
-from binderclip.models.files.checkpoint import check_weights_file, first_words, guarded, shortened
+from binderclip.models.files.checkpoint import check_weights_file, first_words, guarded
 from binderclip.models.files.compact import compact_state, text_folder
 from binderclip.models.files.devices import resolve_device, resolve_dtype
 from binderclip.models.files.hub import cache_only_when_unreachable, reachable, why_not
@@ -31,6 +31,7 @@ from binderclip.models.text.tokenize import (
     Tokenizer,
     TransformersTokenizer,
 )
+from binderclip.settings import brief
 
 # Entries of `vision_cfg` that are ours, see `set_block_options`.
 OWN_VISION = ("norm", "post_norm", "qkv_bias")
@@ -101,13 +102,13 @@ def construct(config: dict[str, Any]) -> Any:
     own = copy.deepcopy(config)
     for part in ("vision_cfg", "text_cfg"):
         if not isinstance(own.get(part), Mapping):
-            raise UsageError(f"model_cfg needs {part}, a table of settings, not {shortened(own.get(part))}")
+            raise UsageError(f"model_cfg needs {part}, a table of settings, not {brief(own.get(part))}")
     final_norm = own.pop("final_norm", True)
     if not isinstance(final_norm, bool):
-        raise UsageError(f"model_cfg.final_norm must be true or false, not {shortened(final_norm)}")
+        raise UsageError(f"model_cfg.final_norm must be true or false, not {brief(final_norm)}")
     experts, alpha = own.pop("experts", None), own.pop("alpha", False)
     if not isinstance(alpha, bool):
-        raise UsageError(f"model_cfg.alpha must be true or false, not {shortened(alpha)}")
+        raise UsageError(f"model_cfg.alpha must be true or false, not {brief(alpha)}")
     vision: Mapping[str, Any] = own["vision_cfg"]
     options = {name: value for name, value in vision.items() if name in OWN_VISION}
     own["vision_cfg"] = {name: value for name, value in vision.items() if name not in OWN_VISION}
@@ -130,7 +131,7 @@ def construct(config: dict[str, Any]) -> Any:
         put_alpha(backbone.visual)
     if experts is not None:
         if not isinstance(experts, Mapping):
-            raise UsageError(f"model_cfg.experts must be a table of settings, not {shortened(experts)}")
+            raise UsageError(f"model_cfg.experts must be a table of settings, not {brief(experts)}")
         from binderclip.models.layers.experts import upcycle_backbone
 
         upcycle_backbone(backbone, experts)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.models.bundled import architectures as architectures  # registers the names
-from binderclip.models.files.checkpoint import check_finite, check_weights_file, configured, guarded
+from binderclip.models.files.checkpoint import check_weights_file, check_weights_finite, configured, guarded
 from binderclip.models.files.devices import resolve_device, resolve_dtype
 from binderclip.models.files.folders import bundled_of, folder_kind, read_folder, write_folder
 from binderclip.models.files.hub import cache_only_when_unreachable, why_not
@@ -177,7 +177,7 @@ def load_vision(
     bundled, classifiers = bundled_of("vision"), bundled_of("classifier")
     if text in classifiers or (Path(text).is_dir() and folder_kind(Path(text)) == "classifier"):
         network = read_classifier(classifiers.get(text, Path(text)), text)
-        check_finite(network.module.state_dict(), text)
+        check_weights_finite(network.module.state_dict(), text)
         network = network.to(device=where, dtype=precision)
         network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
@@ -189,7 +189,7 @@ def load_vision(
         model = _folder(Path(text), text)
     else:
         raise UsageError(_unknown(text, [*bundled, *classifiers]))
-    check_finite(model.backbone.state_dict(), text)
+    check_weights_finite(model.backbone.state_dict(), text)
     model = model.to(device=where, dtype=precision)
     if is_convolutional(model.backbone):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

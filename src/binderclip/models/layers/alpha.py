@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
 
-__all__ = ["ALPHA_MEAN", "ALPHA_STD", "AlphaConv2d", "AlphaConv2dSame", "alpha_of", "put_alpha", "seen_through"]
+__all__ = ["ALPHA_MEAN", "ALPHA_STD", "AlphaConv2d", "AlphaConv2dSame", "alpha_of", "put_alpha", "with_alpha"]
 
 ALPHA_MEAN, ALPHA_STD = 0.5, 0.26
 _ALPHA: ContextVar[Tensor | None] = ContextVar("alpha", default=None)
 
 
 @contextmanager
-def seen_through(alpha: Float[Tensor, "#B 1 h w"] | None) -> Iterator[None]:
+def with_alpha(alpha: Float[Tensor, "#B 1 h w"] | None) -> Iterator[None]:
     """Give the first convolution of towers with an alpha channel this one, (alpha - 0.5) / 0.26; None: all ones."""
     token = _ALPHA.set(alpha)
     try:

@@ -25,7 +25,7 @@ from binderclip.optim.clip.spikes import (
     history_of,
     plot_clipping,
     read_clip_log,
-    read_rows,
+    read_log_lines,
 )
 from binderclip.optim.gradients.collect import KeyedParameter, Parameters, entries_of
 from binderclip.optim.gradients.nonfinite import NonFiniteGradient
@@ -247,7 +247,7 @@ class ClipLog:
         if self.path is None:
             self._lines = kept = [line for line in self._lines if line["step"] < step]
         else:
-            rows = list(read_rows(self.path)) if self.path.exists() else []
+            rows = list(read_log_lines(self.path)) if self.path.exists() else []
             kept = [row for row in rows if row.get("step", step) < step]
             make_folder(self.path.parent)
             write_whole(self.path, "".join(json.dumps(row) + "\n" for row in (self._head, *kept)))

@@ -182,7 +182,7 @@ def read_clip_log(path: str | Path) -> ClipHistory:
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise DataError(f"there is no record of clipping at {path}")
-    rows = list(read_rows(path))
+    rows = list(read_log_lines(path))
     if not rows or "clips" not in rows[0]:
         raise DataError(f"{path} is not a record of clipping")
     try:
@@ -192,7 +192,7 @@ def read_clip_log(path: str | Path) -> ClipHistory:
         raise DataError(f"{path} is damaged: {reason}") from error
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_log_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a log; one that a killed process left half is passed over."""
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,10 +15,20 @@ from binderclip.optim.gradients.measure import accumulation_dtype
 from binderclip.optim.gradients.nonfinite import NonFiniteGradient
 
 if TYPE_CHECKING:
-    from binderclip.optim.clip.clipping import Clip
+    from binderclip.optim.clip.report import ClipReport
     from binderclip.optim.clip.target import StepTarget
 
 __all__ = ["UpdateClips"]
+
+
+@runtime_checkable
+class UpdateClip(Protocol):
+    """What is asked of a clip with `where="update"`: the part of `Clip` that works around a step."""
+
+    observe: bool
+
+    def guard(self, entries: Sequence[KeyedParameter], target: StepTarget | None) -> ClipReport: ...
+    def run(self, entries: Any, target: StepTarget | None, taken: Tensor | None) -> Any: ...
 
 
 class UpdateClips:
@@ -33,7 +43,7 @@ class UpdateClips:
         NotSupported: an optimizer whose groups have no learning rate.
     """
 
-    def __init__(self, clips: Sequence[Clip], entries: Sequence[KeyedParameter], rates: Sequence[Any]) -> None:
+    def __init__(self, clips: Sequence[UpdateClip], entries: Sequence[KeyedParameter], rates: Sequence[Any]) -> None:
         self.clips = clips
         if any(rate is None for rate in rates):
             raise NotSupported("where='update' divides by the learning rate, and this optimizer's groups have no 'lr'")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from binderclip.errors import NotSupported
 
-__all__ = ["combine", "local_shard", "local_shards", "shard_cuts", "shard_dims", "tensor_norms", "unit_norms"]
+__all__ = ["combine_norms", "local_shard", "local_shards", "shard_cuts", "shard_dims", "tensor_norms", "unit_norms"]
 
 LARGE = 32768
 """Entries from which on a CPU a norm is worth several threads."""
@@ -188,7 +188,7 @@ def unit_norms(tensor: Tensor, order: float, *, whole: bool, unit_dim: int = 0) 
     return torch.linalg.vector_norm(tensor, order, dim=dims, dtype=dtype)
 
 
-def combine(norms: Tensor, order: float, into: Tensor | None = None, size: int = 1) -> Tensor:
+def combine_norms(norms: Tensor, order: float, into: Tensor | None = None, size: int = 1) -> Tensor:
     """The p-norm of concatenated vectors from their p-norms.
 
     Args:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.optim.gradients.measure import (
-    combine,
+    combine_norms,
     is_one_unit,
     join_shards,
     local_shards,
@@ -84,14 +84,16 @@ def measure(
     if cuts:
         pairs = [tuple((mesh, axis) for mesh, axis, _ in cut) for cut in cuts]
         norms = torch.cat(join_shards(list(norms.split(1)), pairs, order))
-    whole = combine(norms, order)
+    whole = combine_norms(norms, order)
     if granularity == "global":
         return StepStatistics(whole[0], whole, norms, [1], [0] * count, [])
     if granularity == "group":
         names = list(dict.fromkeys(labels))
         owner = [names.index(label) for label in labels]
         into = torch.tensor(owner, device=norms.device)
-        return StepStatistics(whole[0], combine(norms, order, into, len(names)), norms, [1] * len(names), owner, names)
+        return StepStatistics(
+            whole[0], combine_norms(norms, order, into, len(names)), norms, [1] * len(names), owner, names
+        )
     return StepStatistics(whole[0], norms, norms, [1] * count, list(range(count)), [])
 
 
@@ -159,7 +161,9 @@ def _by_unit(
     if cuts:
         together = torch.cat(join_shards(list(together.split(1)), along, order))
     sizes = [len(part) for part in norms]
-    return StepStatistics(combine(together, order)[0], torch.cat(norms), together, sizes, list(range(len(norms))), [])
+    return StepStatistics(
+        combine_norms(together, order)[0], torch.cat(norms), together, sizes, list(range(len(norms))), []
+    )
 
 
 class Slots:

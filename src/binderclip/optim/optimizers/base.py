@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from binderclip.errors import NotSupported, UsageError
 from binderclip.optim.clip.threshold import Reading
 from binderclip.optim.gradients.collect import KeyedParameter, dense_grad, reads_are_free
-from binderclip.optim.gradients.measure import combine, local_shard
+from binderclip.optim.gradients.measure import combine_norms, local_shard
 from binderclip.optim.gradients.nonfinite import NonFiniteGradient, explain_nonfinite
 from binderclip.optim.gradients.statistics import measure
 
@@ -282,7 +282,7 @@ def reading_of(stat: Float[Tensor, "blocks"], finite: Tensor | None = None) -> R
 
     places = torch.arange(len(stat), device=stat.device)
     usable = stat.isfinite().all() if finite is None else finite
-    return Reading(stat, places, len(stat), combine(stat, 2.0)[0], usable, weights)
+    return Reading(stat, places, len(stat), combine_norms(stat, 2.0)[0], usable, weights)
 
 
 def on_devices(values: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:

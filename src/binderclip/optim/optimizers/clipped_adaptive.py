@@ -11,7 +11,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.optim.clip.actions import clamp_, coefficient
-from binderclip.optim.gradients.measure import accumulation_dtype, combine, local_shard
+from binderclip.optim.gradients.measure import accumulation_dtype, combine_norms, local_shard
 from binderclip.optim.optimizers.base import GroupShare, GuardedOptimizer, may_look, on_devices, scaled, settings_of
 
 __all__ = ["ClippedAdaGrad", "ClippedAdam"]
@@ -64,13 +64,13 @@ class _ClippedAdaptive(GuardedOptimizer):
         """Per group, the factor of each parameter's clipping."""
         granularity, exact = self.common("granularity"), self.common("form") == "norm"
         device = shares[0].stat.device
-        whole = combine(torch.cat([share.stat.to(device) for share in shares]), 2.0)
+        whole = combine_norms(torch.cat([share.stat.to(device) for share in shares]), 2.0)
         result = []
         for share in shares:
             if granularity == "global":
                 block = whole.to(share.stat.device)
             else:
-                block = combine(share.stat, 2.0) if granularity == "group" else share.stat
+                block = combine_norms(share.stat, 2.0) if granularity == "group" else share.stat
             limit = block.new_full((), share.group["clip"])
             # the coordinate form clips as PyTorch's functions do, the theory's form exactly
             eps = 0.0 if exact or granularity == "coordinate" else 1e-6
@@ -129,12 +129,12 @@ class _ClippedAdaptive(GuardedOptimizer):
             ]
         if granularity == "group":
             roots = [
-                self._norm_root(share.group["params"][0], combine(each, 2.0)[0], share.group)
+                self._norm_root(share.group["params"][0], combine_norms(each, 2.0)[0], share.group)
                 for share, each in zip(shares, norms, strict=True)
             ]
         else:
             first = self.param_groups[0]
-            whole = combine(torch.cat([each.to(norms[0].device) for each in norms]), 2.0)[0]
+            whole = combine_norms(torch.cat([each.to(norms[0].device) for each in norms]), 2.0)[0]
             roots = [self._norm_root(first["params"][0], whole, first)] * len(shares)
         return [[root] * len(share.params) for share, root in zip(shares, roots, strict=True)]
 

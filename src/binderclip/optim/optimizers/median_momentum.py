@@ -12,7 +12,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.optim.clip.actions import clamp_, coefficient, scale_
-from binderclip.optim.gradients.measure import combine, local_shard
+from binderclip.optim.gradients.measure import combine_norms, local_shard
 from binderclip.optim.optimizers.base import GroupShare, GuardedOptimizer, settings_of
 
 __all__ = ["MedianMomentum"]
@@ -109,7 +109,7 @@ class MedianMomentum(GuardedOptimizer):
         # a first gradient is taken over whole and must not widen the others' distance
         distances = [_without(share.stat, new) for share, new in zip(shares, fresh, strict=True)]
         if together:
-            whole = combine(torch.cat([distance.to(device) for distance in distances]), 2.0)
+            whole = combine_norms(torch.cat([distance.to(device) for distance in distances]), 2.0)
             distances = [whole.to(share.stat.device).expand_as(share.stat) for share in shares]
         batched = self.common("foreach") is not False
         for share, new, distance in zip(shares, fresh, distances, strict=True):

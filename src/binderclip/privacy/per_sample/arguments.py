@@ -11,7 +11,7 @@ from torch import Tensor
 from binderclip.errors import NotSupported
 
 if TYPE_CHECKING:
-    from binderclip.privacy.per_sample.recorder import PerSampleRecorder
+    from binderclip.privacy.per_sample.recorded import RecordedPass
     from binderclip.privacy.per_sample.sources import Source
 
 __all__ = ["any_source", "argument", "fixed", "flattened", "mapped", "swapped", "unknown"]
@@ -37,7 +37,7 @@ def mapped(tree: Any, change: Callable[[Tensor], Any]) -> Any:
     return tree
 
 
-def swapped(recorder: PerSampleRecorder, tree: Any) -> Any:
+def swapped(recorder: RecordedPass, tree: Any) -> Any:
     """The same arguments with sources detached and other parameters frozen."""
 
     def change(tensor: Tensor) -> Tensor:
@@ -51,11 +51,11 @@ def argument(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, place: in
     return args[place] if len(args) > place else kwargs.get(name)
 
 
-def fixed(recorder: PerSampleRecorder, tensor: Tensor) -> bool:
+def fixed(recorder: RecordedPass, tensor: Tensor) -> bool:
     return id(tensor) in recorder.sources or id(tensor) in recorder.constants
 
 
-def any_source(recorder: PerSampleRecorder, args: Any, kwargs: Any) -> Source:
+def any_source(recorder: RecordedPass, args: Any, kwargs: Any) -> Source:
     tensors = [t for t in flattened((*args, *kwargs.values())) if isinstance(t, Tensor)]
     return next(recorder.sources[id(t)] for t in tensors if id(t) in recorder.sources)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from binderclip.errors import NotSupported
+from binderclip.privacy.per_sample.watch import linear_like
 
 if TYPE_CHECKING:
-    from binderclip.privacy.per_sample.recorder import PerSampleRecorder
+    from binderclip.privacy.per_sample.recorded import RecordedPass
 
 __all__ = ["attention"]
 
@@ -24,15 +24,12 @@ def _signature() -> inspect.Signature:
     return inspect.signature(F.multi_head_attention_forward)
 
 
-def attention(
-    recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any, linear: Callable[..., Tensor]
-) -> tuple[Tensor, Any]:
+def attention(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Any]:
     """`F.multi_head_attention_forward`, whose arguments are position first, with the projections watched.
 
     Args:
         recorder: of the pass.
         func, args, kwargs: the call.
-        linear: (recorder, x, weight, bias, name) -> projected x, watched.
 
     Raises:
         NotSupported: learned or static keys (add_bias_kv, static_k), is_causal without a mask, or unbatched input.
@@ -47,7 +44,7 @@ def attention(
     same = given["query"] is given["key"] and given["key"] is given["value"]
     x = given["query"].transpose(0, 1)
     others = [x, x] if same else [given[n].transpose(0, 1) for n in ("key", "value")]
-    q, k, v = _projected(recorder, given, [x, *others], same, linear)
+    q, k, v = _projected(recorder, given, [x, *others], same)
     heads = given["num_heads"]
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     mask = _mask(given, q, k)
@@ -65,25 +62,23 @@ def attention(
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     mixed = mixed.transpose(1, 2).flatten(2)
-    out = linear(recorder, mixed, given["out_proj_weight"], given["out_proj_bias"], "attention's output")
+    out = linear_like(recorder, mixed, given["out_proj_weight"], given["out_proj_bias"], "attention's output")
     return out.transpose(0, 1), weights
 
 
-def _projected(
-    recorder: PerSampleRecorder, given: Any, inputs: list[Tensor], same: bool, linear: Callable[..., Tensor]
-) -> tuple[Tensor, ...]:
+def _projected(recorder: RecordedPass, given: Any, inputs: list[Tensor], same: bool) -> tuple[Tensor, ...]:
     bias = given["in_proj_bias"]
     if given["use_separate_proj_weight"]:
         if bias is not None:
             raise NotSupported("private training knows no attention with separate projections and a shared bias")
         names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-        return tuple(linear(recorder, x, given[n], None, n) for x, n in zip(inputs, names, strict=True))
+        return tuple(linear_like(recorder, x, given[n], None, n) for x, n in zip(inputs, names, strict=True))
     weight = given["in_proj_weight"]
     if same:
-        return linear(recorder, inputs[0], weight, bias, "attention's input").chunk(3, dim=-1)
+        return linear_like(recorder, inputs[0], weight, bias, "attention's input").chunk(3, dim=-1)
     # each input meets the whole packed projection, of which it needs a third
     size = weight.shape[0] // 3
-    parts = [linear(recorder, x, weight, bias, "attention's input") for x in inputs]
+    parts = [linear_like(recorder, x, weight, bias, "attention's input") for x in inputs]
     return tuple(part[..., i * size : (i + 1) * size] for i, part in enumerate(parts))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,79 +12,33 @@ from torch import Tensor
 
 from binderclip.errors import NotSupported
 from binderclip.privacy.per_sample.arguments import any_source, argument, fixed, flattened, mapped, swapped, unknown
+from binderclip.privacy.per_sample.attention import attention
 from binderclip.privacy.per_sample.contributions import Contribution, Convolved, Direct, Looked, Outer
+from binderclip.privacy.per_sample.recurrent import cell, layers
+from binderclip.privacy.per_sample.watch import Watch, linear_like
 
 if TYPE_CHECKING:
-    from binderclip.privacy.per_sample.recorder import PerSampleRecorder
-    from binderclip.privacy.per_sample.sources import Source, Use
+    from binderclip.privacy.per_sample.recorded import RecordedPass
+    from binderclip.privacy.per_sample.sources import Source
 
 __all__ = ["HANDLERS", "samplewise"]
 
-Handler = Callable[["PerSampleRecorder", Any, Any, Any], Any]
+Handler = Callable[["RecordedPass", Any, Any, Any], Any]
 """(recorder, function, args, kwargs) -> what the function gives."""
 
 
-class _Watch:
-    """An operation's sources, and its input as it was when it was used."""
-
-    def __init__(self, recorder: PerSampleRecorder, x: Tensor, what: str) -> None:
-        self.recorder, self.x, self.version, self.what = recorder, x.detach(), x._version, what
-        self.uses: list[Use] = []
-        self.builders: list[Callable[[Tensor], Contribution]] = []
-
-    def add(self, tensor: Tensor | None, build: Callable[[Tensor], Contribution]) -> Tensor | None:
-        """The detached value of an argument; notes the use where it is a source."""
-        source = self.recorder.sources.get(id(tensor)) if tensor is not None else None
-        if source is None:
-            return tensor.detach() if tensor is not None else None
-        self.uses.append(self.recorder.use(source, self.what))
-        self.builders.append(build)
-        return source.value
-
-    def done(self, out: Tensor) -> Tensor:
-        """Hook the output."""
-        if not self.uses:
-            return out
-        return self.recorder.on_gradient(out, self.uses, self._build)
-
-    def _build(self, grad: Tensor) -> Sequence[Contribution]:
-        if self.x._version != self.version:
-            raise NotSupported(f"the input of {self.uses[0].what} was changed in place after it was used")
-        built = [build(grad) for build in self.builders]
-        # the graph keeps its hooks, and through them the inputs, for as long as the losses live
-        self.x, self.builders = self.x.new_empty(0), []
-        return built
-
-    def rows(self, tensor: Tensor) -> Tensor:
-        """(B, T, features)."""
-        return self.recorder.positions(tensor, self.uses[0])
-
-    def summed(self, tensor: Tensor) -> Direct:
-        """Per-sample sum over the positions."""
-        rows = self.rows(tensor)
-        return Direct(rows[:, 0] if rows.shape[1] == 1 else rows.sum(1))
-
-
-def _linear_like(recorder: PerSampleRecorder, x: Tensor, weight: Any, bias: Any, what: str) -> Tensor:
-    """x W^T + b."""
-    watch = _Watch(recorder, x, what)
-    w = watch.add(weight, lambda d: Outer(watch.rows(d), watch.rows(watch.x)))
-    b = watch.add(bias, lambda d: watch.summed(d))
-    return watch.done(F.linear(x, w, b))  # type: ignore[arg-type]
-
-
-def _linear(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _linear(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> Any:
     x, weight, bias = (argument(args, kwargs, n, i) for i, n in enumerate(("input", "weight", "bias")))
     if fixed(recorder, x):
         raise unknown(any_source(recorder, args, kwargs), "linear with a data-dependent weight")
-    return _linear_like(recorder, x, weight, bias, "linear")
+    return linear_like(recorder, x, weight, bias, "linear")
 
 
-def _matmul(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _matmul(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> Any:
     x, weight = args[0], args[1] if len(args) > 1 else next(iter(kwargs.values()))
     if fixed(recorder, x) or weight.ndim > 2:
         raise unknown(any_source(recorder, args, kwargs), "a product with the parameter on the left")
-    watch = _Watch(recorder, x, "matmul")
+    watch = Watch(recorder, x, "matmul")
     if weight.ndim == 1:
         w = watch.add(weight, lambda d: Direct(torch.bmm(watch.rows(d[..., None]).mT, watch.rows(watch.x))[:, 0]))
     else:
@@ -92,22 +46,22 @@ def _matmul(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> A
     return watch.done(torch.matmul(x, w))  # type: ignore[arg-type]
 
 
-def _addmm(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _addmm(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> Any:
     bias, x, weight = args[:3]
     if kwargs or len(args) > 3 or fixed(recorder, x) or not fixed(recorder, bias):
         raise unknown(any_source(recorder, args, kwargs), "addmm")
-    watch = _Watch(recorder, x, "addmm")
+    watch = Watch(recorder, x, "addmm")
     w = watch.add(weight, lambda d: Outer(watch.rows(watch.x), watch.rows(d)))
     b = watch.add(bias, lambda d: watch.summed(d))
     return watch.done(torch.addmm(b, x, w))  # type: ignore[arg-type]
 
 
-def _embedding(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _embedding(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> Any:
     names = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
     ids, weight, padding, max_norm, _, by_frequency, _ = (argument(args, kwargs, n, i) for i, n in enumerate(names))
     if max_norm is not None or by_frequency:
         raise NotSupported("an embedding with max_norm or scale_grad_by_freq depends on the whole batch")
-    watch = _Watch(recorder, ids, "embedding")
+    watch = Watch(recorder, ids, "embedding")
 
     def build(d: Tensor) -> Contribution:
         values = watch.rows(d)
@@ -132,12 +86,12 @@ def _normalisation(
     """
     names = ("input", setting, "weight", *(("bias",) if bias else ()), "eps")
 
-    def handle(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
+    def handle(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> Any:
         given: dict[str, Any] = {name: argument(args, kwargs, name, place) for place, name in enumerate(names)}
         x, shape, weight = given["input"], given[setting], given["weight"]
         shift: Any = given.get("bias")
         eps = {} if given["eps"] is None else {"eps": given["eps"]}
-        watch = _Watch(recorder, x, what)
+        watch = Watch(recorder, x, what)
 
         def reduce(values: Tensor, like: Tensor) -> Direct:
             if channel:
@@ -155,7 +109,7 @@ def _normalisation(
     return handle
 
 
-def _conv2d(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _conv2d(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> Any:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     given = [argument(args, kwargs, n, i) for i, n in enumerate(names)]
     x, weight, bias = given[:3]
@@ -163,7 +117,7 @@ def _conv2d(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> A
         return samplewise(recorder, func, "conv2d", args, kwargs)
     stride, padding, dilation = (_pair(v, default) for v, default in zip(given[3:6], (1, 0, 1), strict=True))
     groups = given[6] or 1
-    watch = _Watch(recorder, x, "conv2d")
+    watch = Watch(recorder, x, "conv2d")
     w = watch.add(weight, lambda d: Convolved(watch.x, d, weight.shape, stride, padding, dilation, groups))
     b = watch.add(bias, lambda d: Direct(d.flatten(2).sum(2)))
     return watch.done(F.conv2d(x, w, b, stride, padding, dilation, groups))  # type: ignore[arg-type]
@@ -175,23 +129,15 @@ def _pair(value: Any, default: int) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))  # type: ignore[return-value]
 
 
-def _attention(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
-    from binderclip.privacy.per_sample.attention import attention
-
-    return attention(recorder, func, args, kwargs, _linear_like)
-
-
-def _recurrent(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
-    from binderclip.privacy.per_sample.recurrent import cell, layers
-
+def _recurrent(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> Any:
     return (cell if func.__name__.endswith("_cell") else layers)(recorder, func, args, kwargs)
 
 
-def samplewise(recorder: PerSampleRecorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+def samplewise(recorder: RecordedPass, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Any operation on rows: per-sample gradients by vmap over this operation alone."""
     tensors = [t for t in flattened((*args, *kwargs.values())) if isinstance(t, Tensor)]
     data = [t for t in tensors if not fixed(recorder, t)]
-    watch = _Watch(recorder, data[0], name)
+    watch = Watch(recorder, data[0], name)
     versions = [t._version for t in data]
     rows = [t.detach() for t in data]
 
@@ -231,6 +177,6 @@ HANDLERS: dict[str, Handler] = {
     "rms_norm": _normalisation("rms_norm", F.rms_norm, "normalized_shape", bias=False),
     "group_norm": _normalisation("group_norm", F.group_norm, "num_groups", channel=True),
     "conv2d": _conv2d,
-    "multi_head_attention_forward": _attention,
+    "multi_head_attention_forward": attention,
     **{f"{kind}{end}": _recurrent for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for end in ("", "_cell")},
 }

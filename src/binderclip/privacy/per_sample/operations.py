@@ -14,10 +14,10 @@ from binderclip.privacy.per_sample.layers import HANDLERS, samplewise
 from binderclip.privacy.per_sample.refusals import COUPLED
 
 if TYPE_CHECKING:
-    from binderclip.privacy.per_sample.recorder import PerSampleRecorder
+    from binderclip.privacy.per_sample.recorded import RecordedPass
     from binderclip.privacy.per_sample.sources import Source
 
-__all__ = ["run"]
+__all__ = ["run_operation"]
 
 ELEMENTWISE = frozenset({
     "add", "add_", "sub", "sub_", "subtract", "rsub", "mul", "mul_", "multiply", "div", "div_", "divide", "true_divide",
@@ -38,7 +38,9 @@ SAMPLEWISE = frozenset({
 """Work on each row of dimension 0 by itself; handled by vmap over that operation alone."""
 
 
-def run(recorder: PerSampleRecorder, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_operation(
+    recorder: RecordedPass, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     """What the recorder does with one torch function."""
     name = getattr(func, "__name__", "")
     if name == "batch_norm" and argument(args, kwargs, "training", 5):
@@ -75,7 +77,7 @@ def run(recorder: PerSampleRecorder, func: Callable[..., Any], args: tuple[Any, 
 # -- tensors computed from parameters alone --------------------------------------------------------------------------
 
 
-def _compute(recorder: PerSampleRecorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+def _compute(recorder: RecordedPass, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Run with the leaves that stand for the parameters; what comes out is a source itself."""
     from binderclip.privacy.per_sample.sources import Source
 
@@ -112,7 +114,7 @@ def _leads(value: Tensor, copied: Tensor) -> bool:
 # -- sums, products and joins with data ------------------------------------------------------------------------------
 
 
-def _copies(recorder: PerSampleRecorder, source: Source, rows: int, ndim: int, what: str) -> Tensor:
+def _copies(recorder: RecordedPass, source: Source, rows: int, ndim: int, what: str) -> Tensor:
     """B copies of a source in the graph, shaped to broadcast against data of `ndim` dimensions."""
     if source.copies_of is not None:
         source = source.copies_of
@@ -128,7 +130,7 @@ def _copies(recorder: PerSampleRecorder, source: Source, rows: int, ndim: int, w
     return copies
 
 
-def _lift(recorder: PerSampleRecorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+def _lift(recorder: RecordedPass, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     data = [t for t in flattened((*args, *kwargs.values())) if isinstance(t, Tensor) and not fixed(recorder, t)]
     widest = max(data, key=lambda t: t.ndim)
     if widest.ndim == 0 or (args and isinstance(args[0], Tensor) and _inplace(name) and fixed(recorder, args[0])):
@@ -145,7 +147,7 @@ def _inplace(name: str) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
 
 
-def _join(recorder: PerSampleRecorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+def _join(recorder: RecordedPass, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     pieces = args[0] if args else kwargs["tensors"]
     dim = argument(args, kwargs, "dim", 1) or 0
     data = next(t for t in pieces if not fixed(recorder, t))

@@ -16,10 +16,10 @@ from torch import Tensor
 from binderclip.errors import NotSupported
 from binderclip.privacy.per_sample.arguments import fixed
 from binderclip.privacy.per_sample.contributions import Outer
-from binderclip.privacy.per_sample.layers import _linear_like, _Watch
+from binderclip.privacy.per_sample.watch import Watch, linear_like
 
 if TYPE_CHECKING:
-    from binderclip.privacy.per_sample.recorder import PerSampleRecorder
+    from binderclip.privacy.per_sample.recorded import RecordedPass
 
 __all__ = ["GATES", "cell", "layers"]
 
@@ -54,7 +54,7 @@ GATES = {"lstm": _lstm, "gru": _gru, "rnn_tanh": _tanh, "rnn_relu": _relu}
 """(projected input, projected state, state) -> next state, in the order of torch's packed weights."""
 
 
-def layers(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
+def layers(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     """`nn.LSTM`, `nn.GRU` and `nn.RNN` of any depth, in one or both directions.
 
     Args:
@@ -98,7 +98,7 @@ def layers(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> tu
 
 
 def _direction(
-    recorder: PerSampleRecorder,
+    recorder: RecordedPass,
     name: str,
     x: Float[Tensor, "B T I"],
     state: State,
@@ -107,8 +107,8 @@ def _direction(
     backwards: bool,
 ) -> tuple[Float[Tensor, "B T H"], State]:
     """One layer in one direction: its outputs in the order of x, and its last state."""
-    projected = _linear_like(recorder, x, weights[0], weights[2], f"{name}'s input")
-    watch = _Watch(recorder, x, f"{name}'s state")
+    projected = linear_like(recorder, x, weights[0], weights[2], f"{name}'s input")
+    watch = Watch(recorder, x, f"{name}'s state")
     w = watch.add(weights[1], lambda d: Outer(watch.rows(d), watch.rows(watch.x)))
     b = watch.add(weights[3], lambda d: watch.summed(d))
     zeros = watch.done(torch.zeros_like(projected))
@@ -124,7 +124,7 @@ def _direction(
     return torch.stack(outs, dim=1), state
 
 
-def cell(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
+def cell(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> Any:
     """One step: `nn.LSTMCell`, `nn.GRUCell` and `nn.RNNCell`.
 
     Raises:
@@ -135,12 +135,12 @@ def cell(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
     state = tuple(state) if isinstance(state, (list, tuple)) else (state,)
     _check(recorder, name, (x, *state))
     b_ih, b_hh = biases or (None, None)
-    projected = _linear_like(recorder, x, w_ih, b_ih, f"{name}'s input")
-    found = GATES[name](projected, _linear_like(recorder, state[0], w_hh, b_hh, f"{name}'s state"), state)
+    projected = linear_like(recorder, x, w_ih, b_ih, f"{name}'s input")
+    found = GATES[name](projected, linear_like(recorder, state[0], w_hh, b_hh, f"{name}'s state"), state)
     return found if len(found) > 1 else found[0]
 
 
-def _check(recorder: PerSampleRecorder, name: str, data: tuple[Tensor, ...]) -> None:
+def _check(recorder: RecordedPass, name: str, data: tuple[Tensor, ...]) -> None:
     if any(id(tensor) in recorder.sources for tensor in data):
         raise NotSupported(
             f"private training knows no {name} whose input or initial state is a parameter: add it to the data instead"

@@ -17,7 +17,7 @@ from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.layers.freezing import frozen
 from binderclip.quality.enhance.backlit import DECAY, BacklitEnhancer, EnhancerFit, LowestLoss, step_counter
 from binderclip.quality.enhance.light_prompts import LearnedLightPrompts, LightPrompts
-from binderclip.quality.enhance.light_views import seen_through, view_matrices
+from binderclip.quality.enhance.light_views import mirrored_view, view_matrices
 
 RANK_WEIGHT = 200.0
 """On the loss of the refinement."""
@@ -224,7 +224,7 @@ class CLIPLIT(BacklitEnhancer):
         device = self.model.device
         return torch.stack(
             [
-                torch.cat([self.embed(seen_through(part.to(device), matrix)) for part in images.split(64)])
+                torch.cat([self.embed(mirrored_view(part.to(device), matrix)) for part in images.split(64)])
                 for matrix in matrices
             ]
         )

@@ -47,7 +47,7 @@ def view_matrices(count: int, seed: int) -> Float[Tensor, "V 2 3"]:
     return F.pad(torch.stack(found), (0, 1))  # no shift
 
 
-def seen_through(images: Float[Tensor, "B 3 s s"], matrix: Float[Tensor, "2 3"]) -> Float[Tensor, "B 3 s s"]:
+def mirrored_view(images: Float[Tensor, "B 3 s s"], matrix: Float[Tensor, "2 3"]) -> Float[Tensor, "B 3 s s"]:
     """One view of all pictures, mirrored at the edges.
 
     Args:

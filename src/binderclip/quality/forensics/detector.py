@@ -68,7 +68,7 @@ class Detector(nn.Module, ABC):
         self.model_name = ""
         if model is None:
             return
-        own = opened(model) if isinstance(model, str) else copy.deepcopy(model) if adapted else model
+        own = load_image_side(model) if isinstance(model, str) else copy.deepcopy(model) if adapted else model
         # What is the detector's own asks for no gradients; a model that it only looks through stays as it is.
         self._model = [own if own is model else own.eval().requires_grad_(False)]
         self.model_name = model if isinstance(model, str) else model.name
@@ -165,7 +165,7 @@ class Detector(nn.Module, ABC):
         return torch.cat(found)
 
 
-def opened(name: str) -> PictureEncoder:
+def load_image_side(name: str) -> PictureEncoder:
     """A model by name: of `load`, or a tower without a text side of `load_vision` (`small-dino`, `timm:...`, a folder).
 
     Raises:

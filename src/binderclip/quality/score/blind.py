@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.data.distort.distortions import LEVELS
+from binderclip.data.distortions.library import LEVELS
 from binderclip.data.images import open_image
 from binderclip.errors import DataError, UsageError
 from binderclip.files import make_folder
@@ -24,7 +24,7 @@ from binderclip.models.image_text.encode import EncodedImages, OnError
 from binderclip.models.image_text.preprocess import ImageLike, as_list, float_batch
 from binderclip.quality.rows import ShuffledRows
 from binderclip.quality.score.damaged_views import FAMILIES, DamagedViews
-from binderclip.quality.score.native_files import embedded_files, reduced, reduced_size
+from binderclip.quality.score.native_files import embedded_files, reduced_picture, reduced_size
 from binderclip.quality.score.picture_score import PictureScore
 from binderclip.quality.score.texture_statistics import TEXTURE, texture_statistics
 from binderclip.quality.trunks import WIDTHS, FeatureTrunk, lite0
@@ -222,7 +222,7 @@ class BlindQuality(PictureScore):
         Raises:
             DataError: it cannot be read, or has fewer than 16 pixels on a side.
         """
-        picture = reduced(open_image(source, mode="RGB"), self.longest)
+        picture = reduced_picture(open_image(source, mode="RGB"), self.longest)
         if min(picture.size) < LEAST:
             name = str(source) if isinstance(source, (str, os.PathLike)) else "a picture"
             raise DataError(f"{name}: {picture.height} x {picture.width} pixels, {LEAST} are needed on either side")

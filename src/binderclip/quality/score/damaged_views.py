@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from binderclip.data.distort.distortions import LEVELS, distort
-from binderclip.data.distort.kinds import compressed
-from binderclip.data.distort.processing import exposed, resized_and_back
+from binderclip.data.distortions.kinds import compressed
+from binderclip.data.distortions.library import LEVELS, distort
+from binderclip.data.distortions.processing import exposed, resized_and_back
 from binderclip.data.images import open_image, to_tensor
 from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import ImageLike
-from binderclip.quality.score.native_files import reduced, reduced_size
+from binderclip.quality.score.native_files import reduced_picture, reduced_size
 
 VERSION = 2
 """Of the draws: raised when views of the same settings differ from before, so that what was kept of them is refused."""
@@ -197,7 +197,7 @@ class DamagedViews(Sequence[tuple[Tensor, Tensor]]):
         return (found if quality is None else compressed(found, quality)), levels
 
     def _open(self, row: int) -> Image.Image:
-        return reduced(open_image(self.images[row], mode="RGB"), MOST)
+        return reduced_picture(open_image(self.images[row], mode="RGB"), MOST)
 
     def _view(self, picture: Image.Image, side: int, rng: np.random.Generator) -> Float[Tensor, "1 3 h w"]:
         short = min(picture.size)

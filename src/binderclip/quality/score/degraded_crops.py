@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.distort.distortions import LEVELS, distort, library_named
+from binderclip.data.distortions.library import LEVELS, distort, library_named
 from binderclip.data.images import open_header, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.models.image_text.preprocess import ImageLike
-from binderclip.quality.score.native_files import reduced
+from binderclip.quality.score.native_files import reduced_picture
 
 
 class DegradedCrops:
@@ -98,7 +98,7 @@ class DegradedCrops:
         return distort(repeated, kind, levels, [seed] * len(repeated), library=self.library).unflatten(0, (2, LEVELS))
 
     def _opened(self, source: ImageLike) -> Float[Tensor, "3 h w"]:
-        return to_tensor(reduced(open_image(source, mode="RGB"), self.longest))
+        return to_tensor(reduced_picture(open_image(source, mode="RGB"), self.longest))
 
 
 def _size(image: ImageLike) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import ImageLike, float_batch
 from binderclip.models.towers.base import Tower
 from binderclip.models.towers.kinds.convolutional import ConvolutionalTower, ResNetMap
-from binderclip.quality.score.native_files import embedded_files, reduced, reduced_size
+from binderclip.quality.score.native_files import embedded_files, reduced_picture, reduced_size
 
 Positions = Literal["auto", "drop", "interpolate"]
 
@@ -115,7 +115,7 @@ class NativeEmbedding:
             DataError: it cannot be read, or is smaller than a patch.
         """
         opened = open_image(source, mode="RGB", background=self.model.preprocess.background)
-        picture = reduced(opened, self.longest)
+        picture = reduced_picture(opened, self.longest)
         name = str(source) if isinstance(source, (str, os.PathLike)) else "a picture"
         if picture.size != opened.size:
             name = f"{name}, reduced to {self.longest} px"

@@ -84,7 +84,7 @@ def reduced_size(height: int, width: int, longest: int | None) -> tuple[int, int
     return max(1, round(height * ratio)), max(1, round(width * ratio))
 
 
-def reduced(picture: Image.Image, longest: int | None) -> Image.Image:
+def reduced_picture(picture: Image.Image, longest: int | None) -> Image.Image:
     """A picture at `reduced_size`, bicubic."""
     height, width = reduced_size(picture.height, picture.width, longest)
     if picture.size == (width, height):

@@ -221,6 +221,6 @@ def loaded(model: str | ImageTextModel, device: str | torch.device) -> ImageText
         return model
     if not isinstance(model, str):
         raise UsageError(f"model must be a name or an ImageTextModel, not {type(model).__name__}")
-    from binderclip.models.load import load
+    from binderclip.models.loading import load
 
     return load(model, device=str(device))

@@ -15,7 +15,7 @@ from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
 from binderclip.numeric import check_fields, check_number
-from binderclip.robust.attack import LEVELS, attack
+from binderclip.robust.attack_loop import LEVELS, attack
 from binderclip.robust.attacks.black_box import Evolution
 from binderclip.robust.checks import check_finite, check_images, class_indices
 from binderclip.robust.feasible import Free, Latent, Linf

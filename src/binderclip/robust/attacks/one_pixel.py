@@ -12,7 +12,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
 from binderclip.numeric import check_fields
-from binderclip.robust.attack import AttackResult
+from binderclip.robust.attack_loop import AttackResult
 from binderclip.robust.attacks.spatial import ObjectiveOf, stacked_histories
 from binderclip.robust.checks import check_finite, check_images
 

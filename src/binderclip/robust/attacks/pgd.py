@@ -13,7 +13,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.numeric import check_fields, check_number, check_whole
-from binderclip.robust.attack import AttackResult, Keep, attack
+from binderclip.robust.attack_loop import AttackResult, Keep, attack
 from binderclip.robust.checks import Labels, check_images, checked_labels
 from binderclip.robust.diversity import InputDiversity
 from binderclip.robust.feasible import L2, Linf

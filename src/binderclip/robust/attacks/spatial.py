@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
 from binderclip.numeric import check_fields, check_number
-from binderclip.robust.attack import AttackResult
+from binderclip.robust.attack_loop import AttackResult
 from binderclip.robust.checks import check_finite, check_images
 from binderclip.robust.objectives import Objective
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
 from binderclip.numeric import check_fields, check_number
-from binderclip.robust.attack import AttackResult, attack
+from binderclip.robust.attack_loop import AttackResult, attack
 from binderclip.robust.attacks.spatial import warp
 from binderclip.robust.checks import FiniteGuard, check_finite, check_images
 from binderclip.robust.feasible import Linf

@@ -7,53 +7,28 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.segment.clicks.attack import (
-        AdversarialClicker,
-        ClickRobustness,
-        GridClicker,
-        click_robustness,
-        click_values,
-        soft_iou,
-    )
-    from binderclip.segment.clicks.clickers import (
-        BaselineClicker,
-        Clicker,
-        ErrorRegion,
-        RandomClicker,
-        UserClicker,
-        error_region,
-    )
-    from binderclip.segment.clicks.evaluation import ClickCurves, InteractiveEvaluation
-    from binderclip.segment.clicks.objects import ObjectClicks
-    from binderclip.segment.clicks.point_prompts import ExplainedIoU, PointPromptTable, point_prompt_benchmark
-    from binderclip.segment.clicks.prompt_features import object_features, prompt_features
-    from binderclip.segment.clicks.sampling import exclusion_points, sample_points
-    from binderclip.segment.clicks.tuning import tune_prompts
-
-__all__ = [
-    "AdversarialClicker",
-    "BaselineClicker",
-    "ClickCurves",
-    "ClickRobustness",
-    "Clicker",
-    "ErrorRegion",
-    "ExplainedIoU",
-    "GridClicker",
-    "InteractiveEvaluation",
-    "ObjectClicks",
-    "PointPromptTable",
-    "RandomClicker",
-    "UserClicker",
-    "click_robustness",
-    "click_values",
-    "error_region",
-    "exclusion_points",
-    "object_features",
-    "point_prompt_benchmark",
-    "prompt_features",
-    "sample_points",
-    "soft_iou",
-    "tune_prompts",
-]
+    from binderclip.segment.clicks.attack import AdversarialClicker as AdversarialClicker
+    from binderclip.segment.clicks.attack import ClickRobustness as ClickRobustness
+    from binderclip.segment.clicks.attack import GridClicker as GridClicker
+    from binderclip.segment.clicks.attack import click_robustness as click_robustness
+    from binderclip.segment.clicks.attack import click_values as click_values
+    from binderclip.segment.clicks.attack import soft_iou as soft_iou
+    from binderclip.segment.clicks.clickers import BaselineClicker as BaselineClicker
+    from binderclip.segment.clicks.clickers import Clicker as Clicker
+    from binderclip.segment.clicks.clickers import ErrorRegion as ErrorRegion
+    from binderclip.segment.clicks.clickers import RandomClicker as RandomClicker
+    from binderclip.segment.clicks.clickers import UserClicker as UserClicker
+    from binderclip.segment.clicks.clickers import error_region as error_region
+    from binderclip.segment.clicks.evaluation import ClickCurves as ClickCurves
+    from binderclip.segment.clicks.evaluation import InteractiveEvaluation as InteractiveEvaluation
+    from binderclip.segment.clicks.objects import ObjectClicks as ObjectClicks
+    from binderclip.segment.clicks.point_prompts import ExplainedIoU as ExplainedIoU
+    from binderclip.segment.clicks.point_prompts import PointPromptTable as PointPromptTable
+    from binderclip.segment.clicks.point_prompts import point_prompt_benchmark as point_prompt_benchmark
+    from binderclip.segment.clicks.prompt_statistics import object_features as object_features
+    from binderclip.segment.clicks.prompt_statistics import prompt_features as prompt_features
+    from binderclip.segment.clicks.sampling import exclusion_points as exclusion_points
+    from binderclip.segment.clicks.sampling import sample_points as sample_points
+    from binderclip.segment.clicks.tuning import tune_prompts as tune_prompts
 
 lazy_exports(__name__)

@@ -14,7 +14,7 @@ from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.segment.clicks.clickers import BaselineClicker, Clicker
 from binderclip.segment.clicks.objects import ObjectClicks, ious
-from binderclip.segment.metrics.boundary_iou import boundary_iou
+from binderclip.segment.metrics.boundary_bands import boundary_iou
 from binderclip.segment.promptable import Click, PromptableSegmenter
 
 __all__ = ["ClickCurves", "InteractiveEvaluation"]

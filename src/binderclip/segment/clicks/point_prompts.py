@@ -14,7 +14,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.segment.clicks.evaluation import InteractiveEvaluation
 from binderclip.segment.clicks.objects import ious
-from binderclip.segment.clicks.prompt_features import prompt_features
+from binderclip.segment.clicks.prompt_statistics import prompt_features
 from binderclip.segment.clicks.sampling import INCLUSION, exclusion_points, sample_points
 from binderclip.segment.promptable import Masks, PromptableSegmenter, Prompts
 

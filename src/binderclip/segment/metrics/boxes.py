@@ -12,7 +12,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.segment.metrics.accumulator import Accumulator
 from binderclip.segment.metrics.coco_ap import CocoAP, coco_average_precision
-from binderclip.segment.metrics.overlaps import ARRAYS, Overlaps, joined, parted, per_instance
+from binderclip.segment.metrics.instance_overlaps import ARRAYS, Overlaps, joined, parted, per_instance
 
 Boxes = Float[Tensor, "_ 4"] | Float[np.ndarray, "_ 4"] | Sequence[Sequence[float]]
 

@@ -280,7 +280,7 @@ class CalibrationBins(Accumulator):
         )
 
 
-def calibration_error(
+def pixel_calibration_error(
     probabilities: Float[Tensor, "B C *S"],
     target: Int[Tensor, "B *S"],
     *,

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from binderclip.errors import UsageError
-from binderclip.segment.metrics.overlaps import Overlaps
+from binderclip.segment.metrics.instance_overlaps import Overlaps
 
 #: 0.50, 0.55, ..., 0.95.
 THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))

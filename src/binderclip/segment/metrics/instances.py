@@ -13,8 +13,8 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.segment.metrics.accumulator import Accumulator
 from binderclip.segment.metrics.coco_ap import THRESHOLDS, CocoAP, coco_average_precision
-from binderclip.segment.metrics.overlaps import ARRAYS, Instances, Overlaps, joined, match, overlaps, parted
-from binderclip.segment.metrics.sorted_ap import area_under_sorted, counted_predictions, matched_counts
+from binderclip.segment.metrics.instance_overlaps import ARRAYS, Instances, Overlaps, joined, match, overlaps, parted
+from binderclip.segment.metrics.sorted_precision import area_under_sorted, counted_predictions, matched_counts
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class InstanceMatcher(Accumulator):
         return self._score(lambda images: _average_precision(images, threshold), image_average)
 
     def mean_average_precision(self, thresholds: Sequence[float] = THRESHOLDS, *, image_average: bool = False) -> float:
-        """Mean of `average_precision` over thresholds."""
+        """Mean of `instance_average_precision` over thresholds."""
         return float(np.mean([self.average_precision(t, image_average=image_average) for t in thresholds]))
 
     def panoptic_quality(self, threshold: float = 0.5) -> PanopticScore:
@@ -211,15 +211,17 @@ def instance_scores(prediction: Instances, target: Instances, **context: Any) ->
     return _one(prediction, target, context).compute()
 
 
-def average_precision(prediction: Instances, target: Instances, *, threshold: float = 0.5, **context: Any) -> float:
+def instance_average_precision(
+    prediction: Instances, target: Instances, *, threshold: float = 0.5, **context: Any
+) -> float:
     """TP / (TP + FP + FN) of one picture's pairs with more than `threshold` IoU; see `InstanceMatcher`."""
     return _one(prediction, target, context).average_precision(threshold)
 
 
-def mean_average_precision(
+def mean_instance_average_precision(
     prediction: Instances, target: Instances, *, thresholds: Sequence[float] = THRESHOLDS, **context: Any
 ) -> float:
-    """Mean of `average_precision` of one picture over thresholds; see `InstanceMatcher`."""
+    """Mean of `instance_average_precision` of one picture over thresholds; see `InstanceMatcher`."""
     return _one(prediction, target, context).mean_average_precision(thresholds)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from binderclip.data.lettering import shortened
+from binderclip.data.lettering import ellipsized
 
 # Ordered so that the first few are as different as can be, also for colour-blind eyes; then hues in between.
 _COLOURS = (
@@ -84,7 +84,7 @@ def with_legend(
     used = float(gap)
     for text, colour in entries:
         # A name of which nothing fits is not left out: its first letter stands for it.
-        text = shortened(text, font, image.width - 3 * gap - swatch) or text.strip()[:1]
+        text = ellipsized(text, font, image.width - 3 * gap - swatch) or text.strip()[:1]
         width = swatch + gap / 2 + font.getlength(text) + 1.5 * gap
         if rows[-1] and used + width > image.width:
             rows.append([])

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from binderclip.data.images import contained
 from binderclip.errors import UsageError
-from binderclip.segment.output.palette import colours, shortened, with_legend
+from binderclip.segment.output.palette import colours, ellipsized, with_legend
 from binderclip.segment.output.result import Segmentation
 
 INK = (29, 31, 35)
@@ -41,7 +41,7 @@ def segmentation_sheet(rows: Sequence[Mapping[str, Segmentation]], *, side: int 
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(["picture", *names]):
         middle = (gap + column * (side + gap) + side / 2, head / 2)
-        draw.text(middle, shortened(name, font, side), fill=INK, font=font, anchor="mm")
+        draw.text(middle, ellipsized(name, font, side), fill=INK, font=font, anchor="mm")
     top = head
     for line, tall in zip(fitted, heights, strict=True):
         for column, picture in enumerate(line):

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torchvision.ops import nms
 
-from binderclip.data.scenes.paste import boxes_of
+from binderclip.data.synthetic_scenes.paste import boxes_of
 from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.segment.promptable.crops import Box, crop_boxes, cropped, near_crop_edge

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from binderclip.errors import NotSupported, UsageError, require
-from binderclip.models.files.checkpoint import check_finite, guarded
+from binderclip.models.files.checkpoint import check_weights_finite, guarded
 from binderclip.models.image_text.hf import check_folder, local_first
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.segment.promptable.image import as_picture
 from binderclip.segment.promptable.prompts import ImageState, Masks, Prompts
 
-__all__ = ["HfSegmenter", "load_hf"]
+__all__ = ["HfSegmenter", "load_hf_promptable"]
 
 KINDS = {
     "sam": ("SamModel", "SamProcessor"),
@@ -136,7 +136,7 @@ class HfSegmenter:
         return full.view(*low.shape[:-2], *state.size)
 
 
-def load_hf(source: str, name: str) -> HfSegmenter:
+def load_hf_promptable(source: str, name: str) -> HfSegmenter:
     """A SAM, SAM 2 or SAM 3 checkpoint of the Hugging Face hub, or a folder in its format; safetensors alone are read.
 
     Args:
@@ -169,5 +169,5 @@ def load_hf(source: str, name: str) -> HfSegmenter:
         return model, getattr(transformers, processor_class).from_pretrained(source, **where)
 
     model, processor = guarded(read, name, model_class)
-    check_finite(model.state_dict(), name)
+    check_weights_finite(model.state_dict(), name)
     return HfSegmenter(model, processor, name=name)

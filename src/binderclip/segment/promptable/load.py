@@ -10,7 +10,7 @@ from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.devices import resolve_device
 from binderclip.models.files.folders import bundled_of, folder_kind
 from binderclip.models.files.registry import close_names
-from binderclip.segment.promptable.hf import HfSegmenter, load_hf
+from binderclip.segment.promptable.hf import HfSegmenter, load_hf_promptable
 from binderclip.segment.promptable.small import PromptModel
 
 __all__ = ["load_promptable"]
@@ -38,7 +38,7 @@ def load_promptable(name: str | Path = "small-sam", *, device: str | torch.devic
     where, text = resolve_device(device), str(name)
     bundled = bundled_of("promptable")
     if text.startswith("hf:"):
-        segmenter = load_hf(text.removeprefix("hf:"), text)
+        segmenter = load_hf_promptable(text.removeprefix("hf:"), text)
         segmenter.model.to(where)
         return segmenter
     if text in bundled:
@@ -48,7 +48,7 @@ def load_promptable(name: str | Path = "small-sam", *, device: str | torch.devic
         if folder_kind(path) is None and folder_kind(path / "model") is None:
             if not (path / "config.json").is_file():
                 raise CheckpointError(f"{text} is not a folder of a promptable segmenter: it has no config.json")
-            segmenter = load_hf(text, text)
+            segmenter = load_hf_promptable(text, text)
             segmenter.model.to(where)
             return segmenter
         return PromptModel.open(path).to(where)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from binderclip.data.scenes.paste import boxes_of
+from binderclip.data.synthetic_scenes.paste import boxes_of
 from binderclip.segment.promptable.drawn import CORNERS
 
 __all__ = ["correction", "first_prompts"]

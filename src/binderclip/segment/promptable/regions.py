@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.data.formats.run_lengths import run_lengths
-from binderclip.data.scenes.paste import boxes_of
+from binderclip.data.synthetic_scenes.paste import boxes_of
 
 __all__ = ["RegionMasks", "stability_score", "tidy"]
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from binderclip.data.scenes.paste import boxes_of
+from binderclip.data.synthetic_scenes.paste import boxes_of
 from binderclip.errors import UsageError
 from binderclip.segment.task.candidates import CandidateMasks
 

@@ -178,7 +178,7 @@ class FragmentBoxes:
             heat: of the class.
             size: (H, W) of the picture.
         """
-        full = enlarged(heat, size)
+        full = map_at_size(heat, size)
         active = (full > self.threshold * full.mean()).float()
         active = torch.nn.functional.interpolate(active[None, None], size=clusters.shape, mode="nearest")[0, 0] > 0
         cells = fragment_boxes(
@@ -220,7 +220,7 @@ class FragmentBoxes:
         probs = self.scorer.probabilities(cutouts(look.image, masks, "mean"), self.scorer.vocabulary).cpu()
         places = [self.scorer.vocabulary.index(word) for word in look.words]
         best, own = probs[:, places].max(1)
-        heat = torch.stack([enlarged(each, look.state.size) for each in unit_range(look.maps)])[own]  # (N, H, W)
+        heat = torch.stack([map_at_size(each, look.state.size) for each in unit_range(look.maps)])[own]  # (N, H, W)
         inside = (heat * masks).sum((1, 2)) / masks.sum((1, 2))
         return [look.words[int(n)] for n in own], inside * best
 
@@ -234,7 +234,7 @@ def best_first(masks: Bool[Tensor, "N H W"], scores: Float[Tensor, "N"], overlap
     return kept
 
 
-def enlarged(heat: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
+def map_at_size(heat: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
     """A map at the picture's size."""
     return torch.nn.functional.interpolate(heat[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
 

@@ -22,7 +22,7 @@ from binderclip.segment.output.result import Segmentation
 from binderclip.segment.trained.head import SegmentationHead
 from binderclip.segment.trained.task import HeadTask, RowBatches, run_task
 from binderclip.segment.trained.text_query_decoder import TextQueryDecoder
-from binderclip.segment.trained.tuned import embed_once, side_of
+from binderclip.segment.trained.tuned import embed_once, picture_side
 
 __all__ = ["CascadeCLIP", "CascadeTraining", "default_groups", "train_cascade"]
 
@@ -112,7 +112,7 @@ class CascadeCLIP(SegmentationHead):
             raise UsageError(f"groups {chosen} are to be different blocks of 0 to {depth - 1}, at least one each")
         if not tower.affine_projection:
             raise NotSupported(f"{model.name}: its projection into the shared space is no matrix")
-        side = side_of(model, size)
+        side = picture_side(model, size)
         # Held in a tuple: the model's weights are neither trained nor saved with this module's.
         self._held = (model,)
         self.groups, self.size = chosen, side

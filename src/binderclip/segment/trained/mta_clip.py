@@ -26,7 +26,7 @@ from binderclip.segment.trained.head import SegmentationHead
 from binderclip.segment.trained.mask_text_decoder import DecodedMasks, MaskTextDecoder, PatchPyramid
 from binderclip.segment.trained.panoptic import MaskPrediction
 from binderclip.segment.trained.task import HeadTask, RowBatches, run_task
-from binderclip.segment.trained.tuned import embed_once, side_of, tower_parameters
+from binderclip.segment.trained.tuned import embed_once, picture_side, tower_parameters
 
 __all__ = ["MTACLIP", "MTACLIPTraining", "MaskTextOutput", "train_mta_clip"]
 
@@ -98,7 +98,7 @@ class MTACLIP(SegmentationHead):
             raise UsageError(f"classes must be two different names or more, not {', '.join(self.classes) or 'none'}")
         if width < 8 or width % 8:
             raise UsageError(f"width must be a multiple of 8, not {width}")
-        self.size = side_of(model, size)
+        self.size = picture_side(model, size)
         self.settings = {
             "queries": queries, "width": width, "layers": layers, "heads": heads, "hidden": hidden, "prompts": prompts,
             "n_ctx": n_ctx, "text_tokens": text_tokens, "blocks": blocks, "size": self.size,

@@ -25,7 +25,7 @@ from binderclip.models.towers import Tower
 from binderclip.models.towers.tokens import Tokens
 from binderclip.segment.output.result import Segmentation
 from binderclip.segment.trained.head import SegmentationHead
-from binderclip.segment.trained.tuned import side_of, tower_parameters
+from binderclip.segment.trained.tuned import picture_side, tower_parameters
 
 __all__ = ["GroupedPicture", "SegCLIP", "region_probabilities"]
 
@@ -96,7 +96,7 @@ class SegCLIP(SegmentationHead):
         first = depth - tail
         if blocks is not None and not 0 <= blocks <= first:
             raise UsageError(f"blocks must be 0 to {first}, those before the grouping, not {blocks}")
-        self.size = side_of(model, model.preprocess.size[0] if size is None else size)
+        self.size = picture_side(model, model.preprocess.size[0] if size is None else size)
         self.settings = {
             "groups": groups, "tail": tail, "layers": layers, "heads": heads, "blocks": blocks, "text": text,
             "size": self.size,

@@ -15,10 +15,10 @@ from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.towers.tokens import Tokens
 from binderclip.segment.parts.context import dense_tower
 
-__all__ = ["embed_once", "side_of", "squashed", "tower_parameters"]
+__all__ = ["embed_once", "picture_side", "squashed", "tower_parameters"]
 
 
-def side_of(model: Any, size: int | None) -> int:
+def picture_side(model: Any, size: int | None) -> int:
     """The side at which pictures are seen: `size`, or twice the model's own.
 
     Raises:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from threadpoolctl import threadpool_limits
-
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Limit torch, BLAS and OpenMP to one thread inside the context."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     try:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data import join, load_data, vocabulary
-from binderclip.data.scenes.stream import scenes
 from binderclip.data.sets.loading import NamedSet
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.evaluate import (
     ClassDesignProbe,
     IdentityProbe,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from binderclip.data.distort.distortions import LEVELS
+from binderclip.data.distortions.library import LEVELS
 from binderclip.quality import CLIPIQAPlus, PromptQuality
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.panels import dots

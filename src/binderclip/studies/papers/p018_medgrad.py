@@ -74,7 +74,7 @@ def _names() -> tuple[str, ...]:
 @lru_cache(maxsize=8)
 def _scenes(seed: int, n: int, split: str) -> Any:
     from binderclip.data import vocabulary
-    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.stream import scenes
 
     return scenes(
         seed, n, SIZE, vocabulary=vocabulary("scenes15", split=split), objects=1, area=(0.06, 0.25),

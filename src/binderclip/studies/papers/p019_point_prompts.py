@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from binderclip.data.scenes.paste import boxes_of
+from binderclip.data.synthetic_scenes.paste import boxes_of
 from binderclip.segment.clicks import point_prompt_benchmark, tune_prompts
 from binderclip.segment.clicks.objects import ious
 from binderclip.segment.clicks.point_prompts import point_prompts

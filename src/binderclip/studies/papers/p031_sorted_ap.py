@@ -11,12 +11,12 @@ import numpy as np
 from binderclip.segment.metrics import (
     InstanceMatcher,
     Overlaps,
-    average_precision,
+    instance_average_precision,
     match,
-    mean_average_precision,
+    mean_instance_average_precision,
     overlaps,
 )
-from binderclip.segment.metrics.sorted_ap import area_under_sorted
+from binderclip.segment.metrics.sorted_precision import area_under_sorted
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
@@ -190,9 +190,9 @@ def _thresholds(found: list[Scene], rng: np.random.Generator) -> list[Row]:
     for scene in found:
         predicted, true = np.array(peeled_all(scene, STATES[GOOD], rng)), np.array(scene.masks)
         pairs = overlaps(predicted, true)
-        means = [mean_average_precision(predicted, true, thresholds=grid.tolist()) for grid in GRIDS.values()]
+        means = [mean_instance_average_precision(predicted, true, thresholds=grid.tolist()) for grid in GRIDS.values()]
         spreads[MEAN].append(float(np.ptp(means)))
-        single = [average_precision(predicted, true, threshold=t) for t in (0.5, 0.75)]
+        single = [instance_average_precision(predicted, true, threshold=t) for t in (0.5, 0.75)]
         spreads[AP].append(float(np.ptp(single)))
         # Among good masks no pair is below any of the thresholds: poor ones are where the choice could matter.
         poor = overlaps(np.array(peeled_all(scene, STATES[POOR], rng)), true)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from binderclip.adapt import CDUL, PseudoLabels, TileAggregator, indicator, mean_average_precision
+from binderclip.adapt import CDUL, PseudoLabels, TileAggregator, indicator, multilabel_average_precision
 from binderclip.data.windows import WindowGrid, unfold
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.features import tensor_features
@@ -32,7 +32,7 @@ LABELS, HEADS = "mAP of the pseudo-labels", "mAP on test scenes"
 @lru_cache(maxsize=1)
 def _shared() -> tuple[Any, Any, dict[str, Any]]:
     """The model, the words of drawings that it was not trained on, and how scenes are made."""
-    from binderclip.data.scenes.vocabulary import vocabulary
+    from binderclip.data.synthetic_scenes.vocabulary import vocabulary
     from binderclip.models import load
 
     words = vocabulary("scenes15", split="val")
@@ -43,7 +43,7 @@ def _shared() -> tuple[Any, Any, dict[str, Any]]:
 @lru_cache(maxsize=1)
 def _data(seed: int) -> dict[str, Any]:
     """Views and true labels of the seed's scenes, and of the test scenes."""
-    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.stream import scenes
 
     model, words, options = _shared()
     own, test = scenes(3200 + seed, TRAIN, SIZE, **options), scenes(33, TEST, SIZE, **options)
@@ -78,7 +78,8 @@ def _label_rows(data: dict[str, Any]) -> list[Row]:
             parts = {"whole picture": made.whole, "tiles": made.tiles, "both": made.labels}
             setting = f"{n} x {n}, threshold {threshold:g}"
             found += [
-                Row(LABELS, name, mean_average_precision(data["truth"], part), setting) for name, part in parts.items()
+                Row(LABELS, name, multilabel_average_precision(data["truth"], part), setting)
+                for name, part in parts.items()
             ]
     return found
 
@@ -95,14 +96,14 @@ def _network_rows(data: dict[str, Any], seed: int) -> list[Row]:
     }
     test, there = data["test"], data["test truth"]
     zero_shot = TileAggregator(data["bank"])(test[:, None]).whole
-    found = [Row(HEADS, "zero-shot, no training", mean_average_precision(there, zero_shot))]
+    found = [Row(HEADS, "zero-shot, no training", multilabel_average_precision(there, zero_shot))]
     for name, (labels, every) in heads.items():
         head = CDUL(epochs=EPOCHS, update_every=every, seed=seed).fit(views, labels)
         found.append(Row(HEADS, name, head.score(test, there)))
         if every:
             found += [
-                Row("mAP of the labels in training", "at first", mean_average_precision(truth, made.labels)),
-                Row("mAP of the labels in training", "refined", mean_average_precision(truth, head.labels_)),
+                Row("mAP of the labels in training", "at first", multilabel_average_precision(truth, made.labels)),
+                Row("mAP of the labels in training", "refined", multilabel_average_precision(truth, head.labels_)),
             ]
     return found
 
@@ -113,7 +114,7 @@ def null(seed: int) -> list[Row]:
     truth = torch.from_numpy(rng.random((TRAIN, 15)) < 0.17)
     random = [torch.from_numpy(rng.random((TRAIN, 15))) for _ in range(2)]
     names = ("both", "whole picture")
-    return [Row(LABELS, n, mean_average_precision(truth, x), THREE) for n, x in zip(names, random, strict=True)]
+    return [Row(LABELS, n, multilabel_average_precision(truth, x), THREE) for n, x in zip(names, random, strict=True)]
 
 
 def draw(table: Table, figure: Figure) -> None:

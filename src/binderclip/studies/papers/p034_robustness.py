@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data import corrupt3d, vocabulary
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.evaluate import PredictionTable, RobustnessReport, RobustnessSuite
 from binderclip.fit import fit
 from binderclip.studies.harness.criteria import Criterion, Precondition

@@ -12,7 +12,7 @@ from torch import Tensor
 from binderclip.adapt import GuidedCrops, ZeroShotClassifier
 from binderclip.adapt.zero_shot.views import encode_crops
 from binderclip.data import vocabulary
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.segment import text_detector
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.panels import lines

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from binderclip.data.scenes.vocabulary import SCENES15, vocabulary
+from binderclip.data.synthetic_scenes.vocabulary import SCENES15, vocabulary
 from binderclip.quality import CLIPLIT, RAVE, LatentPromptGuidance, LearnedLightPrompts
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.panels import dots

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.data import Cutout, RandomPatchReplacement
-from binderclip.evaluate.detectors import average_precision
+from binderclip.evaluate.detectors import detection_average_precision
 from binderclip.explain import patch_direct_effect
 from binderclip.quality import DetectorBatch, PanopticPatchDetector, fit_detector
 from binderclip.studies.harness.criteria import Criterion, Precondition
@@ -94,7 +94,9 @@ def measure(seed: int) -> list[Row]:
         detector = trained(arm, pool, seed)
         with torch.no_grad():
             real = logits(detector, made.test)
-            rows += [Row(AP, arm, average_precision(real, logits(detector, x)), name) for name, x in shown.items()]
+            rows += [
+                Row(AP, arm, detection_average_precision(real, logits(detector, x)), name) for name, x in shown.items()
+            ]
         maps = patch_direct_effect(detector, shown[SEEN][:MAPS], patch=PATCH)
         top = maps.strongest()
         without = maps.score - maps.effects[torch.arange(MAPS), top[:, 0], top[:, 1]]
@@ -112,7 +114,9 @@ def null_rows(seed: int) -> list[Row]:
     """Random scores, and maps of random effects."""
     rng = np.random.default_rng([seed, 11])
     effects = np.abs(rng.standard_normal((MAPS, (SIDE // PATCH) ** 2)))
-    rows = [Row(AP, RANDOM, average_precision(*rng.standard_normal((2, TEST))), name) for name in (SEEN, *UNSEEN)]
+    rows = [
+        Row(AP, RANDOM, detection_average_precision(*rng.standard_normal((2, TEST))), name) for name in (SEEN, *UNSEEN)
+    ]
     return [*rows, Row(SHARE, RANDOM, float((effects.max(1) / effects.sum(1)).mean())), Row(MASKED, RANDOM, 0.5)]
 
 

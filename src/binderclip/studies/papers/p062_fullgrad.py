@@ -46,8 +46,8 @@ SUMS = ("`lite0` (biases, BN)", "CNN of clothing (biases, BN)", "`small`, cosine
 
 
 def _scenes(seed: int, side: int, count: int) -> Any:
-    from binderclip.data.scenes.stream import scenes
-    from binderclip.data.scenes.vocabulary import vocabulary
+    from binderclip.data.synthetic_scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 
     return scenes(
         seed, count, side, vocabulary=vocabulary("scenes15", split="val"), objects=1, area=(0.06, 0.4),

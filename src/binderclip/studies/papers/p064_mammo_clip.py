@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import SCENES15, vocabulary
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import SCENES15, vocabulary
 from binderclip.explain import ConceptMapper, pointing_game
 from binderclip.losses import ContrastiveLoss, Cosine, clip, mammo_clip
 from binderclip.models import load_vision

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data.scenes.batch import Scenes
-from binderclip.data.scenes.regions import rgba_pairs
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import vocabulary
+from binderclip.data.synthetic_scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.regions import rgba_pairs
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.losses import SameKey, clip
 from binderclip.models import AlphaCLIP
 from binderclip.models.layers.fast_gradients import fast_gradients

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data.scenes.batch import Scenes
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import SCENES15, vocabulary
+from binderclip.data.synthetic_scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import SCENES15, vocabulary
 from binderclip.models.towers.tokens import Tokens
 from binderclip.segment import CascadeCLIP, train_cascade
 from binderclip.segment.metrics import IoU

@@ -163,7 +163,7 @@ def _ablation(found: Decomposition, labels: np.ndarray, fit: Tensor, held: Tenso
 
 def _scenes(seed: int) -> Scenes:
     from binderclip.data import vocabulary
-    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.stream import scenes
 
     return scenes(
         seed, SCENES, SIZE, vocabulary=vocabulary("scenes15", split="val"), objects=1, area=(0.06, 0.25),

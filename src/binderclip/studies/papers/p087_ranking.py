@@ -40,8 +40,8 @@ SPEARMAN, ERROR = "Spearman correlation of the count", "mean absolute error of t
 @lru_cache(maxsize=1)
 def _data() -> dict[str, Any]:
     """Token features, pooled features, names, counts and sizes of training and test scenes."""
-    from binderclip.data.scenes.stream import scenes
-    from binderclip.data.scenes.vocabulary import vocabulary
+    from binderclip.data.synthetic_scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.vocabulary import vocabulary
     from binderclip.models import load
 
     model = load("small")

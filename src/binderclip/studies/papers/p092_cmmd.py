@@ -37,7 +37,7 @@ SHIFTED, P_VALUE = "distance, fixed shift", "p-value, equal moments"
 def _features() -> tuple[Tensor, list[Tensor]]:
     """Unit features of the validation drawings, and of the test drawings at every level of scrambling."""
     from binderclip.data import load_data
-    from binderclip.data.distort.distortions import distort
+    from binderclip.data.distortions.library import distort
     from binderclip.models import load
 
     model = load("small")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from binderclip.data import vocabulary
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.segment.anomaly import Anomalies, WinCLIP, WindowLevels, join_levels
 from binderclip.segment.anomaly.memory import NormalMemory
 from binderclip.segment.anomaly.mid_level import MidLevelFeatures, mid_level_features

@@ -56,7 +56,7 @@ ON_GRID = External("small-dino", of="v", size=128)
 
 def train_head(seed: int = 0) -> DINOiserHead:
     """How the bundled head was made: 160 unlabelled scenes of the training drawings, 400 steps."""
-    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.stream import scenes
 
     grounds = ["plain", "gradient", "noise", "texture", "photo"]
     images = scenes(1000 + seed, 160, 256, objects=(1, 4), area=(0.03, 0.25), background=grounds).images

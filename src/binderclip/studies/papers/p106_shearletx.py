@@ -54,8 +54,8 @@ def _methods(seed: int) -> dict[str, Any]:
 
 
 def _scenes(seed: int, count: int, split: str) -> tuple[Tensor, Tensor, list[str]]:
-    from binderclip.data.scenes.stream import scenes
-    from binderclip.data.scenes.vocabulary import vocabulary
+    from binderclip.data.synthetic_scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 
     words = vocabulary("scenes15", split=split)
     found = scenes(

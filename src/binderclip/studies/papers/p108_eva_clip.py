@@ -30,7 +30,7 @@ from binderclip.studies.protocols.training.token_towers import (
     shown,
 )
 from binderclip.train.tokens.image import RandomPatches
-from binderclip.train.tokens.place import reduced
+from binderclip.train.tokens.place import reduced_tokens
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ def contrastive(model: TokenTower, seed: int, first: int, steps: int, *, text: f
     def loss(here: Int[Tensor, "B"]) -> Tensor:
         return model.loss(model.visual(whole()[here]), model.text(words[here])).total
 
-    with reduced(model.train(), RandomPatches(keep=0.5), "sincos", image_size=SIDE):
+    with reduced_tokens(model.train(), RandomPatches(keep=0.5), "sincos", image_size=SIDE):
         trained(groups, loss, seed, first, steps)
     return model.eval()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data import multi_object_scenes, vocabulary
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.evaluate import ObjectClassificationProbe, ObjectRetrievalProbe, OrderSensitivityProbe
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.panels import bare

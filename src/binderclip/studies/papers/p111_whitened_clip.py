@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data import load_data
-from binderclip.data.distort.distortions import distort
+from binderclip.data.distortions.library import distort
 from binderclip.evaluate import EmbeddingSet, Whitening, normality_report
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.panels import pictures

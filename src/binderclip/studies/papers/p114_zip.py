@@ -12,14 +12,14 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from binderclip.data.scenes.batch import Scenes
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import vocabulary
+from binderclip.data.synthetic_scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.segment import Segmenter
 from binderclip.segment.metrics import box_overlaps, coco_average_precision
 from binderclip.segment.parts.resolution import Whole
 from binderclip.segment.task import FragmentBoxes, VocabularyScorer, WordMaps, lloyd, middle_features, unit_range
-from binderclip.segment.task.fragments import enlarged
+from binderclip.segment.task.fragments import map_at_size
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.panels import dots, pictures
 from binderclip.studies.harness.power import Pilot
@@ -106,7 +106,7 @@ def measure(seed: int) -> list[Row]:
     for made, kind in herds(seed):
         picture = Image.fromarray((made.images[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
         heat = unit_range(localiser(picture, [kind]))[0].cpu()
-        full, true = enlarged(heat, (SIZE, SIZE)), made.boxes[0][made.present[0]]
+        full, true = map_at_size(heat, (SIZE, SIZE)), made.boxes[0][made.present[0]]
         clusters = {}
         for name, features in zip(BLOCKS, blocks, strict=True):
             maps = features(picture)

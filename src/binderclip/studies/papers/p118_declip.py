@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.evaluate import patch_affinity, zero_shot_accuracy
 from binderclip.segment import DeCLIP, External, Segmenter, measure_segmenters, train_declip
 from binderclip.segment.parts.context import Frame, open_windows, records

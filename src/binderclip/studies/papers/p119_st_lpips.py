@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data.distort.distortions import LEVELS, distort
+from binderclip.data.distortions.library import LEVELS, distort
 from binderclip.quality import LPIPS, two_afc_score
 from binderclip.quality.distance.two_afc import shift_flips
 from binderclip.studies.harness.criteria import Criterion

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from binderclip.adapt import ContextPool, ZeroShotClassifier, attribute_product, scrambled
 from binderclip.data import vocabulary
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.evaluate import worst_group_accuracy
 from binderclip.fit import fit
 from binderclip.studies.harness.criteria import Criterion

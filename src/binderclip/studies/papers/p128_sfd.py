@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data.distort.distortions import LEVELS, distort
+from binderclip.data.distortions.library import LEVELS, distort
 from binderclip.quality import ANTONYMS, SFD, SFDIQA, PromptQuality, RRDBNet
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.panels import dots

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.data import CopyPaste, InstanceSample, LargeScaleJitter
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import SCENES15
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import SCENES15
 from binderclip.fit import fit
 from binderclip.segment.metrics import IoU
 from binderclip.studies.harness.criteria import Criterion

@@ -14,8 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from binderclip.data.augment.fill import gaussian_blur
-from binderclip.data.distort.kinds import compressed
-from binderclip.evaluate.detectors import average_precision
+from binderclip.data.distortions.kinds import compressed
+from binderclip.evaluate.detectors import detection_average_precision
 from binderclip.quality import DeeCLIP, Detector, DetectorBatch, LinearDetector, PanopticPatchDetector, fit_detector
 from binderclip.quality.forensics.training import drawn_rows
 from binderclip.studies.harness.criteria import Criterion, Precondition
@@ -90,8 +90,12 @@ def measure(seed: int) -> list[Row]:
             found = {name: draw.standard_normal(TEST) for name in asked}
         else:
             found = scores(arm, known, labels, asked, seed)
-        rows += [Row(AP, arm, average_precision(found["real"], found[name]), name) for name in (SEEN, *UNSEEN)]
-        rows += [Row(AP, arm, average_precision(found[f"real, {name}"], found[name]), name) for name in DEGRADED]
+        rows += [
+            Row(AP, arm, detection_average_precision(found["real"], found[name]), name) for name in (SEEN, *UNSEEN)
+        ]
+        rows += [
+            Row(AP, arm, detection_average_precision(found[f"real, {name}"], found[name]), name) for name in DEGRADED
+        ]
     return rows
 
 

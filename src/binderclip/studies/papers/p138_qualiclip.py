@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data.distort.distortions import LEVELS, distort
+from binderclip.data.distortions.library import LEVELS, distort
 from binderclip.quality import ANTONYMS, PromptQuality, QualiCLIP
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.panels import dots

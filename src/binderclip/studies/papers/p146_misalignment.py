@@ -56,7 +56,7 @@ class CaptionPairs:
 
 def _scenes(seed: int, n: int, split: str) -> Any:
     from binderclip.data import vocabulary
-    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.stream import scenes
 
     words = vocabulary("scenes15", split=split)
     return scenes(

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import OPAQUE, Vocabulary, vocabulary
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import OPAQUE, Vocabulary, vocabulary
 from binderclip.fit import fit
 from binderclip.losses import SoftTargetContrastive
 from binderclip.segment.metrics import mask_iou

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.adapt import PromptedModel
-from binderclip.data.distort.distortions import distort
+from binderclip.data.distortions.library import distort
 from binderclip.models.layers.freezing import frozen
 from binderclip.robust import SimilarityAttack, attack_similarity, rank_flip_rate
 from binderclip.segment.anomaly.restoring import structural_similarity

@@ -15,7 +15,7 @@ from torch import Tensor
 from binderclip.adapt import LastLayerRetraining, LinearProbe, remove_direction
 from binderclip.data import ImageTextDataset, load_data
 from binderclip.data.cache.features import content_hash
-from binderclip.data.distort.distortions import distort
+from binderclip.data.distortions.library import distort
 from binderclip.evaluate import group_disparity, progress_rate
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.features import tensor_features

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.data.scenes.batch import Scenes
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import SCENES15, vocabulary
+from binderclip.data.synthetic_scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import SCENES15, vocabulary
 from binderclip.losses import ContrastiveLoss, SameKey
 from binderclip.models.towers import open_image_tower
 from binderclip.studies.harness.criteria import Criterion, Precondition

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data.scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.batch import Scenes
 from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.segment import SegCLIP, SegCLIPObjective, train_segclip
 from binderclip.segment.trained.segclip import region_probabilities

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.data.scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.batch import Scenes
 from binderclip.fit import fit
 from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.models.towers.tokens import Tokens

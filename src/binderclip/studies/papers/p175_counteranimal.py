@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data import CounterfactualGroups, colored_scenes, vocabulary
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.evaluate import PredictionTable, group_drop, limited_options, linear_contrastive, spurious_pairs
 from binderclip.evaluate.probes import class_weight
 from binderclip.fit import fit

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from binderclip.data.distort.distortions import LEVELS
+from binderclip.data.distortions.library import LEVELS
 from binderclip.quality import PromptEnsemble, PromptQuality
 from binderclip.quality.score.qboost import TEMPLATE, TRIPLES
 from binderclip.studies.harness.criteria import Criterion

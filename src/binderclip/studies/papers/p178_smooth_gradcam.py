@@ -54,8 +54,8 @@ def _methods(seed: int) -> dict[str, Any]:
 @lru_cache(maxsize=4)
 def _pairs(seed: int) -> tuple[Float[Tensor, "N 3 S S"], Bool[Tensor, "N 2 S S"]]:
     """Scenes of every class with two drawings of it, and the masks of both."""
-    from binderclip.data.scenes.stream import scenes
-    from binderclip.data.scenes.vocabulary import vocabulary
+    from binderclip.data.synthetic_scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 
     words = vocabulary("scenes15", split="val+test")
     parts = [

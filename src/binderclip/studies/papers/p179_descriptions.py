@@ -19,7 +19,7 @@ from binderclip.adapt import (
     shipped_descriptions,
 )
 from binderclip.data import Vocabulary, vocabulary
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.features import tensor_features
 from binderclip.studies.harness.power import Pilot

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import SCENES15
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import SCENES15
 from binderclip.segment import PanopticTraining, train_panoptic
 from binderclip.segment.metrics import InstanceMatcher
 from binderclip.studies.harness.criteria import Criterion, Precondition

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.data import ObjectStatistics, hallucinated_captions
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import vocabulary
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.evaluate import ObjectHallucination
 from binderclip.losses import ContrastiveLoss, clip, hard_negative
 from binderclip.studies.harness.criteria import Criterion

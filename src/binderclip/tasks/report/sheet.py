@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.data.lettering import shortened
+from binderclip.data.lettering import ellipsized
 from binderclip.files import write_whole
 from binderclip.tasks.files.maker import picture_options
 
@@ -56,7 +56,7 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     if title:
         large = ImageFont.load_default(size=20)
-        draw.text((gap, gap), shortened(title, large, width - 2 * gap), fill=INK, font=large)
+        draw.text((gap, gap), ellipsized(title, large, width - 2 * gap), fill=INK, font=large)
     for index, (source, caption, figure) in enumerate(entries):
         x = gap + index % columns * (side + gap)
         y = head + gap + index // columns * (side + text + gap)
@@ -66,10 +66,10 @@ def contact_sheet(
             _frame(picture, frames[index])
         sheet.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
         tail = draw.textlength(figure, font=font)
-        draw.text((x, y + side + 6), shortened(caption, font, side - tail - 8), fill=INK, font=font)
+        draw.text((x, y + side + 6), ellipsized(caption, font, side - tail - 8), fill=INK, font=font)
         draw.text((x + side, y + side + 6), figure, fill=SOFT, font=font, anchor="ra")
         if names:
-            draw.text((x, y + side + below), shortened(names[index], fine, side), fill=SOFT, font=fine)
+            draw.text((x, y + side + below), ellipsized(names[index], fine, side), fill=SOFT, font=fine)
     return save_picture(sheet, out)
 
 
@@ -111,7 +111,7 @@ def with_scale(picture: Image.Image, text: str, ramp: Image.Image, ends: tuple[s
     right -= gap
     draw.text((right, middle), ends[0], fill=SOFT, font=font, anchor="rm")
     right -= round(draw.textlength(ends[0], font=font)) + 2 * gap
-    draw.text((gap, middle), shortened(text, font, right - gap), fill=INK, font=font, anchor="lm")
+    draw.text((gap, middle), ellipsized(text, font, right - gap), fill=INK, font=font, anchor="lm")
     return strip
 
 

@@ -98,23 +98,27 @@ def train_bundled_detector(target: str | Path, folders: Sequence[str] = WALLPAPE
         kind: copied(real, [autoencoder(kind, real, seed) for seed in range(COPIES)]) for kind in GENERATORS
     }  # fmt: skip
     makers = {kind: [autoencoder(kind, real, COPIES)] for kind in GENERATORS}
-    fresh = {kind: cut(copied(test, maker)) for kind, maker in makers.items()}
-    loose = {kind: cut(copied(test, maker, matched=False)) for kind, maker in makers.items()}
+    fresh = {kind: without_rim(copied(test, maker)) for kind, maker in makers.items()}
+    loose = {kind: without_rim(copied(test, maker, matched=False)) for kind, maker in makers.items()}
 
     def taught(kinds: Sequence[str]) -> NoiseDetector:
-        return calibrated(detector_of(cut(real), {kind: cut(made[kind]) for kind in kinds}), cut(aside))
+        return calibrated(
+            detector_of(without_rim(real), {kind: without_rim(made[kind]) for kind in kinds}), without_rim(aside)
+        )
 
     detector = taught(list(GENERATORS))
     unseen = {}
     for kind in GENERATORS:
         others = [name for name in GENERATORS if name != kind]
-        check = DetectorSanityCheck.measure(taught(others), cut(test), {kind: fresh[kind]}, processing={}, seen=others)
+        check = DetectorSanityCheck.measure(
+            taught(others), without_rim(test), {kind: fresh[kind]}, processing={}, seen=others
+        )
         unseen[kind] = check.figures[0]
     measured = DetectorFigures(
-        shipped=DetectorSanityCheck.measure(detector, cut(test), fresh, seen=list(GENERATORS)),
+        shipped=DetectorSanityCheck.measure(detector, without_rim(test), fresh, seen=list(GENERATORS)),
         unseen=unseen,
-        loose=DetectorSanityCheck.measure(detector, cut(test), loose, processing={}, seen=list(GENERATORS)),
-        sharpness={kind: round(sharpness_auc(cut(test), copies), 3) for kind, copies in fresh.items()},
+        loose=DetectorSanityCheck.measure(detector, without_rim(test), loose, processing={}, seen=list(GENERATORS)),
+        sharpness={kind: round(sharpness_auc(without_rim(test), copies), 3) for kind, copies in fresh.items()},
         filtered_back=filtered_back(detector, test),
     )
     card = card_of(Path(target).name, measured, learned=len(learned), kept=len(kept), real=len(real))
@@ -152,7 +156,7 @@ def autoencoder(kind: str, real: Tiles, seed: int) -> CopyingAutoencoder:
     return train_autoencoder(CopyingAutoencoder(**settings), torch.stack(crops), seed=seed, **COPY_TRAINING)  # type: ignore[arg-type]
 
 
-def cut(squares: Tiles) -> Float[Tensor, "N 3 c c"]:
+def without_rim(squares: Tiles) -> Float[Tensor, "N 3 c c"]:
     """Every square without its rim, from an offset of its own: the grid of a copy starts anywhere in it."""
     places = np.random.default_rng(7).integers(0, OFFSETS, (len(squares), 2)).tolist()
     return torch.stack(
@@ -220,7 +224,7 @@ def filtered_back(detector: NoiseDetector, real: Tiles) -> dict[str, float]:
     shares = {}
     for name, change in PROCESSING.items():
         parts = [matched_spectrum(change(part), part) for part in real.split(32)]
-        images = cut((torch.cat(parts) * 255).round() / 255)
+        images = without_rim((torch.cat(parts) * 255).round() / 255)
         called = torch.cat([detector.output(part).logit > 0 for part in images.split(32)])
         shares[name] = float(called.double().mean())
     return shares

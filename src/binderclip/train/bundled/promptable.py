@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import vocabulary
 from binderclip.data.sets.packs import TRAINING_PACKS, pack_hash
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.errors import NotSupported
 from binderclip.losses.dense.mask_sets import dice_loss, soft_focal_loss
 from binderclip.models import load

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.stats import rankdata, spearmanr
 
 from binderclip.data import load_data, open_image
-from binderclip.data.distort.distortions import DISTORTIONS, distort
+from binderclip.data.distortions.library import DISTORTIONS, distort
 from binderclip.data.images import to_tensor
 from binderclip.documents import json_text
 from binderclip.files import write_whole

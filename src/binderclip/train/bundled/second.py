@@ -3,7 +3,7 @@
     [model]      arch = "small-b"
     [[stage]]    kind = "pooled-head"     ridge map, then gradient steps on cached features
 
-`compact_folder` turns the finished run into the eight-bit folder that ships.
+`compact_without_text` turns the finished run into the eight-bit folder that ships.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from binderclip.train.recipe.passes import OwnCount, SampleCost, step_operations
 from binderclip.train.recipe.registry import BARE, MODELS, PASSES, STAGES, register
 from binderclip.train.recipe.stage import Stage
 
-__all__ = ["compact_folder", "new_small_b", "pooled_head"]
+__all__ = ["compact_without_text", "new_small_b", "pooled_head"]
 
 VISION = {
     "timm_model_name": "binderclip_lite2",
@@ -191,7 +191,7 @@ def _fit_ridge(
         head.bias.copy_(-(centre @ weight))
 
 
-def compact_folder(source: Path, target: Path, *, text_tower: str = "small") -> Path:
+def compact_without_text(source: Path, target: Path, *, text_tower: str = "small") -> Path:
     """Write the eight-bit form of a finished model folder, without the text tower that its neighbour holds.
 
     Args:

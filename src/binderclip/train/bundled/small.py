@@ -25,7 +25,7 @@ __all__ = [
     "closed_form_head",
     "reduced_ridge",
     "tower_states",
-    "write_folder",
+    "write_open_clip_folder",
 ]
 
 SMALL: dict[str, Any] = {
@@ -176,7 +176,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> None:
     write_whole(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
 
-def write_folder(
+def write_open_clip_folder(
     model: Any,
     tokenizer: Tokenizer | None,
     folder: Path,

@@ -20,7 +20,7 @@ from binderclip.models.bundled.architectures import LiteTrunk, fold_lite
 from binderclip.train.bundled.data.batches import Mixture, Numbered
 from binderclip.train.bundled.data.maps import Maps, frozen_depthwise, lower_maps, normalise, read_maps, write_maps
 from binderclip.train.bundled.data.photographs import RealPictures, read_real
-from binderclip.train.bundled.data.pictures import PackPictures, ViewBatch, compose, on_white, read_pictures
+from binderclip.train.bundled.data.pictures import PackPictures, ViewBatch, compose_views, on_white, read_pictures
 from binderclip.train.bundled.image import ImageLoss, Queue, TextTable, attention_loss, location_loss, photograph_loss
 from binderclip.train.bundled.kinds import class_features, text_features
 from binderclip.train.bundled.small import tower_states
@@ -140,7 +140,9 @@ class _ViewCache:
                 crops = _shrink(rgba[chosen[:, 0]], self.size).float() / 255
                 views = ViewBatch(crops, chosen, torch.ones(len(chosen), 1, GRID, GRID))
             else:
-                views = compose(rgba, mono, chosen, generator, size=self.size, photographs=backdrop, white=WHITE[sort])
+                views = compose_views(
+                    rgba, mono, chosen, generator, size=self.size, photographs=backdrop, white=WHITE[sort]
+                )
             known = torch.where(chosen >= 0, table[chosen.clamp(min=0)], chosen)
             parts.append(lower_maps(self.trunk, ViewBatch(views.images, known, views.masks)))
         return Maps(*(torch.cat([getattr(part, key) for part in parts]) for key in ("lower", "texts", "masks")))

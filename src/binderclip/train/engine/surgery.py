@@ -10,7 +10,7 @@ import torch
 
 from binderclip.errors import NotSupported
 from binderclip.train.tokens.image import TokenReduction
-from binderclip.train.tokens.place import reduced
+from binderclip.train.tokens.place import reduced_tokens
 from binderclip.train.tokens.positions import Positions
 
 __all__ = ["training_view"]
@@ -44,7 +44,7 @@ def training_view(
     """
     with contextlib.ExitStack() as stack:
         shape = {"image_size": image_size, "text_length": text_length}
-        stack.enter_context(reduced(backbone, tokens, positions, **shape))
+        stack.enter_context(reduced_tokens(backbone, tokens, positions, **shape))
         if grad_checkpointing:
             if not hasattr(backbone, "set_grad_checkpointing"):
                 raise NotSupported(f"grad_checkpointing: {type(backbone).__name__} cannot recompute activations")

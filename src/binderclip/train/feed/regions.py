@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from binderclip.data.scenes.captions import article, listed
+from binderclip.data.synthetic_scenes.captions import article, listed
 from binderclip.data.uniform import uniform
 from binderclip.errors import DataError
 from binderclip.train.distributed import World

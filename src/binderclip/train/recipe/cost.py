@@ -30,7 +30,14 @@ from binderclip.train.recipe.passes import (
     passes_of,
 )
 from binderclip.train.tokens.image import Resize, TokenReduction
-from binderclip.train.tokens.place import check_size, input_side, patch_grid, prefix_tokens, reduced, short_context
+from binderclip.train.tokens.place import (
+    check_size,
+    input_side,
+    patch_grid,
+    prefix_tokens,
+    reduced_tokens,
+    short_context,
+)
 
 if TYPE_CHECKING:
     from binderclip.train.recipe.recipe import Recipe
@@ -270,7 +277,7 @@ def shaped(stage: Stage, backbone: Any, seen: TowerPasses) -> Iterator[StageShap
     check_size(backbone, stage.positions, asked)
     with contextlib.ExitStack() as stack:
         shape = {"image_size": asked, "text_length": stage.text_length}
-        stack.enter_context(reduced(backbone, tokens, stage.positions, **shape))
+        stack.enter_context(reduced_tokens(backbone, tokens, stage.positions, **shape))
         stack.enter_context(short_context(backbone, length))
         yield StageShape(side, image_tokens, length)
 

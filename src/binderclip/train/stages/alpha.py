@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from binderclip.data.scenes.captions import article
+from binderclip.data.synthetic_scenes.captions import article
 from binderclip.errors import NotSupported, UsageError
 from binderclip.losses import ContrastiveLoss, SameKey, clip
 from binderclip.models import AlphaCLIP, ImageTextModel

@@ -35,7 +35,7 @@ from binderclip.train.recipe.registry import PASSES, STAGES, TERMS, demands, reg
 from binderclip.train.recipe.stage import Stage
 from binderclip.train.tokens.place import check_size, short_context
 
-__all__ = ["ContrastiveStep", "build_loss", "contrastive", "distill", "figures", "training_loss"]
+__all__ = ["ContrastiveStep", "build_loss", "contrastive", "distill", "loss_figures", "training_loss"]
 
 TARGETS = {"same-caption": "share", "ignore-same-caption": "ignore"}
 
@@ -65,7 +65,7 @@ class ContrastiveStep(nn.Module):
             output = self.loss(image, text, keys=keys, **self._beside(batch))
         except UsageError as error:
             return nan_of(error, image, text), {}
-        return output.total, figures(output)
+        return output.total, loss_figures(output)
 
     def _beside(self, batch: TrainingBatch, at_once: int | None = None) -> dict[str, Tensor]:
         """Further features of the batch: its columns, and what the teacher says."""
@@ -91,7 +91,7 @@ class ContrastiveStep(nn.Module):
             }
             keys = batch.caption_ids if self.loss.targets.needs_keys else None
             output = contrastive_step(encode, inputs, self.loss, size, backward=backward, keys=keys)
-            return output.total, figures(output)
+            return output.total, loss_figures(output)
 
         return step
 
@@ -113,7 +113,7 @@ def nan_of(error: UsageError, *features: Tensor) -> Float[Tensor, ""]:
 _INPUTS = ("images", "ids", "mask", "position")
 
 
-def figures(output: LossOutput) -> dict[str, Tensor]:
+def loss_figures(output: LossOutput) -> dict[str, Tensor]:
     """What a step reports of a loss: its terms where there are several, and its metrics."""
     parts = {f"loss/{name}": value for name, value in output.terms.items()} if len(output.terms) > 1 else {}
     return {**parts, **output.metrics}

@@ -30,7 +30,7 @@ from binderclip.train.feed.captions import caption_tokens
 from binderclip.train.recipe.passes import TowerPasses
 from binderclip.train.recipe.registry import PASSES, STAGES, demands, register
 from binderclip.train.recipe.stage import Stage
-from binderclip.train.stages.contrastive import figures, make_loss, nan_of, training_loss
+from binderclip.train.stages.contrastive import loss_figures, make_loss, nan_of, training_loss
 from binderclip.train.tokens.place import short_context
 from binderclip.train.tokens.word_classes import NOUN, split_words, word_classes
 
@@ -127,7 +127,7 @@ class HardNegativesStep(nn.Module):
             )
         except UsageError as error:
             return nan_of(error, image, text, negatives), {}
-        return output.total, figures(output)
+        return output.total, loss_figures(output)
 
     def differs(self, tokens: TokenIds, own: TokenIds) -> Bool[Tensor, "B"]:
         """Which texts are no padding and, as the text tower sees them, not the picture's own: long ones are cut."""

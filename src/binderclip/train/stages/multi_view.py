@@ -32,7 +32,7 @@ from binderclip.train.recipe.augmentation import make_augment
 from binderclip.train.recipe.passes import TowerPasses
 from binderclip.train.recipe.registry import PASSES, STAGES, TERMS, demands, register
 from binderclip.train.recipe.stage import Stage
-from binderclip.train.stages.contrastive import figures, make_loss, nan_of, training_loss
+from binderclip.train.stages.contrastive import loss_figures, make_loss, nan_of, training_loss
 from binderclip.train.tokens.place import short_context
 
 __all__ = ["MultiViewStep", "barlow", "multi_view", "simsiam", "swav"]
@@ -112,7 +112,7 @@ class MultiViewStep(nn.Module):
             output = self.loss(features["image"], features["text"], keys=keys, **batch.columns, **beside)
         except UsageError as error:
             return nan_of(error, *features.values()), {}
-        return output.total, figures(output)
+        return output.total, loss_figures(output)
 
 
 def _pooled(

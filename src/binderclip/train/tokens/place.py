@@ -13,11 +13,11 @@ from binderclip.models.towers import open_image_tower
 from binderclip.train.tokens.image import PatchSelection, Resize, TokenReduction
 from binderclip.train.tokens.positions import Positions, positions_for
 
-__all__ = ["check_size", "input_side", "patch_grid", "prefix_tokens", "reduced", "short_context"]
+__all__ = ["check_size", "input_side", "patch_grid", "prefix_tokens", "reduced_tokens", "short_context"]
 
 
 @contextlib.contextmanager
-def reduced(
+def reduced_tokens(
     backbone: nn.Module,
     tokens: TokenReduction | None,
     positions: Positions = "fixed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from binderclip.errors import DataError
 from binderclip.files import write_whole
-from binderclip.vision.splats.scene import GaussianScene
 
-__all__ = ["read_ply", "write_ply"]
+__all__ = ["Gaussians", "read_ply", "write_ply"]
+
+Gaussians: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Means, scales, rotations, opacities and colours, as in `GaussianScene`."""
 
 HARMONIC = 0.28209479177387814
 """The constant spherical harmonic: colour = 0.5 + HARMONIC * f_dc."""
@@ -30,8 +33,8 @@ CLOSE = 1e-6
 """How near to 0 and 1 an opacity is written, whose logit would be infinite there."""
 
 
-def read_ply(path: str | Path) -> GaussianScene:
-    """A scene from a binary or plain PLY; colours that change with the direction of view are left out.
+def read_ply(path: str | Path) -> Gaussians:
+    """The Gaussians of a binary or plain PLY; colours that change with the direction of view are left out.
 
     Raises:
         DataError: no such file, no PLY, one without the entries of Gaussians, cut short, or with values that are not
@@ -63,7 +66,7 @@ def read_ply(path: str | Path) -> GaussianScene:
     scales = stacked("scale_0", "scale_1", "scale_2").clamp(-40, 40).exp()
     colours = (0.5 + HARMONIC * stacked("f_dc_0", "f_dc_1", "f_dc_2")).clamp(0, 1)
     rotations = stacked("rot_0", "rot_1", "rot_2", "rot_3")
-    return GaussianScene(stacked("x", "y", "z"), scales, rotations, stacked("opacity")[:, 0].sigmoid(), colours)
+    return stacked("x", "y", "z"), scales, rotations, stacked("opacity")[:, 0].sigmoid(), colours
 
 
 def _header(path: Path, lines: list[str]) -> tuple[str, int, list[tuple[str, str]]]:
@@ -112,26 +115,26 @@ def _table(path: Path, body: bytes, order: str, count: int, fields: list[tuple[s
     return table
 
 
-def write_ply(scene: GaussianScene, path: str | Path) -> None:
-    """Write a scene as binary PLY; it is there whole or not at all.
+def write_ply(gaussians: Gaussians, path: str | Path) -> None:
+    """Write Gaussians as binary PLY; it is there whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
     """
     names = ("x", "y", "z", "nx", "ny", "nz", *NEEDED[3:])
-    opacities = scene.opacities.detach().double().clamp(CLOSE, 1 - CLOSE)
+    means, scales, rotations, opacities, colours = (values.detach().double() for values in gaussians)
     columns = torch.cat(
         [
-            scene.means.detach().double(),
-            torch.zeros(len(scene), 3, dtype=torch.float64),
-            (scene.colours.detach().double() - 0.5) / HARMONIC,
-            opacities.logit()[:, None],
-            scene.scales.detach().double().log(),
-            scene.rotations.detach().double(),
+            means,
+            torch.zeros_like(means),  # normals, which nobody reads
+            (colours - 0.5) / HARMONIC,
+            opacities.clamp(CLOSE, 1 - CLOSE).logit()[:, None],
+            scales.log(),
+            rotations,
         ],
         1,
     )
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(scene)}"]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(means)}"]
     header += [f"property float {name}" for name in names]
     start = ("\n".join([*header, "end_header"]) + "\n").encode()
     write_whole(path, start + columns.cpu().numpy().astype("<f4").tobytes())

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.vision.splats.camera import SplatCamera
+from binderclip.vision.splats.ply import read_ply, write_ply
 
 __all__ = ["GaussianScene", "SplatRender", "TileWeights"]
 
@@ -223,9 +224,7 @@ class GaussianScene:
 
     def save(self, path: str | Path) -> None:
         """Write the usual PLY file; see `splats.ply`."""
-        from binderclip.vision.splats.ply import write_ply
-
-        write_ply(self, path)
+        write_ply((self.means, self.scales, self.rotations, self.opacities, self.colours), path)
 
     @staticmethod
     def load(path: str | Path) -> GaussianScene:
@@ -234,6 +233,4 @@ class GaussianScene:
         Raises:
             DataError: it is none.
         """
-        from binderclip.vision.splats.ply import read_ply
-
-        return read_ply(path)
+        return GaussianScene(*read_ply(path))

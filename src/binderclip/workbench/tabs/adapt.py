@@ -34,7 +34,7 @@ _COUNTED = re.compile(r"(?P<text>.*?):? (?P<done>[0-9]+) of (?P<total>[0-9]+)$")
 
 
 def build(bench: Bench) -> None:
-    from binderclip.adapt.selection.candidates import catalogue
+    from binderclip.adapt.selection.candidate_heads import catalogue
 
     offered = [*((str(folder), str(folder)) for folder in bench.below()), *((name, name) for name in SETS)]
     groups = [("auto: all that fit the budget, but those trained on images", "auto"), ("all", "all")]
@@ -74,7 +74,7 @@ def work(
 ) -> Outcome:
     """Judge the methods, choose, and test once."""
     from binderclip.adapt.selection import LabelSelection
-    from binderclip.adapt.selection.candidates import candidates, catalogue
+    from binderclip.adapt.selection.candidate_heads import candidates, catalogue
     from binderclip.models import resolve_templates
 
     names = _methods(methods)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.data import load_data, open_image, plant_defects, to_tensor, vocabulary
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.errors import UsageError
 
 STRENGTH = 0.45

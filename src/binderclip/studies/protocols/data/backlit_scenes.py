@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import Vocabulary
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import Vocabulary
 
 SIDE, DRAWN, GAMMA = 32, 64, 2.2
 """Side of a picture in pixels, side at which it is drawn, and exponent of display values."""

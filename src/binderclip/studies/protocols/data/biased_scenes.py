@@ -41,7 +41,7 @@ def biased_scenes(seed: int, count: int, pair: Pair, *, rate: float, size: int =
         split: of the pictures that occur.
     """
     from binderclip.data import vocabulary
-    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.stream import scenes
 
     classes, grounds = pair
 

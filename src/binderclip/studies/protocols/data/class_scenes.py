@@ -7,9 +7,9 @@ from functools import lru_cache
 from jaxtyping import Int
 from torch import Tensor, tensor
 
-from binderclip.data.scenes.batch import Scenes
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import SCENES15, vocabulary
+from binderclip.data.synthetic_scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import SCENES15, vocabulary
 from binderclip.segment.metrics import boundary_iou
 
 CLASSES = ("background", *tuple(SCENES15)[:12])

@@ -8,8 +8,8 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import vocabulary
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 
 LEAST = 0.01
 """Share of the scene that the visible part of an object covers at least."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data import load_data
-from binderclip.data.distort.distortions import distort
+from binderclip.data.distortions.library import distort
 from binderclip.data.images import to_tensor
 
 if TYPE_CHECKING:

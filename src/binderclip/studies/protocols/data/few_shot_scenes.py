@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from binderclip.data.scenes.batch import Scenes
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import vocabulary
+from binderclip.data.synthetic_scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 
 SEEN = (
     "tree", "cat", "heart", "moon", "hat", "sun", "book", "clock", "boat", "car", "flower", "camera", "bottle",

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data import load_data
-from binderclip.data.distort.processing import PROCESSING
+from binderclip.data.distortions.processing import PROCESSING
 from binderclip.data.images import to_tensor
 from binderclip.quality.forensics.generators import GENERATORS, CopyingAutoencoder, train_autoencoder
 

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import vocabulary
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.segment.metrics.foreground import foreground_scores
 from binderclip.segment.promptable import Prompts
 from binderclip.studies.harness.quantities import Quantity, combined, value_of

@@ -39,7 +39,7 @@ def cluttered(
         options: of `data.scenes`, instead of these.
     """
     from binderclip.data import vocabulary
-    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.stream import scenes
 
     words = vocabulary("scenes15", split=split)
     chosen = words if only is None else words.only(only)

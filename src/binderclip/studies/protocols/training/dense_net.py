@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.data import vocabulary
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.fit import fit
 from binderclip.losses import DenseLoss, FocalLoss, MarginLabelSmoothingLoss, NeighborPenaltyLoss, SVLSLoss
 from binderclip.segment.metrics import CalibrationBins, IoU, Reliability, boundary_band

@@ -20,7 +20,7 @@ from binderclip.losses import clip
 from binderclip.studies.protocols.training.contrastive_towers import bags
 from binderclip.studies.protocols.training.selections import CONCEPTS
 from binderclip.train.tokens.image import TokenReduction
-from binderclip.train.tokens.place import reduced
+from binderclip.train.tokens.place import reduced_tokens
 
 __all__ = [
     "ACCURACY",
@@ -161,7 +161,7 @@ def train_stages(
         first += plan.steps
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         model.train()
-        with reduced(model, plan.tokens, "sincos", image_size=plan.side):
+        with reduced_tokens(model, plan.tokens, "sincos", image_size=plan.side):
             fit(step, learned, starts, steps=plan.steps, lr=plan.rate, warmup=0.1)
     return model.eval()
 

@@ -18,7 +18,7 @@ from binderclip.errors import DataError
 from binderclip.models import load
 from binderclip.models.image_text.classification import probabilities
 from binderclip.robust import METHODS
-from binderclip.robust.attack import LEVELS, whole_levels
+from binderclip.robust.attack_loop import LEVELS, whole_levels
 from binderclip.tasks.events import counted, skip, start
 from binderclip.tasks.files.inputs import find_images, output_names
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths

@@ -17,14 +17,14 @@ from binderclip.evaluate import GroupReport, PredictionTable, group_report, pred
 from binderclip.evaluate.probes import (
     Measure,
     accuracy,
-    calibration_error,
-    false_positive_rate,
+    calibration_error_measure,
+    false_positive_rate_measure,
     holm,
     mean_class_accuracy,
     mean_confidence,
-    positive_predictive_value,
-    selection_rate,
-    true_positive_rate,
+    positive_predictive_value_measure,
+    selection_rate_measure,
+    true_positive_rate_measure,
 )
 from binderclip.models import load_encoder, resolve_templates
 from binderclip.tasks.events import batches, start
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from binderclip.adapt.groups.thresholds import Constraint
     from binderclip.evaluate.probes import Grouping
-    from binderclip.evaluate.probes.group_report import Null
+    from binderclip.evaluate.probes.group_reports import Null
     from binderclip.models import ImageTextModel, TextBank
 
 LEAST, MOST_VALUES, LEAST_HALF = 20, 12, 40
@@ -154,9 +154,14 @@ def probed(
 
 
 def _measures(positive: str | None) -> list[Measure]:
-    found = [accuracy(), mean_class_accuracy(), mean_confidence(), calibration_error()]
+    found = [accuracy(), mean_class_accuracy(), mean_confidence(), calibration_error_measure()]
     if positive is not None:
-        rates = (selection_rate, true_positive_rate, false_positive_rate, positive_predictive_value)
+        rates = (
+            selection_rate_measure,
+            true_positive_rate_measure,
+            false_positive_rate_measure,
+            positive_predictive_value_measure,
+        )
         found += [rate(positive) for rate in rates]
     return found
 

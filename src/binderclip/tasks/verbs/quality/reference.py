@@ -12,7 +12,7 @@ from binderclip.data.images import list_images, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
 from binderclip.quality import LPIPS, create_metric
-from binderclip.quality.score.native_files import reduced
+from binderclip.quality.score.native_files import reduced_picture
 
 COLUMNS = ("distance", "PSNR (dB)")
 
@@ -89,7 +89,7 @@ def compared(
                 raise DataError(f"{image}: it and its original must be of one size, they have {sizes} pixels")
             if max(one.size) > longest:
                 smaller += 1
-                one, other = reduced(one, longest), reduced(other, longest)
+                one, other = reduced_picture(one, longest), reduced_picture(other, longest)
             x, y = (to_tensor(picture)[None].to(where) for picture in (one, other))
             error = float((x - y).square().mean())
             psnr = float("inf") if error == 0 else -10 * float(torch.tensor(error).log10())

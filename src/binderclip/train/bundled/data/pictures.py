@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from binderclip.data.images import open_header
 
-__all__ = ["PackPictures", "ViewBatch", "compose", "on_white", "read_pictures"]
+__all__ = ["PackPictures", "ViewBatch", "compose_views", "on_white", "read_pictures"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def on_white(rgba: UInt8[Tensor, "N 4 64 64"], size: int) -> Float[Tensor, "N 3 
     return nn.functional.interpolate(flat, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def place(
+def place_pictures(
     rgba: Float[Tensor, "N 4 H H"],
     side: Float[Tensor, "N"],
     centre: Float[Tensor, "N 2"],
@@ -171,7 +171,7 @@ def backgrounds(
     return out
 
 
-def compose(
+def compose_views(
     pictures: UInt8[Tensor, "N 4 H H"],
     mono: Bool[Tensor, "N"],
     objects: Int[Tensor, "B K"],
@@ -203,7 +203,7 @@ def compose(
         centre = 0.5 + (rand[:, 1:3] - 0.5) * (free[:, None] + 0.1)
         angle = torch.where(rand[:, 3] < 0.5, (rand[:, 4] - 0.5) * 0.5, torch.zeros(n))
         source = recolour(pictures[picked].float() / 255, mono[picked], generator)
-        layer = place(source, side, centre, size, angle=angle, flip=rand[:, 5] < 0.4)
+        layer = place_pictures(source, side, centre, size, angle=angle, flip=rand[:, 5] < 0.4)
         alpha = layer[:, 3:]
         images[here] = layer[:, :3] + images[here] * (1 - alpha)
         masks[here] *= 1 - alpha
