@@ -15,8 +15,6 @@ Graph = dict[str, set[str]]
 
 RUNNING = {
     frozenset({"cli.verbs.geometry.command", "cli.verbs.geometry.report"}),
-    frozenset({"cli.verbs.probe.command", "cli.verbs.probe.report"}),
-    frozenset({"cli.verbs.quality.command", "cli.verbs.quality.run"}),
 }
 """Left: pages of verbs read settings that stand beside the options."""
 IN_ANNOTATIONS = {

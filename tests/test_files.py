@@ -281,6 +281,7 @@ MEMORY = {"held", "drawn", "sink"}
 IN_PLACE = {
     "files.py": "is the way itself",
     "cli": "outputs of verbs have a rule of their own",
+    "tasks/verbs": "the same rule",
     "workbench": "files of a session that lives as long as the page",
     "search/place.py": "a scratch file, read back at once",
     "data/made/examples.py": "pictures to try the program on",
@@ -338,7 +339,7 @@ MOVES = {
     "files.py": "is the way itself",
     "workbench/sessions.py": "a finished session's folder is moved aside before it is emptied",
     "workbench/tabs/enhance.py": "a file of a session that lives as long as the page",
-    "cli/verbs/enhance/run.py": "a picture is written beside its place, with what it was made of, and moved",
+    "tasks/verbs/enhance/run.py": "a picture is written beside its place, with what it was made of, and moved",
 }
 """Files that rename, and why."""
 

@@ -11,7 +11,7 @@ import binderclip
 PACKAGE = Path(binderclip.__file__).parent
 MOST = 20
 """Python files in one folder; the aim is about 15."""
-APPLICATIONS = {"cli", "studies", "workbench"}
+APPLICATIONS = {"cli", "studies", "tasks", "workbench"}
 """Their files follow protocols: every verb has `register`, every tab `build`, every study `measure` and `draw`."""
 BY_MODULE = {"data/distortions/arniqa.py", "data/distortions/kinds.py"}
 """Two libraries of distortions: a function is called as its distortion, and is reached through its module."""

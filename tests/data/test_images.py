@@ -440,7 +440,8 @@ def test_no_other_place_lets_pillow_guess_the_format() -> None:
 
     root = Path(binderclip.__file__).parent
     # maker.py looks for our own mark in a header, and names its three formats.
-    own = {"tasks/report/sheet.py", "tasks/files/maker.py", "data/distortions/arniqa.py", "data/synthetic_scenes/vocabulary.py",
+    own = {"tasks/report/sheet.py", "tasks/files/maker.py", "data/distortions/arniqa.py",
+           "data/synthetic_scenes/vocabulary.py",
            "data/distortions/kinds.py", "studies/harness/report.py", "data/images.py",
            "train/bundled/data/damaged_folder.py"}  # fmt: skip
     guessing = {

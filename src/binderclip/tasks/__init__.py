@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.tasks.request import Option, Request, Result, VerbTask
-    from binderclip.tasks.verbs.attack.task import attack
+    from binderclip.tasks.request import Option as Option
+    from binderclip.tasks.request import Request as Request
+    from binderclip.tasks.request import VerbTask as VerbTask
+    from binderclip.tasks.verbs.attack.task import attack as attack
 
-__all__ = ["Option", "Request", "Result", "VerbTask", "attack"]
 lazy_exports(__name__)

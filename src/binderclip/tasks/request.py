@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from binderclip.errors import UsageError
 from binderclip.tasks.events import Listener, StopToken, listening
 
-__all__ = ["Option", "Request", "Result", "VerbTask", "option_of"]
+__all__ = ["Option", "Request", "VerbResult", "VerbTask", "option_of"]
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -155,7 +155,7 @@ class Request(BaseModel):
         return cls.model_fields[name].default is PydanticUndefined and cls.model_fields[name].default_factory is None
 
 
-class Result(Protocol):
+class VerbResult(Protocol):
     """What a task gives back, whatever it is."""
 
     @property

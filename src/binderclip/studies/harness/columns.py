@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from binderclip.documents import parse_json
 from binderclip.papers import CHECKS, Paper
 from binderclip.studies.harness.check import VERDICTS, Check
 from binderclip.studies.harness.scale import plain
@@ -166,4 +166,4 @@ def _mean(result: Result, metric: str, method: str) -> float:
 
 def read_benchmarks(text: str) -> Benchmarks:
     """The sections of `docs/BENCHMARKS.json`."""
-    return {name: section for name, section in json.loads(text).items() if isinstance(section, dict)}
+    return {name: section for name, section in parse_json(text).items() if isinstance(section, dict)}
