@@ -146,4 +146,5 @@ def test_mistakes_get_a_short_answer(command: Command, words: tuple[object, ...]
         return
     assert done.code == code, done.err
     assert said in done.err
-    assert done.err.startswith("error:")
+    # On a slow machine it says first that the model is being loaded.
+    assert done.err.splitlines()[-1].startswith("error:")

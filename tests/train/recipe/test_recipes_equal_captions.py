@@ -18,7 +18,7 @@ from binderclip.settings import part_name
 from binderclip.train import Recipe, list_recipes, load_recipe, run
 
 CAPTIONS = tuple(
-    f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("cat", "dog", "cup", "tree")
+    f"a {colour} {thing}" for colour in ("red", "green") for thing in ("cat", "dog", "cup", "tree", "car", "bird")
 )
 PICTURES, BATCH, STEPS = 512, 16, 2
 WITHOUT_CAPTIONS = (
@@ -88,6 +88,9 @@ def _narrow(model: Any) -> Any:
         return "small"
     if model["arch"] == "upcycled" or model.get("vision", {}).get("width", 0) <= 192:
         return model
+    if "timm_model_name" in model.get("vision", {}):
+        # At Mammo-CLIP's 1,520 pixels a step of this batch takes tens of gigabytes.
+        model = {**model, "vision": {**model["vision"], "image_size": 64}}
     base = {"base": "small"} if "base" in model else {"embed_dim": NARROW["embed_dim"], "text": NARROW["text"]}
     model = {key: value for key, value in model.items() if "base" not in base or key != "embed_dim"}
     return {**model, **base, "vision": {**model["vision"], **NARROW["vision"]}}
