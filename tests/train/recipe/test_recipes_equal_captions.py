@@ -86,11 +86,11 @@ def _narrow(model: Any) -> Any:
     """A model of the paper's scale with the small one's layers, or the bundled one in its place."""
     if isinstance(model, str):
         return "small"
-    if model["arch"] == "upcycled" or model.get("vision", {}).get("width", 0) <= 192:
-        return model
     if "timm_model_name" in model.get("vision", {}):
         # At Mammo-CLIP's 1,520 pixels a step of this batch takes tens of gigabytes.
         model = {**model, "vision": {**model["vision"], "image_size": 64}}
+    if model["arch"] == "upcycled" or model.get("vision", {}).get("width", 0) <= 192:
+        return model
     base = {"base": "small"} if "base" in model else {"embed_dim": NARROW["embed_dim"], "text": NARROW["text"]}
     model = {key: value for key, value in model.items() if "base" not in base or key != "embed_dim"}
     return {**model, **base, "vision": {**model["vision"], **NARROW["vision"]}}
