@@ -6,12 +6,16 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 STAMP := $(shell cksum pyproject.toml | cut -d ' ' -f 1)
 
-.PHONY: demo test doctest shapes lint types imports check bench reproduce docs clean
+.PHONY: demo test test-all doctest shapes lint types imports check bench reproduce docs clean
 
 demo: $(VENV)/.demo-$(STAMP)
 	$(BIN)/binderclip demo --out demo
 
+# What takes minutes is left out (tests/slow.txt), but for one of each kind.
 test: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+
+test-all: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # The examples in docstrings.
@@ -35,7 +39,7 @@ imports: $(VENV)/.dev-$(STAMP)
 types: $(VENV)/.dev-$(STAMP)
 	$(BIN)/mypy
 
-check: lint imports types doctest shapes test
+check: lint imports types doctest shapes test-all
 
 bench: $(VENV)/.dev-$(STAMP)
 	$(BIN)/python -m benchmarks --out docs/BENCHMARKS.md

@@ -11,6 +11,8 @@ import random
 import re
 import shutil
 import signal
+import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +31,49 @@ for size in ("COLUMNS", "LINES"):
     os.environ.pop(size, None)
 
 _PYTEST_RAISES = pytest.raises
+SLOW = Path(__file__).with_name("slow.txt")
+MOST_CPU = 3.0
+"""Seconds of processor time that a test may take without standing in `slow.txt`."""
+MOST_IMPORTS = 50
+"""A test that imports more modules pays for others, which come later."""
+
+
+def slow_tests() -> tuple[set[str], set[str]]:
+    """Node ids of `slow.txt`: files and functions that are slow, and the tests that are run all the same."""
+    lines = [line for line in SLOW.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    kept = {line.removeprefix("+ ") for line in lines if line.startswith("+ ")}
+    return {line for line in lines if not line.startswith("+ ")}, kept
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `slow.txt` names."""
+    slow, kept = slow_tests()
+    for item in items:
+        path, _, name = item.nodeid.partition("::")
+        if item.nodeid not in kept and ({path, f"{path}::{name.partition('[')[0]}"} & slow):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Note tests that are slow and not marked, by processor time, which a loaded machine does not lengthen."""
+    modules, began = len(sys.modules), time.process_time()
+    yield
+    spent = time.process_time() - began
+    if spent > MOST_CPU and len(sys.modules) - modules < MOST_IMPORTS and item.get_closest_marker("slow") is None:
+        item.user_properties.append(("unmarked", f"{spent:.1f}"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Name the tests that `slow.txt` should have, which is no failure: another processor may be slower."""
+    kept = slow_tests()[1]
+    unmarked = [
+        (dict(report.user_properties)["unmarked"], report.nodeid)
+        for report in terminalreporter.stats.get("passed", [])
+        if "unmarked" in dict(report.user_properties) and report.nodeid not in kept
+    ]
+    for seconds, name in sorted(set(unmarked), key=lambda pair: -float(pair[0])):
+        terminalreporter.write_line(f"not in slow.txt: {seconds} s {name}")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,0 +1,37 @@
+"""`slow.txt` names tests that there are."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from .conftest import slow_tests
+
+ROOT = Path(__file__).parents[1]
+
+
+def functions(path: Path) -> set[str]:
+    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_line_is_a_file_or_a_test() -> None:
+    slow, kept = slow_tests()
+    assert len(slow) > 300
+    assert len(kept) == 4
+    for line in slow | kept:
+        path, _, name = line.partition("::")
+        assert (ROOT / path).is_file(), line
+        assert not name or name.partition("[")[0] in functions(ROOT / path), line
+
+
+def test_what_is_kept_would_be_slow() -> None:
+    slow, kept = slow_tests()
+    for line in kept:
+        path, _, name = line.partition("::")
+        assert {path, f"{path}::{name.partition('[')[0]}"} & slow, line
+
+
+def test_tests_here_are_quick(request: pytest.FixtureRequest) -> None:
+    assert request.node.get_closest_marker("slow") is None
