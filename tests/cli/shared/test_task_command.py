@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from binderclip.cli.shared.task_command import with_request
-from binderclip.errors import UsageError
 from binderclip.tasks import attack
 
 Command = Callable[..., Any]
@@ -47,6 +46,7 @@ def test_mistakes_in_documents_are_said(command: Command, tmp_path: Path) -> Non
     assert (done.code, "there is no file" in done.err) == (2, True)
 
 
-def test_a_missing_name_behind_from_is_an_error() -> None:
-    with pytest.raises(UsageError, match="there is no file"):
-        with_request(["--from"], attack)
+def test_a_missing_name_behind_from_is_an_error(command: Command) -> None:
+    for words, message in ((("--from",), "requires an argument"), (("--from", " "), "--from is empty")):
+        done = command("attack", *words)
+        assert (done.code, message in done.err) == (2, True), done.err

@@ -22,7 +22,7 @@ READ = frozenset(
     ["again", "against", "as_", "ask", "ask_model", "assign", "attributes", "background", "box", "boxes",
      "bright", "by", "clip", "context", "crop_from", "dark", "data", "descriptions", "detector", "device",
      "distance", "dtype", "embeddings", "encode_rate", "enhancer", "eps", "evaluate", "example", "folder",
-     "folders", "grid", "groups", "head", "hold_out", "image", "images", "kept", "label", "labels", "layer",
+     "folders", "from_", "grid", "groups", "head", "hold_out", "image", "images", "kept", "label", "labels", "layer",
      "mark", "method", "methods", "model", "name", "negatives", "normal", "null", "outside", "pair", "pairs",
      "paper", "parallel", "point", "pool", "positive", "preset", "prompt", "proposals", "ray", "recipe",
      "reference", "run", "scales", "scores", "scribble", "seeds", "segmenter", "set", "sound", "split", "start",

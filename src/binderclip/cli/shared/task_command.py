@@ -80,6 +80,8 @@ def with_request(args: list[str], task: VerbTask[Any, Any]) -> list[str]:
     if at is None:
         return args
     path = args[at].partition("=")[2] if "=" in args[at] else (args[at + 1] if at + 1 < len(args) else "")
+    if not path.strip():
+        return args  # which is refused as every option without a value is
     rest = args[:at] + args[at + (1 if "=" in args[at] else 2) :]
     place = Path(path)
     if not place.is_file():
