@@ -27,7 +27,7 @@ def test_a_paper_is_found_and_opened(view: Any) -> None:
     panel = view.tab("Papers")
     panel.get_by_label("Words of a title, an author, a name, a room").fill("autoclip")
     panel.get_by_role("heading", name="AutoClip").first.wait_for()
-    assert panel.get_by_text("Claim.").is_visible()
+    assert panel.get_by_text("The paper says.").is_visible()
     assert view.look("papers") == []
     assert view.axe() == []
 

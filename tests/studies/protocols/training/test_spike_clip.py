@@ -104,4 +104,4 @@ def test_recovery_needs_a_spike_to_recover_from(ours, none, met):
         for seed in range(8)
         for name, value in values.items()
     ]
-    assert all(c.check(Table(rows)).met for c in spike_clip.recovery({"ZClip": 0.0019})) is met
+    assert all(c.check(Table(rows)).seen for c in spike_clip.recovery({"ZClip": 0.0019})) is met
