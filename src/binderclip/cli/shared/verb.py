@@ -36,7 +36,8 @@ class VerbCommand(typer.core.TyperCommand):
     """A verb whose words have been looked at before any of its own code runs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        task = getattr(inspect.unwrap(self.callback), "task", None) if self.callback else None
+        # Wrapped, a function keeps its attributes; what is inside a check of annotations does not have them.
+        task = getattr(self.callback, "task", None)
         if task is not None:
             args = with_request(args, task)
         if not ctx.resilient_parsing:
