@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from binderclip.data.inpaint import inpaint_telea
+from binderclip.data.inpaint import inpaint_by_marching
 from binderclip.errors import UsageError
 
 
@@ -36,11 +36,11 @@ def test_pixels_alone_continue_planes_and_the_rest_is_untouched(radius: int) -> 
     alone[11, 12] = True
     for hole in (alone, disc(), disc(at=(0, 3)), np.eye(24, dtype=bool)):
         broken = np.where(hole[..., None], np.nan, image)
-        found = inpaint_telea(broken, hole, radius=radius)
+        found = inpaint_by_marching(broken, hole, radius=radius)
         assert np.array_equal(found[~hole], image[~hole])
         np.testing.assert_allclose(found[..., 2], 0.3, atol=1e-12)
         assert found.dtype == image.dtype
-    np.testing.assert_allclose(inpaint_telea(image, alone, radius=radius), image, atol=1e-9)
+    np.testing.assert_allclose(inpaint_by_marching(image, alone, radius=radius), image, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_pixels_alone_continue_planes_and_the_rest_is_untouched(radius: int) -> 
 )
 @pytest.mark.parametrize("radius", [1, 3, 6])
 def test_no_value_leaves_the_range_of_the_picture(hole: np.ndarray, radius: int) -> None:
-    found = inpaint_telea(grain(), hole, radius=radius)[hole]
+    found = inpaint_by_marching(grain(), hole, radius=radius)[hole]
     assert 0.2 <= found.min() < found.max() <= 0.8
 
 
@@ -56,7 +56,9 @@ def test_the_size_of_the_picture_around_a_hole_changes_nothing() -> None:
     image, hole = grain(48), stroke(48)
     wide, around = grain(90), np.zeros((90, 90), bool)
     wide[20:68, 30:78], around[20:68, 30:78] = image, hole
-    np.testing.assert_allclose(inpaint_telea(wide, around)[around], inpaint_telea(image, hole)[hole], atol=1e-12)
+    np.testing.assert_allclose(
+        inpaint_by_marching(wide, around)[around], inpaint_by_marching(image, hole)[hole], atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("radius", [1, 3, 5])
@@ -65,7 +67,7 @@ def test_opencv_with_values_before_which_its_slopes_are_nothing(radius: int) -> 
     cv2 = pytest.importorskip("cv2")
     image, hole = grain(), stroke()
     peer = cv2.inpaint((image[..., 0] * 1e6).astype(np.float32), hole.astype(np.uint8), radius, cv2.INPAINT_TELEA) / 1e6
-    np.testing.assert_allclose(inpaint_telea(image, hole, radius=radius)[..., 0], peer, atol=2e-5)
+    np.testing.assert_allclose(inpaint_by_marching(image, hole, radius=radius)[..., 0], peer, atol=2e-5)
 
 
 def test_opencv_on_eight_bits() -> None:
@@ -76,7 +78,7 @@ def test_opencv_on_eight_bits() -> None:
     hole = stroke()
     for image in (smooth, grain()):
         peer = cv2.inpaint((image * 255).round().astype(np.uint8), hole.astype(np.uint8), 3, cv2.INPAINT_TELEA) / 255
-        own = inpaint_telea(image, hole)
+        own = inpaint_by_marching(image, hole)
         assert np.abs(own - peer)[hole].mean() < 2 / 255
         assert np.abs(own - image)[hole].mean() < 1.05 * np.abs(peer - image)[hole].mean()
 
@@ -104,17 +106,17 @@ def test_stored_values_of_opencv() -> None:
         0.502307,
         0.535835,
     ]
-    np.testing.assert_allclose(inpaint_telea(image, hole)[hole][:, 0], reference, atol=2e-6)
+    np.testing.assert_allclose(inpaint_by_marching(image, hole)[hole][:, 0], reference, atol=2e-6)
 
 
 def test_what_cannot_be_filled_is_refused() -> None:
     image = ramp(8)
     with pytest.raises(UsageError, match="whole picture"):
-        inpaint_telea(image, np.ones((8, 8), bool))
+        inpaint_by_marching(image, np.ones((8, 8), bool))
     with pytest.raises(UsageError, match=r"\(H, W, C\)"):
-        inpaint_telea(image, np.ones((7, 8), bool))
+        inpaint_by_marching(image, np.ones((7, 8), bool))
     with pytest.raises(UsageError, match="radius"):
-        inpaint_telea(image, disc(8, 1, (4, 4)), radius=0)
+        inpaint_by_marching(image, disc(8, 1, (4, 4)), radius=0)
     with pytest.raises(UsageError, match="not finite"):
-        inpaint_telea(np.where(image > 2, np.nan, image), disc(8, 1, (4, 4)))
-    assert np.array_equal(inpaint_telea(image, np.zeros((8, 8), bool)), image)
+        inpaint_by_marching(np.where(image > 2, np.nan, image), disc(8, 1, (4, 4)))
+    assert np.array_equal(inpaint_by_marching(image, np.zeros((8, 8), bool)), image)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from binderclip.errors import UsageError
 
-__all__ = ["inpaint_telea"]
+__all__ = ["inpaint_by_marching"]
 
 _FAR = 1e6
 _ACROSS = 1e-2, 1e-6
@@ -18,18 +18,20 @@ _ACROSS = 1e-2, 1e-6
 _SIDES = ((-1, 0), (0, -1), (1, 0), (0, 1))
 
 
-def inpaint_telea(
+def inpaint_by_marching(
     image: Float[np.ndarray, "H W C"], hole: Bool[np.ndarray, "H W"], *, radius: int = 3
 ) -> Float[np.ndarray, "H W C"]:
     """Fill the pixels of a hole, from its border inwards; the others stay as they are.
 
-    The pixels are visited in the order of their distance from the border. Each becomes the weighted mean of the known
-    pixels around it, with weights that fall with the distance, favour the normal of the front and pixels as far inside
-    (section 2.4). The paper also continues each of them by its slope (equation 2): taken from pixels that were just
-    filled, slopes grow from step to step, and on grain the result leaves the range of the picture. OpenCV scales that
-    term down to one and a half of 255 grey levels; here it is left out, and every filled value lies between those
-    around it. Order and weights are OpenCV's, but for holes at the picture's edge, of which it leaves the first row and
-    column as they are.
+    The pixels are visited in the order of their distance from the border, by fast marching. Each becomes the weighted
+    mean of the known pixels around it, with weights that fall with the distance, favour the normal of the front and
+    pixels as far inside: order and weights are Telea's (section 2.4) and OpenCV's, but for holes at the picture's edge,
+    of which OpenCV leaves the first row and column as they are.
+
+    It is not Telea's method whole. That also continues each known pixel by its slope (equation 2): taken from pixels
+    that were just filled, slopes grow from step to step, and on grain the result leaves the range of the picture;
+    OpenCV scales the term down to one and a half of 255 grey levels. Here every filled value lies between those around
+    it.
 
     Args:
         image: finite floats of any range; those in the hole are not looked at.
@@ -40,16 +42,16 @@ def inpaint_telea(
         UsageError: shapes that do not match, a radius below 1, a hole that leaves nothing to fill from, or pixels
             outside of it that are not finite.
 
-    Paper: An Image Inpainting Technique Based on the Fast Marching Method (Telea, Journal of Graphics Tools 2004).
+    After: An Image Inpainting Technique Based on the Fast Marching Method (Telea, Journal of Graphics Tools 2004).
     """
     if image.ndim != 3 or hole.shape != image.shape[:2]:
-        raise UsageError(f"inpaint_telea needs (H, W, C) and a hole (H, W), got {image.shape} and {hole.shape}")
+        raise UsageError(f"inpaint_by_marching needs (H, W, C) and a hole (H, W), got {image.shape} and {hole.shape}")
     if radius < 1:
         raise UsageError(f"radius must be at least 1 pixel, got {radius}")
     if hole.all():
         raise UsageError("the hole is the whole picture: nothing is left to fill it from")
     if not np.isfinite(image[~hole]).all():
-        raise UsageError("inpaint_telea: the image has values outside the hole that are not finite")
+        raise UsageError("inpaint_by_marching: the image has values outside the hole that are not finite")
     filled = image.copy()
     if hole.any():
         # All that counts lies within a radius of the hole.

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from binderclip.curate import TextRemovalScore
-from binderclip.data.inpaint import inpaint_telea
+from binderclip.data.inpaint import inpaint_by_marching
 from binderclip.data.made.words import polygon_mask, render_text
 from binderclip.errors import UsageError
 
@@ -107,5 +107,5 @@ def test_filling_and_its_settings_are_the_callers() -> None:
     half = [np.array([(30, 8), (44, 8), (44, 40), (30, 40)])]
     for radius in (1, 9):
         found = TextRemovalScore(model, radius=radius)(picture.image, "on the left", half, [])  # type: ignore[arg-type]
-        filled = inpaint_telea(pixels, polygon_mask(half, (48, 160), margin=1), radius=radius)
+        filled = inpaint_by_marching(pixels, polygon_mask(half, (48, 160), margin=1), radius=radius)
         assert found.rsa == pytest.approx(cosine(pixels) - cosine(np.clip(filled, 0, 1)), abs=1e-6)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Real
 from torch.nn import functional as F
 
 from binderclip.data.images import open_image
-from binderclip.data.inpaint import inpaint_telea
+from binderclip.data.inpaint import inpaint_by_marching
 from binderclip.data.made.words import polygon_mask
 from binderclip.errors import UsageError
 
@@ -101,5 +101,9 @@ class TextRemovalScore:
         if not len(polygons) or not hole.any():
             return None
         pixels = np.asarray(picture, dtype=np.float32) / 255
-        filled = inpaint_telea(pixels, hole, radius=self.radius) if self.inpaint is None else self.inpaint(pixels, hole)
+        filled = (
+            inpaint_by_marching(pixels, hole, radius=self.radius)
+            if self.inpaint is None
+            else self.inpaint(pixels, hole)
+        )
         return Image.fromarray((np.clip(filled, 0, 1) * 255).round().astype(np.uint8))

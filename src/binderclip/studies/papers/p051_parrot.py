@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from binderclip.curate import TextRemovalScore
 from binderclip.data.images import to_tensor
-from binderclip.data.inpaint import inpaint_telea
+from binderclip.data.inpaint import inpaint_by_marching
 from binderclip.data.made.words import RenderedText, render_text
 from binderclip.evaluate import TextSpottingBenchmark
 from binderclip.studies.harness.criteria import Criterion
@@ -123,7 +123,7 @@ def _fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """Telea's method, once for every picture and hole."""
     key = image.tobytes(), hole.tobytes()
     if key not in _FILLED:
-        _FILLED[key] = inpaint_telea(image, hole)
+        _FILLED[key] = inpaint_by_marching(image, hole)
     return _FILLED[key]
 
 
