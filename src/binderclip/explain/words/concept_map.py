@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,21 +14,13 @@ from binderclip.explain.engine.attribution import Attribution
 from binderclip.explain.engine.observed import Observer
 from binderclip.explain.engine.placement import whole
 from binderclip.explain.engine.targets import resolve
-from binderclip.models.image_text.word_maps import (
-    SIDES,
-    picture_patches,
-    place_logits,
-    shown_concepts,
-    spread_maps,
-    word_maps,
-    word_weights,
-)
+from binderclip.models.image_text.word_maps import ConceptEvidence, picture_patches, place_logits, word_weights
 
 __all__ = ["ConceptMap"]
 
 
 @dataclass(frozen=True)
-class ConceptMap:
+class ConceptMap(ConceptEvidence):
     """Evidence of the concepts near a text at each place, for models with `concepts` such as `everyday`.
 
     The classifier is applied at each place of its last map at several sizes of the whole picture, and its logits are
@@ -36,26 +29,12 @@ class ConceptMap:
     picture takes half a second. It says where the classifier sees the thing, not what the image tower made of it.
 
     Args:
-        sides: long sides in pixels at which the classifier sees the picture.
-        sharpness: how near a concept must be, per unit of cosine.
-        picture: weight of the concepts that the picture shows.
-        contrast: weight of what the place shows of anything.
-        affinity: how much more patches that look alike count, per unit of cosine; 0 leaves the maps as they are.
+        sides, sharpness, picture, contrast, affinity: see `models.image_text.word_maps.ConceptEvidence`.
 
     Raises:
-        UsageError: no side, or one below 32; (when called) a target that is no text.
+        UsageError: as of `ConceptEvidence`; (when called) a target that is no text.
         NotSupported: (when called) a model without concepts.
     """
-
-    sides: tuple[int, ...] = SIDES
-    sharpness: float = 15.0
-    picture: float = 1.0
-    contrast: float = 0.5
-    affinity: float = 10.0
-
-    def __post_init__(self) -> None:
-        if not self.sides or min(self.sides) < 32 or max(self.sides) > 4096:
-            raise UsageError(f"sides are long sides of 32 to 4096 pixels, not {self.sides}")
 
     def plan(self) -> None:
         """It reads the classifier at several sizes, which no other method does: it runs alone."""
@@ -83,12 +62,13 @@ class ConceptMap:
             rows = F.normalize(model.encode_text(texts).float(), dim=-1).expand(len(batch), -1)
             written = texts * len(batch) if len(texts) == 1 else texts
             near = word_weights(concepts, rows, written, self.sharpness)  # (B, K)
-            drawn = [self._map(concepts, image[None], own[None]) for image, own in zip(batch, near, strict=True)]
+            drawn = [
+                self.maps(
+                    own[None],
+                    partial(place_logits, concepts, image[None]),
+                    partial(picture_patches, image[None]),
+                )[0]
+                for image, own in zip(batch, near, strict=True)
+            ]
         size = (batch.shape[-2], batch.shape[-1])
         return Attribution((torch.stack(drawn),), (whole(size),), size, value, "concepts", "relu")
-
-    def _map(self, concepts: Any, image: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
-        maps = [place_logits(concepts, image, side) for side in self.sides]
-        middle = maps[sorted(range(len(maps)), key=lambda i: self.sides[i])[len(maps) // 2]]
-        found = word_maps(maps, near + self.picture * shown_concepts(middle), self.contrast)
-        return (spread_maps(found, picture_patches(image), self.affinity) if self.affinity else found)[0]

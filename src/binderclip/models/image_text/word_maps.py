@@ -6,7 +6,8 @@ are spread over patches that look alike to a self-supervised tower, which sees b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,17 +16,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from binderclip.errors import UsageError
+
 __all__ = [
-    "SIDES",
-    "concept_evidence",
-    "picture_patches",
-    "place_logits",
-    "shown_concepts",
-    "spread_maps",
-    "word_maps",
-    "word_presence",
-    "word_weights",
-]
+    "SIDES", "ConceptEvidence", "concept_evidence", "picture_patches", "place_logits", "shown_concepts", "spread_maps",
+    "word_maps", "word_presence", "word_weights",
+]  # fmt: skip
 
 SIDES = (384, 512, 768)
 """Long sides in pixels at which the classifier sees a picture: of the three each finds things of its own size."""
@@ -170,3 +166,55 @@ def spread_maps(
     spread = spread - spread.mean(1, keepdim=True)
     # What remains of a constant map is rounding, which must not become a map.
     return (spread / spread.std(1, keepdim=True, correction=0).clamp(min=1e-4)).unflatten(1, grid)
+
+
+@dataclass(frozen=True)
+class ConceptEvidence:
+    """How a picture's maps of words are made: what `explain` and `segment` share.
+
+    Args:
+        sides: long sides in pixels at which the classifier sees the picture.
+        sharpness: how near a concept must be, per unit of cosine.
+        picture: weight of the concepts that the picture shows.
+        contrast: weight of what the place shows of anything.
+        affinity: how much more patches that look alike count, per unit of cosine; 0 leaves the maps as they are.
+
+    Raises:
+        UsageError: no side, one below 32 or above 4,096 pixels, or a number that is not finite.
+    """
+
+    sides: tuple[int, ...] = SIDES
+    sharpness: float = 15.0
+    picture: float = 1.0
+    contrast: float = 0.5
+    affinity: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.sides or min(self.sides) < 32 or max(self.sides) > 4096:
+            raise UsageError(f"sides are long sides of 32 to 4096 pixels, not {self.sides}")
+        numbers = (self.sharpness, self.picture, self.contrast, self.affinity)
+        if not all(abs(each) < 1e6 for each in numbers):
+            raise UsageError(f"sharpness, picture, contrast and affinity must be finite, not {numbers}")
+
+    @property
+    def middle(self) -> int:
+        """The side at which it is asked what a picture shows."""
+        return sorted(self.sides)[len(self.sides) // 2]
+
+    def maps(
+        self,
+        weights: Float[Tensor, "Q K"],
+        logits: Callable[[int], Float[Tensor, "K h w"]],
+        patches: Callable[[], Float[Tensor, "C h w"]],
+    ) -> Float[Tensor, "Q h w"]:
+        """Maps of words, on the grid of the patches, or without `affinity` on the finest one of the classifier.
+
+        Args:
+            weights: of `word_weights`.
+            logits: `place_logits` at a side; asked for each of `sides`.
+            patches: `picture_patches`; not asked for without `affinity`.
+        """
+        seen = {side: logits(side) for side in self.sides}
+        weights = weights + self.picture * shown_concepts(seen[self.middle])
+        evidence = word_maps([seen[side] for side in self.sides], weights, self.contrast)
+        return spread_maps(evidence, patches(), self.affinity) if self.affinity else evidence

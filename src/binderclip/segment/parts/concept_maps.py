@@ -10,12 +10,9 @@ from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.image_text.word_maps import (
-    SIDES,
+    ConceptEvidence,
     picture_patches,
     place_logits,
-    shown_concepts,
-    spread_maps,
-    word_maps,
     word_presence,
     word_weights,
 )
@@ -30,7 +27,7 @@ ABSENT = -100.0
 
 
 @dataclass(frozen=True)
-class ConceptMaps:
+class ConceptMaps(ConceptEvidence):
     """A `fusion` part for models with `concepts`: how much of what a place shows is near each word.
 
     The classifier is applied at each place of its last map, at several sizes of the picture. With the logit l(c) of
@@ -45,34 +42,23 @@ class ConceptMaps:
     words compete the one that the picture shows wins. All words share the passes, and no block of the image tower runs.
 
     Args:
-        sides: long sides in pixels at which the classifier sees the picture.
-        sharpness: how near a concept must be, per unit of cosine.
-        picture: weight of the concepts that the picture shows.
-        contrast: weight of what the place shows of anything.
-        affinity: how much more patches that look alike count, per unit of cosine; 0 leaves the maps as they are.
+        sides, sharpness, picture, contrast, affinity: see `models.image_text.word_maps.ConceptEvidence`.
         gate: a word whose `presence`, a probability, is lower is absent: its map is constant, and parts that cut out
             take nothing. 0 or None lets every word through.
 
     Raises:
-        UsageError: no side, one below 32, or a number that is not finite; (when called) several windows.
+        UsageError: as of `ConceptEvidence`, or a gate that is no probability; (when called) several windows.
         NotSupported: (`check_model`) a model without concepts.
     """
 
     needs_attention: ClassVar[bool] = False
 
-    sides: tuple[int, ...] = SIDES
-    sharpness: float = 15.0
-    picture: float = 1.0
-    contrast: float = 0.5
-    affinity: float = 10.0
     gate: float | None = 0.4
 
     def __post_init__(self) -> None:
-        if not self.sides or min(self.sides) < 32 or max(self.sides) > 4096:
-            raise UsageError(f"sides are long sides of 32 to 4096 pixels, not {self.sides}")
-        numbers = (self.sharpness, self.picture, self.contrast, self.affinity, self.gate or 0.0)
-        if not all(abs(each) < 1e6 for each in numbers):
-            raise UsageError(f"sharpness, picture, contrast, affinity and gate must be finite, not {numbers}")
+        super().__post_init__()
+        if not 0 <= (self.gate or 0.0) <= 1:
+            raise UsageError(f"gate={self.gate}: a finite probability, from 0 to 1")
 
     def check_model(self, model: Any) -> None:
         """Refuse a model without concepts."""
@@ -87,12 +73,11 @@ class ConceptMaps:
         if len(context.places) != 1:
             raise UsageError("ConceptMaps sees the picture as a whole: take a resolution of one window")
         frame = context.frame
-        maps = [self._logits(frame, side) for side in self.sides]
-        near = self._near(frame, text)  # (Q, K)
-        total = word_maps(maps, near + self.picture * shown_concepts(self._middle(frame)), self.contrast)
-        if self.affinity:
-            patches = frame.once(("concept patches",), lambda: picture_patches(frame.image))
-            total = spread_maps(total, patches, self.affinity)
+        total = self.maps(
+            self._near(frame, text),
+            lambda side: self._logits(frame, side),
+            lambda: frame.once(("concept patches",), lambda: picture_patches(frame.image)),
+        )
         presence = self.presence(frame, text)
         total += presence.clamp(min=1e-12).log()[:, None, None]
         if self.gate:
@@ -101,13 +86,11 @@ class ConceptMaps:
 
     def presence(self, frame: Frame, text: BoundText) -> Float[Tensor, "Q"]:
         """Probability that the picture shows each word (`word_presence`), at the middle one of `sides`."""
-        return word_presence(frame.model.concepts, self._middle(frame), text.rows, self._near(frame, text))
+        middle = self._logits(frame, self.middle)
+        return word_presence(frame.model.concepts, middle, text.rows, self._near(frame, text))
 
     def _near(self, frame: Frame, text: BoundText) -> Float[Tensor, "Q K"]:
         return word_weights(frame.model.concepts, text.rows, text.words, self.sharpness)
-
-    def _middle(self, frame: Frame) -> Float[Tensor, "K h w"]:
-        return self._logits(frame, sorted(self.sides)[len(self.sides) // 2])
 
     def _logits(self, frame: Frame, side: int) -> Float[Tensor, "K h w"]:
         return frame.once(("concept logits", side), lambda: place_logits(frame.model.concepts, frame.image, side))
