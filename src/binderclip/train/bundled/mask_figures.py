@@ -16,7 +16,7 @@ from torch.nn import functional
 from binderclip.data import to_tensor
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel
-from binderclip.segment import ConceptMaps, InteractiveSession, cut_labels
+from binderclip.segment import ConceptMaps, InteractiveSession, cut_labels, mask_iou
 from binderclip.segment.cut.labels import CutSettings
 from binderclip.segment.parts.concept_maps import ABSENT
 from binderclip.segment.parts.context import Context, Frame
@@ -105,7 +105,7 @@ def mask_figures(model: ImageTextModel, outlines: Sequence[PhotographMask], segm
                 click = next_click(session.mask, torch.from_numpy(truth))
                 if click is not None:  # no mistake is left
                     session.click(click.x, click.y, positive=click.positive)
-                reached.append(_iou(session.mask.numpy(), truth))
+                reached.append(_iou(session.mask, truth))
             figures.clicks.append(reached)
     return figures
 
@@ -131,9 +131,9 @@ def _by_words(
         if place >= len(words) and not there[place]:
             figures.absent.append(0.0)
             continue
-        mask = (cut_labels(image, maps[place : place + 1], cut) == 0).numpy()
+        mask = cut_labels(image, maps[place : place + 1], cut) == 0
         if place >= len(words):
-            figures.absent.append(float(mask.mean()))
+            figures.absent.append(float(mask.float().mean()))
             continue
         truth = truths[place]
         figures.words.append(words[place])
@@ -143,8 +143,8 @@ def _by_words(
         large = functional.interpolate(maps[None, place : place + 1], size=truth.shape, mode="bilinear")[0, 0]
         figures.peak.append(bool(truth.flat[int(large.argmax())]))
         others = [other for other in range(len(maps)) if other != place][:OTHERS]
-        figures.competing.append(_iou((cut_labels(image, gated[[place, *others]], cut) == 0).numpy(), truth))
+        figures.competing.append(_iou(cut_labels(image, gated[[place, *others]], cut) == 0, truth))
 
 
-def _iou(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
-    return float((mask & truth).sum() / max(1, (mask | truth).sum()))
+def _iou(mask: Bool[Tensor, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
+    return float(mask_iou(mask, torch.from_numpy(truth)))

@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.evaluate.probes import wilson
 from binderclip.models import ImageTextModel
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
 
@@ -40,10 +41,9 @@ class PhotographFigures:
 
 
 def interval(hits: Bool[Tensor, "n"]) -> list[float]:
-    """[percent, low, high] of a proportion, by Wilson's score interval of 95 % (E. B. Wilson, JASA 1927)."""
-    n, p, z = len(hits), float(hits.double().mean()), 1.959963984540054
-    centre, spread = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return [round(100 * value, 1) for value in (p, *((centre + s * spread) / (1 + z * z / n) for s in (-1, 1)))]
+    """[percent, low, high] of a proportion, by Wilson's interval of 95 %."""
+    low, high = wilson(float(hits.sum()), len(hits))
+    return [round(100 * float(value), 1) for value in (hits.double().mean(), low, high)]
 
 
 @torch.no_grad()
