@@ -11,7 +11,7 @@ from rich.text import Text
 
 from binderclip.cli.shared.output import note, notes, printable, warn_skipped
 from binderclip.display import time_left
-from binderclip.tasks.events import Counted, Event, LeftOut, Saved, Started, Warned, listening
+from binderclip.tasks.events import Counted, Event, LeftOut, Started, Warned, listening
 
 __all__ = ["Terminal", "stages"]
 
@@ -83,8 +83,6 @@ class Terminal:
             self.say(event.message)
         elif self.say is not None and isinstance(event, Counted):
             self.say(self._step_text(event))
-        elif self.say is not None and isinstance(event, Saved):
-            self.say(f"wrote {event.path}")
 
     def end(self) -> None:
         """Write which files were left out since."""

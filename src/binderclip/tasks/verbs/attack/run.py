@@ -19,7 +19,7 @@ from binderclip.models import load
 from binderclip.models.image_text.classification import probabilities
 from binderclip.robust import METHODS
 from binderclip.robust.attack_loop import LEVELS, whole_levels
-from binderclip.tasks.events import counted, skip, start
+from binderclip.tasks.events import Saved, counted, emit, skip, start
 from binderclip.tasks.files.inputs import find_images, output_names
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.writing import short_path, write_csv
@@ -199,6 +199,8 @@ def run(request: AttackRequest) -> AttackReport:
         raise DataError(f"nothing was attacked: of {number_of(len(paths), 'picture')} none could be read")
     result = AttackReport(request, model.name, pictures, skipped, reduced, complete=not found.exit_code(skipped))
     write_csv(*result.table(), folder / TABLE)
+    for path in (*result.files(), folder / TABLE):
+        emit(Saved(path))
     return result
 
 
