@@ -19,8 +19,8 @@ from torch import Tensor
 from binderclip.errors import UsageError
 
 __all__ = [
-    "SIDES", "ConceptEvidence", "concept_evidence", "picture_patches", "place_logits", "shown_concepts", "spread_maps",
-    "word_maps", "word_presence", "word_weights",
+    "SIDES", "ConceptEvidence", "concept_evidence", "picture_patches", "place_logits", "presence_score",
+    "shown_concepts", "spread_maps", "word_maps", "word_presence", "word_weights",
 ]  # fmt: skip
 
 SIDES = (384, 512, 768)
@@ -63,13 +63,12 @@ def word_weights(
     return weights
 
 
-def word_presence(
+def presence_score(
     concepts: Any, logits: Float[Tensor, "K h w"], texts: Float[Tensor, "Q E"], weights: Float[Tensor, "Q K"]
 ) -> Float[Tensor, "Q"]:
-    """Probability that a picture shows each word, if as many words are shown as are not.
+    """log max sum_c p(c) exp(weight(q, c)) + 40 max cos(q, z), maxima over places: how much a picture shows of words.
 
-    A logistic function of log max sum_c p(c) exp(weight(q, c)) + 40 max cos(q, z), maxima over places and z = sum_c
-    p(c) v(c) the place of a place among texts, fitted to labelled photographs.
+    z = sum_c p(c) v(c) is the place of a place among texts.
 
     Args:
         concepts: with `vectors` (K, E).
@@ -80,8 +79,18 @@ def word_presence(
     probabilities = logits.flatten(1).softmax(0)  # (K, n)
     places = F.normalize(probabilities.T @ concepts.vectors.float(), dim=-1)  # (n, E)
     nearest = (F.normalize(texts.float(), dim=-1) @ places.T).amax(1)  # (Q,)
-    shown = (weights.exp() @ probabilities).amax(1).clamp(min=1e-9).log()
-    return (PRESENCE[0] * (shown + PRESENCE[1] * nearest) + PRESENCE[2]).sigmoid()
+    return (weights.exp() @ probabilities).amax(1).clamp(min=1e-9).log() + PRESENCE[1] * nearest
+
+
+def word_presence(
+    concepts: Any, logits: Float[Tensor, "K h w"], texts: Float[Tensor, "Q E"], weights: Float[Tensor, "Q K"]
+) -> Float[Tensor, "Q"]:
+    """Probability that a picture shows each word, if as many words are shown as are not.
+
+    A logistic function of `presence_score`, whose arguments it takes, fitted to labelled photographs
+    (`train.bundled.presence`).
+    """
+    return (PRESENCE[0] * presence_score(concepts, logits, texts, weights) + PRESENCE[2]).sigmoid()
 
 
 def shown_concepts(logits: Float[Tensor, "K h w"]) -> Float[Tensor, "K"]:

@@ -1,0 +1,51 @@
+"""The calibration of the gate: a regression whose answer is known, and scores without a picture's own scenes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from binderclip.data import load_data
+from binderclip.errors import UsageError
+from binderclip.models import load
+from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
+from binderclip.train.bundled.presence import fit_presence, presence_scores
+
+PHOTO = LabelledPhotograph("p", "/f", "", "", (), (), "photograph", False, "learn")
+
+
+def test_the_fit_finds_slope_and_offset_again_and_leaves_out_what_is_disputed() -> None:
+    generator = np.random.default_rng(0)
+    scores = generator.normal(10, 3, (400, 50))
+    probability = 1 / (1 + np.exp(-(0.8 * scores - 8)))
+    shown = (generator.random(scores.shape) < probability).astype(int)
+    # As many are shown as are not, so that weighing both sides alike changes nothing.
+    assert fit_presence(scores, shown) == pytest.approx((0.8, -8), rel=0.05)
+    disputed = shown.copy()
+    disputed[:, :5] = -1
+    spoilt = scores.copy()
+    spoilt[:, :5] = 1e3
+    assert fit_presence(spoilt, disputed) == pytest.approx((0.8, -8), rel=0.05)
+    with pytest.raises(UsageError, match="words that are shown and words that are not"):
+        fit_presence(scores, np.zeros_like(shown))
+
+
+def test_a_picture_does_not_score_by_the_scene_that_it_gave(tmp_path: Path) -> None:
+    """Of two pictures of "moss" each leaves the other alone, which is no scene; of three there is one."""
+    pictures = [sample.image.convert("RGB").resize((96, 96)) for sample in list(load_data("photographs"))[:3]]
+    rows = []
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+        rows.append(replace(PHOTO, label="moss", shows=("rock",), path=tmp_path / f"{number}.png"))
+    model = load("everyday")
+    before = model.concepts.prototypes.clone()
+    three, shown = presence_scores(model, rows, ["moss", "rock", "dog"], {"dog": [151]})
+    assert shown.tolist() == [[1, -1, 0]] * 3
+    two, _ = presence_scores(model, rows[:2], ["moss", "rock", "dog"], {"dog": [151]})
+    # A class of ImageNet is found as before; without its scene the word goes by what is near it.
+    assert two[:, 2] == pytest.approx(three[:2, 2], abs=0.2)
+    assert np.abs(two[:, 0] - three[:2, 0]).min() > 0.5
+    assert bool((model.concepts.prototypes == before).all())
