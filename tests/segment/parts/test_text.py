@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from binderclip.errors import UsageError
 from binderclip.segment import Segmenter, TextSide
@@ -30,7 +31,7 @@ def test_each_way_to_normalise_is_numpys() -> None:
 
 
 def test_the_option_reaches_segmenters_and_word_maps(clip_model: Any) -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8))
     text = Segmenter(clip_model, "clip_surgery").parts.text
     plain, tokens = (
         Segmenter(clip_model, "clip_surgery", text=text.with_(normalise=normalise))

@@ -48,11 +48,13 @@ def add_task(app: typer.Typer, task: VerbTask[Any, Any], show: Callable[[Any, bo
     source = inspect.Parameter("from_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_From)
     shown = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
     parameters = [*before, source, *last, shown]
-    verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    verb.__annotations__ = {each.name: each.annotation for each in parameters}
-    verb.__name__, verb.__doc__ = request.task, inspect.getdoc(request)
-    verb.task = task  # type: ignore[attr-defined]
-    app.command(request.task)(verb)
+    # Whoever checks annotations at run time has wrapped it, and readers of a signature look at what is inside.
+    command: Any = inspect.unwrap(verb)
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    command.__name__, command.__doc__ = request.task, inspect.getdoc(request)
+    command.task = task
+    app.command(request.task)(command)
 
 
 _LAST = ("device", "dtype", "batch_size")

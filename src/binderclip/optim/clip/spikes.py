@@ -249,7 +249,12 @@ def join_histories(parts: Sequence[tuple[int, ClipHistory]]) -> ClipHistory:
     )
 
 
-def _number(value: float | None, null: float = math.nan) -> float:
+def _number(value: Any, null: float = math.nan) -> float:
+    """A number of a log, which may hold anything; null stands for `null`.
+
+    Raises:
+        ValueError: something else.
+    """
     if value is None:
         return null
     if not isinstance(value, (int, float)):
