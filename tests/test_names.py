@@ -23,6 +23,28 @@ REPEATED = {
 """Functions of several modules which have kept one name."""
 HIDING = {"cli/__init__.py: app"}
 """`binderclip.cli.app` is the Typer application, as Typer's documentation calls it, made in the module of that name."""
+VAGUE = {"both", "found", "said", "told", "wanted"}
+"""Locals that say how a value came about, and not what it is: `logits`, `target`, `intersection`, `document` do."""
+
+
+def vague_locals(node: ast.AST, inside: bool = False) -> list[str]:
+    """Names among VAGUE that the functions of a module bind, with their lines."""
+    inside = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+    name = node.arg if isinstance(node, ast.arg) else ""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        name = node.id
+    lines = [f"{node.lineno}: {name}"] if inside and name in VAGUE else []  # type: ignore[attr-defined]
+    return lines + [line for child in ast.iter_child_nodes(node) for line in vague_locals(child, inside)]
+
+
+def test_locals_of_the_library_say_what_they_are() -> None:
+    assert vague_locals(ast.parse("def f(found):\n    for said in found:\n        pass")) == ["1: found", "2: said"]
+    named = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        file = path.relative_to(PACKAGE)
+        if file.parts[0] not in APPLICATIONS and (lines := vague_locals(ast.parse(path.read_text(encoding="utf-8")))):
+            named[file.as_posix()] = lines
+    assert not named
 
 
 def classes() -> list[tuple[str, Path]]:

@@ -22,7 +22,7 @@ def short_values(message: str) -> str:
         message: what an error says; values that a user wrote may stand in it whole.
     """
     ends = (MOST_QUOTED - 5) * 2 // 3, (MOST_QUOTED - 5) // 3
-    return _LONG.sub(lambda found: f"{found[0][: ends[0]]} ... {found[0][-ends[1] :]}", message)
+    return _LONG.sub(lambda values: f"{values[0][: ends[0]]} ... {values[0][-ends[1] :]}", message)
 
 
 class BinderclipError(Exception):
@@ -31,7 +31,7 @@ class BinderclipError(Exception):
     exit_code = 1
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(short_values(said) if isinstance(said, str) else said for said in args))
+        super().__init__(*(short_values(texts) if isinstance(texts, str) else texts for texts in args))
 
 
 class UsageError(BinderclipError, ValueError):

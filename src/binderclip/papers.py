@@ -199,12 +199,12 @@ def paper(query: str) -> Paper:
         raise UsageError(f"the paper's name is empty: {_FORMS}")
     number = re.fullmatch(r"p?(\d{1,3})", query.strip().casefold())
     name = f"p{int(number[1]):03d}" if number else query
-    found = [entry for entry in _index() if entry.is_named(name)] or ([] if number else papers(query))
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    entries = [entry for entry in _index() if entry.is_named(name)] or ([] if number else papers(query))
+    if len(entries) == 1:
+        return entries[0]
+    if not entries:
         near = "" if number else _nearest(query)
         raise UsageError(f"no paper matches {query!r}{near}: {_FORMS}")
-    nearest = "; ".join(f"{entry.id} {entry.title}" for entry in found[:6])
-    more = f"; and {len(found) - 6} more" if len(found) > 6 else ""
-    raise UsageError(f"{query!r} matches {len(found)} papers: {nearest}{more}")
+    nearest = "; ".join(f"{entry.id} {entry.title}" for entry in entries[:6])
+    more = f"; and {len(entries) - 6} more" if len(entries) > 6 else ""
+    raise UsageError(f"{query!r} matches {len(entries)} papers: {nearest}{more}")

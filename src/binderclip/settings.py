@@ -240,21 +240,21 @@ def locate(text: str, path: Iterable[str | int]) -> int | None:
         text: the TOML text.
         path: such as ("stage", 0, "lr"); a flat file is searched without its leading ("stage", 0).
     """
-    wanted = [str(p) for p in path]
+    keys = [str(p) for p in path]
     best: tuple[int, int] | None = None
-    for number, found in _entries(text):
+    for number, path_of_entry in _entries(text):
         shared = 0
-        for a, b in zip(found, wanted, strict=False):
+        for a, b in zip(path_of_entry, keys, strict=False):
             if a != b:
                 break
             shared += 1
-        if shared == len(found) and shared and (best is None or shared > best[0]):
+        if shared == len(path_of_entry) and shared and (best is None or shared > best[0]):
             best = (shared, number)
-    if best is None and wanted[:1] == ["stage"]:
-        return locate(text, wanted[2:]) if wanted[2:] else None
-    if best is not None and best[0] <= 2 and wanted[:1] == ["stage"] and wanted[2:]:
+    if best is None and keys[:1] == ["stage"]:
+        return locate(text, keys[2:]) if keys[2:] else None
+    if best is not None and best[0] <= 2 and keys[:1] == ["stage"] and keys[2:]:
         # Defaults of all stages stand above the first [[stage]].
-        return locate(text, wanted[2:]) or best[1]
+        return locate(text, keys[2:]) or best[1]
     return best[1] if best else None
 
 

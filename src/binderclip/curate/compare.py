@@ -118,8 +118,8 @@ def compare_filters(
         shard = pool.load(id)
         kept = [selection.mask(shard.keys) for selection in (one, other)]
         for side, rows in enumerate((kept[0] & ~kept[1], kept[1] & ~kept[0])):
-            found = _named(shard, np.flatnonzero(rows), done, id, examples)
-            lacking[side] = heapq.nsmallest(examples, [*lacking[side], *found], key=lambda entry: entry[0])
+            examples_of = _named(shard, np.flatnonzero(rows), done, id, examples)
+            lacking[side] = heapq.nsmallest(examples, [*lacking[side], *examples_of], key=lambda entry: entry[0])
     swapped = [[sample for _, sample in entries] for entries in lacking]
     return FilterComparison(done[0].report.entered, len(one), len(other), len(one & other), *swapped)
 
@@ -136,13 +136,13 @@ def _named(
             # a sample that one filter dropped before this stage may have reached it in the other
             columns[name] = np.where(np.isnan(values), columns[name], values) if name in columns else values
     names, texts = (shard.column(name) for name in ("name", "text"))
-    found = []
+    named = []
     for place in first.tolist():
         row = int(rows[place])
         held = {name: float(values[row]) for name, values in columns.items() if not np.isnan(values[row])}
         mark = (int(keys[place]["f0"]), int(keys[place]["f1"]))
-        found.append((mark, SwappedSample(_text(names, row), _text(texts, row), held)))
-    return found
+        named.append((mark, SwappedSample(_text(names, row), _text(texts, row), held)))
+    return named
 
 
 def _text(column: Any, row: int) -> str:

@@ -102,9 +102,9 @@ def embed_shards(
     _sign(place, model, dtype)
     work = EmbedWork(table, str(place), parts, model, model.fingerprint, dtype, batch_size)
     report = EmbedReport(str(place), skipped=list(table.skipped))
-    samples = computed = found = 0
+    samples = computed = reused = 0
     for done, (_, part) in enumerate((runner or LocalRunner()).over(table.ids, work), 1):
-        samples, computed, found = samples + part.samples, computed + part.computed, found + (not part.computed)
+        samples, computed, reused = samples + part.samples, computed + part.computed, reused + (not part.computed)
         report.skipped.extend(part.skipped)
         if progress is not None:
             progress(done, len(parts))
@@ -112,7 +112,7 @@ def embed_shards(
         why = f": {report.skipped[0][0]}: {report.skipped[0][1]}" if report.skipped else ""
         raise DataError(f"no sample could be encoded{why}")
     strangers = sorted(set(parts_in(place)) - set(parts.values()))
-    return EmbedReport(str(place), samples, computed, found, sorted(report.skipped), strangers)
+    return EmbedReport(str(place), samples, computed, reused, sorted(report.skipped), strangers)
 
 
 def part_names(ids: Sequence[str]) -> list[str]:
@@ -166,8 +166,8 @@ class EmbedWork:
         """Write the part of a shard, if it is not there."""
         place = join_place(self.folder, self.parts[id])
         stamp = f"{self._state(id)}|{self.fingerprint}|{self.dtype}"
-        if stamp[0] != "|" and (found := read_part(place, stamp)) is not None:
-            return found
+        if stamp[0] != "|" and (part := read_part(place, stamp)) is not None:
+            return part
         unread: list[Skipped] = []
         tables = [self._encoded(piece, unread) for piece in self._pieces(id, unread)]
         skipped = [(item.key, item.reason) for item in unread]
@@ -196,12 +196,12 @@ class EmbedWork:
         lost = np.isnan(images).any(1)
         unread += _unreadable(piece, np.flatnonzero(lost))
         rows = np.flatnonzero(~lost)
-        names, said = texts_of(piece, "name"), texts_of(piece, "text")
+        names, captions = texts_of(piece, "name"), texts_of(piece, "text")
         return pa.table(
             {
                 "uid": uids_of(piece.keys[rows]),
                 "name": [names[row] for row in rows],
-                "text": [said[row].encode("utf-8", "backslashreplace").decode() for row in rows],
+                "text": [captions[row].encode("utf-8", "backslashreplace").decode() for row in rows],
                 "image_embedding": to_arrow(_finite(images[rows], self.dtype)),
                 "caption_embedding": to_arrow(_finite(texts[rows], self.dtype)),
             }
@@ -215,9 +215,9 @@ def read_part(place: str | Path, stamp: str) -> EmbeddedPart | None:
 
     try:
         with open_place(place, at_once=False) as file:
-            found = pq.ParquetFile(file)
-            own, skipped = part_note(found.schema_arrow)
-            return EmbeddedPart(found.metadata.num_rows, skipped, computed=False) if own == stamp else None
+            parquet = pq.ParquetFile(file)
+            own, skipped = part_note(parquet.schema_arrow)
+            return EmbeddedPart(parquet.metadata.num_rows, skipped, computed=False) if own == stamp else None
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
         return None
 

@@ -168,10 +168,10 @@ def check_kept_folder(table: SampleTable, folder: str | os.PathLike[str]) -> Non
 def _noted(folder: Path) -> list[str]:
     """The shards that `write_kept_shards` wrote to a folder; none where it did not."""
     try:
-        found = parse_json((folder / KEPT_NOTE).read_text(encoding="utf-8"))
+        document = parse_json((folder / KEPT_NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+    return [name for name in document if isinstance(name, str)] if isinstance(document, list) else []
 
 
 def _kept_shards(curated: Curated, table: SampleTable, folder: Path, per_shard: int) -> list[Path]:

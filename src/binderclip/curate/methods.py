@@ -34,8 +34,8 @@ def metaclip(
     Raises:
         UsageError: no such file, or no list of texts in it; whatever `MetadataBalancer` refuses.
     """
-    found = read_concepts(concepts) if isinstance(concepts, str) else list(concepts)
-    return MetadataBalancer(concepts=found, t=t, tail=tail, target=target, lower=lower)
+    entries = read_concepts(concepts) if isinstance(concepts, str) else list(concepts)
+    return MetadataBalancer(concepts=entries, t=t, tail=tail, target=target, lower=lower)
 
 
 def read_concepts(path: str) -> list[str]:
@@ -46,13 +46,13 @@ def read_concepts(path: str) -> list[str]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        found = parse_json(text) if path.endswith(".json") else text.splitlines()
+        document = parse_json(text) if path.endswith(".json") else text.splitlines()
     except (OSError, ValueError) as error:
         raise UsageError(f"concepts: {path} cannot be read as a list ({read_problem(error)})") from error
-    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+    if not isinstance(document, list) or not all(isinstance(entry, str) for entry in document):
         raise UsageError(f"concepts: {path} is no list of texts")
     # Concepts are looked for between blanks: one with a blank of its own at an end would be found nowhere.
-    return list(dict.fromkeys(entry for raw in found if (entry := " ".join(raw.split()))))
+    return list(dict.fromkeys(entry for raw in document if (entry := " ".join(raw.split()))))
 
 
 METHODS: dict[str, Callable[..., KeepRule]] = {

@@ -170,13 +170,13 @@ class _Run:
             return report
         draws = HashDraws(self.seed, number)
         self._compute(number, name, rule)
-        found: dict[str, Any] = {}
+        statistics: dict[str, Any] = {}
         for title, make in rule.statistics(draws).items():
-            which = StagePass(number, rule, draws, title, dict(found))
-            found[title] = self._gathered(f"{name}: {title}", make(which.found), which)
-        found = dict(rule.settled(found))
-        self._decide(name, StagePass(number, rule, draws, "", found), report)
-        report.kept, report.figures = self._left(), rule.figures(found)
+            which = StagePass(number, rule, draws, title, dict(statistics))
+            statistics[title] = self._gathered(f"{name}: {title}", make(which.statistics), which)
+        statistics = dict(rule.settled(statistics))
+        self._decide(name, StagePass(number, rule, draws, "", statistics), report)
+        report.kept, report.figures = self._left(), rule.figures(statistics)
         return report
 
     def _gathered(self, doing: str, whole: PoolStatistic, which: StagePass) -> Any:
@@ -186,7 +186,7 @@ class _Run:
 
     def _decide(self, name: str, which: StagePass, report: StageReport) -> None:
         rule = which.rule
-        report.cuts = rule.cuts(which.found)
+        report.cuts = rule.cuts(which.statistics)
         for id, decided in self._over(name, which):
             rows = np.flatnonzero(self._alive(id))
             self.dropped[id][rows[~decided.keep]] = which.stage

@@ -123,9 +123,9 @@ def plan_curation(
     name = model or recipe.model or registry.DEFAULT
 
     def planner(count: float) -> _Planner:
-        found = _Planner(recipe, count, machines, pool, list(kept), shards, name, known)
-        found.everything()
-        return found
+        planned = _Planner(recipe, count, machines, pool, list(kept), shards, name, known)
+        planned.everything()
+        return planned
 
     whole = planner(samples)
     stop = first_limit(lambda count: planner(count).passes, machines.memory)
@@ -342,7 +342,7 @@ class _Planner:
 
     def _computed(
         self,
-        wanted: Sequence[str],
+        names: Sequence[str],
         signals: dict[str, SampleSignal],
         *,
         stop: Collection[str] = (),
@@ -356,17 +356,17 @@ class _Planner:
             stop: columns that are there, whose own needs are not asked for.
             into: whether those stand in the list.
         """
-        found: list[str] = []
-        left = list(wanted)
+        columns: list[str] = []
+        left = list(names)
         while left:
             name = left.pop(0)
-            if name in self.given or name in found or name not in signals:
+            if name in self.given or name in columns or name not in signals:
                 continue
             if name in stop and not into:
                 continue
-            found.append(name)
+            columns.append(name)
             left += [] if name in stop else signals[name].needs
-        return found
+        return columns
 
     def _writing(self, kept: float) -> None:
         n = self.samples

@@ -204,17 +204,17 @@ def signal_seconds(
         rates: measured ones.
     """
     picture, width, encode, model = pool
-    found = rates.seconds
-    pictures, captions = found.get(f"encode picture, {model}"), found.get(f"encode caption, {model}")
+    seconds = rates.seconds
+    pictures, captions = seconds.get(f"encode picture, {model}"), seconds.get(f"encode caption, {model}")
     bytes_of = {"row": n, "byte": n * picture}
     if isinstance(signal, (SizeSignal, PictureGroup)):
-        return found[signal.name].of(**bytes_of)
+        return seconds[signal.name].of(**bytes_of)
     if isinstance(signal, SideSignal) or signal in TEXT_SIGNALS or signal in EMBEDDED_TEXT_SIGNALS[1:]:
-        return found[signal.name].of(row=n)
+        return seconds[signal.name].of(row=n)
     if isinstance(signal, SubstringMatcher):
-        return found["substrings"].of(row=n)
+        return seconds["substrings"].of(row=n)
     if isinstance(signal, ClipScore):
-        return found["clip_score"].of(row=n, number=n * width)
+        return seconds["clip_score"].of(row=n, number=n * width)
     if isinstance(signal, ImageEmbedding):
         if encode is not None:
             return n / encode[0]
@@ -223,7 +223,7 @@ def signal_seconds(
     if isinstance(signal, CaptionEmbedding) and signal.cleaner is None:
         return texts
     if isinstance(signal, MaskedTextScore) and signal.cleaner is strip_numbers and texts is not None:
-        return texts + found["cleaner"].of(row=n) + found["clip_score"].of(row=n, number=n * width)
+        return texts + seconds["cleaner"].of(row=n) + seconds["clip_score"].of(row=n, number=n * width)
     return None
 
 

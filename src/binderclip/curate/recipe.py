@@ -133,10 +133,10 @@ def _rules(part: Mapping[str, Any]) -> list[tuple[str, KeepRule]]:
 
 
 def _one(part: Mapping[str, Any]) -> KeepRule:
-    found = _rules(part)
-    if len(found) > 1:
-        raise UsageError(f"{part_name(part)} stands for {len(found)} rules and cannot be one of several alternatives")
-    return found[0][1]
+    rules = _rules(part)
+    if len(rules) > 1:
+        raise UsageError(f"{part_name(part)} stands for {len(rules)} rules and cannot be one of several alternatives")
+    return rules[0][1]
 
 
 def _settings_of(name: str) -> list[str]:

@@ -97,8 +97,8 @@ class _Walk:
         while self.todo:
             folder, above = self.todo.pop()
             try:
-                with os.scandir(self.root / folder) as found:
-                    entries = sorted(found, key=lambda entry: entry.name)
+                with os.scandir(self.root / folder) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name)
             except OSError as error:
                 self.skipped.append((folder or str(self.root), f"cannot be read ({error.strerror or error})"))
                 continue
@@ -152,5 +152,5 @@ class _Walk:
 
 def _identity(path: str | os.PathLike[str]) -> _Identity:
     """Of a folder, whatever it is called."""
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+    status = os.stat(path)
+    return status.st_dev, status.st_ino

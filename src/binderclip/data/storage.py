@@ -188,8 +188,8 @@ def object_state(url: str) -> str:
         DataError: as of `open_object`.
     """
     try:
-        with _server().open_input_file(_key(url)) as found:
-            about = found.metadata()
+        with _server().open_input_file(_key(url)) as stream:
+            about = stream.metadata()
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -206,10 +206,12 @@ def list_objects(folder: str, suffixes: Collection[str]) -> list[str]:
     from pyarrow import fs
 
     try:
-        found = _information(folder, fs.FileSelector(_key(folder).rstrip("/"), recursive=True))
+        entries = _information(folder, fs.FileSelector(_key(folder).rstrip("/"), recursive=True))
     except FileNotFoundError:
         return []
-    return sorted(f"{PREFIX}{entry.path}" for entry in found if entry.is_file and entry.path.endswith(tuple(suffixes)))
+    return sorted(
+        f"{PREFIX}{entry.path}" for entry in entries if entry.is_file and entry.path.endswith(tuple(suffixes))
+    )
 
 
 def change_times(folder: str) -> dict[str, datetime]:
@@ -221,16 +223,16 @@ def change_times(folder: str) -> dict[str, datetime]:
     from pyarrow import fs
 
     try:
-        found = _information(folder, fs.FileSelector(_key(folder).rstrip("/"), recursive=True))
+        entries = _information(folder, fs.FileSelector(_key(folder).rstrip("/"), recursive=True))
     except FileNotFoundError:
         return {}
-    return {f"{PREFIX}{entry.path}": entry.mtime for entry in found if entry.is_file}
+    return {f"{PREFIX}{entry.path}": entry.mtime for entry in entries if entry.is_file}
 
 
 def refused(url: str, error: OSError) -> DataError:
     """What an error of the server says about an object, in a line."""
     text = str(error)
-    reason = next((said for sign, said in _REASONS.items() if sign in text), "")
+    reason = next((message for sign, message in _REASONS.items() if sign in text), "")
     if sign := re.search(r"AWS Error ([A-Z_]+)", text):
         reason = reason or f"the server says {sign[1].lower().replace('_', ' ')}"
     server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

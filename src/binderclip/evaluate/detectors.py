@@ -165,8 +165,8 @@ class DetectorSanityCheck:
         """
 
         def logits(images: Tensor) -> Tensor:
-            found = torch.cat([detect(part) for part in images.split(batch_size)])
-            return found[:, 1] - found[:, 0] if found.ndim == 2 else found
+            detections = torch.cat([detect(part) for part in images.split(batch_size)])
+            return detections[:, 1] - detections[:, 0] if detections.ndim == 2 else detections
 
         return cls(
             logits(real),
@@ -178,29 +178,29 @@ class DetectorSanityCheck:
     @property
     def findings(self) -> list[str]:
         """What a person must know before she trusts the detector, one sentence each; empty where nothing was found."""
-        said = []
+        lines = []
         known = [figures.fake_accuracy for figures in self.figures if figures.seen]
         for figures in self.figures:
             if known and not figures.seen and figures.fake_accuracy <= np.mean(known) - DROP:
-                said.append(
+                lines.append(
                     f"{1 - figures.fake_accuracy:.0%} of the pictures by {figures.generator}, which it was not trained "
                     f"on, are called real; of those it was trained on {1 - np.mean(known):.0%}"
                 )
         for figures in self.figures:
             if figures.seen and figures.oracle_accuracy - figures.accuracy >= LEAN:
                 side = "fake" if figures.oracle_threshold > self.threshold else "real"
-                said.append(
+                lines.append(
                     f"it leans to {side}: against {figures.generator} it is right in {figures.accuracy:.0%} of cases, "
                     f"with a logit of {figures.oracle_threshold:.2f} as threshold, chosen on these pictures, in "
                     f"{figures.oracle_accuracy:.0%}"
                 )
         for control in self.controls:
             if control.shortcut:
-                said.append(
+                lines.append(
                     f"real pictures after {control.processing} are called fake in {control.after:.0%} of cases, before "
                     f"it in {control.before:.0%}: it takes the processing for generation"
                 )
-        return said
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

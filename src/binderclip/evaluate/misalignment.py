@@ -76,12 +76,12 @@ def f_clipscore_dm(
 
     Paper: Extract Free Dense Misalignment from CLIP (arXiv 2412.18404).
     """
-    found = (DenseMisalignment() if method is None else method)(model, images, texts)
-    score = SCALE * found.cosine.double().clamp(min=0)
-    return MisalignmentScore(found.sum_negative * (1 - score / SCALE), score, found)
+    misalignment = (DenseMisalignment() if method is None else method)(model, images, texts)
+    score = SCALE * misalignment.cosine.double().clamp(min=0)
+    return MisalignmentScore(misalignment.sum_negative * (1 - score / SCALE), score, misalignment)
 
 
-def word_detection(found: Misalignment, wrong: Sequence[Sequence[int]]) -> dict[str, float]:
+def word_detection(misalignment: Misalignment, wrong: Sequence[Sequence[int]]) -> dict[str, float]:
     """How well misaligned words are found, counted over all words of all captions.
 
     Args:
@@ -95,10 +95,10 @@ def word_detection(found: Misalignment, wrong: Sequence[Sequence[int]]) -> dict[
     Raises:
         UsageError: another number of captions, or a place that a caption does not have.
     """
-    if len(wrong) != len(found):
-        raise UsageError(f"word_detection got places for {len(wrong)} captions, {len(found)} were scored")
+    if len(wrong) != len(misalignment):
+        raise UsageError(f"word_detection got places for {len(wrong)} captions, {len(misalignment)} were scored")
     hits, flagged, total, shares = 0, 0, 0, []
-    for flags, places in zip(found.flagged, wrong, strict=True):
+    for flags, places in zip(misalignment.flagged, wrong, strict=True):
         if any(not 0 <= place < len(flags) for place in places):
             raise UsageError(f"places {list(places)}: the caption has {len(flags)} words, counted from 0")
         right = sum(flags[place] for place in set(places))

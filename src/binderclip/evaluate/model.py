@@ -78,8 +78,8 @@ class Evaluation:
         """The figures as a table, in a notebook."""
         from binderclip.display import table_html
 
-        said = f"{self.count} pictures" + (f", {len(self.skipped)} skipped" if self.skipped else "")
-        return table_html(("measure", "value"), self.rows(), caption=said)
+        summary = f"{self.count} pictures" + (f", {len(self.skipped)} skipped" if self.skipped else "")
+        return table_html(("measure", "value"), self.rows(), caption=summary)
 
     def plot(self) -> Any:
         """A matplotlib figure: a bar for every figure."""
@@ -138,7 +138,7 @@ def figures(
         similarity: geometry that pictures and texts are compared in (`losses.SIMILARITIES`); None: the model's own.
     """
     similarity = similarity or getattr(model, "geometry", None)  # a model of one's own compares by cosine
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     several = dataset.all_captions
     captions = [caption for texts in several for caption in texts]
     distinct = list(dict.fromkeys(captions))
@@ -148,18 +148,18 @@ def figures(
         rows = torch.tensor([position[caption] for caption in captions], device=image_features.device)
         texts = model.encode_text(distinct, batch_size=batch_size)[rows]
         if len(captions) == len(several):
-            found |= retrieval(image_features, texts, captions=captions, similarity=similarity)
+            result |= retrieval(image_features, texts, captions=captions, similarity=similarity)
         else:
             owners = [picture for picture, own in enumerate(several) for _ in own]
-            found |= retrieval(image_features, texts, image_index=owners, similarity=similarity)
+            result |= retrieval(image_features, texts, image_index=owners, similarity=similarity)
     labels = torch.as_tensor(dataset.labels)
     known = labels >= 0
     if len(dataset.classes) > 1 and bool(known.any()):
         bank = model.text_bank(list(dataset.classes), templates)
         rows = image_features[known.to(image_features.device)]
         accuracy = zero_shot_accuracy(rows, bank, labels[known], similarity=similarity)
-        found |= {f"zero_shot/{name}": value for name, value in accuracy.items()}
-    return found
+        result |= {f"zero_shot/{name}": value for name, value in accuracy.items()}
+    return result
 
 
 def evaluate_model(
@@ -250,5 +250,5 @@ def _features(
     model: FileEncoder, images: list[Any], batch_size: int, before: int, progress: Callable[[int], object] | None
 ) -> Float[Tensor, "n E"]:
     """Features of a chunk; `progress` gets the number of pictures after every batch, those `before` the chunk too."""
-    said = None if progress is None else lambda done: progress(before + done)
-    return model.encode_files(images, batch_size=batch_size, on_error="raise", progress=said).features
+    step = None if progress is None else lambda done: progress(before + done)
+    return model.encode_files(images, batch_size=batch_size, on_error="raise", progress=step).features

@@ -100,9 +100,9 @@ def _owners(
         )
     if int(owners.min()) < 0 or int(owners.max()) >= count:
         raise UsageError(f"image_index runs from {int(owners.min())} to {int(owners.max())}; images are 0..{count - 1}")
-    told = torch.bincount(owners, minlength=count)
-    if not bool(told.all()):
-        raise UsageError(f"image {int((told == 0).nonzero()[0])} has no text, so no text can find it")
+    counts = torch.bincount(owners, minlength=count)
+    if not bool(counts.all()):
+        raise UsageError(f"image {int((counts == 0).nonzero()[0])} has no text, so no text can find it")
     return owners.long()
 
 
@@ -117,9 +117,9 @@ class _Partners:
 
     def texts_of(self, start: int, stop: int) -> Bool[Tensor, "n M"]:
         """Rows `start` to `stop` of the images against all texts."""
-        told = (self.image >= start) & (self.image < stop)
+        inside = (self.image >= start) & (self.image < stop)
         named = torch.zeros(stop - start, self.groups, dtype=torch.bool, device=self.image.device)
-        named[self.image[told] - start, self.group[told]] = True
+        named[self.image[inside] - start, self.group[inside]] = True
         return named[:, self.group]
 
     def images_of(self, start: int, stop: int) -> Bool[Tensor, "n N"]:
@@ -127,9 +127,9 @@ class _Partners:
         groups, row = torch.unique(self.group[start:stop], return_inverse=True)
         place = torch.full((self.groups,), -1, device=groups.device)
         place[groups] = torch.arange(len(groups), device=groups.device)
-        told = place[self.group] >= 0
+        inside = place[self.group] >= 0
         shown = torch.zeros(len(groups), self.count, dtype=torch.bool, device=groups.device)
-        shown[place[self.group[told]], self.image[told]] = True
+        shown[place[self.group[inside]], self.image[inside]] = True
         return shown[row]
 
 

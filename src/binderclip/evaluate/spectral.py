@@ -154,10 +154,10 @@ def _neighbours(x: Float[np.ndarray, "N d"], rows: Int[np.ndarray, "m"], k: int)
     """The k nearest other rows: of equal ones, too, only the row itself is left out."""
     from sklearn.neighbors import NearestNeighbors
 
-    found = NearestNeighbors(n_neighbors=k + 1).fit(x).kneighbors(x[rows], return_distance=False)
-    own = found == rows[:, None]
+    neighbours = NearestNeighbors(n_neighbors=k + 1).fit(x).kneighbors(x[rows], return_distance=False)
+    own = neighbours == rows[:, None]
     own[~own.any(1), -1] = True  # as many equal rows as neighbours: itself is not even among them
-    return found[~own].reshape(len(rows), k)
+    return neighbours[~own].reshape(len(rows), k)
 
 
 def laplacian_spectrum(overlap: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "K"]:
@@ -225,9 +225,9 @@ def reduce_dataset(
     size = largest
     for each in tried[::-1].tolist():
         rows = np.concatenate([order[y[order] == c][:each] for c in whole.classes])
-        found = cumulative_spectral_gradient(x[rows], y[rows], **options)  # type: ignore[arg-type]  # as above
-        curve.append((each, found.value))
-        if not whole.interval[0] <= found.value <= whole.interval[1]:
+        gradient = cumulative_spectral_gradient(x[rows], y[rows], **options)  # type: ignore[arg-type]  # as above
+        curve.append((each, gradient.value))
+        if not whole.interval[0] <= gradient.value <= whole.interval[1]:
             break
         size = min(size, each)
     return CSGReduction(size, tuple(curve), whole)

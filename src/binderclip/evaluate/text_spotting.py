@@ -88,13 +88,13 @@ class TextSpottingBenchmark:
             UsageError: a word that does not fit into the picture.
         """
         texts = model.encode_text([self.template.format(word) for word in self.words], normalize=True)
-        found, total = [], 0.0
+        figures, total = [], 0.0
         for style in self.styles:
             features = self._features(model, *style, batch_size).to(texts)  # (V, E)
-            found.append((features * texts).sum(1).double())
+            figures.append((features * texts).sum(1).double())
             # The sum over all pairs needs no matrix of them.
             total += float(features.sum(0).double() @ texts.sum(0).double())
-        own, count = torch.stack(found).cpu(), len(self.words)  # (S, V)
+        own, count = torch.stack(figures).cpu(), len(self.words)  # (S, V)
         others = (total - float(own.sum())) / (len(self.styles) * count * (count - 1))
         means = own.mean(0)
         lengths = sorted({len(word) for word in self.words})

@@ -102,7 +102,7 @@ def visual_prompt_study(
     _check(images, regions, labels, names, marks, suffixes or {})
     model.need_cosines("a study of visual prompts")
     target = np.array([names.index(label) for label in labels])
-    found = []
+    scores = []
     for name, mark in {"none": None, **marks}.items():
         pictures = [
             image if mark is None else mark(image, region) for image, region in zip(images, regions, strict=True)
@@ -113,8 +113,8 @@ def visual_prompt_study(
             rows = model.encode_text([_filled(class_texts[c], suffix) for c in names])
             logits = model.scale() * model.similarity(features.to(rows), rows)
             probs = logits.detach().softmax(dim=-1).cpu()
-            found.append(_scored(name, suffix, probs, target, attention, resamples, seed))
-    return found
+            scores.append(_scored(name, suffix, probs, target, attention, resamples, seed))
+    return scores
 
 
 def _filled(text: str, suffix: str) -> str:

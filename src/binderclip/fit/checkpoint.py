@@ -60,8 +60,8 @@ class Checkpoint:
 
     def describe(self) -> str:
         """Which checkpoint is left, for messages."""
-        found = self._whole_looking()
-        return f"the checkpoint {found[-1]} is kept" if found else "no checkpoint was written yet"
+        checkpoints = self._whole_looking()
+        return f"the checkpoint {checkpoints[-1]} is kept" if checkpoints else "no checkpoint was written yet"
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Write `state` as the checkpoint of `step`; only process 0 writes.
@@ -119,9 +119,9 @@ class Checkpoint:
         Raises:
             CheckpointError: checkpoints exist, but none can be used; or the newest belongs to other settings.
         """
-        found = self._whole_looking()
+        checkpoints = self._whole_looking()
         reasons = []
-        for path in reversed(found):
+        for path in reversed(checkpoints):
             state, reason = _read(path)
             if state is not None:
                 self._check_identity(path, parse_json(state.pop("identity")))
@@ -130,7 +130,7 @@ class Checkpoint:
                     return state
             reasons.append(f"{path.name}: {reason}")
             warnings.warn(f"checkpoint {path} is passed over: {reason}", stacklevel=2)
-        if found:
+        if checkpoints:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} can be used ({reasons[0]}); remove the folder to start afresh"
             )

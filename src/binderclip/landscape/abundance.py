@@ -71,7 +71,7 @@ def solution_abundance(
         raise UsageError(f"radii {list(radii)} must be above 0, draws {draws} at least 1, and parameters given")
     generator = torch.Generator().manual_seed(seed)
     before = [tensor.detach().clone() for tensor in tensors]
-    found = torch.zeros(len(radii), draws, dtype=torch.float64)
+    losses = torch.zeros(len(radii), draws, dtype=torch.float64)
     start = float(loss())
     try:
         for draw in range(draws):
@@ -79,13 +79,13 @@ def solution_abundance(
             for place, radius in enumerate(radii):
                 for tensor, origin, part in zip(tensors, before, noise, strict=True):
                     tensor.copy_(origin + radius * part)
-                found[place, draw] = float(loss())
+                losses[place, draw] = float(loss())
     finally:
         for tensor, origin in zip(tensors, before, strict=True):
             tensor.copy_(origin)
-    found = torch.where(found.isfinite(), found, torch.inf)
-    share = (found < threshold).double().mean(dim=1)
-    return SolutionAbundance(torch.tensor(list(radii), dtype=torch.float64), share, found.mean(dim=1), start)
+    losses = torch.where(losses.isfinite(), losses, torch.inf)
+    share = (losses < threshold).double().mean(dim=1)
+    return SolutionAbundance(torch.tensor(list(radii), dtype=torch.float64), share, losses.mean(dim=1), start)
 
 
 def _filtered(weight: Tensor, generator: torch.Generator) -> Tensor:

@@ -126,7 +126,7 @@ def compare_directions(
     operator = HessianOperator(loss, params)
     gradient = operator.gradient
     size = _norm(gradient)
-    found = {}
+    sharpness = {}
     for name, direction in directions.items():
         u = operator.aligned(direction)
         length = _norm(u)
@@ -135,14 +135,14 @@ def compare_directions(
         # divided first, so that squares of tiny updates do not underflow
         v = [part / length for part in u]
         slope = _dot(gradient, v)
-        found[name] = DirectionalSharpness(
+        sharpness[name] = DirectionalSharpness(
             sharpness=_dot(v, operator(v)),
             slope=slope,
             correlation=slope / size if size > 0 else 0.0,
             length=length,
             loss=float(operator.loss),
         )
-    return found
+    return sharpness
 
 
 @torch.no_grad()

@@ -60,12 +60,12 @@ def figure_between(
     m = None if middle is None else _fitting(params, middle, "middle")
     places = torch.linspace(0, 1, points, dtype=torch.float64)
     with torch.no_grad():
-        before, found = float(figure()), []
+        before, values = float(figure()), []
         with _put_back(tensors):
             for place in places.tolist():
                 _move(tensors, a, b, m, place)
-                found.append(float(figure()))
-    return LossAlong(places, torch.tensor(found, dtype=torch.float64), before)
+                values.append(float(figure()))
+    return LossAlong(places, torch.tensor(values, dtype=torch.float64), before)
 
 
 def bezier_middle(

@@ -99,16 +99,16 @@ class RouterLosses(nn.Module):
 
     def forward(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """The weighted sum, mean over the layers."""
-        found = [layer.last for layer in self.layers if layer.last is not None]
-        if len(found) < len(self.layers):
+        logits = [layer.last for layer in self.layers if layer.last is not None]
+        if len(logits) < len(self.layers):
             raise UsageError("an expert layer has not been run in training mode: call model.train() and encode both")
         if torch.is_grad_enabled() and any(
             layer.router.weight.requires_grad and not routed.logits.requires_grad
-            for layer, routed in zip(self.layers, found, strict=True)
+            for layer, routed in zip(self.layers, logits, strict=True)
         ):
             raise UsageError(
                 "the routers ran without a graph, so that their losses would have no gradient: call contrastive_step "
                 "without micro_batch"
             )
-        values = [self.balance * load_balance(r.logits) + self.z * router_z(r.logits) for r in found]
+        values = [self.balance * load_balance(r.logits) + self.z * router_z(r.logits) for r in logits]
         return torch.stack(values).mean()

@@ -113,8 +113,8 @@ def load_prompt_context(
 def _released_context(path: str | Path) -> Float[Tensor, "1 *C M D"]:
     """The context in a file of others."""
     state = read_released(path)
-    found = [name for name in state if name.rpartition(".")[2] == "ctx"]
-    if len(found) != 1 or state[found[0]].ndim not in (2, 3):
-        held = ", ".join(found) or ", ".join(list(state)[:3]) + ", ..."
+    names = [name for name in state if name.rpartition(".")[2] == "ctx"]
+    if len(names) != 1 or state[names[0]].ndim not in (2, 3):
+        held = ", ".join(names) or ", ".join(list(state)[:3]) + ", ..."
         raise CheckpointError(f"{path} must hold one context `ctx` of shape (M, D) or (C, M, D), and has {held}")
-    return state[found[0]].float()[None]
+    return state[names[0]].float()[None]

@@ -96,9 +96,9 @@ def _ready(model: ImageTextModel, where: torch.device, precision: torch.dtype) -
     try:
         model.tokenize("a")
     except NotSupported as error:
-        said = str(error)
+        reason = str(error)
         warnings.warn(
-            said if said.startswith(model.name) else f"{model.name} can encode images but not texts: {said}",
+            reason if reason.startswith(model.name) else f"{model.name} can encode images but not texts: {reason}",
             stacklevel=3,
         )
     return model
@@ -144,10 +144,10 @@ def _from_path(path: Path, name: str) -> ImageTextModel:
 
 def _is_transformers(folder: Path) -> bool:
     try:
-        found = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        document = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and "model_type" in found
+    return isinstance(document, dict) and "model_type" in document
 
 
 def _unknown(name: str) -> str:

@@ -39,13 +39,13 @@ def layer_index(names: Iterable[str]) -> dict[str, tuple[int, int]]:
     """
     names = list(names)
     # A convolutional patch embedding has stages and blocks of its own; all of it lies below the stack.
-    found = {name: None if "patch_embed" in name else _BLOCK.match(name) for name in names}
+    matches = {name: None if "patch_embed" in name else _BLOCK.match(name) for name in names}
     length: dict[str, int] = {}
-    for match in found.values():
+    for match in matches.values():
         if match:
             length[match["stack"]] = max(length.get(match["stack"], 0), int(match["index"]) + 1)
     depths = {}
-    for name, match in found.items():
+    for name, match in matches.items():
         if match:
             depths[name] = (int(match["index"]) + 1, length[match["stack"]] + 1)
             continue

@@ -165,9 +165,11 @@ class ProjectConflicting:
             general = torch.autograd.grad(
                 losses[self.reference], parameters, retain_graph=True, allow_unused=True, materialize_grads=True
             )
-            wanted = torch.autograd.grad(torch.stack(task).sum(), parameters, allow_unused=True, materialize_grads=True)
+            task_gradients = torch.autograd.grad(
+                torch.stack(task).sum(), parameters, allow_unused=True, materialize_grads=True
+            )
         changed, self.conflict = project_conflicting(
-            wanted, general, strength=self.strength, granularity=self.granularity
+            task_gradients, general, strength=self.strength, granularity=self.granularity
         )
         self._sum, self._steps = self._sum.to(self.conflict.device) + self.conflict, self._steps + 1
         _assign(parameters, changed)
@@ -285,8 +287,8 @@ class NormalizedGradient:
     def __call__(self, params: Parameters) -> None:
         """Change the gradients; a gradient of zero stays zero, parameters without one are passed over."""
         grads = [entry.parameter.grad for entry in entries_of(params)]
-        found = [g for g in grads if g is not None]
-        for g, length in zip(found, _norms(found, self.granularity), strict=True):
+        gradients = [g for g in grads if g is not None]
+        for g, length in zip(gradients, _norms(gradients, self.granularity), strict=True):
             g.div_(length.clamp_min(_TINY).to(g.dtype))
 
 

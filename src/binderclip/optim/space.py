@@ -74,10 +74,10 @@ class HessianOperator:
         if curved:
             outputs, weights = zip(*curved, strict=True)
             product = _second_derivative(outputs, self.params, weights)
-        found = [torch.zeros_like(p) if h is None else h for p, h in zip(self.params, product, strict=True)]
+        tensors = [torch.zeros_like(p) if h is None else h for p, h in zip(self.params, product, strict=True)]
         if isinstance(direction, Mapping):
-            return dict(zip(self._names or (), found, strict=True))  # type: ignore[return-value]
-        return found  # type: ignore[return-value]
+            return dict(zip(self._names or (), tensors, strict=True))  # type: ignore[return-value]
+        return tensors  # type: ignore[return-value]
 
     def aligned(self, direction: TensorTree) -> list[Tensor]:
         """The direction's tensors in the order, dtype and place of the parameters.

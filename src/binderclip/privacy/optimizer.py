@@ -214,14 +214,14 @@ class PrivateOptimizer:
         self._begin()
         if not rows:
             return torch.zeros(0)
-        found = []
+        norms = []
         for start in range(0, rows, microbatch or rows):
             part = [t[start : start + (microbatch or rows)] if isinstance(t, Tensor) else t for t in batch]
             with self.recording():
                 losses = loss_fn(self.model, *part)
             self.backward(losses)
-            found.append(losses.detach())
-        return torch.cat(found)
+            norms.append(losses.detach())
+        return torch.cat(norms)
 
     def _begin(self) -> _Pending:
         """Once a step, before its first sample: ask the controller."""
@@ -234,8 +234,8 @@ class PrivateOptimizer:
             self.rule.clip_norms = setting.clip_norms
         if setting.noise_multiplier is not None:
             self.noise_multiplier = float(setting.noise_multiplier)
-        wanted = [*self.rule.statistics(self.noise_multiplier), *self.controller.statistics(self.stats())]
-        self._pending = _Pending(wanted)
+        statistics = [*self.rule.statistics(self.noise_multiplier), *self.controller.statistics(self.stats())]
+        self._pending = _Pending(statistics)
         return self._pending
 
     def _add(self, pending: _Pending, losses: Tensor) -> None:

@@ -104,16 +104,16 @@ def read_weights(path: str | Path, kind: str, model: str | None = None, *, need:
 
 
 @torch.no_grad()
-def take_over(own: Mapping[str, Tensor], found: MetricWeights) -> None:
+def take_over(own: Mapping[str, Tensor], weights: MetricWeights) -> None:
     """Copy the tensors of a file into a metric's own, in place.
 
     Raises:
         CheckpointError: names or shapes differ.
     """
-    if {name: value.shape for name, value in found.tensors.items()} != {n: value.shape for n, value in own.items()}:
-        raise CheckpointError(f"{found.path} holds other names or shapes than this model has")
+    if {name: value.shape for name, value in weights.tensors.items()} != {n: value.shape for n, value in own.items()}:
+        raise CheckpointError(f"{weights.path} holds other names or shapes than this model has")
     for name, value in own.items():
-        value.copy_(found.tensors[name])
+        value.copy_(weights.tensors[name])
 
 
 def tensors_of(path: str | Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -100,15 +100,15 @@ def attack(
             if keep == "first" and path.queries and bool(path.best.success.all()):
                 break
             theta = param.project(clean, step(theta, path.value_and_gradient).detach())
-        found = path.judge(param.image(clean, theta))
+        result = path.judge(param.image(clean, theta))
         if keep != "last":
-            found = path.best
+            result = path.best
         if quantize:
-            found = path.judge(clean + whole_levels(found.images - clean))
+            result = path.judge(clean + whole_levels(result.images - clean))
     path.guard.settle()
-    check_images("attacked images", found.images, box)
-    changed = found.images - clean
-    return AttackResult(found.images, changed, found.success, found.values, path.queries, torch.stack(path.history))
+    check_images("attacked images", result.images, box)
+    changed = result.images - clean
+    return AttackResult(result.images, changed, result.success, result.values, path.queries, torch.stack(path.history))
 
 
 def _begin(param: Feasible, clean: Tensor, start: Start | Tensor, generator: torch.Generator) -> Tensor:
@@ -154,11 +154,11 @@ class _Path:
             self._note(images, values, success)
             return values, gradient
         rows, objective = left
-        found = self._differentiated(objective, self.clean[rows], theta[rows])
+        result = self._differentiated(objective, self.clean[rows], theta[rows])
         images, values, success, gradient = (
             old.index_copy(0, rows, new)
             for old, new in zip(
-                (self.best.images, self.history[-1], self.best.success, torch.zeros_like(theta)), found, strict=True
+                (self.best.images, self.history[-1], self.best.success, torch.zeros_like(theta)), result, strict=True
             )
         )
         self._note(images, values, success)

@@ -179,17 +179,17 @@ class MinSimilarity(Objective):
 
     def similarities(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B M K"]:
         """Of each image to each text, by each model."""
-        found = []
+        similarities = []
         for model, texts in zip(self.models, self._texts, strict=True):
             cosine = F.normalize(model.encode_image(images), dim=1) @ texts.T.to(model.device)
             if model.logit_bias is not None:
                 cosine = (model.scale() * cosine + model.logit_bias).sigmoid()
-            found.append(cosine.to(images.device))
-        return torch.stack(found, 1)
+            similarities.append(cosine.to(images.device))
+        return torch.stack(similarities, 1)
 
     def judge(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Bool[Tensor, "B"]]:
         """Values, and which are above the goal."""
-        found = self.similarities(images).flatten(1)
-        FiniteGuard()("similarities to the texts", found)
-        values = found.amin(1) if self.aggregate == "min" else found.mean(1)
+        similarities = self.similarities(images).flatten(1)
+        FiniteGuard()("similarities to the texts", similarities)
+        values = similarities.amin(1) if self.aggregate == "min" else similarities.mean(1)
         return values, values > (float("inf") if self.goal is None else self.goal)

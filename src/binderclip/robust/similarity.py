@@ -69,11 +69,11 @@ class RankFlip(Objective):
 
     def judge(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Bool[Tensor, "B"]]:
         """Values, and which ranks are flipped."""
-        found = self.distance(self.reference, images)
-        FiniteGuard()("distances", found)
+        distances = self.distance(self.reference, images)
+        FiniteGuard()("distances", distances)
         # The same image twice has no distance: neither is nearer.
-        share = found / (found + self.bound).clamp(min=1e-12)
-        return (1 - share, found < self.bound) if self.closer else (share, found > self.bound)
+        share = distances / (distances + self.bound).clamp(min=1e-12)
+        return (1 - share, distances < self.bound) if self.closer else (share, distances > self.bound)
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,12 @@ def attack_similarity(
             return RankFlip(distance, reference[rows], other[rows], closer=closer)
 
         whole = objective_of(torch.arange(len(prey)))
-        found: Tensor = prey if search is None else search(prey, objective_of).images
+        adversarial: Tensor = prey if search is None else search(prey, objective_of).images
         if method == "fgsm":
-            found = _shortest(whole, prey, eps).images
+            adversarial = _shortest(whole, prey, eps).images
         elif "pgd" in method:
-            found = _climbed(whole, prey, None if search is None else found, eps, alpha, steps).images
-        return _told(whole, found, prey, attacked)
+            adversarial = _climbed(whole, prey, None if search is None else adversarial, eps, alpha, steps).images
+        return _told(whole, adversarial, prey, attacked)
 
 
 def _networks(distance: Distance) -> tuple[nn.Module, ...]:
@@ -209,19 +209,19 @@ def _climbed(
 
 def _shortest(objective: RankFlip, prey: Tensor, eps: float, count: int = 20) -> AttackResult:
     """One sign step of a growing length; every image keeps its first success."""
-    found = None
+    shortest = None
     for length in torch.linspace(eps / count, eps, count).tolist():
         one = attack(objective, prey, param=Linf(length), step=Sign(length), steps=1, start="clean", keep="last")
-        if found is None:
-            found = one
+        if shortest is None:
+            shortest = one
             continue
-        keep = found.success
-        found = AttackResult(
-            torch.where(per_image(keep, prey), found.images, one.images), one.perturbation,
-            torch.where(keep, found.success, one.success), one.objective, one.queries, one.history,
+        keep = shortest.success
+        shortest = AttackResult(
+            torch.where(per_image(keep, prey), shortest.images, one.images), one.perturbation,
+            torch.where(keep, shortest.success, one.success), one.objective, one.queries, one.history,
         )  # fmt: skip
-    assert found is not None
-    return found
+    assert shortest is not None
+    return shortest
 
 
 @torch.no_grad()
@@ -229,10 +229,10 @@ def _told(objective: RankFlip, images: Tensor, prey: Tensor, first: Tensor) -> S
     change = (images - prey).flatten(1)
     flipped = objective.judge(images)[1]
     rounded = objective.judge((images * 255).round() / 255)[1]
-    found = objective.distance(objective.reference, images)
+    distances = objective.distance(objective.reference, images)
     shares = torch.stack([(change.abs() > least).float().mean(1) for least in CHANGED], 1)
     rmse = 255 * change.square().mean(1).sqrt()
-    return SimilarityAttack(images, first, flipped, rounded, found, objective.bound, rmse, shares)
+    return SimilarityAttack(images, first, flipped, rounded, distances, objective.bound, rmse, shares)
 
 
 @torch.no_grad()

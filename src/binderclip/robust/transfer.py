@@ -169,9 +169,9 @@ class TransferStudy:
         x, y = images[used], checked_labels(labels, images)[used]
         rates, own = [], []
         for surrogate in surrogates.values():
-            found = self._attack(surrogate)(x, y).images
-            rates.append([self._rate(target, found, y) for target in self.targets.values()])
-            own.append(self._rate(surrogate, found, y))
+            adversarial = self._attack(surrogate)(x, y).images
+            rates.append([self._rate(target, adversarial, y) for target in self.targets.values()])
+            own.append(self._rate(surrogate, adversarial, y))
         return TransferRates(list(surrogates), list(self.targets), torch.tensor(rates), torch.tensor(own), len(x))
 
     def _rate(self, target: Any, images: Tensor, labels: Tensor) -> float:

@@ -44,9 +44,9 @@ class Document:
     @property
     def path(self) -> Path:
         """The file that a query gives: the picture where there is one."""
-        found = self.picture or self.text
-        assert found is not None
-        return found
+        path = self.picture or self.text
+        assert path is not None
+        return path
 
     @property
     def files(self) -> list[Path]:
@@ -97,14 +97,14 @@ def _told(document: Document) -> str:
 
 def _digest(paths: Sequence[Path]) -> str:
     """SHA-256 of a file; of several, of their hashes, so that no bytes can move from one to the other unseen."""
-    found = []
+    parts = []
     for path in paths:
         state = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 state.update(block)
-        found.append(state.hexdigest())
-    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+        parts.append(state.hexdigest())
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def documents_in(folder: Path, *, mixed: bool, skipped: list[tuple[str, str]] | None = None) -> dict[str, Document]:
@@ -121,24 +121,24 @@ def documents_in(folder: Path, *, mixed: bool, skipped: list[tuple[str, str]] | 
         DataError: a table of captions that cannot be read.
     """
     pictures = list_images(folder, skipped=skipped)
-    found = {path.relative_to(folder).as_posix(): Document(path) for path in pictures}
+    documents = {path.relative_to(folder).as_posix(): Document(path) for path in pictures}
     if not mixed:
-        return found
+        return documents
     for name, caption in _table_captions(folder).items():
-        if name in found:
-            found[name] = replace(found[name], caption=caption)
+        if name in documents:
+            documents[name] = replace(documents[name], caption=caption)
     by_stem: dict[Path, str] = {}
-    for key, document in found.items():
+    for key, document in documents.items():
         by_stem.setdefault(document.path.with_suffix(""), key)
     names, _ = list_files(folder, suffixes=TEXT_SUFFIXES)
     for name in names:
         path = folder / name
         beside = by_stem.pop(path.with_suffix(""), "") if path.suffix.lower() == ".txt" else ""
         if beside:
-            found[beside] = replace(found[beside], text=path)
+            documents[beside] = replace(documents[beside], text=path)
         else:
-            found[name] = Document(None, path)
-    return found
+            documents[name] = Document(None, path)
+    return documents
 
 
 def _table_captions(folder: Path) -> dict[str, str]:
@@ -183,19 +183,19 @@ def encode_documents(
         skipped += [(str(path), reason) for path, reason in encoded.skipped]
         keys = [by_path[Path(str(path))] for path in encoded.paths]
         images = dict(zip(keys, encoded.features, strict=True))
-    said = dict(zip(texts, model.encode_text(list(texts.values())), strict=True)) if texts else {}
-    alone = [key for key in images if key not in said]
-    both = [key for key in images if key in said]
-    words = [key for key in said if documents[key].picture is None]
+    text_rows = dict(zip(texts, model.encode_text(list(texts.values())), strict=True)) if texts else {}
+    alone = [key for key in images if key not in text_rows]
+    paired = [key for key in images if key in text_rows]
+    words = [key for key in text_rows if documents[key].picture is None]
     rows = []
     if alone:
         rows.append(vectors.stored(torch.stack([images[key] for key in alone])))
-    if both:
-        text, image = (torch.stack([side[key] for key in both]) for side in (said, images))
+    if paired:
+        text, image = (torch.stack([side[key] for key in paired]) for side in (text_rows, images))
         rows.append(vectors.stored_both(text, image))
     if words:
-        rows.append(vectors.stored(torch.stack([said[key] for key in words]), "text"))
-    return [*alone, *both, *words], torch.cat(rows) if rows else torch.zeros(0, 0), skipped
+        rows.append(vectors.stored(torch.stack([text_rows[key] for key in words]), "text"))
+    return [*alone, *paired, *words], torch.cat(rows) if rows else torch.zeros(0, 0), skipped
 
 
 @dataclass(frozen=True)

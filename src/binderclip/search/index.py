@@ -186,16 +186,16 @@ class SearchIndex:
             raise DataError(f"there is no folder {folder}")
         self._check_root(folder)
         left_out: list[tuple[str, str]] = []
-        found = documents_in(folder, mixed=self.mixed, skipped=left_out)
-        if not found and not len(self):
+        documents = documents_in(folder, mixed=self.mixed, skipped=left_out)
+        if not documents and not len(self):
             kinds = "PNG, JPEG, WebP, GIF, BMP and TIFF files" + (", TXT and MD" if self.mixed else "")
             raise DataError(f"no {'documents' if self.mixed else 'images'} in {folder}: looked for {kinds}, also below")
         try:
             with writing_to(self.path) as waited:
                 if waited:
-                    found = documents_in(folder, mixed=self.mixed)
+                    documents = documents_in(folder, mixed=self.mixed)
                 opened = worker_model or partial(_same, self.model)
-                report = self._update(folder, found, batch_size, progress, runner or LocalRunner(), opened)
+                report = self._update(folder, documents, batch_size, progress, runner or LocalRunner(), opened)
         except OSError as error:
             raise DataError(f"cannot write to the index at {self.path}: {error.strerror or error}") from error
         report.skipped[:0] = left_out
@@ -209,18 +209,18 @@ class SearchIndex:
     def _update(
         self,
         folder: Path,
-        found: dict[str, Document],
+        documents: dict[str, Document],
         batch_size: int,
         progress: Callable[[int, int], None] | None,
         runner: ShardRunner,
         opened: Callable[[], ImageTextModel],
     ) -> IndexReport:
         known, report = self._begin(folder), IndexReport()
-        gone = sorted(set(known) - set(found))
+        gone = sorted(set(known) - set(documents))
         self._delete(gone)
         report.removed = len(gone)
-        todo = list(self._changed(found, known, report))
-        batches = [{key: found[key] for key in todo[i : i + batch_size]} for i in range(0, len(todo), batch_size)]
+        todo = list(self._changed(documents, known, report))
+        batches = [{key: documents[key] for key in todo[i : i + batch_size]} for i in range(0, len(todo), batch_size)]
         done = 0
         for batch, encoded in runner.over(batches, DocumentWork(opened, self._vectors)):
             self._commit(batch, encoded, known, report)
@@ -348,13 +348,13 @@ class SearchIndex:
         return {path: DocumentState(size, mtime, digest) for path, size, mtime, digest in rows}
 
     def _changed(
-        self, found: dict[str, Document], known: dict[str, DocumentState], report: IndexReport
+        self, documents: dict[str, Document], known: dict[str, DocumentState], report: IndexReport
     ) -> Iterator[str]:
         """Keys whose bytes the index does not hold; a file that was only touched counts as unchanged.
 
         Files whose names the index cannot hold are reported.
         """
-        for key, document in found.items():
+        for key, document in documents.items():
             before = known.get(key)
             if key != key.encode("utf-8", "replace").decode("utf-8"):
                 reason = "its name is not text in UTF-8, which the index keeps names in"

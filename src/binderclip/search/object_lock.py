@@ -112,8 +112,8 @@ class _Claim:
 
     def _held(self) -> list[int]:
         """The numbers of all claims there are."""
-        found = (_NAME.search(url) for url in list_objects(self.folder, ("",)))
-        return sorted({int(match[1]) for match in found if match})
+        matches = (_NAME.search(url) for url in list_objects(self.folder, ("",)))
+        return sorted({int(match[1]) for match in matches if match})
 
     def _is_done(self, number: int) -> bool:
         return read_object(f"{self._name(number)}.done") is not None
@@ -138,8 +138,8 @@ class _Claim:
     def _owner(self, number: int) -> str:
         content = read_object(f"{self._name(number)}.alive")
         try:
-            said = parse_json(content or b"")
-            return f"process {int(said['process'])} of {str(said['host'])[:80]}"
+            document = parse_json(content or b"")
+            return f"process {int(document['process'])} of {str(document['host'])[:80]}"
         except (ValueError, KeyError, TypeError):
             return "another process"
 
@@ -183,5 +183,5 @@ class _Claim:
 
 
 def _number(url: str) -> int:
-    found = _NAME.search(url)
-    return int(found[1]) if found else 0
+    match = _NAME.search(url)
+    return int(match[1]) if match else 0

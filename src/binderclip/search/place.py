@@ -90,11 +90,11 @@ def read_note(place: Place) -> dict[str, Any] | None:
         check_place(place)
         return None
     try:
-        found = parse_json(content)
-        if found["format"] not in (FORMAT, FORMAT_MIXED):
-            raise ValueError(f"format {found['format']}")
-        said: dict[str, Any] = {key: str(found[key]) for key in ("model", "fingerprint", "root")}
-        return said | {key: bool(found.get(key, False)) for key in ("mixed", "transform")}
+        document = parse_json(content)
+        if document["format"] not in (FORMAT, FORMAT_MIXED):
+            raise ValueError(f"format {document['format']}")
+        texts: dict[str, Any] = {key: str(document[key]) for key in ("model", "fingerprint", "root")}
+        return texts | {key: bool(document.get(key, False)) for key in ("mixed", "transform")}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{note} is damaged ({read_problem(error)}); index again with --rebuild") from error
 

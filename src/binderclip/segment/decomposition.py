@@ -58,10 +58,10 @@ class DecompositionSegmenter(Segmenter):
         """
         if isinstance(others, str) or not list(others):
             raise UsageError(f"others={others!r}: give a list of at least one class to compare {label!r} with")
-        found = self(image, [label, *(name for name in others if name != label)])
-        row = found.classes.index(label)
-        heat = found.scores[row] - found.scores.mean(dim=0)
+        segmentation = self(image, [label, *(name for name in others if name != label)])
+        row = segmentation.classes.index(label)
+        heat = segmentation.scores[row] - segmentation.scores.mean(dim=0)
         scores = torch.stack([heat.mean().expand_as(heat), heat])
-        drawn = torch.nn.functional.interpolate(scores[None], size=found.size, mode="bilinear")[0]
+        drawn = torch.nn.functional.interpolate(scores[None], size=segmentation.size, mode="bilinear")[0]
         labels = (drawn[1] > drawn[0]).to(torch.int32)
-        return replace(found, classes=("background", label), labels=labels, scores=scores, background=True)
+        return replace(segmentation, classes=("background", label), labels=labels, scores=scores, background=True)

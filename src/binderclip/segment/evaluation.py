@@ -84,9 +84,9 @@ def measure_segmenters(segmenters: Mapping[str, Segmenter], data: Any, *, detail
     detailed = {name: _Details(classes) for name in segmenters} if details else {}
     keys = []
     for sample in _counted(data, len(classes)):
-        found = segment_all(list(segmenters.values()), sample.image, _labels(segmenters, classes))
+        segmentations = segment_all(list(segmenters.values()), sample.image, _labels(segmenters, classes))
         keys.append(sample.key)
-        for name, segmentation in zip(segmenters, found, strict=True):
+        for name, segmentation in zip(segmenters, segmentations, strict=True):
             labels = _matched(segmentation.labels, segmentation.classes, classes)
             pooled[name].update(labels, sample.labels)
             alone = IoU(len(classes))
@@ -118,11 +118,11 @@ class _Details:
             per_class=False,
         )  # fmt: skip
 
-    def update(self, found: Segmentation, labels: Int[Tensor, "H W"], truth: Int[Tensor, "H W"]) -> None:
+    def update(self, segmentation: Segmentation, labels: Int[Tensor, "H W"], truth: Int[Tensor, "H W"]) -> None:
         self.boundary.update(labels, truth)
-        guess, confidence = found.most_probable()
+        guess, confidence = segmentation.most_probable()
         # Rounding may leave the exponential of a logarithm a little above 1.
-        self.bins.update_guesses(confidence.clamp(max=1), _matched(guess, found.classes, self.classes), truth)
+        self.bins.update_guesses(confidence.clamp(max=1), _matched(guess, segmentation.classes, self.classes), truth)
 
 
 def _counted(data: Iterable[Any], classes: int) -> Iterable[Any]:
@@ -144,7 +144,7 @@ def _labels(segmenters: Mapping[str, Segmenter], classes: Sequence[str]) -> list
     return [name for name in classes if not (own and name == "background")]
 
 
-def _matched(labels: Int[Tensor, "H W"], found: Sequence[str], classes: Sequence[str]) -> Int[Tensor, "H W"]:
+def _matched(labels: Int[Tensor, "H W"], names: Sequence[str], classes: Sequence[str]) -> Int[Tensor, "H W"]:
     """Indices of the segmentation's classes as those of the data."""
-    place = torch.tensor([classes.index(name) if name in classes else -1 for name in found] + [-1])
+    place = torch.tensor([classes.index(name) if name in classes else -1 for name in names] + [-1])
     return place[labels.long().cpu()]

@@ -197,9 +197,9 @@ class Segmenter:
     def at(self, size: int) -> Segmenter:
         """The same at another shorter side, in pixels."""
         changed = replace(self.parts.resolution, size=size)  # type: ignore[type-var]
-        found = Segmenter(self.model, replace(self.parts, resolution=changed))
-        found.preset = self.preset
-        return found
+        changed_segmenter = Segmenter(self.model, replace(self.parts, resolution=changed))
+        changed_segmenter.preset = self.preset
+        return changed_segmenter
 
     def bind(self, labels: Labels) -> BoundText:
         """The labels as vectors; kept until other labels are asked for, so that a folder encodes them once."""
@@ -244,16 +244,16 @@ def segment_all(segmenters: Sequence[Segmenter], image: Any, labels: Labels) -> 
     model.eval()
     try:
         layouts = [s.parts.resolution.layout(size, patch=s.tower.patch, native=native) for s in segmenters]
-        found: dict[int, Segmentation] = {}
+        segmentations: dict[int, Segmentation] = {}
         for layout in dict.fromkeys(layouts):
             mine = [i for i, own in enumerate(layouts) if own == layout]
             frame = Frame(model, pixels, resized(pixels, layout.size), notes)
             raw = run_windows(frame, layout, [segmenters[i] for i in mine], [texts[i] for i in mine])
             for index, scores in zip(mine, raw, strict=True):
-                found[index] = _finish(segmenters[index].parts, scores, texts[index], frame, picture)
+                segmentations[index] = _finish(segmenters[index].parts, scores, texts[index], frame, picture)
     finally:
         model.train(training)
-    return [found[index] for index in range(len(segmenters))]
+    return [segmentations[index] for index in range(len(segmenters))]
 
 
 @torch.no_grad()
@@ -374,10 +374,10 @@ def _finish(parts: Parts, scores: Tensor, text: BoundText, frame: Frame, picture
         logits = refine(frame.image, logits, frame)
     below = 0 if parts.rule.below == "background" and text.background else -1
     size = (picture.height, picture.width)
-    found = label_map(logits, size, parts.rule.threshold, below=below, absolute=parts.rule.absolute)
+    labels_of_pixels = label_map(logits, size, parts.rule.threshold, below=below, absolute=parts.rule.absolute)
     for relabel in parts.relabel:
-        found = relabel(found, logits, frame)
-    return Segmentation(text.classes, found, logits, picture, background=text.background)
+        labels_of_pixels = relabel(labels_of_pixels, logits, frame)
+    return Segmentation(text.classes, labels_of_pixels, logits, picture, background=text.background)
 
 
 def _opened(image: Any) -> tuple[Any, Float[Tensor, "1 3 H W"]]:

@@ -42,13 +42,13 @@ def similarity_from_record(record: Mapping[str, Any]) -> Similarity:
         if name not in SIMILARITIES:
             raise ValueError(f"geometry {name!r} is unknown: one of {', '.join(SIMILARITIES)}")
         geometry = SIMILARITIES[name](**settings)
-        wanted = geometry.state_dict()
-        if set(learned) != set(wanted):
-            raise ValueError(f"geometry {name!r} has learned {sorted(wanted)}, and the record {sorted(learned)}")
+        expected = geometry.state_dict()
+        if set(learned) != set(expected):
+            raise ValueError(f"geometry {name!r} has learned {sorted(expected)}, and the record {sorted(learned)}")
         values = {key: float(value) for key, value in learned.items()}
         if not all(math.isfinite(value) for value in values.values()):
             raise ValueError(f"learned values must be finite, got {values}")
-        geometry.load_state_dict({key: torch.tensor(value).to(wanted[key]) for key, value in values.items()})
+        geometry.load_state_dict({key: torch.tensor(value).to(expected[key]) for key, value in values.items()})
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise CheckpointError(f"no similarity can be made of its record: {error}") from error
     return geometry.requires_grad_(False)

@@ -20,12 +20,12 @@ def fit_temperature(logits: Float[np.ndarray, "N C"], targets: Int[np.ndarray, "
     """
     count, classes = logits.shape
     soft = 1 / (count + 2) if smooth else 0.0
-    wanted = np.full((count, classes), soft / classes)
-    wanted[np.arange(count), targets] += 1 - soft
+    target = np.full((count, classes), soft / classes)
+    target[np.arange(count), targets] += 1 - soft
 
     def loss(log_t: float) -> float:
         scaled = logits / np.exp(log_t)
-        return float(np.mean(special.logsumexp(scaled, axis=1) - (wanted * scaled).sum(axis=1)))
+        return float(np.mean(special.logsumexp(scaled, axis=1) - (target * scaled).sum(axis=1)))
 
-    found = optimize.minimize_scalar(loss, bounds=(-12.0, 12.0), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
+    minimum = optimize.minimize_scalar(loss, bounds=(-12.0, 12.0), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(minimum.x))

@@ -80,13 +80,13 @@ class ShearletTransform:
 
         In degrees, counter-clockwise from the horizontal, in [0, 180); None for the coarse picture.
         """
-        found: list[tuple[int, float] | None] = [None]
+        angles: list[tuple[int, float] | None] = [None]
         for scale, count in enumerate(self._directions):
             for k in range(count):
                 slope = (4 * k / count + 1) % 4 - 1
                 frequency = math.atan(slope) if slope <= 1 else math.pi / 2 - math.atan(2 - slope)
-                found.append((scale, (math.degrees(frequency) + 90) % 180))
-        return tuple(found)
+                angles.append((scale, (math.degrees(frequency) + 90) % 180))
+        return tuple(angles)
 
     def analysis(self, images: Float[Tensor, "*batch H W"]) -> Float[Tensor, "*batch K H W"]:
         """The coefficients of each picture."""
@@ -104,11 +104,11 @@ class ShearletTransform:
         Raises:
             UsageError: coefficients of another transform or size.
         """
-        found = picture_size(coefficients)
-        if coefficients.ndim < 3 or coefficients.shape[-3] != len(self) or (size and tuple(size) != found):
+        picture = picture_size(coefficients)
+        if coefficients.ndim < 3 or coefficients.shape[-3] != len(self) or (size and tuple(size) != picture):
             expected = (len(self), *(size or ("H", "W")))
             raise UsageError(f"coefficients must be (..., {', '.join(map(str, expected))}), not {coefficients.shape}")
-        half = _half(self._directions, *found, coefficients.dtype, coefficients.device)
+        half = _half(self._directions, *picture, coefficients.dtype, coefficients.device)
         return _Synthesis.apply(coefficients, half)
 
     def bands(self, size: tuple[int, int]) -> tuple[int, ...]:
@@ -187,14 +187,14 @@ def _responses(directions: tuple[int, ...], height: int, width: int) -> Float[Te
     # Slope of the frequency with y pointing up, continued around the square: 0 right, 1 diagonal, 2 up, -1 (or 3) down.
     flat = rows.abs() <= columns.abs()
     slope = torch.where(flat, -rows / torch.where(columns == 0, 1, columns), 2 + columns / torch.where(flat, 1, rows))
-    found = [_window((octaves + scales).clamp(min=0))]
+    windows = [_window((octaves + scales).clamp(min=0))]
     for scale, count in enumerate(directions):
         place = octaves + (scales - 1 - scale)
         radial = _window(place.clamp(max=0) if scale == scales - 1 else place)
         for k in range(count):
             steps = (slope * count / 4 - k + count / 2) % count - count / 2
-            found.append(radial * _window(steps))
-    responses = torch.stack(found)
+            windows.append(radial * _window(steps))
+    responses = torch.stack(windows)
     # At the highest frequency w and -w are one sample, whose slope has two signs; without this no filter were even.
     mirrored = responses.flip(-2, -1).roll((1, 1), dims=(-2, -1))
     responses = ((responses.square() + mirrored.square()) / 2).sqrt()

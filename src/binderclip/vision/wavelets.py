@@ -56,8 +56,8 @@ class WaveletTransform:
         coarse = images
         for _ in range(self.levels):
             rows, columns = (_matrix(self.vanishing, side, images) for side in coarse.shape[-2:])
-            both = rows @ coarse @ columns.mT
-            low, high = both.tensor_split([(coarse.shape[-2] + 1) // 2], dim=-2)
+            coarse_part = rows @ coarse @ columns.mT
+            low, high = coarse_part.tensor_split([(coarse.shape[-2] + 1) // 2], dim=-2)
             cut = (coarse.shape[-1] + 1) // 2
             (coarse, vertical), (horizontal, diagonal) = (part.tensor_split([cut], dim=-1) for part in (low, high))
             parts = [horizontal.flatten(-2), vertical.flatten(-2), diagonal.flatten(-2), *parts]
@@ -68,11 +68,13 @@ class WaveletTransform:
         sizes = self._sizes(size)
         coarse, details = self.split(coefficients, size)
         for (height, width), (horizontal, vertical, diagonal) in zip(sizes[-2::-1], details, strict=True):
-            both = torch.cat([torch.cat([coarse, vertical], dim=-1), torch.cat([horizontal, diagonal], dim=-1)], dim=-2)
+            bands = torch.cat(
+                [torch.cat([coarse, vertical], dim=-1), torch.cat([horizontal, diagonal], dim=-1)], dim=-2
+            )
             # The rows of the inverse that belong to a repeated last sample are dropped.
             rows = _matrix(self.vanishing, height + height % 2, coefficients).mT[:height]
             columns = _matrix(self.vanishing, width + width % 2, coefficients)[:, :width]
-            coarse = rows @ both @ columns
+            coarse = rows @ bands @ columns
         return coarse
 
     def split(self, coefficients: Float[Tensor, "*batch N"], size: tuple[int, int]) -> tuple[Tensor, list[Details]]:
@@ -108,10 +110,10 @@ class WaveletTransform:
             raise UsageError(
                 f"a picture of {size[0]} x {size[1]} has no {self.levels} levels: it needs sides of {2**self.levels}"
             )
-        found = [(int(size[0]), int(size[1]))]
+        sizes = [(int(size[0]), int(size[1]))]
         for _ in range(self.levels):
-            found.append(((found[-1][0] + 1) // 2, (found[-1][1] + 1) // 2))
-        return found
+            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+        return sizes
 
 
 @lru_cache(maxsize=10)

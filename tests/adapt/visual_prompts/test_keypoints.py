@@ -63,7 +63,7 @@ def test_mistakes_are_named(tiny: ImageTextModel) -> None:
         localise_keypoint(tiny, image, "a cat", grid=0)
     with pytest.raises(UsageError, match="one region a picture: 1 pictures, 2 regions"):
         mark_effect(tiny, [image], [(0, 0, 9, 9), (0, 0, 8, 8)], ["a cat"])
-    with pytest.raises(UsageError, match="found and truth"):
+    with pytest.raises(UsageError, match="predicted and truth"):
         correct_keypoints(torch.zeros(3, 2), torch.zeros(2, 2), torch.zeros(3, 4))
     with pytest.raises(UsageError, match="alpha"):
         correct_keypoints(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 4), alpha=-1)

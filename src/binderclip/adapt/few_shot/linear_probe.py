@@ -66,13 +66,13 @@ class LinearProbe(PicturesOnlyHead, WeightedHead):
 
     def _tune(self, x: Float[Tensor, "N d"], targets: Int[Tensor, "N"]) -> None:
         best = -1.0
-        found = None
+        solution_of_best = None
         # Each solution starts from the one before, so a grid costs little more than its hardest point.
         for strength in self.Cs:
             solution = self._solve(strength)
             self._use(strength, *solution)
             accuracy = float((self._terms(x)["linear"].argmax(dim=-1) == targets).double().mean())
             if accuracy > best:
-                best, found = accuracy, (strength, *solution)
-        if found is not None:
-            self._use(*found)
+                best, solution_of_best = accuracy, (strength, *solution)
+        if solution_of_best is not None:
+            self._use(*solution_of_best)

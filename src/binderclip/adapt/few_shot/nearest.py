@@ -117,5 +117,5 @@ class NearestExampleClassifier(PicturesOnlyHead):
         views = self._views(torch.as_tensor(np.asarray(X), dtype=torch.float64))
         cosines = (views @ self.bank_.T).mean(dim=1)
         best = [cosines.masked_fill(self.owner_ != c, -2.0).max(dim=1) for c in range(len(self.classes_))]
-        places = torch.stack([self.picture_[found.indices] for found in best], dim=1)
-        return places.numpy(), torch.stack([found.values for found in best], dim=1).numpy()
+        places = torch.stack([self.picture_[rows.indices] for rows in best], dim=1)
+        return places.numpy(), torch.stack([rows.values for rows in best], dim=1).numpy()

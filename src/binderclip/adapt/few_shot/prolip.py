@@ -224,7 +224,7 @@ class ProLIP(TunedHead):
     def _tune(self, x: Float[Tensor, "N D"], targets: Int[Tensor, "N"]) -> None:
         if not (self.lrs or self.penalties):
             return
-        best, found = -1.0, (self.lr_, self.penalty_, self.projection_)
+        best, fitted = -1.0, (self.lr_, self.penalty_, self.projection_)
         views, owner = self._examples
         for lr, penalty in product(self.lrs or (self.lr_,), self.penalties or (self.penalty_,)):
             self.lr_, self.penalty_ = float(lr), float(penalty)
@@ -233,8 +233,8 @@ class ProLIP(TunedHead):
             self._adopt(module)
             accuracy = float((self._terms(x)["text"].argmax(dim=-1) == targets).double().mean())
             if accuracy > best:
-                best, found = accuracy, (self.lr_, self.penalty_, self.projection_)
-        self.lr_, self.penalty_, self.projection_ = found
+                best, fitted = accuracy, (self.lr_, self.penalty_, self.projection_)
+        self.lr_, self.penalty_, self.projection_ = fitted
 
     def adapt_at_test_time(
         self,

@@ -153,11 +153,11 @@ class RankingAdapter(RegressorMixin, BaseEstimator):
 
     def _patches(self, X: Any) -> Float[Tensor, "N P D"]:
         tokens = isinstance(X, (Tensor, np.ndarray)) and X.ndim == 3
-        found = torch.as_tensor(X).detach().float() if tokens else patch_tokens(self.model, X)
+        patches = torch.as_tensor(X).detach().float() if tokens else patch_tokens(self.model, X)
         width = self.model.image_tower.width
-        if found.shape[-1] != width:
-            raise UsageError(f"X has tokens of width {found.shape[-1]}, the model's are {width}: see patch_tokens")
-        return found
+        if patches.shape[-1] != width:
+            raise UsageError(f"X has tokens of width {patches.shape[-1]}, the model's are {width}: see patch_tokens")
+        return patches
 
     def _words(self, captions: str | Sequence[str], rows: int) -> tuple[WordTokens, Int[Tensor, "N"]]:
         """Tokens of the distinct captions, and which of them belongs to each row."""

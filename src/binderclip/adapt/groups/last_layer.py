@@ -91,13 +91,13 @@ class LastLayerRetraining(LinearProbe):
         if self._cells is None or self.balance == "weights":
             return super()._solve(strength)
         whole = self._data
-        found = []
+        solutions = []
         views = len(whole[0]) // len(self._cells)  # of each picture, one after the other
         for rows in self._drawn(np.repeat(self._cells, views)):
             self._data = whole[0][rows], whole[1][rows], None
-            found.append(super()._solve(strength))
+            solutions.append(super()._solve(strength))
         self._data = whole
-        weight, bias, iterations = (np.stack(parts) for parts in zip(*found, strict=True))
+        weight, bias, iterations = (np.stack(parts) for parts in zip(*solutions, strict=True))
         return weight.mean(axis=0), bias.mean(axis=0), iterations.max(axis=0)
 
     def _drawn(self, cells: Int[np.ndarray, "N"]) -> Iterator[Int[np.ndarray, "n"]]:

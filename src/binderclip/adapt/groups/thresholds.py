@@ -117,11 +117,11 @@ def _cuts(
     order = np.argsort(-scores, kind="stable")
     value, positive = scores[order], truth[order]
     last = np.flatnonzero(np.append(np.diff(value) != 0, True))  # the last of each run of equal scores
-    found = np.concatenate([[0], positive.cumsum()[last]])
+    positives = np.concatenate([[0], positive.cumsum()[last]])
     taken = np.concatenate([[0], last + 1])
     cut = np.concatenate([[np.inf], (value[last[:-1]] + value[last[:-1] + 1]) / 2, [-np.inf]])
-    wrong = (taken - found) + (positive.sum() - found)
-    return cut, taken / len(value) if parity else found / positive.sum(), wrong
+    wrong = (taken - positives) + (positive.sum() - positives)
+    return cut, taken / len(value) if parity else positives / positive.sum(), wrong
 
 
 def _nearest(

@@ -92,7 +92,7 @@ def _accuracies(
     fixed = [term for name, term in terms.items() if name not in weighed]
     base = torch.stack(fixed).sum(dim=0) if fixed else torch.zeros_like(next(iter(terms.values())))
     asked = targets.numpy()
-    found = np.empty(len(weights))
+    accuracies = np.empty(len(weights))
     step = max(1, _AT_ONCE // max(base.numel(), 1))
     for start in range(0, len(weights), step):
         part = torch.tensor(weights[start : start + step], dtype=base.dtype)
@@ -100,5 +100,5 @@ def _accuracies(
         for column, name in enumerate(weighed):
             logits = torch.addcmul(logits, part[:, column, None, None], terms[name])
         # NumPy's argmax over few classes is several times faster than torch's.
-        found[start : start + step] = (logits.numpy().argmax(axis=-1) == asked).mean(axis=-1)
-    return found
+        accuracies[start : start + step] = (logits.numpy().argmax(axis=-1) == asked).mean(axis=-1)
+    return accuracies

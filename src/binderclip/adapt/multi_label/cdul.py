@@ -237,11 +237,11 @@ class _Refining(Tunable):
 
     def _refine(self, owner: Int[Tensor, "B"], log_p: Float[Tensor, "B C"]) -> None:
         # Several views of one picture move its label together, by their mean probability.
-        found, place = owner.unique(return_inverse=True)
-        mean = torch.zeros(len(found), log_p.shape[1], dtype=log_p.dtype).index_add_(0, place, log_p.exp())
+        rows, place = owner.unique(return_inverse=True)
+        mean = torch.zeros(len(rows), log_p.shape[1], dtype=log_p.dtype).index_add_(0, place, log_p.exp())
         mean = (mean / torch.bincount(place)[:, None]).clamp_min(1e-30)
         settings = self.settings
-        self.labels[found] = refine(self.labels[found], mean.log(), sigma=settings.sigma, step=settings.step)
+        self.labels[rows] = refine(self.labels[rows], mean.log(), sigma=settings.sigma, step=settings.step)
 
     def _watch(self) -> None:
         if self.truth is not None:

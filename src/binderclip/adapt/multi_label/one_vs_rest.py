@@ -64,19 +64,19 @@ class OneVsRest(FeatureClassifier):
         check_settings(self)
         if self.base not in BASES:
             raise UsageError(f"base must be one of {', '.join(BASES)}, not {self.base!r}")
-        wanted = np.asarray(Y)
-        if wanted.ndim != 2 or not np.isin(wanted, (0, 1)).all():
-            raise UsageError(f"Y must be an indicator (N, C) of zeros and ones, not of shape {wanted.shape}")
+        targets = np.asarray(Y)
+        if targets.ndim != 2 or not np.isin(targets, (0, 1)).all():
+            raise UsageError(f"Y must be an indicator (N, C) of zeros and ones, not of shape {targets.shape}")
         _see_names(self, X, reset=True)
         x = F.normalize(torch.tensor(_checked_input(X)), dim=-1)
-        if len(x) != len(wanted):
-            raise UsageError(f"X has {len(x)} rows and Y {len(wanted)}")
-        names = list(self.classes) if self.classes is not None else [str(c) for c in range(wanted.shape[1])]
-        if len(names) != wanted.shape[1]:
-            raise UsageError(f"classes names {len(names)} columns; Y has {wanted.shape[1]}")
+        if len(x) != len(targets):
+            raise UsageError(f"X has {len(x)} rows and Y {len(targets)}")
+        names = list(self.classes) if self.classes is not None else [str(c) for c in range(targets.shape[1])]
+        if len(names) != targets.shape[1]:
+            raise UsageError(f"classes names {len(names)} columns; Y has {targets.shape[1]}")
         self.classes_, self.n_features_in_ = np.asarray(names), x.shape[1]
         self._texts = self._text_rows(names)
-        self._fit_bases(x, wanted)
+        self._fit_bases(x, targets)
         self.scaling_ = torch.tensor([[1.0, 0.0]]).double().repeat(len(names), 1)
         self.thresholds_ = np.full(len(names), 0.5)
         return self
@@ -90,19 +90,19 @@ class OneVsRest(FeatureClassifier):
         rows = align(given, rows, names)
         return (100.0 if scale is None else float(scale)) * (rows - rows.mean(dim=0))
 
-    def _fit_bases(self, x: Float[Tensor, "N d"], wanted: np.ndarray) -> None:
-        self._weights, self._offsets = torch.zeros(wanted.shape[1], x.shape[1]).double(), torch.zeros(wanted.shape[1])
+    def _fit_bases(self, x: Float[Tensor, "N d"], targets: np.ndarray) -> None:
+        self._weights, self._offsets = torch.zeros(targets.shape[1], x.shape[1]).double(), torch.zeros(targets.shape[1])
         self._offsets = self._offsets.double()
         if self.base == "nearest-example":
-            self._examples, self._has = x, torch.from_numpy(wanted).bool()
+            self._examples, self._has = x, torch.from_numpy(targets).bool()
             return
         if self.base == "zero-shot":
             return
-        for c in range(wanted.shape[1]):
-            if len(np.unique(wanted[:, c])) < 2:
+        for c in range(targets.shape[1]):
+            if len(np.unique(targets[:, c])) < 2:
                 continue  # Only one answer was seen: no evidence either way.
             head = LinearProbe(C=10.0) if self.base == "linear-probe" else GaussianHead()
-            head.fit(x.numpy(), wanted[:, c])
+            head.fit(x.numpy(), targets[:, c])
             self._weights[c] = torch.from_numpy(np.asarray(head.coef_[1] - head.coef_[0])).double()
             self._offsets[c] = float(head.intercept_[1] - head.intercept_[0])
 

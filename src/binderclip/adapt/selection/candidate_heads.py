@@ -63,18 +63,18 @@ def candidates(
     Raises:
         UsageError: an unknown or doubled name.
     """
-    wanted = list(known) if methods in ("auto", "all") else [methods] if isinstance(methods, str) else list(methods)
-    for name in wanted:
+    names = list(known) if methods in ("auto", "all") else [methods] if isinstance(methods, str) else list(methods)
+    for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise UsageError(f"method {name!r} is unknown: {hint}")
-    if len(set(wanted)) < len(wanted):
-        raise UsageError(f"methods names {next(n for n in wanted if wanted.count(n) > 1)!r} more than once")
-    found = [_entry(name, known[name], model, bank) for name in wanted]
+    if len(set(names)) < len(names):
+        raise UsageError(f"methods names {next(n for n in names if names.count(n) > 1)!r} more than once")
+    entries = [_entry(name, known[name], model, bank) for name in names]
     if methods == "auto":
-        found = [entry for entry in found if entry.cost != "trained on images"]
-    return sorted(found, key=lambda entry: (ORDER.index(entry.cost), _grids(known[entry.name])))
+        entries = [entry for entry in entries if entry.cost != "trained on images"]
+    return sorted(entries, key=lambda entry: (ORDER.index(entry.cost), _grids(known[entry.name])))
 
 
 def _grids(constructor: Any) -> int:

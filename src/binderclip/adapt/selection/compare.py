@@ -108,33 +108,33 @@ def compare_candidates(
         "folds": job.folds,
     }
     cells = CrossValidationStore(None if store is None else Path(store), about)
-    found: dict[str, list[CrossValidation]] = {}
+    validations: dict[str, list[CrossValidation]] = {}
     left_out: list[tuple[str, str]] = []
     for number, entry in enumerate(candidates, 1):
         try:
-            found[entry.name] = _cells_of(job, entry, draws, cells, f"method {number} of {len(candidates)}")
+            validations[entry.name] = _cells_of(job, entry, draws, cells, f"method {number} of {len(candidates)}")
         except OverBudget as over:
             left = "" if over.needed is None else f", {max(0.0, job.left()):.0f} s are left of the budget"
             left_out.append((entry.name, f"{over}{left}"))
         except BinderclipError as error:
             left_out.append((entry.name, str(error)))
         else:
-            job.judged(entry.name, _score(entry, draws, found[entry.name]))
+            job.judged(entry.name, _score(entry, draws, validations[entry.name]))
             continue
         job.judged(*left_out[-1])
-    if not found:
+    if not validations:
         raise UsageError("no method could be run: " + "; ".join(f"{name}: {why}" for name, why in left_out))
     by_name = {entry.name: entry for entry in candidates}
-    scores = [_score(by_name[name], draws, own) for name, own in found.items()]
+    scores = [_score(by_name[name], draws, own) for name, own in validations.items()]
     order = {entry.name: place for place, entry in enumerate(candidates)}
     scores.sort(key=lambda s: (-round(s.accuracy.value, 9), round(s.loss, 6), order[s.name]))
-    return CandidateComparison(by_name, draws, found, left_out, scores)
+    return CandidateComparison(by_name, draws, validations, left_out, scores)
 
 
 def _cells_of(
     job: Job, entry: Candidate, draws: list[Draw], cells: CrossValidationStore, place: str
 ) -> list[CrossValidation]:
-    found = []
+    validations = []
     for number, draw in enumerate(draws):
         settings = head_settings(entry.build(draw.seed))
         cell = cells.get(entry.name, draw.seed, settings)
@@ -153,8 +153,8 @@ def _cells_of(
             first = share if number == 0 else None
             cell = cross_validate(entry.build, job.inputs(entry), job.names, draw, allowed, first_limit=first)
             cells.put(entry.name, draw.seed, settings, cell)
-        found.append(cell)
-    return found
+        validations.append(cell)
+    return validations
 
 
 def _score(entry: Candidate, draws: list[Draw], cells: list[CrossValidation]) -> MethodScore:
@@ -164,13 +164,13 @@ def _score(entry: Candidate, draws: list[Draw], cells: list[CrossValidation]) ->
         if not len(held):
             continue
         logits, targets = cell.logits[held], draw.targets[held]
-        said = logits.argmax(axis=1)
+        predicted = logits.argmax(axis=1)
         log_probs = logits - special.logsumexp(logits, axis=1, keepdims=True)
-        accuracy.append(float((said == targets).mean()))
-        f1.append(macro_f1(said, targets))
+        accuracy.append(float((predicted == targets).mean()))
+        f1.append(macro_f1(predicted, targets))
         calibration.append(adaptive_calibration_error(np.exp(log_probs), targets)[0])
         losses.append(float(-log_probs[np.arange(len(held)), targets].mean()))
-        errors += [float((said != targets)[draw.fold[held] == f].mean()) for f in np.unique(draw.fold[held])]
+        errors += [float((predicted != targets)[draw.fold[held] == f].mean()) for f in np.unique(draw.fold[held])]
     nan = float("nan")
     return MethodScore(
         name=entry.name,

@@ -73,11 +73,11 @@ def encode_dataset(
     names: dict[int, str] = {}
     skipped: list[tuple[str, str]] = []
     with ThreadPoolExecutor(WORKERS) as threads:
-        for row, found in enumerate(threads.map(lambda i: _hash(data, i), range(len(data)))):
-            if isinstance(found, BinderclipError):
-                skipped.append((data.keys[row], str(found)))
+        for row, digest in enumerate(threads.map(lambda i: _hash(data, i), range(len(data)))):
+            if isinstance(digest, BinderclipError):
+                skipped.append((data.keys[row], str(digest)))
             else:
-                names[row] = found
+                names[row] = digest
     columns = _columns(model)
     have = [set(cache.keys(column)) for column in columns]
     missing = [row for row, key in names.items() if not all(key in there for there in have)]
@@ -149,12 +149,12 @@ def _encode_chunk(
     waiting: list[np.ndarray] = []
     thumbnails: list[np.ndarray] = []
     unreadable: list[tuple[int, str]] = []
-    found: dict[str, list[Tensor]] = {column: [] for column in columns if column != "thumbnail"}
+    columns_of: dict[str, list[Tensor]] = {column: [] for column in columns if column != "thumbnail"}
 
     def flush() -> None:
         if waiting:
             for column, values in _forward(model, waiting, "pre_projection" in columns).items():
-                found[column].append(values)
+                columns_of[column].append(values)
             waiting.clear()
 
     # The threads go on opening pictures while the model works on those that are open.
@@ -171,7 +171,7 @@ def _encode_chunk(
     flush()
     if keys:
         for column in columns:
-            values = torch.from_numpy(np.stack(thumbnails)) if column == "thumbnail" else torch.cat(found[column])
+            values = torch.from_numpy(np.stack(thumbnails)) if column == "thumbnail" else torch.cat(columns_of[column])
             cache.put(keys, values.clone(), column)
     return unreadable
 

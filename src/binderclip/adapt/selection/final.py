@@ -35,10 +35,10 @@ def calibrate(job: Job, entry: Candidate, head: Any, draws: list[Draw], keep: fl
         cell = cross_validate(build, job.inputs(entry), job.names, draw, lambda seconds: True, tune=False)
         parts.append(cell.logits[draw.held])
         targets.append(draw.targets[draw.held])
-    logits, wanted = np.concatenate(parts), np.concatenate(targets)
+    logits, target = np.concatenate(parts), np.concatenate(targets)
     if not len(logits):
         return 1.0, 0.0
-    temperature = fit_temperature(logits, wanted)
+    temperature = fit_temperature(logits, target)
     top = special.softmax(logits / temperature, axis=1).max(axis=1)
     # The split-conformal quantile: of n + 1 exchangeable pictures a share `keep` at least lies above it. Draws share
     # pictures and folds have fewer shots than the final head, so here it is a good guess, not a guarantee.
@@ -59,28 +59,28 @@ def examine(job: Job, name: str, entry: Candidate, head: Any, parts: DataSplit, 
     place = [list(head.classes_).index(own) for own in job.names]
     logits = head.predict_logits(job.inputs(entry)[parts.test])[:, place]
     probs = special.softmax(logits / temperature, axis=1)
-    said = probs.argmax(axis=1)
+    predicted = probs.argmax(axis=1)
     confusion = np.zeros((len(job.names), len(job.names)), dtype=int)
-    np.add.at(confusion, (targets, said), 1)
+    np.add.at(confusion, (targets, predicted), 1)
     error, bins = adaptive_calibration_error(probs, targets)
-    share = proportion_interval(int((said == targets).sum()), len(targets))
-    return Examined(name, share, macro_f1(said, targets), error, bins, confusion, probs)
+    share = proportion_interval(int((predicted == targets).sum()), len(targets))
+    return Examined(name, share, macro_f1(predicted, targets), error, bins, confusion, probs)
 
 
-def learning_curve(job: Job, found: CandidateComparison) -> dict[str, list[tuple[int, float]]]:
+def learning_curve(job: Job, comparison: CandidateComparison) -> dict[str, list[tuple[int, float]]]:
     """Accuracy of the best heads, and of zero-shot, with fewer shots, on the held-out folds."""
-    chosen = [s.name for s in found.scores[:CURVE_METHODS]]
-    chosen += [name for name in ("zero-shot",) if name in found.cells and name not in chosen]
+    chosen = [s.name for s in comparison.scores[:CURVE_METHODS]]
+    chosen += [name for name in ("zero-shot",) if name in comparison.cells and name not in chosen]
     curve: dict[str, list[tuple[int, float]]] = {}
     for name in chosen:
-        entry, score = found.candidates[name], next(s for s in found.scores if s.name == name)
+        entry, score = comparison.candidates[name], next(s for s in comparison.scores if s.name == name)
         points: list[tuple[int, float]] = []
-        most = max(int(np.bincount(d.targets[d.fold != 0]).max()) for d in found.draws)
+        most = max(int(np.bincount(d.targets[d.fold != 0]).max()) for d in comparison.draws)
         for count in [c for c in CURVE if c < most]:
-            if score.seconds * len(found.draws) * job.folds > max(0.0, job.left()) / 4:
+            if score.seconds * len(comparison.draws) * job.folds > max(0.0, job.left()) / 4:
                 break
             job.progress(f"{name}: {count} shot{'s' if count > 1 else ''}")
-            points.append((count, _accuracy_at(job, entry, found.draws, count)))
+            points.append((count, _accuracy_at(job, entry, comparison.draws, count)))
         # All shots but those of the held-out fold: what the table shows.
         points.append((most, score.accuracy.value))
         curve[name] = points

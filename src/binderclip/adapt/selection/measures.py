@@ -51,8 +51,8 @@ def proportion_interval(right: int, total: int) -> Interval:
     """
     if total < 1:
         raise UsageError("a proportion needs at least one trial")
-    found = stats.binomtest(right, total).proportion_ci(0.95, method="wilson")
-    return Interval(right / total, float(found.low), float(found.high))
+    interval = stats.binomtest(right, total).proportion_ci(0.95, method="wilson")
+    return Interval(right / total, float(interval.low), float(interval.high))
 
 
 def adaptive_calibration_error(

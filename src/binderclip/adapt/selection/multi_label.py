@@ -79,14 +79,14 @@ class LabelSelection:
 
         from binderclip.display import table_html
 
-        found = [(s.name, s.mean_average_precision, s.macro_f1) for s in self.scores]
-        rows = [(name, precision.value, precision.limits, f1) for name, precision, f1 in found]
-        said = f"Chosen: {self.scores[0].name}; choosing flatters it by about {self.optimism:.3f}."
+        figures_of_methods = [(s.name, s.mean_average_precision, s.macro_f1) for s in self.scores]
+        rows = [(name, precision.value, precision.limits, f1) for name, precision, f1 in figures_of_methods]
+        summary = f"Chosen: {self.scores[0].name}; choosing flatters it by about {self.optimism:.3f}."
         if self.test is not None:
-            said += f" On {self.test[2]} test pictures: {self.test[0]:.3f}."
+            summary += f" On {self.test[2]} test pictures: {self.test[0]:.3f}."
         table = table_html(("method", "mean average precision", "95 %", "macro-F1"), rows, most=len(rows))
         labels = table_html(("label", "test pictures", "average precision", "F1"), self.by_label)
-        return f"{table}<p>{escape(said)}</p>{labels if self.by_label else ''}"
+        return f"{table}<p>{escape(summary)}</p>{labels if self.by_label else ''}"
 
     def plot(self) -> Any:
         """A matplotlib figure: mean average precision of every method with its interval, and of every label."""
@@ -94,9 +94,9 @@ class LabelSelection:
 
         figure = new_figure(10, 1.2 + 0.28 * max(5, len(self.scores), len(self.by_label)))
         left, right = figure.subplots(1, 2)
-        found = [s.mean_average_precision for s in self.scores]
-        errors = [each.errors for each in found]
-        bars(left, [s.name for s in self.scores], [each.value for each in found], errors=errors)
+        precisions = [s.mean_average_precision for s in self.scores]
+        errors = [each.errors for each in precisions]
+        bars(left, [s.name for s in self.scores], [each.value for each in precisions], errors=errors)
         left.set_xlabel("mean average precision by cross-validation, 95 %")
         bars(right, [label for label, *_ in self.by_label], [precision for _, _, precision, _ in self.by_label])
         right.set_xlabel("average precision on the test part")
@@ -191,15 +191,15 @@ def select_labels(
         return OneVsRest(name, classes=labels, text_prior=prior if name == "zero-shot" else None)
 
     draws = [pool[_draw(truth[pool], shots, s)] for s in range(seed, seed + seeds)]
-    found = []
+    measured = []
     for name in names:
         say(name)
-        found.append(_score(name, build, x, truth, groups, draws, folds, seed))
-    found.sort(key=lambda pair: -pair[0].mean_average_precision.value)
-    scores = [score for score, _ in found]
+        measured.append(_score(name, build, x, truth, groups, draws, folds, seed))
+    measured.sort(key=lambda pair: -pair[0].mean_average_precision.value)
+    scores = [score for score, _ in measured]
     finalists = [
         build(score.name).fit(x[draws[0]], truth[draws[0]]).calibrate(logits, truth[draws[0]])
-        for score, logits in found[:2]
+        for score, logits in measured[:2]
     ]
     tested = _test(finalists, scores, x[test], truth[test], labels, seed) if len(test) else (None, None, None, [])
     return LabelSelection(
@@ -312,8 +312,8 @@ def _macro_f1(head: OneVsRest, logits: np.ndarray, truth: np.ndarray) -> float:
     return float(by_label[truth.sum(axis=0) > 0].mean())
 
 
-def _f1_by_label(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    return 2 * (said & truth).sum(axis=0) / np.maximum(1, said.sum(axis=0) + truth.sum(axis=0))
+def _f1_by_label(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return 2 * (predicted & truth).sum(axis=0) / np.maximum(1, predicted.sum(axis=0) + truth.sum(axis=0))
 
 
 def _test(
@@ -335,9 +335,9 @@ def _test(
         if occurs[c]
     ]
     means = [multilabel_average_precision(truth, one) for one in logits]
-    found = (means[0], float(f1[occurs].mean()), len(truth))
+    figures = (means[0], float(f1[occurs].mean()), len(truth))
     if len(finalists) < 2:
-        return found, None, None, by_label
+        return figures, None, None, by_label
     rng = np.random.default_rng([seed, 6])
     gaps = []
     for _ in range(RESAMPLES):
@@ -346,4 +346,4 @@ def _test(
             first, second = (multilabel_average_precision(truth[rows], one[rows]) for one in logits)
             gaps.append(first - second)
     low, high = np.quantile(gaps, [0.025, 0.975])
-    return found, (scores[1].name, means[1]), Interval(means[0] - means[1], float(low), float(high)), by_label
+    return figures, (scores[1].name, means[1]), Interval(means[0] - means[1], float(low), float(high)), by_label

@@ -115,11 +115,11 @@ class Selection:
 
         rows = [(s.name, s.accuracy.value, s.accuracy.limits, s.macro_f1, s.calibration) for s in self.scores]
         table = table_html(("method", "accuracy", "95 %", "macro-F1", "calibration error"), rows, most=len(rows))
-        said = f"Chosen: {self.scores[0].name}; choosing flatters it by about {self.optimism:.3f}."
+        summary = f"Chosen: {self.scores[0].name}; choosing flatters it by about {self.optimism:.3f}."
         if self.test is not None:
-            found = self.test.accuracy
-            said += f" On the test pictures: {found}."
-        return f"{table}<p>{escape(said)}</p>"
+            accuracy = self.test.accuracy
+            summary += f" On the test pictures: {accuracy}."
+        return f"{table}<p>{escape(summary)}</p>"
 
     def plot(self) -> Any:
         """A matplotlib figure: accuracy of every method with its interval, and the learning curve."""
@@ -186,12 +186,12 @@ class Selection:
         return save_head(self.head, folder, model=self.model, about=about)
 
 
-def _examined(found: Examined) -> dict[str, Any]:
+def _examined(examined: Examined) -> dict[str, Any]:
     return {
-        "method": found.name,
-        "accuracy": found.accuracy.value,
-        "interval": [found.accuracy.low, found.accuracy.high],
-        "macro_f1": found.macro_f1,
-        "calibration_error": found.calibration,
-        "pictures": len(found.probs),
+        "method": examined.name,
+        "accuracy": examined.accuracy.value,
+        "interval": [examined.accuracy.low, examined.accuracy.high],
+        "macro_f1": examined.macro_f1,
+        "calibration_error": examined.calibration,
+        "pictures": len(examined.probs),
     }

@@ -91,45 +91,45 @@ def select_head(
     if bank is None:
         bank = model.text_bank([str(name) for name in names], templates)
     bank = bank.align([str(name) for name in names])
-    told = judged or (lambda name, outcome: None)
-    job = Job(model, labelled, encoded, names, targets, groups, began + budget, folds, say, told)
-    found = compare_candidates(
+    on_judged = judged or (lambda name, outcome: None)
+    job = Job(model, labelled, encoded, names, targets, groups, began + budget, folds, say, on_judged)
+    comparison = compare_candidates(
         job, parts, candidates(methods, model, bank, catalogue()), shots, range(seed, seed + seeds), store, bank
     )
-    return _finish(job, parts, found, shots, seeds, keep, began, notes + notes_of(job, parts))
+    return _finish(job, parts, comparison, shots, seeds, keep, began, notes + notes_of(job, parts))
 
 
 def _finish(
     job: Job,
     parts: DataSplit,
-    found: CandidateComparison,
+    comparison: CandidateComparison,
     shots: int,
     seeds: int,
     keep: float,
     began: float,
     notes: list[str],
 ) -> Selection:
-    winner, first = found.scores[0], found.draws[0]
-    curve = learning_curve(job, found)
-    finalists = [final_fit(job, found.candidates[s.name], first) for s in found.scores[:2]]
+    winner, first = comparison.scores[0], comparison.draws[0]
+    curve = learning_curve(job, comparison)
+    finalists = [final_fit(job, comparison.candidates[s.name], first) for s in comparison.scores[:2]]
     scales = [
-        calibrate(job, found.candidates[score.name], head, found.draws, keep)
-        for score, head in zip(found.scores, finalists, strict=False)
+        calibrate(job, comparison.candidates[score.name], head, comparison.draws, keep)
+        for score, head in zip(comparison.scores, finalists, strict=False)
     ]
     temperature, threshold = scales[0]
     examined: list[Examined | None] = [None, None]
     paired, rejected = None, float("nan")
     if len(parts.test):
-        for place, (score, head) in enumerate(zip(found.scores, finalists, strict=False)):
-            examined[place] = examine(job, score.name, found.candidates[score.name], head, parts, scales[place][0])
+        for place, (score, head) in enumerate(zip(comparison.scores, finalists, strict=False)):
+            examined[place] = examine(job, score.name, comparison.candidates[score.name], head, parts, scales[place][0])
         targets = job.targets[parts.test]
         right = [None if e is None else e.probs.argmax(axis=1) == targets for e in examined]
         rejected = _rejected(examined[0], right[0], threshold)
         if right[0] is not None and right[1] is not None:
             paired = mcnemar(right[0], right[1])
-    optimism = selection_optimism(np.array([s.fold_errors for s in found.scores])) if winner.fold_errors else 0.0
+    optimism = selection_optimism(np.array([s.fold_errors for s in comparison.scores])) if winner.fold_errors else 0.0
     return Selection(
-        scores=found.scores,
+        scores=comparison.scores,
         head=finalists[0],
         classes=[str(name) for name in job.names],
         test=examined[0],
@@ -141,7 +141,7 @@ def _finish(
         keep=keep,
         rejected=rejected,
         curve=curve,
-        left_out=found.left_out,
+        left_out=comparison.left_out,
         notes=notes,
         data=job.data,
         parts=parts,
@@ -154,11 +154,11 @@ def _finish(
     )
 
 
-def _rejected(found: Examined | None, right: np.ndarray | None, threshold: float) -> float:
+def _rejected(examined: Examined | None, right: np.ndarray | None, threshold: float) -> float:
     """Share of the mistakes that the threshold would have refused."""
-    if found is None or right is None or right.all():
+    if examined is None or right is None or right.all():
         return float("nan")
-    return float((found.probs.max(axis=1) < threshold)[~right].mean())
+    return float((examined.probs.max(axis=1) < threshold)[~right].mean())
 
 
 def _looked_at(data: ImageTextDataset, shots: int, limit: int | None, seed: int) -> tuple[ImageTextDataset, list[str]]:

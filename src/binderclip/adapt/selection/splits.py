@@ -37,10 +37,10 @@ def near_duplicates(
     unit = np.where(patterned[:, None], centred / np.maximum(length, 1e-6), 0)
     rows, columns = [], []
     for start in range(0, len(unit), chunk):
-        found = np.argwhere(unit[start : start + chunk] @ unit.T >= similar)
-        found[:, 0] += start
-        rows.append(found[:, 0])
-        columns.append(found[:, 1])
+        similar_pairs = np.argwhere(unit[start : start + chunk] @ unit.T >= similar)
+        similar_pairs[:, 0] += start
+        rows.append(similar_pairs[:, 0])
+        columns.append(similar_pairs[:, 1])
     plain = np.flatnonzero(~patterned)
     if len(plain):
         _, first, back = np.unique(np.rint(flat[plain].mean(axis=1)), return_index=True, return_inverse=True)
@@ -110,26 +110,26 @@ def split_parts(
 
 def _conflicts(labels: np.ndarray, groups: np.ndarray) -> list[tuple[int, int]]:
     first: dict[int, int] = {}
-    found = []
+    conflicts = []
     for row, group in enumerate(groups.tolist()):
         other = first.setdefault(group, row)
         if labels[other] != labels[row]:
-            found.append((other, row))
-    return found
+            conflicts.append((other, row))
+    return conflicts
 
 
 def _test_rows(labels: np.ndarray, groups: np.ndarray, c: int, shots: int, seed: int) -> np.ndarray:
     rows = np.flatnonzero(labels == c)
-    wanted = len(rows) - max(shots, len(rows) // 2)
-    if wanted < 1:
-        wanted = max(1, len(rows) // 4) if len(rows) > 1 else 0
+    count = len(rows) - max(shots, len(rows) // 2)
+    if count < 1:
+        count = max(1, len(rows) // 4) if len(rows) > 1 else 0
     # Look-alikes across classes stay in the pool: a test picture must not have been trained on under another name.
     shared = {g for g in np.unique(groups[rows]) if len(np.unique(labels[groups == g])) > 1}
     order = np.random.default_rng([seed, 2, c]).permutation([g for g in np.unique(groups[rows]) if g not in shared])
     taken: list[int] = []
     for group in order:
         members = rows[groups[rows] == group]
-        if len(taken) + len(members) <= wanted:
+        if len(taken) + len(members) <= count:
             taken += members.tolist()
     return np.array(taken, dtype=int)
 

@@ -61,8 +61,8 @@ class PromptModule(Tunable):
         losses = {"task": F.cross_entropy(logits, targets)}
         if self.teacher is not None:
             t = self.temperature
-            wanted = (self.scale * x @ self.teacher.T / t).softmax(dim=-1)
-            losses["general"] = -(wanted * (logits / t).log_softmax(dim=-1)).sum(dim=-1).mean() * t**2
+            teacher_probs = (self.scale * x @ self.teacher.T / t).softmax(dim=-1)
+            losses["general"] = -(teacher_probs * (logits / t).log_softmax(dim=-1)).sum(dim=-1).mean() * t**2
         return losses
 
 

@@ -70,9 +70,9 @@ def assign(
     if how == "sinkhorn":
         return sinkhorn_plan(scores, eps=eps, iterations=iterations).argmax(dim=0)
     regions, texts = linear_sum_assignment(scores.detach().double().cpu().numpy(), maximize=True)
-    found = torch.full((scores.shape[1],), -1, dtype=torch.long, device=scores.device)
-    found[torch.from_numpy(texts).to(scores.device)] = torch.from_numpy(regions).to(scores.device)
-    return found
+    assignment = torch.full((scores.shape[1],), -1, dtype=torch.long, device=scores.device)
+    assignment[torch.from_numpy(texts).to(scores.device)] = torch.from_numpy(regions).to(scores.device)
+    return assignment
 
 
 def match_keypoints(

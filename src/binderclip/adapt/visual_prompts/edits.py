@@ -39,10 +39,10 @@ def rgb(color: Color) -> tuple[int, int, int]:
     """
     if isinstance(color, str):
         try:
-            found = ImageColor.getrgb("lime" if color.lower() == "green" else color)
+            channels = ImageColor.getrgb("lime" if color.lower() == "green" else color)
         except ValueError as error:
             raise UsageError(f"color {color!r} is unknown: a name such as red, or #ff0000") from error
-        return found[0], found[1], found[2]
+        return channels[0], channels[1], channels[2]
     if len(color) != 3 or not all(0 <= v <= 255 for v in color):
         raise UsageError(f"color must be a name or three numbers 0..255, not {color!r}")
     return int(color[0]), int(color[1]), int(color[2])

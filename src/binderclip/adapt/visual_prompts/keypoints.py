@@ -81,14 +81,14 @@ def localise_keypoint(
 
 
 def correct_keypoints(
-    found: Float[Tensor, "N 2"], truth: Float[Tensor, "N 2"], boxes: Float[Tensor, "N 4"], *, alpha: float = 0.1
+    predicted: Float[Tensor, "N 2"], truth: Float[Tensor, "N 2"], boxes: Float[Tensor, "N 4"], *, alpha: float = 0.1
 ) -> Bool[Tensor, "N"]:
     """Whether each point is right: no further from the truth than `alpha` times the longer side of its box.
 
     The mean is the percentage of correct keypoints (PCK).
 
     Args:
-        found: (x, y).
+        predicted: (x, y).
         truth: (x, y).
         boxes: (x0, y0, x1, y1) of the objects.
         alpha: share of the longer side.
@@ -96,16 +96,16 @@ def correct_keypoints(
     Raises:
         UsageError: shapes that do not fit, or alpha below 0.
     """
-    found, truth, boxes = (torch.as_tensor(value, dtype=torch.float64) for value in (found, truth, boxes))
-    if found.shape != truth.shape or found.shape[-1:] != (2,) or boxes.shape != (*found.shape[:-1], 4):
+    predicted, truth, boxes = (torch.as_tensor(value, dtype=torch.float64) for value in (predicted, truth, boxes))
+    if predicted.shape != truth.shape or predicted.shape[-1:] != (2,) or boxes.shape != (*predicted.shape[:-1], 4):
         raise UsageError(
-            f"found and truth must be (N, 2) and boxes (N, 4), not {tuple(found.shape)}, {tuple(truth.shape)} and "
-            f"{tuple(boxes.shape)}"
+            f"predicted and truth must be (N, 2) and boxes (N, 4), not {tuple(predicted.shape)}, {tuple(truth.shape)} "
+            f"and {tuple(boxes.shape)}"
         )
     if not alpha >= 0:
         raise UsageError(f"alpha must be at least 0, not {alpha}")
     sides = (boxes[..., 2:] - boxes[..., :2]).amax(dim=-1)
-    return (found - truth).norm(dim=-1) <= alpha * sides
+    return (predicted - truth).norm(dim=-1) <= alpha * sides
 
 
 @dataclass(frozen=True)
@@ -154,15 +154,17 @@ def mark_effect(
     Paper: What does CLIP know about a red circle? Visual prompt engineering for VLMs (arXiv 2304.06712).
     """
     images = list(images)
-    found = as_regions(regions)
-    if len(images) != len(found):
-        raise UsageError(f"mark_effect takes one region a picture: {len(images)} pictures, {len(found)} regions")
+    regions_of_marks = as_regions(regions)
+    if len(images) != len(regions_of_marks):
+        raise UsageError(
+            f"mark_effect takes one region a picture: {len(images)} pictures, {len(regions_of_marks)} regions"
+        )
     rows = text_rows(model, texts, templates=templates)
     means = []
     for edits in ((), (edit or Outline("ellipse"),)):
         features = [
             region_features(model, image, [region], edits=edits)[0, 0]
-            for image, region in zip(images, found, strict=True)
+            for image, region in zip(images, regions_of_marks, strict=True)
         ]
         unit = torch.nn.functional.normalize(torch.stack(features), dim=-1).to(rows)
         means.append((model.scale() * unit @ rows.T).softmax(dim=-1).mean(dim=0).cpu())

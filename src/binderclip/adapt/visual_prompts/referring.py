@@ -81,12 +81,12 @@ def score_regions(
     """
     if reduce not in ("sum", "mean", "none"):
         raise UsageError(f"reduce must be sum, mean or none, not {reduce!r}")
-    pixels, found = as_rgb(image), as_regions(regions)
+    pixels, areas = as_rgb(image), as_regions(regions)
     models = list(model) if isinstance(model, Sequence) else [model]
     parts = []
     for one in models:
         rows = text_rows(one, texts, negatives=negatives, templates=templates)
-        features = region_features(one, pixels, found, edits=edits, bias=bias, size=size, batch_size=batch_size)
+        features = region_features(one, pixels, areas, edits=edits, bias=bias, size=size, batch_size=batch_size)
         parts.append(one.scale().detach() * functional.normalize(features, dim=-1).to(rows) @ rows.T)
     scores = torch.cat([part.cpu() for part in parts])
     if reduce == "none":
@@ -144,21 +144,21 @@ def region_features(
         size: longer side at which marks are drawn; None: that of the model's input.
         batch_size: pictures at once.
     """
-    pixels, found = as_rgb(image), as_regions(regions)
+    pixels, areas = as_rgb(image), as_regions(regions)
     own = replace(model.preprocess, resize_mode="squash")
     parts = []
     if edits:
-        pictures = prompted(pixels, found, edits, size=size or max(own.size))
+        pictures = prompted(pixels, areas, edits, size=size or max(own.size))
         batches = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
         rows = torch.cat([model.encode_pixels(own(batch)) for batch in batches])
-        parts.append(rows.unflatten(0, (len(edits), len(found))))
+        parts.append(rows.unflatten(0, (len(edits), len(areas))))
     if bias is not None:
         # The tower sees pictures of its own size, which is not the model's where a classifier stands beside it.
         tower = model.image_tower
-        fields = foveal_fields(bias, found, pixels.shape[:2], tower.grid)
+        fields = foveal_fields(bias, areas, pixels.shape[:2], tower.grid)
         parts.append(foveal_features(model, own.at(tower.image_size)(pixels), fields[None], bias))
     if not parts:
-        parts.append(model.encode_pixels(own(pixels)).expand(len(found), -1)[None])
+        parts.append(model.encode_pixels(own(pixels)).expand(len(areas), -1)[None])
     return torch.cat(parts)
 
 
@@ -290,8 +290,8 @@ class RegionReferrer:
             regions: as in `score_regions`.
             texts: as in `score_regions`.
         """
-        found = as_regions(regions)
-        without = [i for i, region in enumerate(found) if region.mask is None]
+        areas = as_regions(regions)
+        without = [i for i, region in enumerate(areas) if region.mask is None]
         if self.preset.masks and without:
             raise UsageError(
                 f"preset {self.name!r} draws on exact masks; region {without[0]} has none: give masks, or use "
@@ -299,6 +299,6 @@ class RegionReferrer:
             )
         options: dict[str, Any] = {"templates": self.templates, "negatives": self.negatives, "size": self.size}
         scores = score_regions(
-            self.model, image, found, texts, edits=self.preset.edits, bias=self.preset.bias, **options
+            self.model, image, areas, texts, edits=self.preset.edits, bias=self.preset.bias, **options
         )  # fmt: skip
         return Located(scores, scores.softmax(dim=0), assign(scores, self.how))

@@ -118,9 +118,9 @@ class Region:
             return self.mask.copy()
         x0, y0, x1, y1 = self.bounds(height, width)
         if shape in ("box", "mask"):
-            found = np.zeros((height, width), dtype=bool)
-            found[y0:y1, x0:x1] = True
-            return found
+            mask = np.zeros((height, width), dtype=bool)
+            mask[y0:y1, x0:x1] = True
+            return mask
         canvas = Image.new("1", (width, height))
         ImageDraw.Draw(canvas).ellipse(self.oval(shape, height, width), fill=1)
         return np.array(canvas, dtype=bool)
@@ -207,24 +207,24 @@ def as_regions(regions: Sequence[Region | Sequence[float]]) -> list[Region]:
     Raises:
         UsageError: none, or something else.
     """
-    found = []
+    result = []
     for region in regions:
         if isinstance(region, Region):
-            found.append(region)
+            result.append(region)
             continue
         values = np.asarray(region)
         if values.shape == (4,):
             x0, y0, x1, y1 = (float(v) for v in values)
-            found.append(Region(box=(x0, y0, x1, y1)))
+            result.append(Region(box=(x0, y0, x1, y1)))
         elif values.shape == (2,):
-            found.append(Region(point=(float(values[0]), float(values[1]))))
+            result.append(Region(point=(float(values[0]), float(values[1]))))
         elif values.ndim == 2:
-            found.append(Region(mask=values))
+            result.append(Region(mask=values))
         else:
             raise UsageError(f"a region is a Region, a box of 4 numbers, a point of 2 or a mask (H, W), not {region!r}")
-    if not found:
+    if not result:
         raise UsageError("regions is empty: give at least one")
-    return found
+    return result
 
 
 def as_rgb(image: object) -> UInt8[np.ndarray, "H W 3"]:
@@ -242,7 +242,7 @@ def _interval(low: float, high: float, most: int) -> tuple[int, int]:
 
 
 def _numbers(name: str, values: Sequence[float], count: int) -> tuple[float, ...]:
-    found = tuple(float(v) for v in values)
-    if len(found) != count or not all(math.isfinite(v) for v in found):
+    numbers = tuple(float(v) for v in values)
+    if len(numbers) != count or not all(math.isfinite(v) for v in numbers):
         raise UsageError(f"{name} must be {count} finite numbers in pixels, not {values!r}")
-    return found
+    return numbers

@@ -129,11 +129,11 @@ class ZeroShotClassifier(FeatureClassifier):
     def _terms(self, x: Float[Tensor, "N d"]) -> Terms:
         pool = pool_of_record(self._pool, self._free)
         score = self._folded(x) if pool is None else self._pooled(x, pool)
-        found = {"text": score}
+        terms = {"text": score}
         if self._negative is not None:
             negative = x @ self._negative.to(x) - self._negative_offset  # (N,)
-            found["negatives"] = -(self.scale_ * negative).unsqueeze(1).expand_as(score)
-        return found
+            terms["negatives"] = -(self.scale_ * negative).unsqueeze(1).expand_as(score)
+        return terms
 
     def _folded(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N C"]:
         return self.scale_ * (x @ torch.from_numpy(self.coef_).to(x).T - torch.as_tensor(self.offset_).to(x))

@@ -121,11 +121,11 @@ def composite_contexts(factors: Factors) -> dict[str, list[str]]:
         for value, phrasings in values.items():
             if isinstance(phrasings, str) or not phrasings or not all(isinstance(p, str) for p in phrasings):
                 raise UsageError(f"{factor}: {value} needs a list of phrasings ('' says nothing), not {phrasings!r}")
-    found = {}
+    composed = {}
     for chosen in product(*(values.items() for values in factors.values())):
         name = ", ".join(value for value, _ in chosen)
-        found[name] = [", ".join(p for p in parts if p) for parts in product(*(own for _, own in chosen))]
-    return found
+        composed[name] = [", ".join(p for p in parts if p) for parts in product(*(own for _, own in chosen))]
+    return composed
 
 
 def class_sentence(main: str, name: str, phrasing: str) -> str:

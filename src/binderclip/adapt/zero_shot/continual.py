@@ -82,9 +82,9 @@ class ContinualZeroShot(FeatureClassifier):
 
     def _rows_of(self, names: list[Any]) -> tuple[np.ndarray, np.ndarray, float | None]:
         texts = self.texts(names) if callable(self.texts) else self.texts
-        found, rows, own = prior_rows(texts, rule=self.prototype)
+        prototypes, rows, own = prior_rows(texts, rule=self.prototype)
         offsets = offset_rows(texts, len(rows), rule=self.prototype)
-        place = {name: i for i, name in enumerate(found)}
+        place = {name: i for i, name in enumerate(prototypes)}
         missing = [name for name in names if name not in place]
         if missing:
             raise UsageError(f"there is no text for class {missing[0]!r}")

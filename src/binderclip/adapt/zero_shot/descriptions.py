@@ -186,9 +186,9 @@ class _Service:
                 document = parse_json(response.read())
             return str(document["choices"][0]["message"]["content"])
         except urllib.error.HTTPError as error:
-            said = error.read()[:200].decode(errors="replace").strip()
+            detail = error.read()[:200].decode(errors="replace").strip()
             hint = f" (set {KEY})" if error.code in (401, 403) else ""
-            raise ServiceError(f"{place} refused with status {error.code}{hint}: {said}") from error
+            raise ServiceError(f"{place} refused with status {error.code}{hint}: {detail}") from error
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", error)
             raise ServiceError(f"{place} cannot be reached within {self.timeout:g} s: {reason}") from error
@@ -197,20 +197,20 @@ class _Service:
 
 
 def _given(name: str, value: str | None, variable: str) -> str:
-    found = value or os.environ.get(variable, "")
-    if not found:
+    setting = value or os.environ.get(variable, "")
+    if not setting:
         raise UsageError(f"{name} of a language-model service is needed: pass it, or set {variable}")
-    if name == "url" and not re.match(r"https?://", found):
-        raise UsageError(f"url {found!r} must begin with http:// or https://, such as http://127.0.0.1:8080/v1")
-    return found
+    if name == "url" and not re.match(r"https?://", setting):
+        raise UsageError(f"url {setting!r} must begin with http:// or https://, such as http://127.0.0.1:8080/v1")
+    return setting
 
 
 def _sections(prompt: str) -> dict[str, str]:
     parts = re.split(r"^\[(\w+)\]\s*$", prompt, flags=re.M)
-    found = {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
-    if not {"attributes", "sentences"} <= set(found):
+    sections = {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    if not {"attributes", "sentences"} <= set(sections):
         raise UsageError("a prompt file needs the sections [attributes] and [sentences]")
-    return found
+    return sections
 
 
 def _asked(
@@ -219,9 +219,9 @@ def _asked(
     """The list under `field_` of the model's JSON answer, asked for again until it can be used."""
     problem = ""
     for _ in range(attempts):
-        said = service.answer(text + (f"\n\nYour last answer could not be used: {problem}" if problem else ""))
-        found = _json_in(said)
-        values = found.get(field_) if isinstance(found, dict) else found
+        answer = service.answer(text + (f"\n\nYour last answer could not be used: {problem}" if problem else ""))
+        answers = _json_in(answer)
+        values = answers.get(field_) if isinstance(answers, dict) else answers
         if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
             problem = f'it was not JSON with a list of texts under "{field_}"'
         elif len(values) != count:
@@ -250,12 +250,12 @@ class _Twin(Exception):
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    document: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in document:
             raise _Twin(repr(name))
-        found[name] = value
-    return found
+        document[name] = value
+    return document
 
 
 def _short(value: Any) -> str:

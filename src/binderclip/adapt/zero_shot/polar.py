@@ -85,8 +85,8 @@ class PolarClassifier(FeatureClassifier):
         truth = labels == self.classes_[1]
         order = np.unique(margin)
         cuts = np.concatenate([[order[0] - 1], (order[:-1] + order[1:]) / 2, [order[-1] + 1]])
-        said = margin[:, None] >= cuts
-        return float(cuts[(said[truth].mean(axis=0) + (~said[~truth]).mean(axis=0)).argmax()])
+        predicted = margin[:, None] >= cuts
+        return float(cuts[(predicted[truth].mean(axis=0) + (~predicted[~truth]).mean(axis=0)).argmax()])
 
     def terms(self, X: Float[Tensor, "N *V d"] | ArrayLike) -> Terms:
         """The two scaled cosines under the name `text`; fits first if need be."""

@@ -218,11 +218,11 @@ class GuidedCrops:
         def one(batch: list[Picture], positions: list[int]) -> Tensor:
             whole = encode_crops(model, [(p, [(0, 0, *size_of(p))]) for p in batch], batch_size)
             if boxes is not None:
-                found = [boxes[i] for i in positions]
+                detections = [boxes[i] for i in positions]
             else:
                 texts = self._candidates(whole[:, 0], names, score)
-                found = [self._detected(p, own) for p, own in zip(batch, texts, strict=True)]
-            jobs = [(p, self.crops(box, size_of(p))) for p, box in zip(batch, found, strict=True)]
+                detections = [self._detected(p, own) for p, own in zip(batch, texts, strict=True)]
+            jobs = [(p, self.crops(box, size_of(p))) for p, box in zip(batch, detections, strict=True)]
             return torch.cat([whole, encode_crops(model, jobs, batch_size)], dim=1)
 
         return encode_opened(model, items, one, on_error)

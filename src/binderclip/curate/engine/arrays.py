@@ -26,10 +26,10 @@ def read_npy(path: str | os.PathLike[str], *, mapped: bool = False) -> np.ndarra
     Raises:
         DataError: no such file, or not one array of numbers.
     """
-    found = _read(path, lambda: np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
-    if not isinstance(found, np.ndarray):
+    array = _read(path, lambda: np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
+    if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: several arrays, where an .npy file has one")
-    return found
+    return array
 
 
 def npz_names(path: str | os.PathLike[str]) -> list[str]:
@@ -51,10 +51,10 @@ def read_npz(path: str | os.PathLike[str], name: str) -> np.ndarray:
 
 
 def _members(path: str | os.PathLike[str], take: Callable[[Any], T]) -> T:
-    found = np.load(path, allow_pickle=False)
-    if isinstance(found, np.ndarray):
+    archive = np.load(path, allow_pickle=False)
+    if isinstance(archive, np.ndarray):
         raise ValueError("one array, where an .npz file has several by name")
-    with found as file:
+    with archive as file:
         return take(file)
 
 

@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float, Int16
 from binderclip.curate.engine.keys import KEY, Keys
 from binderclip.curate.engine.report import BoundarySample, beside_cuts
 from binderclip.curate.engine.rule import (
-    Found,
     HashDraws,
     KeepRule,
     PoolStatistic,
     SampleSignal,
+    Statistics,
     fill_column,
     score_of,
 )
@@ -96,14 +96,14 @@ class StagePass:
         rule: of the stage.
         draws: its random numbers.
         statistic: the name of the statistic that looks at the samples; "" for the decision.
-        found: what the passes before it found.
+        statistics: what the passes before it measured.
     """
 
     stage: int
     rule: KeepRule
     draws: HashDraws
     statistic: str
-    found: Found
+    statistics: Statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ class ShardWork:
 
     def seen(self, task: PassTask, which: StagePass) -> PoolStatistic:
         """The statistic of one shard."""
-        statistic = which.rule.statistics(which.draws)[which.statistic](which.found)
+        statistic = which.rule.statistics(which.draws)[which.statistic](which.statistics)
         shard, _ = self._entered(task, which)
         if len(shard):
             statistic.update(shard)
@@ -171,10 +171,10 @@ class ShardWork:
     def decided(self, task: PassTask, which: StagePass) -> Decided:
         """Which samples of one shard are kept."""
         shard, rows = self._entered(task, which)
-        column, cuts = which.rule.column, which.rule.cuts(which.found)
+        column, cuts = which.rule.column, which.rule.cuts(which.statistics)
         if not len(shard):
             return Decided(np.empty(0, bool), np.empty(0), [])
-        keep = which.rule.keep(shard, which.found, which.draws)
+        keep = which.rule.keep(shard, which.statistics, which.draws)
         if not column:
             return Decided(keep, np.empty(0), [])
         values = score_of(shard, column)

@@ -168,12 +168,12 @@ def beside_cuts(
     if not cuts or not len(keys):
         return []
     distance = np.abs(values[:, None] - np.asarray(cuts)[None]).min(1)
-    found = []
+    samples = []
     for side in (True, False):
         rows = np.flatnonzero((kept == side) & np.isfinite(distance))
         rows = rows[smallest(distance[rows], SHOWN)]
         rows = rows[key_order(keys[rows], distance[rows])[:SHOWN]]
-        found += [
+        samples += [
             BoundarySample(
                 float(distance[r]),
                 uid,
@@ -186,4 +186,4 @@ def beside_cuts(
             )
             for r, uid in zip(rows.tolist(), uids_of(keys[rows]), strict=True)
         ]
-    return found
+    return samples

@@ -68,7 +68,7 @@ class PoolStatistic(Protocol):
         ...
 
 
-Found: TypeAlias = Mapping[str, Any]
+Statistics: TypeAlias = Mapping[str, Any]
 """Name of a statistic -> its result."""
 
 
@@ -118,23 +118,23 @@ class KeepRule(abc.ABC):
     def reason(self) -> str:
         """The condition in a few words: what a dropped sample does not meet."""
 
-    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
+    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Statistics], PoolStatistic]]:
         """What must be known before: name -> makes the statistic of one pass, given the results of those before it."""
         return {}
 
     @abc.abstractmethod
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """Which samples of a shard are kept."""
 
-    def settled(self, found: Found) -> Found:
+    def settled(self, statistics: Statistics) -> Statistics:
         """Of what was found, what `keep`, `cuts` and `figures` ask for; it is held, and sent to workers, meanwhile."""
-        return found
+        return statistics
 
-    def cuts(self, found: Found) -> tuple[float, ...]:
+    def cuts(self, statistics: Statistics) -> tuple[float, ...]:
         """Values of `column` at which the decision changes, for the report."""
         return ()
 
-    def figures(self, found: Found) -> dict[str, Any]:
+    def figures(self, statistics: Statistics) -> dict[str, Any]:
         """Further figures for the report: name -> plain value."""
         return {}
 
@@ -164,10 +164,10 @@ def count_of_share(share: float, sizes: Int[np.ndarray, "k"]) -> Int[np.ndarray,
     return np.floor(sizes * share + 1e-9).astype(np.int64)
 
 
-def computed_columns(shard: Shard, wanted: Iterable[str], signals: Mapping[str, SampleSignal]) -> set[str]:
+def computed_columns(shard: Shard, names: Iterable[str], signals: Mapping[str, SampleSignal]) -> set[str]:
     """Columns of which `fill_column` would ask a signal, because neither the data nor their late files have them."""
     computed: set[str] = set()
-    left = list(wanted)
+    left = list(names)
     while left:
         name = left.pop()
         if name in signals and name not in computed and name not in shard.columns and name not in shard.late:
@@ -176,14 +176,14 @@ def computed_columns(shard: Shard, wanted: Iterable[str], signals: Mapping[str, 
     return computed
 
 
-def reads_text(wanted: Iterable[str], signals: Mapping[str, SampleSignal]) -> bool:
+def reads_text(names: Iterable[str], signals: Mapping[str, SampleSignal]) -> bool:
     """Whether columns, or those that they are computed of, are or hold the captions.
 
     Args:
         wanted: what rules need.
         signals: by the column that each computes.
     """
-    left, seen = list(wanted), set[str]()
+    left, seen = list(names), set[str]()
     while left:
         name = left.pop()
         if name in ("text", "texts"):
@@ -216,9 +216,9 @@ def fill_column(shard: Shard, name: str, signals: Mapping[str, SampleSignal], st
         shard.columns[name] = computed()
         return
     for stamp, places in shard.wider_cuts():
-        found = store.find(name, f"{stamp}|{signal.version}", lasting=shard.lasting)
-        if found is not None:
-            shard.columns[name] = take_rows(found[name], places)
+        column_values = store.find(name, f"{stamp}|{signal.version}", lasting=shard.lasting)
+        if column_values is not None:
+            shard.columns[name] = take_rows(column_values[name], places)
             return
     stamp = f"{shard.stamp}|{signal.version}"
     shard.columns[name] = store.fetch(name, stamp, lambda: {name: computed()}, lasting=shard.lasting)[name]

@@ -42,14 +42,14 @@ class ColumnStore:
         Raises:
             DataError: the folder cannot be written.
         """
-        found = self.find(name, stamp, lasting=lasting)
-        if found is None:
-            found = compute()
+        columns = self.find(name, stamp, lasting=lasting)
+        if columns is None:
+            columns = compute()
             if self.folder is None or not lasting:
-                self._held[_file(name, stamp)] = found
+                self._held[_file(name, stamp)] = columns
             else:
-                write_place(join_place(self.folder, _file(name, stamp)), _packed(found), setting="write --out to")
-        return found
+                write_place(join_place(self.folder, _file(name, stamp)), _packed(columns), setting="write --out to")
+        return columns
 
     def find(self, name: str, stamp: str, *, lasting: bool = True) -> dict[str, ColumnValues] | None:
         """The table of that name and stamp; None where it is not there.

@@ -155,8 +155,10 @@ class TarTable:
         stamp, lasting = _digest([id, state, ROWS_OF_SHARDS]), bool(state)
         unread: list[Skipped] = []
         columns = dict(self.store.fetch("texts", stamp, lambda: _read_columns(id, unread), lasting=lasting))
-        found: dict[str, ColumnValues] = {name: [getattr(item, name) for item in unread] for name in ("key", "reason")}
-        lost = self.store.fetch("skipped", stamp, lambda: found, lasting=lasting)
+        unread_columns: dict[str, ColumnValues] = {
+            name: [getattr(item, name) for item in unread] for name in ("key", "reason")
+        }
+        lost = self.store.fetch("skipped", stamp, lambda: unread_columns, lasting=lasting)
         for key, reason in zip(_list(lost["key"]), _list(lost["reason"]), strict=True):
             self.dataset.skip(key, reason)
         shard = _tar_shard(id, columns, _TarPictures(id), stamp)
@@ -176,11 +178,11 @@ class TarTable:
             unread: gets what cannot be read.
         """
         held: list[EncodedSample] = []
-        for found in read_encoded(id):
-            if isinstance(found, Skipped):
-                unread.append(found)
+        for sample in read_encoded(id):
+            if isinstance(sample, Skipped):
+                unread.append(sample)
                 continue
-            held.append(found)
+            held.append(sample)
             if len(held) == rows:
                 yield _held_shard(id, held)
                 held = []
@@ -190,11 +192,11 @@ class TarTable:
 
 def _read_columns(id: str, unread: list[Skipped]) -> dict[str, ColumnValues]:
     samples: list[EncodedSample] = []
-    for found in read_encoded(id):
-        if isinstance(found, Skipped):
-            unread.append(found)
+    for sample in read_encoded(id):
+        if isinstance(sample, Skipped):
+            unread.append(sample)
         else:
-            samples.append(replace(found, image=b""))
+            samples.append(replace(sample, image=b""))
     return _columns_of(samples)
 
 
@@ -223,12 +225,12 @@ class _TarPictures:
         self.url = url
 
     def __call__(self, rows: Int[np.ndarray, "k"]) -> Iterator[Any]:
-        wanted, number = set(rows.tolist()), -1
-        for found in read_encoded(self.url):
-            if isinstance(found, EncodedSample):
+        chosen, number = set(rows.tolist()), -1
+        for sample in read_encoded(self.url):
+            if isinstance(sample, EncodedSample):
                 number += 1
-                if number in wanted:
-                    yield found.image
+                if number in chosen:
+                    yield sample.image
 
 
 class MetadataTable:
@@ -314,8 +316,8 @@ def _metadata_objects(address: str) -> list[str]:
     """The Parquet files below an address that is no shard's; only those of metadata are ever put there without tars."""
     if address.endswith(".parquet"):
         return [address]
-    found = list_objects(address, (".parquet", ".tar")) if not address.rstrip("}").endswith(TARS) else []
-    return found if all(name.endswith(".parquet") for name in found) else []
+    objects = list_objects(address, (".parquet", ".tar")) if not address.rstrip("}").endswith(TARS) else []
+    return objects if all(name.endswith(".parquet") for name in objects) else []
 
 
 def _metadata_files(path: Path) -> list[Path]:
@@ -339,10 +341,10 @@ def _is_metadata(path: Path) -> bool:
 
 
 def _npz(path: Path, name: str, rows: int) -> np.ndarray:
-    found = read_npz(path, name)
-    if found.shape[:1] != (rows,):
-        raise DataError(f"{path}: {name} has the shape {found.shape}, the table beside it {number_of(rows, 'row')}")
-    return found
+    arrays = read_npz(path, name)
+    if arrays.shape[:1] != (rows,):
+        raise DataError(f"{path}: {name} has the shape {arrays.shape}, the table beside it {number_of(rows, 'row')}")
+    return arrays
 
 
 def _is_plain(values: ColumnValues) -> bool:
@@ -372,10 +374,10 @@ def _file_state(url: str) -> str:
     if is_object(url):
         return object_state(url)
     try:
-        found = os.stat(local_path(url)) if is_local(url) else None
+        status = os.stat(local_path(url)) if is_local(url) else None
     except OSError:
-        found = None
-    return f"{found.st_size} {found.st_mtime_ns}" if found else ""
+        status = None
+    return f"{status.st_size} {status.st_mtime_ns}" if status else ""
 
 
 def _digest(facts: Sequence[Any]) -> str:

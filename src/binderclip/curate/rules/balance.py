@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
 
 from binderclip.curate.engine.columns import RaggedColumn
-from binderclip.curate.engine.rule import Found, HashDraws, KeepRule, PoolStatistic, SampleSignal, checked_share
+from binderclip.curate.engine.rule import HashDraws, KeepRule, PoolStatistic, SampleSignal, Statistics, checked_share
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.signals.substrings import SubstringMatcher
 from binderclip.display import number_of
@@ -69,8 +69,8 @@ class MatchedEntries:
 
     def update(self, shard: Shard) -> None:
         """See `PoolStatistic`."""
-        found = entry_numbers(shard, self.column)
-        self._parts.append((found.values.astype(np.int32), np.diff(found.offsets)))
+        entries = entry_numbers(shard, self.column)
+        self._parts.append((entries.values.astype(np.int32), np.diff(entries.offsets)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_parts": self._parts}  # what it has seen travels, not what is made of it
@@ -178,12 +178,12 @@ class BernoulliAny(KeepRule):
         """See `KeepRule`."""
         return "any of its entries drawn"
 
-    def _probabilities(self, found: Found) -> Float[np.ndarray, "C"]:
+    def _probabilities(self, statistics: Statistics) -> Float[np.ndarray, "C"]:
         return np.asarray(self.probabilities, np.float64)
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        matches, p = entry_numbers(shard, self.entries), self._probabilities(found)
+        matches, p = entry_numbers(shard, self.entries), self._probabilities(statistics)
         if len(matches.values) and int(matches.values.max()) >= len(p):
             raise UsageError(f"entry {int(matches.values.max())} has no probability; there are {len(p)}")
         words = matches.values + (_repeats(matches) << 40)
@@ -271,12 +271,12 @@ class MetadataBalancer(KeepRule):
         """See `KeepRule`."""
         return f"drawn for any of {number_of(len(self.matcher), 'concept')}"
 
-    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
+    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Statistics], PoolStatistic]]:
         """See `KeepRule`."""
         name = self.matcher.name
         return {
             "counts": lambda _: EntryCount(name, len(self.matcher)),
-            "balance": lambda found: _BalanceStatistic(name, found["counts"], self._threshold),
+            "balance": lambda statistics: _BalanceStatistic(name, statistics["counts"], self._threshold),
         }
 
     def _threshold(self, counts: UInt64[np.ndarray, "C"], matches: RaggedColumn) -> float:
@@ -297,14 +297,14 @@ class MetadataBalancer(KeepRule):
             low, high = (low, middle) if reached else (middle, high)
         return float(high if self.target else 0)
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        p = entry_probabilities(found["counts"], found["balance"].t)
-        return BernoulliAny(entries=self.matcher.name, probabilities=p).keep(shard, found, draws)
+        p = entry_probabilities(statistics["counts"], statistics["balance"].t)
+        return BernoulliAny(entries=self.matcher.name, probabilities=p).keep(shard, statistics, draws)
 
-    def figures(self, found: Found) -> dict[str, Any]:
+    def figures(self, statistics: Statistics) -> dict[str, Any]:
         """See `KeepRule`: t, and what the head and the tail of the concepts are."""
-        counts, balance = found["counts"], found["balance"]
+        counts, balance = statistics["counts"], statistics["balance"]
         t = balance.t
         total = max(int(counts.sum()), 1)
         return {

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from binderclip.curate.engine.kmeans import CentroidStatistic, nearest_centroids
-from binderclip.curate.engine.rule import Found, HashDraws, KeepRule, PoolStatistic
+from binderclip.curate.engine.rule import HashDraws, KeepRule, PoolStatistic, Statistics
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.signals.scores import embeddings_of
 from binderclip.errors import UsageError
@@ -46,17 +46,17 @@ class ClusterRule(KeepRule):
         """The embeddings of a shard."""
         return embeddings_of(shard, self.embedding)
 
-    def centroids(self, draws: HashDraws, found: Found) -> PoolStatistic:
+    def centroids(self, draws: HashDraws, statistics: Statistics) -> PoolStatistic:
         """The statistic that fits the centroids."""
         return CentroidStatistic(
             self.rows, draws.part(0), self.k, sample=POINTS * self.k, seed=draws.seed, iterations=self.iterations
         )
 
-    def fitted(self, draws: HashDraws) -> Callable[[Found], PoolStatistic]:
+    def fitted(self, draws: HashDraws) -> Callable[[Statistics], PoolStatistic]:
         """`centroids`, waiting for what was found before."""
         return partial(self.centroids, draws)
 
-    def assigned(self, shard: Shard, found: Found) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    def assigned(self, shard: Shard, statistics: Statistics) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
         """Cluster of each sample and its cosine distance to the centroid; -1 and NaN without an embedding."""
-        labels, cosines = nearest_centroids(self.rows(shard), found["centroids"])
+        labels, cosines = nearest_centroids(self.rows(shard), statistics["centroids"])
         return labels, 1 - cosines

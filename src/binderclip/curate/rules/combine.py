@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool
 
-from binderclip.curate.engine.rule import Found, HashDraws, KeepRule, PoolStatistic, SampleSignal
+from binderclip.curate.engine.rule import HashDraws, KeepRule, PoolStatistic, SampleSignal, Statistics
 from binderclip.curate.engine.shard import Shard
 from binderclip.errors import UsageError
 
@@ -46,11 +46,11 @@ class AnyOf(KeepRule):
         """See `KeepRule`."""
         return " or ".join(rule.reason for rule in self.rules)
 
-    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
+    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Statistics], PoolStatistic]]:
         """See `KeepRule`: those of each rule under its number."""
 
-        def named(number: int, make: Callable[[Found], PoolStatistic], found: Found) -> PoolStatistic:
-            return make(_own(found, number))
+        def named(number: int, make: Callable[[Statistics], PoolStatistic], statistics: Statistics) -> PoolStatistic:
+            return make(_own(statistics, number))
 
         return {
             f"{number}/{name}": partial(named, number, make)
@@ -58,14 +58,14 @@ class AnyOf(KeepRule):
             for name, make in rule.statistics(draws.part(number)).items()
         }
 
-    def settled(self, found: Found) -> Found:
+    def settled(self, statistics: Statistics) -> Statistics:
         """See `KeepRule`."""
-        each = [(number, rule.settled(_own(found, number))) for number, rule in enumerate(self.rules)]
+        each = [(number, rule.settled(_own(statistics, number))) for number, rule in enumerate(self.rules)]
         return {f"{number}/{name}": value for number, own in each for name, value in own.items()}
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        kept = [rule.keep(shard, _own(found, n), draws.part(n)) for n, rule in enumerate(self.rules)]
+        kept = [rule.keep(shard, _own(statistics, n), draws.part(n)) for n, rule in enumerate(self.rules)]
         return np.logical_or.reduce(kept)
 
 
@@ -82,11 +82,11 @@ class NoneOf(AnyOf):
         """See `KeepRule`."""
         return f"not ({super().reason})"
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        return ~super().keep(shard, found, draws)
+        return ~super().keep(shard, statistics, draws)
 
 
-def _own(found: Found, number: int) -> Found:
+def _own(statistics: Statistics, number: int) -> Statistics:
     mark = f"{number}/"
-    return {name.removeprefix(mark): value for name, value in found.items() if name.startswith(mark)}
+    return {name.removeprefix(mark): value for name, value in statistics.items() if name.startswith(mark)}

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 
 from binderclip.curate.engine.ranking import RankCuts, RankingStatistic
-from binderclip.curate.engine.rule import Found, HashDraws, PoolStatistic, checked_share, count_of_share
+from binderclip.curate.engine.rule import HashDraws, PoolStatistic, Statistics, checked_share, count_of_share
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.rules.clusters import ClusterRule
 from binderclip.display import number_of
@@ -102,16 +102,16 @@ def quota_qp(
             f"keep {int(lower.sum())} to {int(upper.sum())}: keep "
             "more, or make fewer clusters"
         )
-    wanted = probs * total
+    expected = probs * total
 
     def surplus(m: float) -> float:
-        return float(np.clip(wanted - m, lower, upper).sum() - total)
+        return float(np.clip(expected - m, lower, upper).sum() - total)
 
-    low, high = float((wanted - upper).min()), float((wanted - lower).max())
+    low, high = float((expected - upper).min()), float((expected - lower).max())
     # surplus falls from sum n_j - total >= 0 to sum l_j - total <= 0; where it is 0 at an end there is nothing to find.
     ends = [end for end in (low, high) if surplus(end) == 0]
     m = ends[0] if ends else brentq(surplus, low, high, xtol=1e-12, rtol=1e-14, maxiter=500)
-    x = np.clip(wanted - m, lower, upper)
+    x = np.clip(expected - m, lower, upper)
     if not repair:
         return np.rint(x).astype(np.int64)
     x = np.where(np.abs(x - np.rint(x)) < 1e-7, np.rint(x), x)  # the root is exact to about 1e-9
@@ -205,57 +205,59 @@ class ClusterPruner(ClusterRule):
         """See `KeepRule`."""
         return f"within the {self.quota} quota of its cluster, {self.order} first"
 
-    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
+    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Statistics], PoolStatistic]]:
         """See `KeepRule`."""
         return {
             "centroids": self.fitted(draws),
-            "spread": lambda found: _SpreadStatistic(self.k, lambda shard: self.assigned(shard, found)),
-            "ranking": lambda found: RankingStatistic(
-                lambda shard: self._score(shard, found, draws), lambda shard: self.assigned(shard, found)[0]
+            "spread": lambda statistics: _SpreadStatistic(self.k, lambda shard: self.assigned(shard, statistics)),
+            "ranking": lambda statistics: RankingStatistic(
+                lambda shard: self._score(shard, statistics, draws), lambda shard: self.assigned(shard, statistics)[0]
             ),
         }
 
-    def _score(self, shard: Shard, found: Found, draws: HashDraws) -> Float[np.ndarray, "n"]:
-        labels, distances = self.assigned(shard, found)
+    def _score(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Float[np.ndarray, "n"]:
+        labels, distances = self.assigned(shard, statistics)
         score = {"hard": distances, "easy": -distances, "random": draws(shard.keys)}[self.order]
         return np.where(labels >= 0, score, np.nan)
 
-    def probabilities(self, found: Found) -> Float[np.ndarray, "k"]:
+    def probabilities(self, statistics: Statistics) -> Float[np.ndarray, "k"]:
         """The share of the kept samples that each cluster should get."""
-        spread: ClusterSpread = found["spread"]
+        spread: ClusterSpread = statistics["spread"]
         if self.quota == "size":
             return spread.sizes / max(int(spread.sizes.sum()), 1)
         if self.quota == "uniform":
             return np.full(self.k, 1 / self.k)
-        return softmax(cluster_complexity(found["centroids"], spread.d_intra, neighbours=self.neighbours)[0] / self.tau)
+        return softmax(
+            cluster_complexity(statistics["centroids"], spread.d_intra, neighbours=self.neighbours)[0] / self.tau
+        )
 
-    def quotas(self, found: Found) -> Int[np.ndarray, "k"]:
+    def quotas(self, statistics: Statistics) -> Int[np.ndarray, "k"]:
         """How many samples each cluster keeps."""
-        sizes = found["spread"].sizes
+        sizes = statistics["spread"].sizes
         total = int(count_of_share(self.keep_share, sizes.sum(keepdims=True))[0])
-        return quota_qp(self.probabilities(found), sizes, total, balance=self.balance)
+        return quota_qp(self.probabilities(statistics), sizes, total, balance=self.balance)
 
-    def _counts(self, found: Found, _: Int[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
-        groups = found["ranking"].groups
-        return np.where(groups >= 0, self.quotas(found)[groups], 0)
+    def _counts(self, statistics: Statistics, _: Int[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
+        groups = statistics["ranking"].groups
+        return np.where(groups >= 0, self.quotas(statistics)[groups], 0)
 
-    def settled(self, found: Found) -> Found:
+    def settled(self, statistics: Statistics) -> Statistics:
         """See `KeepRule`."""
-        return {**found, "ranking": found["ranking"].settled(partial(self._counts, found))}
+        return {**statistics, "ranking": statistics["ranking"].settled(partial(self._counts, statistics))}
 
-    def _cuts(self, found: Found) -> RankCuts:
-        cuts: RankCuts = found["ranking"].cuts(partial(self._counts, found))
+    def _cuts(self, statistics: Statistics) -> RankCuts:
+        cuts: RankCuts = statistics["ranking"].cuts(partial(self._counts, statistics))
         return cuts
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        labels = self.assigned(shard, found)[0]
-        return self._cuts(found).keeps(self._score(shard, found, draws), shard.keys, labels)
+        labels = self.assigned(shard, statistics)[0]
+        return self._cuts(statistics).keeps(self._score(shard, statistics, draws), shard.keys, labels)
 
-    def figures(self, found: Found) -> dict[str, Any]:
+    def figures(self, statistics: Statistics) -> dict[str, Any]:
         """See `KeepRule`: sizes, complexities and quotas of the clusters."""
-        spread, quotas = found["spread"], self.quotas(found)
-        complexity, _ = cluster_complexity(found["centroids"], spread.d_intra, neighbours=self.neighbours)
+        spread, quotas = statistics["spread"], self.quotas(statistics)
+        complexity, _ = cluster_complexity(statistics["centroids"], spread.d_intra, neighbours=self.neighbours)
         return {
             "clusters": self.k,
             "clusters kept whole": int((quotas == spread.sizes).sum()),

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from binderclip.curate.engine.arrays import read_npy
 from binderclip.curate.engine.keys import KEY, Keys, key_order, search_keys
 from binderclip.curate.engine.kmeans import nearest_centroids
-from binderclip.curate.engine.rule import Found, HashDraws, PoolStatistic
+from binderclip.curate.engine.rule import HashDraws, PoolStatistic, Statistics
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.rules.clusters import ClusterRule
 from binderclip.display import number_of
@@ -44,8 +44,8 @@ class _TwinStatistic:
         labels, keys, rows = labels[order], keys[order], rows[order]
         bounds = np.flatnonzero(np.diff(labels, prepend=-2, append=-2))
         twins = [keys[a:b][has_twin_before(rows[a:b], self.most)] for a, b in itertools.pairwise(bounds)]
-        found = np.concatenate([np.empty(0, KEY), *twins])
-        return found[key_order(found)]
+        twin_keys = np.concatenate([np.empty(0, KEY), *twins])
+        return twin_keys[key_order(twin_keys)]
 
 
 BLOCK = 2048
@@ -65,12 +65,12 @@ def has_twin_before(rows: Float[np.ndarray, "n d"], most: float, *, block: int =
         most: largest cosine of two that both stay.
         block: rows that are compared with all before them at once.
     """
-    found = np.zeros(len(rows), bool)
+    twins = np.zeros(len(rows), bool)
     for start in range(0, len(rows), block):
         part = rows[start : start + block] @ rows[: start + block].T  # (block, start + block)
         before = np.tri(part.shape[0], part.shape[1], k=start - 1, dtype=bool)
-        found[start : start + block] = ((part > most) & before).any(1)
-    return found
+        twins[start : start + block] = ((part > most) & before).any(1)
+    return twins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +102,16 @@ class SemanticDuplicates(ClusterRule):
         """See `KeepRule`."""
         return f"no cosine above {1 - self.eps:g} with one preferred to it in its cluster"
 
-    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
+    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Statistics], PoolStatistic]]:
         """See `KeepRule`."""
         return {
             "centroids": self.fitted(draws),
-            "twins": lambda found: _TwinStatistic(lambda s: self.assigned(s, found), self.rows, 1 - self.eps),
+            "twins": lambda statistics: _TwinStatistic(lambda s: self.assigned(s, statistics), self.rows, 1 - self.eps),
         }
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        return (self.assigned(shard, found)[0] >= 0) & (search_keys(found["twins"], shard.keys) < 0)
+        return (self.assigned(shard, statistics)[0] >= 0) & (search_keys(statistics["twins"], shard.keys) < 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,17 +146,17 @@ class TargetClusters(ClusterRule):
         """See `KeepRule`."""
         return "in a cluster of a target picture"
 
-    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
+    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Statistics], PoolStatistic]]:
         """See `KeepRule`."""
         return {"centroids": self.fitted(draws)}
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
         assert isinstance(self.targets, np.ndarray)
-        if self.targets.shape[1] != found["centroids"].shape[1]:
+        if self.targets.shape[1] != statistics["centroids"].shape[1]:
             raise UsageError(
                 f"targets have {number_of(self.targets.shape[1], 'number')}, column "
-                f"{self.embedding!r} {found['centroids'].shape[1]}"
+                f"{self.embedding!r} {statistics['centroids'].shape[1]}"
             )
-        wanted, _ = nearest_centroids(self.targets, found["centroids"])
-        return np.isin(self.assigned(shard, found)[0], wanted[wanted >= 0])
+        target_labels, _ = nearest_centroids(self.targets, statistics["centroids"])
+        return np.isin(self.assigned(shard, statistics)[0], target_labels[target_labels >= 0])

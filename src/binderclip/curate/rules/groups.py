@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 
 from binderclip.curate.engine.columns import in_precision
 from binderclip.curate.engine.ranking import RankingStatistic
-from binderclip.curate.engine.rule import Found, HashDraws, KeepRule, PoolStatistic, score_of
+from binderclip.curate.engine.rule import HashDraws, KeepRule, PoolStatistic, Statistics, score_of
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.signals.plain import group_of
 from binderclip.errors import UsageError
@@ -90,7 +90,7 @@ class CapPerGroup(KeepRule):
         scores = score_of(shard, self.by)
         return np.where(np.isnan(scores), -np.inf, scores)
 
-    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
+    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Statistics], PoolStatistic]]:
         """See `KeepRule`."""
         return {
             "groups": lambda _: RankingStatistic(
@@ -98,18 +98,18 @@ class CapPerGroup(KeepRule):
             )
         }
 
-    def settled(self, found: Found) -> Found:
+    def settled(self, statistics: Statistics) -> Statistics:
         """See `KeepRule`."""
-        return {"groups": found["groups"].settled(self.caps)}
+        return {"groups": statistics["groups"].settled(self.caps)}
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        cuts = found["groups"].cuts(self.caps)
+        cuts = statistics["groups"].cuts(self.caps)
         return cuts.keeps(self._scores(shard, draws), shard.keys, groups_of(shard, self.group))
 
-    def figures(self, found: Found) -> dict[str, int]:
+    def figures(self, statistics: Statistics) -> dict[str, int]:
         """See `KeepRule`."""
-        sizes = found["groups"].sizes
+        sizes = statistics["groups"].sizes
         capped = int((sizes > self.caps(sizes)).sum())
         return {"groups": len(sizes), "largest": int(sizes.max(initial=0)), "capped": capped}
 
@@ -193,8 +193,8 @@ class Membership(KeepRule):
         """See `KeepRule`."""
         return f"{self.member} {'not in' if self.inverse else 'in'} {', '.join(map(str, list(self.values)[:5]))}"
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
         column = shard.columns[self.member]
-        wanted = {value if isinstance(value, str) else in_precision(value, column) for value in self.values}
-        return np.array([(value in wanted) != self.inverse for value in single_values(shard, self.member)], bool)
+        members = {value if isinstance(value, str) else in_precision(value, column) for value in self.values}
+        return np.array([(value in members) != self.inverse for value in single_values(shard, self.member)], bool)

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 
 from binderclip.curate.engine.ranking import RankingStatistic
 from binderclip.curate.engine.rule import (
-    Found,
     HashDraws,
     KeepRule,
     PoolStatistic,
+    Statistics,
     checked_share,
     count_of_share,
     score_of,
@@ -56,31 +56,31 @@ class MeanRankTopFraction(KeepRule):
         """See `KeepRule`."""
         return f"mean rank in {', '.join(self.columns)} among the top {self.fraction:.4g} of the pool"
 
-    def _score(self, found: Found, shard: Shard) -> Float[np.ndarray, "n"]:
+    def _score(self, statistics: Statistics, shard: Shard) -> Float[np.ndarray, "n"]:
         ranks = np.zeros(len(shard))
         for column in self.columns:
-            ordered, values = -found[f"rank {column}"].scores, -score_of(shard, column)
+            ordered, values = -statistics[f"rank {column}"].scores, -score_of(shard, column)
             first, last = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
             ranks += np.where(np.isnan(values), np.nan, (first + last) / 2)
         return -ranks
 
-    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
+    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Statistics], PoolStatistic]]:
         """See `KeepRule`."""
 
-        def of(column: str, found: Found) -> PoolStatistic:
+        def of(column: str, statistics: Statistics) -> PoolStatistic:
             return RankingStatistic(lambda shard: score_of(shard, column))
 
         each = {f"rank {column}": partial(of, column) for column in self.columns}
-        return {**each, "ranking": lambda found: RankingStatistic(partial(self._score, found))}
+        return {**each, "ranking": lambda statistics: RankingStatistic(partial(self._score, statistics))}
 
-    def settled(self, found: Found) -> Found:
+    def settled(self, statistics: Statistics) -> Statistics:
         """See `KeepRule`."""
-        return {**found, "ranking": found["ranking"].settled(self._count)}
+        return {**statistics, "ranking": statistics["ranking"].settled(self._count)}
 
     def _count(self, sizes: Int[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
         return count_of_share(self.fraction, sizes)
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        cut = found["ranking"].cuts(self._count)
-        return cut.keeps(self._score(found, shard), shard.keys)
+        cut = statistics["ranking"].cuts(self._count)
+        return cut.keeps(self._score(statistics, shard), shard.keys)

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Int
 from binderclip.curate.engine.columns import in_precision
 from binderclip.curate.engine.ranking import RankingStatistic
 from binderclip.curate.engine.rule import (
-    Found,
     HashDraws,
     KeepRule,
     PoolStatistic,
+    Statistics,
     checked_share,
     count_of_share,
     score_of,
@@ -66,13 +66,13 @@ class ScoreThreshold(KeepRule):
         parts = [] if self.minimum is None else [f"{self.column} {more} {self.minimum:g}"]
         return " and ".join(parts + ([] if self.maximum is None else [f"{self.column} {less} {self.maximum:g}"]))
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
         values, column = score_of(shard, self.column), shard.columns[self.column]
         low, high = (in_precision(bound, column) for bound in self._bounds)
         return (values > low) & (values < high) if self.strict else (values >= low) & (values <= high)
 
-    def cuts(self, found: Found) -> tuple[float, ...]:
+    def cuts(self, statistics: Statistics) -> tuple[float, ...]:
         """See `KeepRule`."""
         return tuple(bound for bound in (self.minimum, self.maximum) if bound is not None)
 
@@ -109,25 +109,25 @@ class ScoreTopFraction(KeepRule):
         values = score_of(shard, self.column)
         return -values if self.smallest else values
 
-    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
+    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Statistics], PoolStatistic]]:
         """See `KeepRule`."""
         return {"ranking": lambda _: RankingStatistic(self._scores)}
 
-    def settled(self, found: Found) -> Found:
+    def settled(self, statistics: Statistics) -> Statistics:
         """See `KeepRule`."""
-        return {"ranking": found["ranking"].settled(self._count)}
+        return {"ranking": statistics["ranking"].settled(self._count)}
 
     def _count(self, sizes: Int[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
         return count_of_share(self.fraction, sizes)
 
-    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+    def keep(self, shard: Shard, statistics: Statistics, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        return self._cut(found).keeps(self._scores(shard), shard.keys)
+        return self._cut(statistics).keeps(self._scores(shard), shard.keys)
 
-    def _cut(self, found: Found) -> Any:
-        return found["ranking"].cuts(self._count)
+    def _cut(self, statistics: Statistics) -> Any:
+        return statistics["ranking"].cuts(self._count)
 
-    def cuts(self, found: Found) -> tuple[float, ...]:
+    def cuts(self, statistics: Statistics) -> tuple[float, ...]:
         """See `KeepRule`."""
-        last = self._cut(found).scores
+        last = self._cut(statistics).scores
         return tuple(float(-cut if self.smallest else cut) for cut in last if math.isfinite(cut))

@@ -38,11 +38,11 @@ def strip_numbers(caption: str, *, keep_alnum: bool = True, placeholder: str = "
         'dogs, , in a 4x4'
     """
     out, end = [], 0
-    for found in _NUMBER.finditer(caption):
-        if keep_alnum and _touches_letter(caption, found.start(), found.end()):
+    for match in _NUMBER.finditer(caption):
+        if keep_alnum and _touches_letter(caption, match.start(), match.end()):
             continue
-        out += [caption[end : found.start()], f" {placeholder} "]
-        end = found.end()
+        out += [caption[end : match.start()], f" {placeholder} "]
+        end = match.end()
     return _tidy("".join([*out, caption[end:]])) if out else caption
 
 
@@ -59,8 +59,8 @@ def _touches_letter(text: str, start: int, end: int) -> bool:
 def strip_file_names(caption: str) -> str:
     """A caption in which names of picture files lose suffix, digits and underscores: "img_1234.jpg" becomes "img"."""
 
-    def words(found: re.Match[str]) -> str:
-        return f" {re.sub(r'[0-9_-]+', ' ', found[1])} "
+    def words(match: re.Match[str]) -> str:
+        return f" {re.sub(r'[0-9_-]+', ' ', match[1])} "
 
     return _replaced(_FILE, words, caption)
 

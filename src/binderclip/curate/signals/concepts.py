@@ -75,9 +75,13 @@ def concept_frequency(
             meant.setdefault(form, set()).add(word)
     counts = np.zeros(len(names), np.int64)
     for caption in captions:
-        found = frozenset[str]().union(*(meant[word] for word in words(caption) if word in meant))
-        candidates = (entry for word in found for entry in by_word.get(word, ()))
-        named = {number for number, needed, barred in candidates if needed <= found and not barred & found}
+        concepts_of_caption = frozenset[str]().union(*(meant[word] for word in words(caption) if word in meant))
+        candidates = (entry for word in concepts_of_caption for entry in by_word.get(word, ()))
+        named = {
+            number
+            for number, needed, barred in candidates
+            if needed <= concepts_of_caption and not barred & concepts_of_caption
+        }
         counts[list(named)] += 1
     return counts
 

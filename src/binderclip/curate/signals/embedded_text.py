@@ -53,14 +53,14 @@ def cooccurring_text_rate(
     """
     if fuzzy is not None and not 0 < fuzzy <= 1:
         raise UsageError(f"fuzzy is {fuzzy}; a similarity of words is above 0 and at most 1")
-    told, read = (
+    caption_words, read = (
         {word for raw in text.split() if (word := normalize(raw) if normalize else raw)} for text in (caption, ocr_text)
     )
-    if not told:
+    if not caption_words:
         return 0.0
     if fuzzy is None:
-        return len(told & read) / len(told)
-    return sum(any(_similarity(word, other) >= fuzzy for other in read) for word in told) / len(told)
+        return len(caption_words & read) / len(caption_words)
+    return sum(any(_similarity(word, other) >= fuzzy for other in read) for word in caption_words) / len(caption_words)
 
 
 def _similarity(a: str, b: str) -> float:

@@ -128,9 +128,9 @@ class SizeSignal:
 
     def __call__(self, shard: Shard) -> ColumnValues:
         """One number a sample."""
-        told = shard.column(("width", "height")[self.axis])
-        if told is not None and not np.isnan(numbers(told, self.name)).any():
-            return numbers(told, self.name)
+        recorded = shard.column(("width", "height")[self.axis])
+        if recorded is not None and not np.isnan(numbers(recorded, self.name)).any():
+            return numbers(recorded, self.name)
         return np.array([_size(picture)[self.axis] for picture in shard_pictures(shard, self.name)], np.float64)
 
 

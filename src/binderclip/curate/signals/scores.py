@@ -92,22 +92,22 @@ class ImageEmbedding:
         return np.concatenate([np.empty((0, self.model.embed_dim), np.float32), *rows])
 
     def _encoded(self, pictures: list[Any]) -> Float[np.ndarray, "k E"]:
-        found = self.model.encode_files(pictures, batch_size=self.batch_size, on_error="skip")
+        encoded = self.model.encode_files(pictures, batch_size=self.batch_size, on_error="skip")
         rows = torch.full((len(pictures), self.model.embed_dim), torch.nan)
-        rows[found.index] = functional.normalize(found.features.cpu().float(), dim=-1)
+        rows[encoded.index] = functional.normalize(encoded.features.cpu().float(), dim=-1)
         return rows.numpy()
 
     def _chunk(self, cache: FeatureCache, pictures: list[Any]) -> Float[np.ndarray, "k E"]:
         keys = [_hash_of(picture) for picture in pictures]
         known = cache.get(keys)
-        wanted = {key: place for place, key in enumerate(keys) if key not in known}
-        if wanted:
-            sources = [pictures[place] for place in wanted.values()]
-            found = self.model.encode_files(sources, batch_size=self.batch_size, on_error="skip")
-            names = [list(wanted)[place] for place in found.index]
+        missing = {key: place for place, key in enumerate(keys) if key not in known}
+        if missing:
+            sources = [pictures[place] for place in missing.values()]
+            encoded = self.model.encode_files(sources, batch_size=self.batch_size, on_error="skip")
+            names = [list(missing)[place] for place in encoded.index]
             if names:
-                cache.put(names, found.features.cpu())
-            known |= dict(zip(names, found.features.cpu(), strict=True))
+                cache.put(names, encoded.features.cpu())
+            known |= dict(zip(names, encoded.features.cpu(), strict=True))
         lost = torch.full((self.model.embed_dim,), torch.nan)
         rows = torch.stack([known.get(key, lost).float() for key in keys])
         return functional.normalize(rows, dim=-1).numpy()

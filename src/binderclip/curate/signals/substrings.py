@@ -78,8 +78,8 @@ class SubstringMatcher:
 
     def match(self, text: str) -> list[int]:
         """Numbers of the entries in a text, rising."""
-        found = self._automaton.iter(spaced(text.lower() if self.lower else text))
-        return sorted({number for _, numbers in found for number in numbers})
+        matches = self._automaton.iter(spaced(text.lower() if self.lower else text))
+        return sorted({number for _, numbers in matches for number in numbers})
 
     def __call__(self, shard: Shard) -> ColumnValues:
         """Entries of all captions of each sample."""

@@ -86,7 +86,7 @@ class TextRemovalScore:
         given = {"all": polygons, "co": co_polygons, **({} if control is None else {"random": control})}
         shown = {name: self._painted(picture, part) for name, part in given.items()}
         # What is not painted over is not encoded again, so that its difference is 0 and not rounding.
-        changed = {name: found for name, found in shown.items() if found is not None}
+        changed = {name: boxes for name, boxes in shown.items() if boxes is not None}
         features = self.model.encode_image([picture, *changed.values()], normalize=True)
         text = self.model.encode_text([caption], normalize=True)
         raw, *others = F.cosine_similarity(features, text.to(features)).double().tolist()

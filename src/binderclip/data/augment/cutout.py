@@ -93,8 +93,8 @@ class Cutout:
         else:
             start = (places * extent).astype(np.int64) - side // 2
         ends = np.stack([start, start + side], 2).clip(0, extent)  # (B, holes, start and end, row and column)
-        found = ends[..., ::-1].reshape(-1, self.n_holes, 4)
-        return np.where((u[:, 0] < self.p)[:, None, None], found, 0)
+        boxes = ends[..., ::-1].reshape(-1, self.n_holes, 4)
+        return np.where((u[:, 0] < self.p)[:, None, None], boxes, 0)
 
     def keep(
         self, keys: Sequence[str], size: tuple[int, int], *, epoch: int = 0, device: torch.device | str = "cpu"

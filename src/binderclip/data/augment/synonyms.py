@@ -38,12 +38,12 @@ _GROUPS = """
 
 
 def _table() -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
+    synonyms: dict[str, list[str]] = {}
     for group in _GROUPS.split("|"):
         words = group.split()
         for word in words:
-            found.setdefault(word, []).extend(other for other in words if other != word)
-    return {word: tuple(dict.fromkeys(others)) for word, others in found.items()}
+            synonyms.setdefault(word, []).extend(other for other in words if other != word)
+    return {word: tuple(dict.fromkeys(others)) for word, others in synonyms.items()}
 
 
 SYNONYMS = _table()

@@ -154,8 +154,8 @@ class FeatureCache:
             (N, ...) tensor on the CPU. Where the computed values cannot be stored (a full disk), they are returned all
             the same, with a warning.
         """
-        found = self.get(keys, column)
-        missing = list({key: place for place, key in reversed(list(enumerate(keys))) if key not in found}.values())
+        rows = self.get(keys, column)
+        missing = list({key: place for place, key in reversed(list(enumerate(keys))) if key not in rows}.values())
         missing.sort()
         if missing:
             values = torch.as_tensor(compute(missing)).detach().cpu()
@@ -164,8 +164,8 @@ class FeatureCache:
                 self.put(names, values, column)
             except DataError as error:
                 warnings.warn(f"features were computed but not cached: {error}", RuntimeWarning, stacklevel=2)
-            found.update(zip(names, values, strict=True))
-        return torch.stack([found[key] for key in keys]) if len(keys) else torch.empty(0)
+            rows.update(zip(names, values, strict=True))
+        return torch.stack([rows[key] for key in keys]) if len(keys) else torch.empty(0)
 
     def _sign(self) -> None:
         mark = self.folder / _MARK
@@ -219,15 +219,15 @@ def _views(base: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 def cache_info(root: str | Path | None = None) -> CacheInfo:
     """Count what is in the cache at `root` (default: see `cache_root`)."""
     base = cache_root(root)
-    found = []
+    entries = []
     for folder, note in _views(base / FEATURES):
         cache = FeatureCache(note["fingerprint"], note["view"], base)
         cache.folder = folder
         columns = cache.columns()
         keys = {key for column in columns for key in cache.keys(column)}
         size = sum(file_bytes(path) for path in folder.rglob("*") if path.is_file())
-        found.append(CacheEntry(note["fingerprint"], note["view"], tuple(columns), len(keys), size))
-    return CacheInfo(str(base), tuple(found))
+        entries.append(CacheEntry(note["fingerprint"], note["view"], tuple(columns), len(keys), size))
+    return CacheInfo(str(base), tuple(entries))
 
 
 def clear_cache(root: str | Path | None = None, *, fingerprint: str | None = None) -> int:

@@ -57,8 +57,8 @@ def read_model(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     place = join_place(folder, NOTE)
     try:
         with open_place(place) as file:
-            found: Any = parse_json(file.read().decode())
-        return {key: str(found[key]) for key in ("model", "fingerprint", "dtype")}
+            document: Any = parse_json(file.read().decode())
+        return {key: str(document[key]) for key in ("model", "fingerprint", "dtype")}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     except OSError as error:
@@ -90,15 +90,15 @@ def read_rows(place: str | Path, rows: int = 65_536) -> Iterator[EmbeddedRows]:
 
     try:
         with open_place(place, at_once=False) as file:
-            found = pq.ParquetFile(file)
-            missing = [name for name in PICTURES if name not in found.schema_arrow.names]
+            parquet = pq.ParquetFile(file)
+            missing = [name for name in PICTURES if name not in parquet.schema_arrow.names]
             if missing:
                 raise DataError(f"has no column {', '.join(missing)}")
-            kind = found.schema_arrow.field("image_embedding").type
+            kind = parquet.schema_arrow.field("image_embedding").type
             if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
                 raise DataError(f"image_embedding is {kind}, not lists of a fixed size of numbers")
-            stamp, _ = part_note(found.schema_arrow)
-            for batch in found.iter_batches(rows, columns=list(PICTURES)):
+            stamp, _ = part_note(parquet.schema_arrow)
+            for batch in parquet.iter_batches(rows, columns=list(PICTURES)):
                 column = batch.column("image_embedding")
                 values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)
                 if len(values) != len(batch):

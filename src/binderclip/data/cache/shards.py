@@ -56,16 +56,16 @@ class Column:
     def get(self, keys: Sequence[str]) -> dict[str, Tensor]:
         for attempt in range(4):  # another process may merge shards or clear the cache between listing and reading
             self._refresh()
-            wanted: dict[str, list[tuple[str, int]]] = {}
+            by_shard: dict[str, list[tuple[str, int]]] = {}
             for key in dict.fromkeys(keys):
                 if key in self.index:
                     shard, row = self.index[key]
-                    wanted.setdefault(shard, []).append((key, row))
+                    by_shard.setdefault(shard, []).append((key, row))
             try:
-                found: dict[str, Tensor] = {}
-                for shard, places in wanted.items():
-                    found.update(self._rows(shard, places))
-                return found
+                rows: dict[str, Tensor] = {}
+                for shard, places in by_shard.items():
+                    rows.update(self._rows(shard, places))
+                return rows
             except FileNotFoundError:
                 time.sleep(0.01 * attempt)
         return {}

@@ -83,8 +83,8 @@ def corrupt3d(
     if not 0 <= level <= 5:
         raise UsageError(f"level {level} of {name} is not in 0..5")
     if images.ndim != 4 or depth.shape != (len(images), 1, *images.shape[-2:]):
-        found = f"{tuple(images.shape)}, {tuple(depth.shape)}"
-        raise UsageError(f"images (B, 3, H, W) need a depth (B, 1, H, W); got {found}")
+        shapes = f"{tuple(images.shape)}, {tuple(depth.shape)}"
+        raise UsageError(f"images (B, 3, H, W) need a depth (B, 1, H, W); got {shapes}")
     if not bool(((depth >= 0) & (depth <= 1)).all()):
         raise UsageError("depth must lie from 0, nearest, to 1, farthest")
     if level == 0:

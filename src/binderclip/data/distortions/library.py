@@ -128,9 +128,9 @@ def distort(
         UsageError: an unknown name, level or library, images that are not float (B, 3, H, W), or smaller ones than a
             distortion of `arniqa` takes.
     """
-    found = library_named(library)
-    if name not in found.kinds:
-        raise UsageError(f"distortion {name!r} is unknown; use {', '.join(found.kinds)}")
+    distortions = library_named(library)
+    if name not in distortions.kinds:
+        raise UsageError(f"distortion {name!r} is unknown; use {', '.join(distortions.kinds)}")
     if images.ndim == 3:
         return distort(images[None], name, level, seed, library=library)[0]
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
@@ -143,7 +143,7 @@ def distort(
     wrong = [one for one in levels if not 0 <= one <= LEVELS]
     if wrong:
         raise UsageError(f"level {wrong[0]} of {name} is not in 0..{LEVELS}")
-    function, strengths = found.kinds[name]
+    function, strengths = distortions.kinds[name]
     out = images.clone()
     for value in sorted(set(levels) - {0}):
         rows = [b for b in range(count) if levels[b] == value]

@@ -24,9 +24,9 @@ def caption_files(tree: Tree) -> list[str]:
     """
     places = [name for name in tree.files if posixpath.dirname(name) in ("", "annotations")]
     files = [name for name in places if name.lower().endswith(".json")]
-    found = [name for name in files if posixpath.basename(name).lower().startswith("captions_")]
-    if found:
-        return found
+    captions = [name for name in files if posixpath.basename(name).lower().startswith("captions_")]
+    if captions:
+        return captions
     others = [n for n in files if re.match(r"(instances|person_keypoints|panoptic|stuff)_", posixpath.basename(n))]
     if others:
         raise DataError(

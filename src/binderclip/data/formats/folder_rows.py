@@ -138,17 +138,17 @@ def _from_named(tree: Tree, captions: str | os.PathLike[str]) -> Described:
     return _from_records(tree, table_records(title, data), posixpath.dirname(name), name)
 
 
-def _from_records(tree: Tree, found: Iterable[Record], base: str, table: str) -> Described:
+def _from_records(tree: Tree, records: Iterable[Record], base: str, table: str) -> Described:
     rows: list[FolderRow] = []
     skipped: list[tuple[str, str]] = []
-    for where, record in found:
+    for where, record in records:
         row = record if isinstance(record, str) else _row(tree, base, where, record)
         if isinstance(row, str):
             skipped.append((where, row))
         else:
             rows.append(row)
-    told = {row.name for row in rows}
-    skipped += [(name, f"no caption in {posixpath.basename(table)}") for name in tree.images if name not in told]
+    named = {row.name for row in rows}
+    skipped += [(name, f"no caption in {posixpath.basename(table)}") for name in tree.images if name not in named]
     if not any("split" in row.attributes for row in rows):
         for row in rows:
             first = row.name.partition("/")[0].lower()
@@ -180,12 +180,12 @@ def _from_coco(tree: Tree, files: list[str]) -> Described:
     rows: list[FolderRow] = []
     skipped: list[tuple[str, str]] = []
     for file in files:
-        found, problems = _from_records(tree, coco_records(tree, file), "", file)
-        rows += found
+        described, problems = _from_records(tree, coco_records(tree, file), "", file)
+        rows += described
         skipped += [(where, reason) for where, reason in problems if not reason.startswith("no caption in ")]
-    told = {row.name for row in rows}
+    named = {row.name for row in rows}
     names = " or ".join(posixpath.basename(file) for file in files)
-    skipped += [(name, f"no caption in {names}") for name in tree.images if name not in told]
+    skipped += [(name, f"no caption in {names}") for name in tree.images if name not in named]
     return rows, skipped
 
 

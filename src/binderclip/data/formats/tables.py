@@ -84,8 +84,8 @@ def parse_record(record: dict[str, Any]) -> tuple[str, list[str], str | None, di
     if caption_column is None and label_column is None:
         caption_column = first_column(record, ("comment",))  # Flickr30k's results.csv; elsewhere a remark
     name = str((record.pop(name_column) if name_column else "") or "").strip()
-    told = record.pop(caption_column) if caption_column else None
-    captions = read_captions(told)
+    caption = record.pop(caption_column) if caption_column else None
+    captions = read_captions(caption)
     label = record.pop(label_column) if label_column else None
     label = None if label is None or not str(label).strip() else str(label).strip()
     several = record.pop(SEVERAL_COLUMN, None)
@@ -180,12 +180,12 @@ def _json_lines(name: str, text: str) -> Iterator[Record]:
 
 def _json_list(name: str, text: str) -> Iterator[Record]:
     try:
-        found = read_json(text)
+        document = read_json(text)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
-    if not isinstance(found, list):
+    if not isinstance(document, list):
         raise DataError(f"{name}: it should be a list of objects, [{{...}}, ...], or COCO captions")
-    for number, record in enumerate(found):
+    for number, record in enumerate(document):
         yield f"{posixpath.basename(name)}:[{number}]", _with_file(record)
 
 
@@ -301,9 +301,9 @@ def _cell(text: str) -> Any:
         return text
     for read in (read_json, ast.literal_eval):
         try:
-            found = read(bare)
+            value = read(bare)
         except (DataError, ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if isinstance(found, list) and found and all(isinstance(part, str) for part in found):
-            return found
+        if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+            return value
     return text

@@ -56,10 +56,10 @@ class Tree(ABC):
 
     @cached_property
     def _by_base(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        paths: dict[str, list[str]] = {}
         for name in self.images:
-            found.setdefault(posixpath.basename(name), []).append(name)
-        return found
+            paths.setdefault(posixpath.basename(name), []).append(name)
+        return paths
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -72,8 +72,8 @@ class Tree(ABC):
             base: folder of the table, relative to the root.
         """
         beside = posixpath.normpath(posixpath.join(base, name))
-        if beside not in self and "/" not in name and len(found := self._by_base.get(name, [])) == 1:
-            return found[0]
+        if beside not in self and "/" not in name and len(paths := self._by_base.get(name, [])) == 1:
+            return paths[0]
         return beside
 
     @abstractmethod

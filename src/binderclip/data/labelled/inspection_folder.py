@@ -69,12 +69,12 @@ class InspectionFolder:
             whole = self.root.parent
         self._truth = whole / "ground_truth"
         self.skipped: list[tuple[str, str]] = []
-        found = list_images(tested, without=without, skipped=self.skipped)
+        images = list_images(tested, without=without, skipped=self.skipped)
         if tested == whole:
             # Masks and learning pictures beside the pictures are not to be inspected.
             aside = [self._truth, whole / "train"]
-            found = [path for path in found if not any(folder in path.parents for folder in aside)]
-        if not found:
+            images = [path for path in images if not any(folder in path.parents for folder in aside)]
+        if not images:
             raise DataError(f"no images in {tested}: looked for PNG, JPEG, WebP, GIF, BMP and TIFF files, also below")
         good = next((name for name in GOOD if (tested / name).is_dir()), None)
         self.labelled = good is not None
@@ -83,7 +83,7 @@ class InspectionFolder:
             if (folder := whole / "train" / name).is_dir():
                 self.normal = list_images(folder, without=without)
                 break
-        self.pictures = [self._inspected(path, path.relative_to(tested), good) for path in found]
+        self.pictures = [self._inspected(path, path.relative_to(tested), good) for path in images]
 
     def __len__(self) -> int:
         return len(self.pictures)

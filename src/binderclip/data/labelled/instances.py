@@ -44,8 +44,8 @@ class InstanceSample:
         if self.image.ndim != 3 or self.image.shape[0] != 3 or not self.image.is_floating_point():
             raise UsageError(f"image is {self.image.dtype} {tuple(self.image.shape)}; it is float (3, H, W)")
         if tuple(self.masks.shape) != (len(self.labels), *size) or self.masks.dtype != torch.bool:
-            wanted = (len(self.labels), *size)
-            raise UsageError(f"masks are {self.masks.dtype} {tuple(self.masks.shape)}; they are bool {wanted}")
+            expected = (len(self.labels), *size)
+            raise UsageError(f"masks are {self.masks.dtype} {tuple(self.masks.shape)}; they are bool {expected}")
         if self.ignore is not None and (tuple(self.ignore.shape) != size or self.ignore.dtype != torch.bool):
             raise UsageError(f"ignore is {self.ignore.dtype} {tuple(self.ignore.shape)}; it is bool {size}")
 
@@ -60,13 +60,13 @@ class InstanceSample:
         Raises:
             UsageError: no masks, or no labels for them.
         """
-        found = sample.attributes.get("labels") if labels is None else labels
-        if sample.masks is None or found is None:
+        classes = sample.attributes.get("labels") if labels is None else labels
+        if sample.masks is None or classes is None:
             missing = "masks" if sample.masks is None else "labels"
             raise UsageError(f"{sample.key}: the sample has no {missing} of objects")
         pixels = torch.from_numpy(np.array(sample.image.convert("RGB"))).permute(2, 0, 1).float() / 255
         masks = torch.from_numpy(np.asarray(sample.masks)).bool()
-        return cls(pixels.contiguous(), masks, torch.as_tensor(list(found), dtype=torch.int64), sample.key)
+        return cls(pixels.contiguous(), masks, torch.as_tensor(list(classes), dtype=torch.int64), sample.key)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,8 +84,8 @@ class InstanceSample:
     @property
     def semantic(self) -> Int[Tensor, "H W"]:
         """Label map: 0 is the background, -1 what is ignored."""
-        found = (self.masks * self.labels[:, None, None]).sum(0)
-        return found if self.ignore is None else torch.where(self.ignore, -1, found)
+        label_map = (self.masks * self.labels[:, None, None]).sum(0)
+        return label_map if self.ignore is None else torch.where(self.ignore, -1, label_map)
 
     def caption(self, classes: Sequence[str]) -> str:
         """The objects in words, "a cat and two dogs"; `classes` are indexed by the labels."""

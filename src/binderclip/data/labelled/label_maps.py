@@ -81,8 +81,8 @@ class LabelFolder:
         if not self.root.is_dir():
             raise UsageError(f"there is no folder {self.root}")
         places = [*((f"images/{name}", f"annotations/{name}") for name in SPLITS[split]), *LAYOUTS]
-        found = [(self.root / a, self.root / b) for a, b in places]
-        pair = next(((a, b) for a, b in found if a.is_dir() and b.is_dir()), None)
+        roots = [(self.root / a, self.root / b) for a, b in places]
+        pair = next(((a, b) for a, b in roots if a.is_dir() and b.is_dir()), None)
         if pair is None:
             layouts = "; ".join(f"{a}/ with {b}/" for a, b in places)
             raise UsageError(f"{self.root} holds no pictures with label maps; looked for {layouts}")

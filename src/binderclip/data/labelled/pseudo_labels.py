@@ -74,8 +74,8 @@ def _check(labels: Tensor, kind: LabelKind) -> None:
         raise UsageError(f"labels are of kind {', '.join(LABEL_KINDS)}, not {kind!r}")
     good = labels.ndim == 4 and labels.shape[1] == 3 if kind == "normals" else labels.ndim == 3
     if not good or not labels.numel():
-        wanted = "(N, 3, H, W)" if kind == "normals" else "(N, H, W)"
-        raise UsageError(f"{kind} have the shape {wanted}, got {tuple(labels.shape)}")
+        expected = "(N, 3, H, W)" if kind == "normals" else "(N, H, W)"
+        raise UsageError(f"{kind} have the shape {expected}, got {tuple(labels.shape)}")
 
 
 class PseudoLabeler:

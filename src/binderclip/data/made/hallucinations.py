@@ -115,14 +115,16 @@ def hallucinated_captions(
         raise UsageError(f"absent must have {EACH} different objects for each of {', '.join(ABSENT_LISTS)}")
     if shown := sorted({name for names in absent.values() for name in names} & set(present)):
         raise UsageError(f"{shown[0]!r} is in the picture: it cannot be absent")
-    found: list[tuple[str, str, int]] = []
+    captions_of: list[tuple[str, str, int]] = []
     for kind in ABSENT_LISTS:
-        found += [(with_objects(caption, added), kind, len(added)) for added in _subsets(absent[kind], EACH)]
+        captions_of += [(with_objects(caption, added), kind, len(added)) for added in _subsets(absent[kind], EACH)]
     taken = [(without_objects(caption, gone), "deletion", len(gone)) for gone in _subsets(list(present)[:EACH], 2)]
-    found += taken + [("", "deletion", 0)] * (2 * EACH - len(taken))
-    valid = [bool(text) for text, _, _ in found]
-    captions = [text or PADDING for text, _, _ in found]
-    return HallucinatedCaptions(captions, valid, [kind for _, kind, _ in found], [count for _, _, count in found])
+    captions_of += taken + [("", "deletion", 0)] * (2 * EACH - len(taken))
+    valid = [bool(text) for text, _, _ in captions_of]
+    captions = [text or PADDING for text, _, _ in captions_of]
+    return HallucinatedCaptions(
+        captions, valid, [kind for _, kind, _ in captions_of], [count for _, _, count in captions_of]
+    )
 
 
 def _subsets(names: Sequence[str], most: int) -> list[tuple[str, ...]]:

@@ -122,9 +122,9 @@ def _pixels_of(points: np.ndarray) -> np.ndarray:
 
     Pixel i covers [i, i + 1), as where tubes are drawn.
     """
-    found = [np.floor(points[0][::-1]).astype(np.int64)]
+    pixels = [np.floor(points[0][::-1]).astype(np.int64)]
     for x, y in points[1:]:
         pixel = np.floor([y, x]).astype(np.int64)
-        while (step := (pixel - found[-1]).clip(-1, 1)).any():
-            found.append(found[-1] + step)
-    return np.stack(found)
+        while (step := (pixel - pixels[-1]).clip(-1, 1)).any():
+            pixels.append(pixels[-1] + step)
+    return np.stack(pixels)

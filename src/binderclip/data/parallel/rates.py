@@ -70,9 +70,9 @@ def read_rates(path: str | Path) -> MeasuredRates:
         DataError: no such file, or another content.
     """
     try:
-        found = parse_json(Path(path).read_text(encoding="utf-8"))
-        tables = [{name: _rate(name, entry) for name, entry in found[kind].items()} for kind in ("seconds", "bytes")]
-        return MeasuredRates(str(found["machine"]), str(found["date"]), str(found["load"]), *tables)
+        document = parse_json(Path(path).read_text(encoding="utf-8"))
+        tables = [{name: _rate(name, entry) for name, entry in document[kind].items()} for kind in ("seconds", "bytes")]
+        return MeasuredRates(str(document["machine"]), str(document["date"]), str(document["load"]), *tables)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: no file of measured rates ({error})") from error
 

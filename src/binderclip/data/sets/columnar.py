@@ -96,8 +96,8 @@ def _parts(root: Path) -> list[tuple[str, str | None, _Parquet | _Arrow]]:
         return [(root.name, split_in_name(root.name), _Parquet(root))]
     if (root / _SAVED_SPLITS).is_file():
         names = _entry(root / _SAVED_SPLITS, "splits")
-        found = [(str(name), SPLIT_FOLDERS.get(str(name).lower(), str(name))) for name in names]
-        return [part for name, split in found for part in _saved(root / name, f"{name}/", split)]
+        files = [(str(name), SPLIT_FOLDERS.get(str(name).lower(), str(name))) for name in names]
+        return [part for name, split in files for part in _saved(root / name, f"{name}/", split)]
     if (root / _SAVED).is_file():
         return list(_saved(root, "", None))
     names, _ = list_files(root, suffixes=(".parquet",))
@@ -115,16 +115,16 @@ def _entry(path: Path, key: str) -> list[Any]:
         document = read_json(read_file(path))
     except DataError as error:
         raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    found = document.get(key) if isinstance(document, dict) else None
-    if not isinstance(found, list):
+    value = document.get(key) if isinstance(document, dict) else None
+    if not isinstance(value, list):
         raise DataError(f"{path}: it should be an object with the list {key!r}")
-    return found
+    return value
 
 
 def split_in_name(name: str) -> str | None:
     """The split that a file is named after: `data/train-00000-of-00002.parquet`, `val/0.tar`; or None."""
-    found = _SPLIT.search(os.path.splitext(name)[0])
-    return SPLIT_FOLDERS[found[1].lower()] if found else None
+    match = _SPLIT.search(os.path.splitext(name)[0])
+    return SPLIT_FOLDERS[match[1].lower()] if match else None
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -193,13 +193,13 @@ class _Parquet:
             if kind is not None:
                 raise DataError(f"{self.path.name}: is {kind}, not a file")
             try:
-                found = pq.ParquetFile(self.path)
+                parquet = pq.ParquetFile(self.path)
             except FileNotFoundError as error:
                 raise DataError(f"{self.path.name}: no such file") from error
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{self.path.name}: not a readable Parquet file ({error})") from error
-            counts = [found.metadata.row_group(i).num_rows for i in range(found.num_row_groups)]
-            self._file, self._ends = (os.getpid(), found), np.cumsum(counts)
+            counts = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+            self._file, self._ends = (os.getpid(), parquet), np.cumsum(counts)
         return self._file[1]
 
     @property
@@ -271,9 +271,9 @@ def _picture_column(schema: Any) -> str | None:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
     kinds = {field.name: field.type for field in schema}
-    found = {name.lower(): name for name, kind in kinds.items() if holds(kind)}
-    known = next((found[name] for name in PICTURE_COLUMNS if name in found), None)
-    return known or (next(iter(found.values())) if len(found) == 1 else None)
+    columns = {name.lower(): name for name, kind in kinds.items() if holds(kind)}
+    known = next((columns[name] for name in PICTURE_COLUMNS if name in columns), None)
+    return known or (next(iter(columns.values())) if len(columns) == 1 else None)
 
 
 def _plain_columns(schema: Any, but: str) -> list[str]:
@@ -297,12 +297,14 @@ def _class_names(schema: Any, path: Path) -> dict[str, list[str]]:
         features = written.get("info", {}).get("features")
         if features is None and (path.parent / "dataset_info.json").is_file():
             features = read_json(read_file(path.parent / "dataset_info.json")).get("features")
-        found = {name: kind.get("names") for name, kind in (features or {}).items() if isinstance(kind, dict)}
+        names_of_columns = {
+            name: kind.get("names") for name, kind in (features or {}).items() if isinstance(kind, dict)
+        }
     except (ValueError, AttributeError, RecursionError, DataError):
         return {}  # names are a courtesy: without them the numbers are the names
     return {
         name: names
-        for name, names in found.items()
+        for name, names in names_of_columns.items()
         if isinstance(names, list) and all(isinstance(text, str) for text in names)
     }
 

@@ -67,7 +67,11 @@ class CounterfactualGroups:
                 own.setdefault(place, []).append(value)
         self.chosen_, self.drops_, self.left_out_ = {}, {}, {}
         for name, own in answers.items():
-            rates = {place: float(np.mean(found)) for place, found in own.items() if len(found) >= self.least}
+            rates = {
+                place: float(np.mean(rows_of_group))
+                for place, rows_of_group in own.items()
+                if len(rows_of_group) >= self.least
+            }
             if len(rates) < 2:
                 self.left_out_[name] = f"{len(rates)} of its grounds have {self.least} pictures"
                 continue

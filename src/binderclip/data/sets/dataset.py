@@ -166,25 +166,25 @@ class ImageTextDataset(Dataset[Sample]):
 
     def subset(self, indices: Iterable[int] | np.ndarray | Tensor) -> ImageTextDataset:
         """The samples at `indices` (or where a boolean mask is true), sharing the pictures; classes stay the same."""
-        wanted = np.asarray(indices if isinstance(indices, (np.ndarray, Tensor)) else list(indices))
-        if wanted.dtype == bool:
-            if wanted.shape != (len(self),):
-                raise UsageError(f"a mask of shape {wanted.shape} does not select from {len(self)} samples")
-            wanted = np.flatnonzero(wanted)
-        wanted = wanted.astype(np.int64)
-        if wanted.size and not -len(self) <= wanted.min() <= wanted.max() < len(self):
+        positions = np.asarray(indices if isinstance(indices, (np.ndarray, Tensor)) else list(indices))
+        if positions.dtype == bool:
+            if positions.shape != (len(self),):
+                raise UsageError(f"a mask of shape {positions.shape} does not select from {len(self)} samples")
+            positions = np.flatnonzero(positions)
+        positions = positions.astype(np.int64)
+        if positions.size and not -len(self) <= positions.min() <= positions.max() < len(self):
             raise UsageError(
-                f"subset indices run from {wanted.min()} to {wanted.max()}, but there are {len(self)} samples"
+                f"subset indices run from {positions.min()} to {positions.max()}, but there are {len(self)} samples"
             )
-        wanted = wanted % max(len(self), 1)
+        positions = positions % max(len(self), 1)
         view = ImageTextDataset.__new__(ImageTextDataset)
-        view.captions = [self.captions[i] for i in wanted]
-        view.keys = [self.keys[i] for i in wanted]
-        view.sources = [self.sources[i] for i in wanted]
-        view.attributes = {name: [column[i] for i in wanted] for name, column in self.attributes.items()}
-        view.labels, view.classes = self.labels[wanted], self.classes
+        view.captions = [self.captions[i] for i in positions]
+        view.keys = [self.keys[i] for i in positions]
+        view.sources = [self.sources[i] for i in positions]
+        view.attributes = {name: [column[i] for i in positions] for name, column in self.attributes.items()}
+        view.labels, view.classes = self.labels[positions], self.classes
         view.mode, view.background, view.size_hint = self.mode, self.background, self.size_hint
-        view._images, view._rows, view._parent = self._images, self._rows[wanted], self
+        view._images, view._rows, view._parent = self._images, self._rows[positions], self
         view.skipped, view._known = [], set()
         return view
 
@@ -195,8 +195,8 @@ class ImageTextDataset(Dataset[Sample]):
         "caption" and "key" count as attributes.
         """
         keep = np.ones(len(self), bool)
-        for name, wanted in conditions.items():
-            keep &= np.array([matches(value, wanted) for value in self.column(name)], bool)
+        for name, condition in conditions.items():
+            keep &= np.array([matches(value, condition) for value in self.column(name)], bool)
         return self.subset(keep)
 
     def column(self, name: str) -> list[Any]:
@@ -234,10 +234,10 @@ class ImageTextDataset(Dataset[Sample]):
         if not isinstance(image, (str, Path)):
             return self.content_hash(index)
         try:
-            found = Path(image).stat()
+            status = Path(image).stat()
         except OSError as error:
             raise DataError(f"{image}: {error.strerror or error}") from error
-        return f"{image} {found.st_size} {found.st_mtime_ns}"
+        return f"{image} {status.st_size} {status.st_mtime_ns}"
 
     def encoded(self, index: int) -> bytes | None:
         """The picture's file as it is, or None where it is held as an array."""
@@ -356,13 +356,13 @@ class _Joined(Sequence[Any]):
         return images[int(rows[index - (self._ends[part - 1] if part else 0)])]
 
 
-def matches(value: Any, wanted: Any) -> bool:
+def matches(value: Any, condition: Any) -> bool:
     """Whether an attribute meets a condition: a predicate, a set, list or tuple of values, or a value."""
-    if callable(wanted):
-        return bool(wanted(value))
-    if isinstance(wanted, (set, frozenset, list, tuple)):
-        return value in wanted
-    return bool(value == wanted)
+    if callable(condition):
+        return bool(condition(value))
+    if isinstance(condition, (set, frozenset, list, tuple)):
+        return value in condition
+    return bool(value == condition)
 
 
 def _naming(key: str, error: DataError) -> str:

@@ -84,8 +84,8 @@ class EvalSet(Dataset[Any]):
     def where(self, **conditions: Any) -> EvalSet:
         """The items whose attributes match: a value, a set, list or tuple of values, or a predicate for each name."""
         keep = np.ones(len(self), bool)
-        for name, wanted in conditions.items():
-            keep &= np.array([matches(value, wanted) for value in self.column(name)], dtype=bool)
+        for name, condition in conditions.items():
+            keep &= np.array([matches(value, condition) for value in self.column(name)], dtype=bool)
         return self.take(np.flatnonzero(keep))
 
     def take(self, positions: Iterable[int] | np.ndarray) -> EvalSet:

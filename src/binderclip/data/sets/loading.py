@@ -123,10 +123,10 @@ def held_out_split(spec: str) -> str | None:
     names = [part.strip() for part in spec.split(",") if part.strip()]
     if _is_shards(spec) or Path(spec).exists() or not set(names) <= set(list_data()):
         return None
-    found = {"shift" if name == "openmoji" else "test" for name in names}
-    if len(found) > 1:
+    splits = {"shift" if name == "openmoji" else "test" for name in names}
+    if len(splits) > 1:
         raise UsageError(f"{spec}: openmoji's held-out split is 'shift', the others' is 'test': name them one by one")
-    return found.pop() if found else None
+    return splits.pop() if splits else None
 
 
 def _is_shards(spec: str) -> bool:
@@ -153,9 +153,9 @@ def _shards_in(folder: Path, split: str | None) -> list[Path]:
 
     if not folder.is_dir():
         return []
-    found, _ = list_files(folder, suffixes={*IMAGE_SUFFIXES, ".tar", ".gz", ".tgz"})
-    shards = [name for name in found if name.lower().endswith(_SHARDS)]
-    if not shards or any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in found):
+    files, _ = list_files(folder, suffixes={*IMAGE_SUFFIXES, ".tar", ".gz", ".tgz"})
+    shards = [name for name in files if name.lower().endswith(_SHARDS)]
+    if not shards or any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files):
         return []
     return [folder / name for name in _of_split(shards, split, folder)]
 

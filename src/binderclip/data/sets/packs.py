@@ -56,13 +56,13 @@ def load_packs(
         mode: "RGB" (composited on `background`) or "RGBA".
         background: colour under transparent parts, 0..255.
     """
-    wanted: list[str] = []
+    chosen: list[str] = []
     for name in [names] if isinstance(names, str) else list(names):
-        wanted += TRAINING_PACKS if name == "packs" else [name]
-    unknown = [name for name in wanted if name not in PACKS]
+        chosen += TRAINING_PACKS if name == "packs" else [name]
+    unknown = [name for name in chosen if name not in PACKS]
     if unknown:
         raise UsageError(f"no pack {unknown[0]!r}; there are {', '.join(PACKS)}, and packs for the first three")
-    return join([_one(name, split, mode, background) for name in dict.fromkeys(wanted)])
+    return join([_one(name, split, mode, background) for name in dict.fromkeys(chosen)])
 
 
 def pack_hash(name: str) -> str:

@@ -38,10 +38,10 @@ def reweigh(y: Any, groups: Any) -> Float[np.ndarray, "N"]:
         raise UsageError(f"y and groups must both be (N,), N > 0; got {classes.shape} and {owners.shape}")
     _, c = np.unique(classes, return_inverse=True)
     _, g = np.unique(owners, return_inverse=True)
-    both = np.zeros((g.max() + 1, c.max() + 1))
-    np.add.at(both, (g, c), 1)
-    expected = both.sum(axis=1, keepdims=True) * both.sum(axis=0, keepdims=True) / len(c)  # (G, C)
-    return expected[g, c] / both[g, c]
+    joint = np.zeros((g.max() + 1, c.max() + 1))
+    np.add.at(joint, (g, c), 1)
+    expected = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True) / len(c)  # (G, C)
+    return expected[g, c] / joint[g, c]
 
 
 def balanced_rows(y: Any, groups: Any, n: int, *, seed: int = 0) -> Int[np.ndarray, "n"]:

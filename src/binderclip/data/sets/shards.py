@@ -170,25 +170,25 @@ class ShardDataset(IterableDataset[Sample]):
     # --- samples ------------------------------------------------------------------------------------------------------
 
     def _sample(self, group: _Group) -> Sample | Skipped:
-        found = _encoded_sample(group, self.captions)
-        if isinstance(found, Skipped):
-            return found
+        sample = _encoded_sample(group, self.captions)
+        if isinstance(sample, Skipped):
+            return sample
         try:
-            image = open_image(found.image, mode="auto")
+            image = open_image(sample.image, mode="auto")
         except DataError as error:
             name = printable(f"{group.shard}:{group.key}")
-            return Skipped(name, str(error).removeprefix(f"{len(found.image)} bytes: "))
+            return Skipped(name, str(error).removeprefix(f"{len(sample.image)} bytes: "))
         alpha = image.getchannel("A") if image.mode == "RGBA" else None
         if alpha is not None and alpha.getextrema() == (255, 255):
             alpha = None
         return Sample(
             image=composite(image, self.background) if self.mode == "RGB" else image.convert("RGBA"),
-            caption=found.caption,
-            key=found.key,
+            caption=sample.caption,
+            key=sample.key,
             alpha=alpha,
-            label=found.label,
-            attributes=found.attributes,
-            source=found.source,
+            label=sample.label,
+            attributes=sample.attributes,
+            source=sample.source,
         )
 
 
@@ -216,8 +216,8 @@ def read_encoded(url: str, captions: Captions = "auto") -> Iterator[EncodedSampl
         url: of the shard.
         captions: as of `ShardDataset`.
     """
-    for _, found in read_groups(url, captions):
-        yield found
+    for _, sample in read_groups(url, captions):
+        yield sample
 
 
 def read_groups(url: str, captions: Captions = "auto") -> Iterator[tuple[_Group, EncodedSample | Skipped]]:
@@ -332,21 +332,21 @@ def _text(error: BaseException) -> str:
 
 def _picture(parts: dict[str, bytes]) -> bytes:
     """The encoded picture of a sample: `jpg`, `image.jpg`, or the only picture under another name."""
-    found = [suffix for suffix in parts if f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES]
-    found = [suffix for suffix in found if suffix.partition(".")[0] not in OTHER_PICTURES]
-    chosen = _named(found, PICTURE_PARTS)
-    if chosen is None and not found:
+    suffixes = [suffix for suffix in parts if f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES]
+    suffixes = [suffix for suffix in suffixes if suffix.partition(".")[0] not in OTHER_PICTURES]
+    chosen = _named(suffixes, PICTURE_PARTS)
+    if chosen is None and not suffixes:
         raise DataError(f"no image among its parts ({', '.join(parts)})")
     if chosen is None:
-        raise DataError(f"several images among its parts ({', '.join(found)}): call the right one image.png")
+        raise DataError(f"several images among its parts ({', '.join(suffixes)}): call the right one image.png")
     return parts[chosen]
 
 
-def _named(found: Sequence[str], names: Collection[str]) -> str | None:
+def _named(matching: Sequence[str], names: Collection[str]) -> str | None:
     """A part without a name (`png`), else one that is named so (`image.png`), else the only one."""
-    plain = [suffix for suffix in found if "." not in suffix]
-    named = [suffix for suffix in found if suffix.partition(".")[0] in names]
-    return next(iter([*plain, *named, *(found if len(found) == 1 else [])]), None)
+    plain = [suffix for suffix in matching if "." not in suffix]
+    named = [suffix for suffix in matching if suffix.partition(".")[0] in names]
+    return next(iter([*plain, *named, *(matching if len(matching) == 1 else [])]), None)
 
 
 def _described(parts: dict[str, bytes]) -> tuple[str, int | None, dict[str, Any]]:
@@ -356,18 +356,18 @@ def _described(parts: dict[str, bytes]) -> tuple[str, int | None, dict[str, Any]
     text = _named(texts, TEXT_PARTS)
     column = first_column(record, CAPTION_COLUMNS[:4]) or "caption"
     try:
-        told = parts[text].decode("utf-8-sig").splitlines() if text is not None else record.get(column)
+        given = parts[text].decode("utf-8-sig").splitlines() if text is not None else record.get(column)
         number = _named([suffix for suffix in parts if suffix.rpartition(".")[2] == "cls"], ())
         label = int(parts[number]) if number is not None else record.get("label")
     except UnicodeDecodeError as error:
         raise DataError("its caption is not UTF-8 text") from error
     except ValueError as error:
         raise DataError(f"its .cls is not a number ({error})") from error
-    if told is None and label is None:
+    if given is None and label is None:
         raise DataError(f"neither caption nor label among its parts ({', '.join(parts)})")
-    captions = read_captions(told)
+    captions = read_captions(given)
     # An empty one is no caption, here as in folders and tables: img2dataset writes "" where a page said nothing.
-    if told is not None and not captions:
+    if given is not None and not captions:
         raise DataError("no caption: it is empty")
     if any(not_unicode(caption) for caption in captions):
         raise DataError("its caption is not Unicode text")

@@ -88,9 +88,9 @@ def copy_shard(url: str, rows: Collection[int], path: str | os.PathLike[str]) ->
         nonlocal count
         number = -1
         with tarfile.open(draft, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for group, found in read_groups(url):
-                number += isinstance(found, EncodedSample)
-                if isinstance(found, EncodedSample) and number in rows:
+            for group, sample in read_groups(url):
+                number += isinstance(sample, EncodedSample)
+                if isinstance(sample, EncodedSample) and number in rows:
                     count += 1
                     for suffix, data in group.parts.items():
                         member = tarfile.TarInfo(f"{group.key}.{suffix}")

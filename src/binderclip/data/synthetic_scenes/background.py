@@ -142,12 +142,12 @@ def _photos() -> tuple[Image.Image, ...]:
     from skimage import data as pictures
     from sklearn.datasets import load_sample_image
 
-    found = [load_sample_image("china.jpg")]
+    photographs = [load_sample_image("china.jpg")]
     for name in _PHOTOS:
         got = getattr(pictures, name)()
         got = got[0] if isinstance(got, tuple) else got
-        found.append(got if got.ndim == 3 else np.repeat(got[..., None], 3, 2))
-    return tuple(Image.fromarray(np.ascontiguousarray(picture[..., :3])) for picture in found)
+        photographs.append(got if got.ndim == 3 else np.repeat(got[..., None], 3, 2))
+    return tuple(Image.fromarray(np.ascontiguousarray(picture[..., :3])) for picture in photographs)
 
 
 def _photo(rng: np.random.Generator, side: int) -> np.ndarray:

@@ -126,11 +126,11 @@ class Scenes:
 
     def samples(self) -> list[Sample]:
         """The scenes as samples of an image-text set: boxes and visible masks of the objects, labels in attributes."""
-        found = []
+        result = []
         for i, caption_ in enumerate(self.captions):
             there = self.present[i]
             pixels = (self.images[i] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-            found.append(
+            result.append(
                 Sample(
                     image=Image.fromarray(pixels),
                     caption=caption_,
@@ -141,7 +141,7 @@ class Scenes:
                     source="scenes",
                 )
             )
-        return found
+        return result
 
     def to(self, device: str | torch.device) -> Scenes:
         """The same batch with its tensors on `device`."""
@@ -231,7 +231,7 @@ def _attributes(
     slot = np.full(whole.shape, -1, dtype=np.int64)
     for i, record in enumerate(records):
         slot[i, : len(record.placed)] = [one.slot for one in record.placed]
-    found: dict[str, np.ndarray] = {
+    attributes: dict[str, np.ndarray] = {
         "area": area,
         "occlusion": hidden,
         "slot": slot,
@@ -246,5 +246,5 @@ def _attributes(
             for i, record in enumerate(records):
                 for k, one in enumerate(record.placed):
                     column[i, k] = one.values[factor]
-        found[factor] = column
-    return found
+        attributes[factor] = column
+    return attributes

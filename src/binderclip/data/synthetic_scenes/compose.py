@@ -37,9 +37,9 @@ class Painted:
     defect_mask: np.ndarray
 
 
-def count_of(rng: np.random.Generator, wanted: tuple[int, int]) -> int:
+def count_of(rng: np.random.Generator, limits: tuple[int, int]) -> int:
     """A number between two limits, both included."""
-    return int(rng.integers(wanted[0], wanted[1] + 1))
+    return int(rng.integers(limits[0], limits[1] + 1))
 
 
 def paint_ground(layout: SceneLayout, placed: Sequence[Placed], seed: int, index: int) -> tuple[np.ndarray, object]:
@@ -82,9 +82,9 @@ def compose(
         amodal[k][window] = cut.mask
         visible[k][window] = cut.mask
         owner[window][cut.mask] = one.owner + 1
-    found, damage = _add_defects(image, ground, visible, owner, stream(seed, index, DEFECTS), defects)
+    placed_defects, damage = _add_defects(image, ground, visible, owner, stream(seed, index, DEFECTS), defects)
     np.clip(image, 0, 1, out=image)
-    return Painted(image, visible, amodal, owner, background, lines, line_masks, found, damage)
+    return Painted(image, visible, amodal, owner, background, lines, line_masks, placed_defects, damage)
 
 
 def _elsewhere(ground: np.ndarray, one: Placed, rng: np.random.Generator) -> np.ndarray:
@@ -99,11 +99,11 @@ def _elsewhere(ground: np.ndarray, one: Placed, rng: np.random.Generator) -> np.
     return ground[np.ix_(rows, columns)]
 
 
-def _add_tubes(image: np.ndarray, rng: np.random.Generator, wanted: tuple[int, int]) -> tuple[list[Tube], np.ndarray]:
+def _add_tubes(image: np.ndarray, rng: np.random.Generator, limits: tuple[int, int]) -> tuple[list[Tube], np.ndarray]:
     lines = []
-    masks = np.zeros((wanted[1], *image.shape[:2]), dtype=bool)
-    if wanted[1]:
-        for k in range(count_of(rng, wanted)):
+    masks = np.zeros((limits[1], *image.shape[:2]), dtype=bool)
+    if limits[1]:
+        for k in range(count_of(rng, limits)):
             one = tube(rng, image)
             image += one.alpha[..., None] * (one.colour - image)
             masks[k] = one.alpha >= 0.5
@@ -117,12 +117,12 @@ def _add_defects(
     visible: np.ndarray,
     owner: np.ndarray,
     rng: np.random.Generator,
-    wanted: tuple[int, int],
+    limits: tuple[int, int],
 ) -> tuple[list[Defect], np.ndarray]:
-    found = []
+    placed_defects = []
     mask = np.zeros(image.shape[:2], dtype=bool)
-    if wanted[1]:
-        for _ in range(count_of(rng, wanted)):
+    if limits[1]:
+        for _ in range(count_of(rng, limits)):
             one = defect(rng, image, visible)
             fill = ground if one.colour is None else one.colour
             image += one.alpha[..., None] * (fill - image)
@@ -131,5 +131,5 @@ def _add_defects(
             if one.colour is None:
                 visible[one.target] &= ~here
                 owner[here] = 0
-            found.append(one)
-    return found, mask
+            placed_defects.append(one)
+    return placed_defects, mask

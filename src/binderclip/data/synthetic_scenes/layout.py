@@ -173,8 +173,10 @@ def _check_factors(factors: Mapping[str, Values], source: Vocabulary) -> tuple[i
             check_value(factor, value)
     given = factors.get("style", ())
     styles: list = [] if callable(given) else list(given)
-    wanted = styles or [None]
-    usable = tuple(owner for owner in range(len(source)) if all(len(source.members(owner, style)) for style in wanted))
+    styles_or_any = styles or [None]
+    usable = tuple(
+        owner for owner in range(len(source)) if all(len(source.members(owner, style)) for style in styles_or_any)
+    )
     if not usable:
         known = ", ".join(sorted(set(source.styles)))
         raise UsageError(f"no class of the vocabulary has pictures in every style of {styles}; styles: {known}")
@@ -191,9 +193,9 @@ def place_objects(layout: SceneLayout, seed: int, index: int) -> list[Placed]:
     count = int(rng.integers(layout.objects[0], layout.objects[1] + 1))
     for _ in range(_RESTARTS):
         owners = _draw_owners(layout, rng, count)
-        found = _in_slots(layout, rng, owners) if layout.places is not None else _scattered(layout, rng, owners)
-        if found is not None:
-            return found
+        placed = _in_slots(layout, rng, owners) if layout.places is not None else _scattered(layout, rng, owners)
+        if placed is not None:
+            return placed
     raise UsageError(
         f"scene {index}: {count} objects of area {layout.area} do not fit with occlusion {layout.occlusion}; "
         "lower the area, take fewer objects, or allow more occlusion"

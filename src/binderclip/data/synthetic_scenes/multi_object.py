@@ -29,15 +29,15 @@ def object_slots(count: int, *, biased: int | None = None, ratio: float = 2.0) -
         raise UsageError(f"count {count} must be 2 to 5, biased {biased} None or a slot, ratio {ratio} at least 1")
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    cell, found = 1 / columns, []
+    cell, slots = 1 / columns, []
     for slot in range(count):
         row, column = divmod(slot, columns)
         width = min(columns, count - row * columns)
         x = (1 - width * cell) / 2 + (column + 0.5) * cell
         y = (row + 0.5) / rows
         half = cell / 2 * (1.0 if biased is None or slot == biased else 1 / ratio)
-        found.append((x - half, y - half, x + half, y + half))
-    return found
+        slots.append((x - half, y - half, x + half, y + half))
+    return slots
 
 
 def multi_object_scenes(

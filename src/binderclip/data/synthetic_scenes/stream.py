@@ -124,8 +124,8 @@ def _record(
     if not kinds:
         return one, None
     if kinds == ("defect",):
-        found = tuple(defect.kind for defect in painted.defects)
-        other, difference = list(placed), Difference("defect", -1, found, ())
+        defect_kinds = tuple(defect.kind for defect in painted.defects)
+        other, difference = list(placed), Difference("defect", -1, defect_kinds, ())
     else:
         other, difference = twin(layout, placed, kinds, seed, index)
     sound = compose(layout, other, seed, index, defects=(0, 0) if kinds == ("defect",) else extras.defects, **details)  # type: ignore[arg-type]

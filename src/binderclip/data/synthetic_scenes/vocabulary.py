@@ -96,8 +96,8 @@ class Vocabulary:
     @property
     def counts(self) -> dict[str, int]:
         """Number of pictures of each name."""
-        found = np.bincount(self.owner, minlength=len(self.names))
-        return {name: int(count) for name, count in zip(self.names, found, strict=True)}
+        counts = np.bincount(self.owner, minlength=len(self.names))
+        return {name: int(count) for name, count in zip(self.names, counts, strict=True)}
 
     @property
     def fingerprint(self) -> str:
@@ -168,12 +168,12 @@ def caption_matches(caption: str, aliases: Sequence[str]) -> bool:
     text = caption.lower()
     words = re.findall(r"[a-z0-9']+", text)
     flat = f" {' '.join(words)} "
-    wanted = [alias.lower() for alias in aliases if not alias.startswith("!")]
+    allowed = [alias.lower() for alias in aliases if not alias.startswith("!")]
     if any(f" {alias[1:].lower()} " in flat for alias in aliases if alias.startswith("!")):
         return False
     for part in (piece.strip() for piece in text.split(",")):
         heads = _heads(part)
-        for alias in wanted:
+        for alias in allowed:
             if alias.endswith("*"):
                 if " and " not in part and (part + " ").startswith(alias[:-1] + " "):
                     return True
@@ -188,9 +188,9 @@ def _pack_columns(pack: str) -> dict[str, list]:
 
     path = pack_folder() / PACKS[pack]
     names = set(pq.read_schema(path).names)
-    wanted = [name for name in ("key", "caption", "split", "style", "mono", "image") if name in names]
-    table = pq.read_table(path, columns=wanted)
-    columns = {name: table[name].to_pylist() for name in wanted if name != "image"}
+    present = [name for name in ("key", "caption", "split", "style", "mono", "image") if name in names]
+    table = pq.read_table(path, columns=present)
+    columns = {name: table[name].to_pylist() for name in present if name != "image"}
     columns["image"] = table["image"]
     columns.setdefault("style", [pack] * table.num_rows)
     columns.setdefault("mono", [False] * table.num_rows)
@@ -273,39 +273,39 @@ def _read(
     if frozen == "captions":
         classes = tuple(dict.fromkeys(text))
         index = {name: number for number, name in enumerate(classes)}
-        found = [(index[caption], place) for place, caption in enumerate(text)]
+        pairs = [(index[caption], place) for place, caption in enumerate(text)]
     else:
         spec = NAMED[frozen].items() if isinstance(frozen, str) else frozen
         classes = tuple(name for name, _ in spec)
-        found = []
+        pairs = []
         for place, caption in enumerate(text):
             owners = [number for number, (_, aliases) in enumerate(spec) if caption_matches(caption, aliases)]
             if len(owners) == 1:  # a caption that names two classes shows both: no use as a cut-out of one
-                found.append((owners[0], place))
+                pairs.append((owners[0], place))
     if per_class is not None:
         kept: dict[int, int] = {}
         limited = []
-        for owner, place in found:
+        for owner, place in pairs:
             kept[owner] = kept.get(owner, 0) + 1
             if kept[owner] <= per_class:
                 limited.append((owner, place))
-        found = limited
-    drawn = [_decode(_pack_columns(rows[place][0])["image"][rows[place][1]].as_py()) for _, place in found]
+        pairs = limited
+    drawn = [_decode(_pack_columns(rows[place][0])["image"][rows[place][1]].as_py()) for _, place in pairs]
     solid = [_is_solid(sprite) for sprite in drawn]
     drawn = [sprite for sprite, keep in zip(drawn, solid, strict=True) if keep]
-    found = [pair for pair, keep in zip(found, solid, strict=True) if keep]
-    present = {owner for owner, _ in found}
+    pairs = [pair for pair, keep in zip(pairs, solid, strict=True) if keep]
+    present = {owner for owner, _ in pairs}
     missing = tuple(name for number, name in enumerate(classes) if number not in present)
-    if (missing and not isinstance(frozen, str)) or not found:
+    if (missing and not isinstance(frozen, str)) or not pairs:
         _raise_missing(missing or (str(frozen),), split, packs)
-    chosen = [rows[place] for _, place in found]
+    chosen = [rows[place] for _, place in pairs]
     sprites = np.stack(drawn)
     sprites.setflags(write=False)
     return Vocabulary(
         names=classes,
         sprites=sprites,
-        owner=np.array([owner for owner, _ in found], dtype=np.int64),
-        captions=tuple(text[place] for _, place in found),
+        owner=np.array([owner for owner, _ in pairs], dtype=np.int64),
+        captions=tuple(text[place] for _, place in pairs),
         keys=tuple(_pack_columns(pack)["key"][row] for pack, row in chosen),
         styles=tuple(_pack_columns(pack)["style"][row] for pack, row in chosen),
         split=split,

@@ -36,16 +36,16 @@ def pair_figures(model: ImageTextModel, *, scenes: int = 40, scene_seeds: Sequen
         scenes: labelled scenes a seed for the dense figures, and scenes for the last attention of each ground.
         scene_seeds: of the scenes.
     """
-    found: dict[str, object] = {}
+    figures: dict[str, object] = {}
     for name in PACKS:
         for split in ("val", "test"):
-            found[f"{name}/{split}"] = _recall(model, name, split)
-    found["openmoji/shift"] = _recall(model, "openmoji", "shift")
-    found["photographs, 17 pictures, their classes and 30 others"] = _photographs(model)
+            figures[f"{name}/{split}"] = _recall(model, name, split)
+    figures["openmoji/shift"] = _recall(model, "openmoji", "shift")
+    figures["photographs, 17 pictures, their classes and 30 others"] = _photographs(model)
     try:
         segmenter = Segmenter(model, preset="value")
     except NotSupported:
-        return found
+        return figures
     for name, size in (("scenes", 128), ("scenes", 256), ("scenes-cluttered", 256), ("scenes-photographs", 256)):
         scores = [
             measure_segmenters(
@@ -53,15 +53,15 @@ def pair_figures(model: ImageTextModel, *, scenes: int = 40, scene_seeds: Sequen
             ).scores["value"]
             for seed in scene_seeds
         ]
-        found[f"{name}/test at {size} px"] = {"foreground_miou": _percent([score.miou for score in scores])}
+        figures[f"{name}/test at {size} px"] = {"foreground_miou": _percent([score.miou for score in scores])}
     for where in BACKGROUNDS:
         measured = []
         for seed in scene_seeds:
             made = held_out_scenes(seed, scenes, where, size=256)
             measured.append(last_attention(model, made.images, made.visible, size=256).as_dict())
         means = {key: sum(one[key] for one in measured) / len(measured) for key in measured[0]}
-        found[f"last attention at 256 px, {where}"] = {key: round(value, 3) for key, value in means.items()}
-    return found
+        figures[f"last attention at 256 px, {where}"] = {key: round(value, 3) for key, value in means.items()}
+    return figures
 
 
 def _recall(model: ImageTextModel, name: str, split: str) -> dict[str, list[float]]:

@@ -57,8 +57,8 @@ def held_out_scenes(seed: int, count: int, where: str, *, size: int = 128) -> Sc
 @torch.no_grad()
 def value_features(images: Float[Tensor, "N 3 H W"], *, model: str = "small", size: int = 256) -> Tensor:
     """Values of the last attention of an image-text model (MaskCLIP's features), on the grid of `size` pixels."""
-    found = load(model)
-    tower, pixels = found.image_tower, found.preprocess(images, size=size)
+    values = load(model)
+    tower, pixels = values.image_tower, values.preprocess(images, size=size)
     tokens = tower.value_path(tower.run(tower.embed(pixels), stop=-1))
     return tokens.patches.mT.unflatten(2, tower.grid_of(pixels))
 
@@ -79,10 +79,10 @@ def affinity_figures(
         for seed in SEEDS:
             made = held_out_scenes(seed, count, where)
             for name, make in features.items():
-                found = patch_affinity(make(made.images), made.visible)
-                every.setdefault(name, []).append(found.precision)
-                every.setdefault(f"{name}, among objects", []).append(found.among_objects)
-            every.setdefault("chance", []).append(found.chance)
+                affinity = patch_affinity(make(made.images), made.visible)
+                every.setdefault(name, []).append(affinity.precision)
+                every.setdefault(f"{name}, among objects", []).append(affinity.among_objects)
+            every.setdefault("chance", []).append(affinity.chance)
         figures[where] = {name: _percent(values) for name, values in every.items()}
     return figures
 
@@ -91,8 +91,8 @@ def prompt_figures(segmenter: PromptableSegmenter, *, count: int = 20) -> dict[s
     """Mean IoU in percent after 1 to 5 clicks and for the exact box, over three seeds of `count` scenes each."""
     figures = {}
     for where in BACKGROUNDS:
-        found = [click_figures(segmenter, held_out_scenes(seed, count, where)).summary() for seed in SEEDS]
-        figures[where] = {name.replace("/", "_"): _percent([one[name] for one in found]) for name in found[0]}
+        summaries = [click_figures(segmenter, held_out_scenes(seed, count, where)).summary() for seed in SEEDS]
+        figures[where] = {name.replace("/", "_"): _percent([one[name] for one in summaries]) for name in summaries[0]}
     return figures
 
 

@@ -65,8 +65,8 @@ def click_figures(
             if float(mask.float().mean()) < least or not bool(mask.any()):
                 continue
             curves.append(click_curve(segmenter, image, mask, clicks=clicks, state=state))
-            found = segmenter.predict(state, Prompts(boxes=box[None]), multimask=False).masks()[0]
-            boxed.append(mask_iou(found, mask))
+            masks_of_box = segmenter.predict(state, Prompts(boxes=box[None]), multimask=False).masks()[0]
+            boxed.append(mask_iou(masks_of_box, mask))
             x0, y0, x1, y1 = (int(v) for v in box)
             whole = torch.zeros_like(mask)
             whole[y0:y1, x0:x1] = True

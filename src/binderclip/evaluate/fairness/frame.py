@@ -123,11 +123,11 @@ class MetricFrame:
         if control:
             levels = group_rows(control)
             overall = [(level, values(levels.index == c)) for c, level in enumerate(levels.values)]
-        found = {group: values(own) for group, own in rows.items()}
+        figures = {group: values(own) for group, own in rows.items()}
         put = object.__setattr__
         put(self, "control_levels", len(control))
         put(self, "overall", {name: self._figure((level, each[name]) for level, each in overall) for name in named})
-        put(self, "by_group", {name: {group: each[name] for group, each in found.items()} for name in named})
+        put(self, "by_group", {name: {group: each[name] for group, each in figures.items()} for name in named})
         put(self, "counts", {group: len(own) for group, own in rows.items()})
 
     def _figure(self, values: Iterable[tuple[tuple[Any, ...], float]]) -> Figure:
@@ -137,16 +137,16 @@ class MetricFrame:
 
     def _aggregated(self, of: Callable[[Float[np.ndarray, "G"], float], Any]) -> dict[str, Any]:
         """Metric -> figure of the groups' values and the overall one, by the values of the control features."""
-        found = {}
+        figures = {}
         for name, own in self.by_group.items():
             parts: dict[tuple[Any, ...], list[float]] = {}
             for group, value in own.items():
                 parts.setdefault(group[: self.control_levels], []).append(value)
             overall = self.overall[name] if self.control_levels else {(): self.overall[name]}
-            found[name] = self._figure(
+            figures[name] = self._figure(
                 (level, float(of(np.array(values), overall[level]))) for level, values in parts.items()
             )
-        return found
+        return figures
 
     @property
     def undefined(self) -> list[tuple[str, tuple[Any, ...]]]:
@@ -179,12 +179,12 @@ def _params(
     by_metric: Mapping[str, Any] = {} if given is None else given if several else {next(iter(named)): given}
     if unknown := set(by_metric) - set(named):
         raise UsageError(f"sample_params names {sorted(unknown)}; the metrics are {', '.join(named)}")
-    found = {
+    params = {
         name: {key: np.asarray(values) for key, values in by_metric.get(name, {}).items() if values is not None}
         for name in named
     }
-    for name, own in found.items():
+    for name, own in params.items():
         for key, values in own.items():
             if values.shape[:1] != (n,):
                 raise UsageError(f"sample_params: {key} of {name} must hold {n} values, got shape {values.shape}")
-    return found
+    return params

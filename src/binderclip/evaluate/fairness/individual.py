@@ -82,10 +82,10 @@ def bias_amplification(
     """
     for name, values in (("attribute", attribute), ("task", task), ("predicted", predicted)):
         check_present(f"a label of {name}", values)
-    a, t, said = np.asarray(attribute), np.asarray(task), np.asarray(predicted)
-    if a.ndim != 1 or not len(a) == len(t) == len(said) > 0:
+    a, t, decisions = np.asarray(attribute), np.asarray(task), np.asarray(predicted)
+    if a.ndim != 1 or not len(a) == len(t) == len(decisions) > 0:
         raise UsageError(
-            f"attribute, task and predicted must have one value an item; got {len(a)}, {len(t)}, {len(said)}"
+            f"attribute, task and predicted must have one value an item; got {len(a)}, {len(t)}, {len(decisions)}"
         )
     if direction not in ("task->attribute", "attribute->task"):
         raise UsageError(f"direction is {direction!r}; it is 'task->attribute' or 'attribute->task'")
@@ -95,7 +95,7 @@ def bias_amplification(
             has, does = a == one, t == other
             frequent = (has & does).mean() > has.mean() * does.mean()
             among, truth, guess = (
-                (does, has, said == one) if direction == "task->attribute" else (has, does, said == other)
+                (does, has, decisions == one) if direction == "task->attribute" else (has, does, decisions == other)
             )
             delta = guess[among].mean() - truth[among].mean()
             total.append(delta if frequent else -delta)

@@ -27,13 +27,13 @@ def skew(
         UsageError: an empty ranking, k outside it, a group in it that has no desired share, or shares that are not
             positive.
     """
-    groups, wanted = _desired(ranking, desired)
+    groups, proportions = _desired(ranking, desired)
     count = len(ranking) if k is None else k
     if not 1 <= count <= len(ranking):
         raise UsageError(f"k is {k}, of a ranking of {len(ranking)}")
     first = list(ranking[:count])
     with np.errstate(divide="ignore"):
-        shares = np.log(np.array([first.count(group) for group in groups]) / count / wanted)
+        shares = np.log(np.array([first.count(group) for group in groups]) / count / proportions)
     return dict(zip(groups, map(float, shares), strict=True))
 
 
@@ -48,13 +48,13 @@ def ndkl(ranking: Sequence[Hashable], desired: Mapping[Any, float] | None = None
     sum over i of KL(shares of the first i || desired) / log2(i + 1), over the sum of 1 / log2(i + 1). Not 0 even where
     shares are as good as they can be, since the first prefix has one group. Arguments and errors of `skew`.
     """
-    groups, wanted = _desired(ranking, desired)
+    groups, proportions = _desired(ranking, desired)
     place = {group: number for number, group in enumerate(groups)}
     one = np.eye(len(groups))[[place[group] for group in ranking]]  # (n, G)
     steps = np.arange(1, len(ranking) + 1)
     shares = one.cumsum(axis=0) / steps[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(shares > 0, shares * np.log(shares / wanted), 0.0)
+        terms = np.where(shares > 0, shares * np.log(shares / proportions), 0.0)
     discount = 1 / np.log2(steps + 1)
     return float((terms.sum(axis=1) * discount).sum() / discount.sum())
 

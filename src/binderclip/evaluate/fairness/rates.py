@@ -41,38 +41,38 @@ def selection_rate(y_true: Any, y_pred: Any, *, pos_label: Any = 1, sample_weigh
     Raises:
         UsageError: not of one length.
     """
-    _, said = _decisions(y_true, y_pred, pos_label)
-    return _rate(said, np.ones_like(said, dtype=bool), sample_weight)
+    _, decisions = _decisions(y_true, y_pred, pos_label)
+    return _rate(decisions, np.ones_like(decisions, dtype=bool), sample_weight)
 
 
 def true_positive_rate(y_true: Any, y_pred: Any, *, pos_label: Any = 1, sample_weight: Any = None) -> float:
     """Share of positives decided positively (recall); NaN without a positive. Arguments of `selection_rate`."""
-    truth, said = _decisions(y_true, y_pred, pos_label)
-    return _rate(said, truth, sample_weight)
+    truth, decisions = _decisions(y_true, y_pred, pos_label)
+    return _rate(decisions, truth, sample_weight)
 
 
 def false_positive_rate(y_true: Any, y_pred: Any, *, pos_label: Any = 1, sample_weight: Any = None) -> float:
     """Share of negatives that are decided positively; NaN without a negative. Arguments of `selection_rate`."""
-    truth, said = _decisions(y_true, y_pred, pos_label)
-    return _rate(said, ~truth, sample_weight)
+    truth, decisions = _decisions(y_true, y_pred, pos_label)
+    return _rate(decisions, ~truth, sample_weight)
 
 
 def true_negative_rate(y_true: Any, y_pred: Any, *, pos_label: Any = 1, sample_weight: Any = None) -> float:
     """Share of negatives that are decided negatively; NaN without a negative. Arguments of `selection_rate`."""
-    truth, said = _decisions(y_true, y_pred, pos_label)
-    return _rate(~said, ~truth, sample_weight)
+    truth, decisions = _decisions(y_true, y_pred, pos_label)
+    return _rate(~decisions, ~truth, sample_weight)
 
 
 def false_negative_rate(y_true: Any, y_pred: Any, *, pos_label: Any = 1, sample_weight: Any = None) -> float:
     """Share of positives that are decided negatively; NaN without a positive. Arguments of `selection_rate`."""
-    truth, said = _decisions(y_true, y_pred, pos_label)
-    return _rate(~said, truth, sample_weight)
+    truth, decisions = _decisions(y_true, y_pred, pos_label)
+    return _rate(~decisions, truth, sample_weight)
 
 
 def positive_predictive_value(y_true: Any, y_pred: Any, *, pos_label: Any = 1, sample_weight: Any = None) -> float:
     """Share of positive decisions that are right (precision); NaN without one. Arguments of `selection_rate`."""
-    truth, said = _decisions(y_true, y_pred, pos_label)
-    return _rate(truth, said, sample_weight)
+    truth, decisions = _decisions(y_true, y_pred, pos_label)
+    return _rate(truth, decisions, sample_weight)
 
 
 def binary_calibration_error(
@@ -152,16 +152,16 @@ def _gap(
     """Difference or ratio of one rate over groups, or the worst or the mean of several."""
     if agg not in ("worst_case", "mean"):
         raise UsageError(f"agg is {agg!r}; it is 'worst_case' or 'mean'")
-    truth, said = _decisions(y_true, y_pred, pos_label)
+    truth, decisions = _decisions(y_true, y_pred, pos_label)
     params = None if sample_weight is None else {name: {"sample_weight": sample_weight} for name in metrics}
     frame = MetricFrame(
-        metrics=metrics, y_true=truth.astype(int), y_pred=said.astype(int), sensitive_features=groups,
+        metrics=metrics, y_true=truth.astype(int), y_pred=decisions.astype(int), sensitive_features=groups,
         sample_params=params,
     )  # fmt: skip
-    found = list((frame.difference(method) if kind == "difference" else frame.ratio(method)).values())
+    gaps = list((frame.difference(method) if kind == "difference" else frame.ratio(method)).values())
     if agg == "mean":
-        return float(np.mean(found))
-    return float(np.max(found) if kind == "difference" else np.min(found))
+        return float(np.mean(gaps))
+    return float(np.max(gaps) if kind == "difference" else np.min(gaps))
 
 
 def demographic_parity_difference(

@@ -93,8 +93,8 @@ def attribute_leakage(features: Vectors, attribute: Any, *, folds: int = 5, seed
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    said = cross_val_predict(LogisticRegression(max_iter=1000), x, values, cv=parts)
-    return float((said == values).mean() - counts.max() / len(values))
+    predicted = cross_val_predict(LogisticRegression(max_iter=1000), x, values, cv=parts)
+    return float((predicted == values).mean() - counts.max() / len(values))
 
 
 def _unit(vectors: Vectors) -> Float[np.ndarray, "_ D"]:

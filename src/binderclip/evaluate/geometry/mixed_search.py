@@ -105,10 +105,10 @@ class MixedModalityRetrieval:
         """
         asked = self.queries.unit if removal is None else removal.transform(self.queries.features, "text", "query")
         first = (asked @ self.documents(removal).T).topk(self.k, dim=1).indices  # (Q, k)
-        found = self.relevant.gather(1, first)
+        hits = self.relevant.gather(1, first)
         discount = 1 / torch.log2(torch.arange(self.k, dtype=torch.float64) + 2)
-        gains = found.double() @ discount
-        possible = (self.relevant if self.ideal == "all" else found).sum(1).clamp(max=self.k)
+        gains = hits.double() @ discount
+        possible = (self.relevant if self.ideal == "all" else hits).sum(1).clamp(max=self.k)
         best = torch.cat([torch.zeros(1, dtype=torch.float64), discount.cumsum(0)])[possible]
         ndcg = torch.where(best > 0, gains / best.clamp(min=1e-12), 0.0)
         kinds = np.array(self.modes)
@@ -118,7 +118,7 @@ class MixedModalityRetrieval:
         shown = kinds[first.numpy()]
         return MixedFigures(
             float(ndcg.mean()),
-            float((found.sum(1) / self.relevant.sum(1)).mean()),
+            float((hits.sum(1) / self.relevant.sum(1)).mean()),
             {mode: float((shown == mode).mean()) for mode in MODES},
             {mode: float(ndcg[rows].mean()) if bool(rows.any()) else math.nan for mode, rows in alone.items()},
             ndcg,
@@ -128,7 +128,7 @@ class MixedModalityRetrieval:
 def modes_of(count: int, seed: int) -> list[str]:
     """A third of the documents as texts, a third as pictures, a third as both, at random."""
     order = np.random.default_rng([seed, 96]).permutation(count)
-    found = np.empty(count, dtype=object)
+    modes = np.empty(count, dtype=object)
     for number, mode in enumerate(MODES):
-        found[order[number::3]] = mode
-    return found.tolist()
+        modes[order[number::3]] = mode
+    return modes.tolist()

@@ -85,8 +85,8 @@ class GeometryReport:
             {"measure": name, "image": value, "text": getattr(self.text, name)}
             for name, value in asdict(self.image).items()
         ]
-        both = {name: getattr(self, name) for name in ("gap", "alignment", "separability", "threshold", "divergence")}
-        return own + [{"measure": name, "image": value, "text": value} for name, value in both.items()]
+        shared = {name: getattr(self, name) for name in ("gap", "alignment", "separability", "threshold", "divergence")}
+        return own + [{"measure": name, "image": value, "text": value} for name, value in shared.items()]
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ class EmbeddingGeometry:
                 logits = scale * images.view(-1, batch, images.shape[1]) @ texts.view(-1, batch, texts.shape[1]).mT
                 diagonal = logits.diagonal(dim1=1, dim2=2)
                 parts["alignment"][i, j] = -diagonal.mean()
-                both = logits.logsumexp(2).mean() + logits.logsumexp(1).mean()
-                parts["uniformity"][i, j] = both / 2
+                contrastive = logits.logsumexp(2).mean() + logits.logsumexp(1).mean()
+                parts["uniformity"][i, j] = contrastive / 2
                 right = (logits.argmax(2) == torch.arange(batch)).double().mean()
                 right = right + (logits.argmax(1) == torch.arange(batch)).double().mean()
                 parts["accuracy"][i, j] = right / 2
@@ -225,13 +225,13 @@ class EmbeddingGeometry:
             UsageError: the sets are no pairs, or too few for the map.
         """
         first, second = self.halves(seed)
-        both = [part.features[second] for part in (self.image, self.text)]
+        sides = [part.features[second] for part in (self.image, self.text)]
         if transform is not None:
             transform.fit(*(EmbeddingSet(p.features[first], p.modality, p.role) for p in (self.image, self.text)))
-            parts = zip(both, (self.image, self.text), strict=True)
-            both = [transform.transform(rows, part.modality, part.role) for rows, part in parts]
+            parts = zip(sides, (self.image, self.text), strict=True)
+            sides = [transform.transform(rows, part.modality, part.role) for rows, part in parts]
         known = None if captions is None else [captions[row] for row in second.tolist()]
-        return retrieval(both[0], both[1], captions=known)
+        return retrieval(sides[0], sides[1], captions=known)
 
 
 def _of_modality(part: EmbeddingSet) -> ModalityGeometry:

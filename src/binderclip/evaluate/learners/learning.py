@@ -115,12 +115,12 @@ def _figures(model: Any, X: np.ndarray, y: np.ndarray, positive: Any) -> dict[st
     figures = {"accuracy": float(np.mean(predicted == y))}
     if positive is None:
         return figures
-    truth, found = y == positive, predicted == positive
+    truth, predicted_positive = y == positive, predicted == positive
     return figures | {
-        "sensitivity": float(recall_score(truth, found, zero_division=0.0)),
-        "specificity": float(recall_score(~truth, ~found, zero_division=0.0)),
-        "precision": float(precision_score(truth, found, zero_division=0.0)),
-        "f1": float(f1_score(truth, found, zero_division=0.0)),
+        "sensitivity": float(recall_score(truth, predicted_positive, zero_division=0.0)),
+        "specificity": float(recall_score(~truth, ~predicted_positive, zero_division=0.0)),
+        "precision": float(precision_score(truth, predicted_positive, zero_division=0.0)),
+        "f1": float(f1_score(truth, predicted_positive, zero_division=0.0)),
         "auroc": float(roc_auc_score(truth, _margin(model, X, positive))),
     }
 

@@ -53,13 +53,13 @@ def binary_scores(y_true: Any, score: Any, threshold: float = 0.5) -> Binary:
         raise UsageError(f"y_true {truth.shape} and score {value.shape} must both be (N,), N at least 1")
     if not np.isin(truth, (0, 1)).all():
         raise UsageError("y_true must be 0 or 1 (or booleans): the positive class is 1")
-    truth, said = truth.astype(bool), value >= threshold
-    hits, false = float((said & truth).sum()), float((said & ~truth).sum())
+    truth, predicted = truth.astype(bool), value >= threshold
+    hits, false = float((predicted & truth).sum()), float((predicted & ~truth).sum())
     return Binary(
-        accuracy=float((said == truth).mean()),
-        true_positive_rate=float(said[truth].mean()) if truth.any() else float("nan"),
-        true_negative_rate=float((~said[~truth]).mean()) if (~truth).any() else float("nan"),
-        f1=2 * hits / max(2 * hits + false + float((~said & truth).sum()), 1.0),
+        accuracy=float((predicted == truth).mean()),
+        true_positive_rate=float(predicted[truth].mean()) if truth.any() else float("nan"),
+        true_negative_rate=float((~predicted[~truth]).mean()) if (~truth).any() else float("nan"),
+        f1=2 * hits / max(2 * hits + false + float((~predicted & truth).sum()), 1.0),
         auc=float(roc_auc_score(truth, value)) if truth.any() and not truth.all() else float("nan"),
     )
 
@@ -94,9 +94,9 @@ def transfer_matrix(
             raise UsageError(f"{name} must be a pair (X, y), not {type(entry).__name__}")
     if not train or not tests:
         raise UsageError("transfer_matrix needs at least one data set to fit on and one to test on")
-    found = np.empty((len(train), len(tests)))
+    scores = np.empty((len(train), len(tests)))
     for i, (x, y) in enumerate(train.values()):
         fitted = clone(estimator).fit(x, y)
         for j, (x_test, y_test) in enumerate(tests.values()):
-            found[i, j] = fitted.score(x_test, y_test) if score is None else score(fitted, x_test, y_test)
-    return list(train), list(tests), found
+            scores[i, j] = fitted.score(x_test, y_test) if score is None else score(fitted, x_test, y_test)
+    return list(train), list(tests), scores

@@ -173,14 +173,14 @@ class LabelAssociationProbe:
         for threshold in self.thresholds:
             attached = probs >= threshold  # (N, L)
             counts = np.stack([attached[grouping.index == g].sum(axis=0) for g in (0, 1)], axis=1)  # (L, 2)
-            found = []
+            associations = []
             for label, (one, other) in zip(table.classes, counts.tolist(), strict=True):
                 value = yates_chi_square(one, n - one, other, m - other)
                 all_or_none = "nobody" if one + other == 0 else "everybody"
                 reason = f"{all_or_none} has the label" if math.isnan(value) else ""
-                found.append(LabelAssociation(label, float(threshold), one, other, n, m, value, reason))
+                associations.append(LabelAssociation(label, float(threshold), one, other, n, m, value, reason))
             rows += sorted(
-                found, key=lambda row: -math.inf if math.isnan(row.chi_square) else row.chi_square, reverse=True
+                associations, key=lambda row: -math.inf if math.isnan(row.chi_square) else row.chi_square, reverse=True
             )
         return rows
 

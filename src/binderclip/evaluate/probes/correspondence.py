@@ -69,7 +69,7 @@ def patch_correspondence(
     rows = rows[(two[rows, 0] / two[rows, 1].clamp_min(1e-12)).argsort(stable=True)][:keep]
     if not len(rows):
         return PatchCorrespondence(float("nan"), 0, float("nan"))
-    found = nearest[rows]
-    centre = torch.stack([(found // width + 0.5) / height, (found % width + 0.5) / width], dim=1)
+    matches = nearest[rows]
+    centre = torch.stack([(matches // width + 0.5) / height, (matches % width + 0.5) / width], dim=1)
     error = (centre - true[rows]).norm(dim=1)
     return PatchCorrespondence(float((error <= threshold).double().mean()), len(rows), float(error.mean()))

@@ -151,7 +151,7 @@ def cue_complexity(
     return bits
 
 
-def cue_preferences(found: Sequence[CueAccuracies], *, least: float = 0.99) -> dict[str, float]:
+def cue_preferences(accuracies: Sequence[CueAccuracies], *, least: float = 0.99) -> dict[str, float]:
     """Share of networks that prefer each cue: how much of the space of solutions it takes, seen from random starts.
 
     Args:
@@ -161,7 +161,7 @@ def cue_preferences(found: Sequence[CueAccuracies], *, least: float = 0.99) -> d
     Raises:
         UsageError: no network is left.
     """
-    kept = [one for one in found if one.diagonal >= least]
+    kept = [one for one in accuracies if one.diagonal >= least]
     if not kept:
-        raise UsageError(f"none of {len(found)} networks reaches an accuracy of {least} on the diagonal")
+        raise UsageError(f"none of {len(accuracies)} networks reaches an accuracy of {least} on the diagonal")
     return {name: sum(one.preferred == name for one in kept) / len(kept) for name in kept[0].by_cue}

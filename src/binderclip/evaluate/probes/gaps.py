@@ -77,5 +77,5 @@ def _ends(values: Float[np.ndarray, "*D G"]) -> tuple[Float[np.ndarray, "*D"], F
 def _last(values: Float[np.ndarray, "*D G"], of: np.ufunc) -> Float[np.ndarray, "*D"]:
     """Least or largest over the last axis without NaN; NaN where there is nothing else."""
     beyond = np.inf if of is np.minimum else -np.inf
-    found = of.reduce(np.where(np.isnan(values), beyond, values), axis=-1, initial=beyond)
-    return np.where(np.isnan(values).all(axis=-1), np.nan, found)
+    extremes = of.reduce(np.where(np.isnan(values), beyond, values), axis=-1, initial=beyond)
+    return np.where(np.isnan(values).all(axis=-1), np.nan, extremes)

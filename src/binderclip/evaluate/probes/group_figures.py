@@ -117,14 +117,14 @@ class GroupReport:
     @property
     def reasons(self) -> list[str]:
         """What is undefined or has no interval, and why."""
-        said = [
+        lines = [
             f"{name} of {_label(one.group)}: {one.reason}"
             for name, own in self.figures.items()
             for one in own
             if one.reason
         ]
         of_gaps = [(gap.measure, why) for gap in self.gaps.values() for why in (gap.reason, gap.untested, gap.note)]
-        return said + [f"gap in {measure}: {why}" for measure, why in of_gaps if why]
+        return lines + [f"gap in {measure}: {why}" for measure, why in of_gaps if why]
 
     @property
     def compared(self) -> int:

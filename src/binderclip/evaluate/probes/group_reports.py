@@ -112,13 +112,13 @@ def _drawn(
     """
     held, cuts = np.concatenate(columns, axis=1), np.cumsum([part.shape[1] for part in columns])[:-1]
     step = max(1, min(draws, HELD // (groups * held.shape[1])))
-    found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in measures]
+    draws_of: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in measures]
     for number, start in enumerate(range(0, draws, step)):
         own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         sums = sums_of(held, min(step, draws - start), own)  # (block, G, K)
-        for parts, measure, part in zip(found, measures, np.split(sums, cuts, axis=-1), strict=True):
+        for parts, measure, part in zip(draws_of, measures, np.split(sums, cuts, axis=-1), strict=True):
             parts.append((measure.value(part), measure.value(part.sum(axis=1))))
-    return [(np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts])) for parts in found]
+    return [(np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts])) for parts in draws_of]
 
 
 def _shuffled(
@@ -135,7 +135,7 @@ def _shuffled(
     With each why its shuffles tell nothing, and what weakens them.
     """
     compared = np.where((grouping.index >= 0) & large[grouping.index], grouping.index, -1)
-    found: dict[int, tuple[Float[np.ndarray, "D G"], str, str]] = {}
+    null_of: dict[int, tuple[Float[np.ndarray, "D G"], str, str]] = {}
     for given in dict.fromkeys(measure.given for measure in measures):
         mine = [number for number, measure in enumerate(measures) if measure.given == given]
         within = None if given is None else table.target if given == "target" else table.predicted
@@ -144,11 +144,11 @@ def _shuffled(
         values = _drawn(
             [measures[n] for n in mine], [columns[n] for n in mine], len(grouping.values), draws, seed, sums_of
         )
-        found |= {
+        null_of |= {
             number: (by_group, *_told_of(room, given))
             for number, (by_group, _), room in zip(mine, values, rooms, strict=True)
         }
-    return [found[number] for number in range(len(measures))]
+    return [null_of[number] for number in range(len(measures))]
 
 
 def _told_of(room: ShuffleRoom, given: str | None) -> tuple[str, str]:
@@ -217,29 +217,29 @@ def _gap(
 ) -> GroupGap:
     large = grouping.counts >= least
     compared = np.where(large, measure.value(sums), np.nan)
-    nan, told = math.nan, int((~np.isnan(compared)).sum())
-    if told < 2:
+    nan, count = math.nan, int((~np.isnan(compared)).sum())
+    if count < 2:
         why = f"fewer than two groups have {number_of(least, 'row')}"
         if large.sum() > 1:
             why = f"fewer than two groups of {number_of(least, 'row')} have a value ({measure.undefined} in the others)"
         return GroupGap(measure.name, nan, nan, nan, nan, nan, (), (), nan, nan, nan, reason=why)
-    found = float(difference(compared))
+    difference_of = float(difference(compared))
     there = ~np.isnan(compared)  # the same groups in every draw
     chance = difference(shuffled[:, there])
     chance = chance[~np.isnan(chance)]
     smallest = _share_deviation(sums[there]) if measure.share else 0.0
     low, high = gap_interval(compared[there], drawn[:, there], smallest)
     high = min(high, measure.most)
-    p = (1 + int((chance >= found - ALIKE).sum())) / (1 + len(chance))
+    p = (1 + int((chance >= difference_of - ALIKE).sum())) / (1 + len(chance))
     middle, upper = (float(chance.mean()), float(np.quantile(chance, 0.95))) if len(chance) else (nan, nan)
-    if not untested and found > ALIKE and (np.abs(chance - found) < ALIKE).all():
+    if not untested and difference_of > ALIKE and (np.abs(chance - difference_of) < ALIKE).all():
         untested = "every shuffle has this same gap, so that it cannot be told from chance"
     if untested:
         p = middle = upper = nan
     if not measure.share and (np.ptp(drawn[:, there], axis=0) < ALIKE).any():
         low, high, note = nan, nan, note or "all resamples of a group are alike, so that they give no interval"
     return GroupGap(
-        measure.name, found, low, high, float(ratio(compared)), float(np.nanstd(compared)),
+        measure.name, difference_of, low, high, float(ratio(compared)), float(np.nanstd(compared)),
         grouping.values[int(np.nanargmin(compared))], grouping.values[int(np.nanargmax(compared))],
         middle, upper, p, untested=untested, note=note,
     )  # fmt: skip
@@ -292,10 +292,10 @@ def holm(gaps: Sequence[GroupGap]) -> list[GroupGap]:
 
     Paper: Holm, A simple sequentially rejective multiple test procedure (Scandinavian Journal of Statistics, 1979).
     """
-    told = sorted((gap.p, number) for number, gap in enumerate(gaps) if not math.isnan(gap.p))
+    tested = sorted((gap.p, number) for number, gap in enumerate(gaps) if not math.isnan(gap.p))
     adjusted, most = dict.fromkeys(range(len(gaps)), math.nan), 0.0
-    for place, (p, number) in enumerate(told):
-        most = max(most, min(1.0, (len(told) - place) * p))
+    for place, (p, number) in enumerate(tested):
+        most = max(most, min(1.0, (len(tested) - place) * p))
         adjusted[number] = most
     return [replace(gap, p_adjusted=adjusted[number]) for number, gap in enumerate(gaps)]
 

@@ -159,8 +159,8 @@ class ObjectClassificationProbe:
         ]
         fit(step, heads, batches, steps=len(batches), optimizer="adam", lr=self.lr, schedule="constant")
         with torch.no_grad():
-            said = heads(x[held]).reshape(len(held), slots, self.classes).argmax(dim=2)
-        return (said == y[held]).double().mean(dim=0).numpy()
+            predicted = heads(x[held]).reshape(len(held), slots, self.classes).argmax(dim=2)
+        return (predicted == y[held]).double().mean(dim=0).numpy()
 
 
 @dataclass(frozen=True)

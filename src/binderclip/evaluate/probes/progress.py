@@ -115,13 +115,13 @@ def progress_gap(
         raise UsageError(
             "geographic does not rise with reference over these models: the ratio to its rate is undefined"
         )
-    found = rates[0] / rates[1]
+    ratio = rates[0] / rates[1]
     owners = np.arange(len(x)) if families is None else np.unique(np.asarray(families), return_inverse=True)[1]
     if len(owners) != len(x):
         raise UsageError(f"families must have one value a model, {len(x)}; got {len(owners)}")
     count = int(owners.max()) + 1
     if count < 3:
-        return ProgressGap(float(found), np.nan, np.nan)
+        return ProgressGap(float(ratio), np.nan, np.nan)
     times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)  # (D, F)
     weight = times[:, owners].astype(float)
     weight /= weight.sum(axis=1, keepdims=True)
@@ -131,7 +131,7 @@ def progress_gap(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = ((weight * centred) @ a / ((weight * centred) @ b))[usable]
     low, high = np.nanquantile(ratios, [0.025, 0.975])
-    return ProgressGap(float(found), float(low), float(high))
+    return ProgressGap(float(ratio), float(low), float(high))
 
 
 def group_disparity(accuracies: Float[np.ndarray, "M G"]) -> Float[np.ndarray, "M"]:
@@ -289,10 +289,10 @@ def limited_options(table: PredictionTable, reference: PredictionTable, *, optio
 
 
 def _scaled(values: Any, scale: str) -> Float[np.ndarray, "M"]:
-    found = np.asarray(values, dtype=float)
+    array = np.asarray(values, dtype=float)
     if scale not in ("linear", "logit"):
         raise UsageError(f"scale is {scale!r}; it is 'linear' or 'logit'")
-    inside = (found > 0) & (found < 1) if scale == "logit" else (found >= 0) & (found <= 1)
-    if found.ndim != 1 or not inside.all():
-        raise UsageError(f"accuracies must be (M,) and in {'(0, 1)' if scale == 'logit' else '[0, 1]'}: {found}")
-    return logit(found) if scale == "logit" else found
+    inside = (array > 0) & (array < 1) if scale == "logit" else (array >= 0) & (array <= 1)
+    if array.ndim != 1 or not inside.all():
+        raise UsageError(f"accuracies must be (M,) and in {'(0, 1)' if scale == 'logit' else '[0, 1]'}: {array}")
+    return logit(array) if scale == "logit" else array

@@ -65,7 +65,7 @@ def factor_error_ratio(
     times = (
         rng.multinomial(len(wrong), np.full(len(wrong), 1 / len(wrong)), draws).astype(float) if len(wrong) else None
     )
-    found = {}
+    ratios = {}
     for name in factors:
         column = np.array(table.column(name), dtype=object)[known]
         if any(value is not None and not isinstance(value, bool) for value in column):
@@ -80,8 +80,8 @@ def factor_error_ratio(
                 low, high = np.nanquantile(drawn, [0.025, 0.975]).tolist()
         count = int(has.sum())
         rate = float(1 - (has * wrong).sum() / count) if count else float("nan")
-        found[name] = FactorRatio(value, low, high, rate, count)
-    return found
+        ratios[name] = FactorRatio(value, low, high, rate, count)
+    return ratios
 
 
 def _error_ratio(sums: Float[np.ndarray, "4 *D"]) -> Float[np.ndarray, "*D"]:
@@ -126,12 +126,12 @@ def shape_bias(table: PredictionTable, *, shape: str = "shape", texture: str = "
     rows = (one >= 0) & (other >= 0) & (one != other)
     if not rows.any():
         raise UsageError(f"no picture has a {shape} and a {texture} of different classes")
-    said = table.predicted[rows]
-    by_shape, by_texture = int((said == one[rows]).sum()), int((said == other[rows]).sum())
+    predicted = table.predicted[rows]
+    by_shape, by_texture = int((predicted == one[rows]).sum()), int((predicted == other[rows]).sum())
     either = by_shape + by_texture
     low, high = (limit.item() for limit in wilson(np.array([by_shape], dtype=float), np.array([either], dtype=float)))
     return ShapeBias(
-        by_shape / either if either else float("nan"), low, high, either / len(said), len(said)
+        by_shape / either if either else float("nan"), low, high, either / len(predicted), len(predicted)
     )  # fmt: skip
 
 
@@ -231,9 +231,9 @@ def ood_detection(known: Float[np.ndarray, "N"], unknown: Float[np.ndarray, "M"]
     if not len(inside) or not len(outside) or not np.isfinite(np.concatenate([inside, outside])).all():
         raise UsageError(f"scores must be finite, some of each; got {inside.shape} and {outside.shape}")
     threshold = np.sort(inside)[::-1][int(np.ceil(0.95 * len(inside))) - 1]
-    both = torch.from_numpy(np.concatenate([inside, outside]))
-    labels = torch.arange(len(both)) < len(inside)
-    ranks = torch.unique(both, return_inverse=True)[1].double()  # the area depends on the order alone
+    scores = torch.from_numpy(np.concatenate([inside, outside]))
+    labels = torch.arange(len(scores)) < len(inside)
+    ranks = torch.unique(scores, return_inverse=True)[1].double()  # the area depends on the order alone
     return OODDetection(binary_auroc(ranks, labels), float((outside >= threshold).mean()))
 
 
@@ -262,17 +262,17 @@ class RobustnessReport:
 
     def rows(self) -> list[tuple[str, str, float]]:
         """(axis, where, value), for a table."""
-        found: list[tuple[str, str, float]] = [("accuracy", name, value) for name, value in self.accuracy.items()]
-        found += [("relative drop", name, value) for name, value in self.drop.items()]
+        rows: list[tuple[str, str, float]] = [("accuracy", name, value) for name, value in self.accuracy.items()]
+        rows += [("relative drop", name, value) for name, value in self.drop.items()]
         for name in self.ece:
-            found += [("calibration error", name, self.ece[name][0]), ("scaled", name, self.ece[name][1])]
-        found += [("error ratio", name, one.ratio) for name, one in self.factors.items()]
+            rows += [("calibration error", name, self.ece[name][0]), ("scaled", name, self.ece[name][1])]
+        rows += [("error ratio", name, one.ratio) for name, one in self.factors.items()]
         if self.shape is not None:
-            found.append(("shape bias", "conflicting cues", self.shape.bias))
+            rows.append(("shape bias", "conflicting cues", self.shape.bias))
         for name, kinds in self.unknown.items():
             for kind, one in kinds.items():
-                found += [(f"AUROC, {kind}", name, one.auroc), (f"FPR at 95 % TPR, {kind}", name, one.fpr95)]
-        return found
+                rows += [(f"AUROC, {kind}", name, one.auroc), (f"FPR at 95 % TPR, {kind}", name, one.fpr95)]
+        return rows
 
     def _repr_html_(self) -> str:
         """The figures, in a notebook."""

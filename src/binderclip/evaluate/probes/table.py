@@ -269,14 +269,16 @@ def _order(value: Scalar | None) -> tuple[int, float, str]:
 
 
 def _column(name: str, values: Iterable[Any]) -> tuple[Scalar | None, ...]:
-    found = tuple(_scalar(value) for value in values)
-    kinds = {type(value) for value in found if value is not None}
+    scalars = tuple(_scalar(value) for value in values)
+    kinds = {type(value) for value in scalars if value is not None}
     if kinds == {int, float}:
-        return tuple(None if value is None else float(value) for value in found)
+        return tuple(None if value is None else float(value) for value in scalars)
     if len(kinds) > 1 or not kinds <= {str, bool, int, float}:
-        said = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise UsageError(f"attribute {name!r} has values of type {said}: give texts, numbers or truth values, one kind")
-    return found
+        kinds_text = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise UsageError(
+            f"attribute {name!r} has values of type {kinds_text}: give texts, numbers or truth values, one kind"
+        )
+    return scalars
 
 
 def _twice(names: Sequence[str]) -> str:

@@ -127,12 +127,12 @@ def batch_size_generalization(
     losses = np.zeros((2, len(seeds), len(sizes)))
     for row, seed in enumerate(seeds):
         for column, size in enumerate(sizes):
-            found = train(size, seed)
+            trained = train(size, seed)
             for side, (image, text) in enumerate(
-                ((found.image, found.text), (found.unseen_image, found.unseen_text))
+                ((trained.image, trained.text), (trained.unseen_image, trained.unseen_text))
             ):  # fmt: skip
                 losses[side, row, column] = normalized_contrastive_loss(
-                    image, text, found.scale, batch=eval_batch, draws=draws, seed=seed
+                    image, text, trained.scale, batch=eval_batch, draws=draws, seed=seed
                 )
     slope, interval = _slope(np.asarray(sizes, np.float64), losses[1] - losses[0])
     return BatchSizeCurve(tuple(sizes), losses[0], losses[1], slope, interval)

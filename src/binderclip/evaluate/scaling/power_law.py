@@ -170,12 +170,12 @@ def _fit(
             above = np.exp(p[0] - p[1] * u - log_error)  # share of the error that lies above the floor
             return np.stack([above, -u * above, top * np.exp(-log_error)], 1)
 
-        found = least_squares(
+        solution = least_squares(
             away, begin, jac=slopes, bounds=([-np.inf, 0, 0], [np.inf, _STEEPEST, 1]), xtol=1e-15, ftol=1e-15,
             gtol=1e-15,
         )  # fmt: skip
-        if best is None or found.cost < best[0]:
-            best = float(found.cost), (float(found.x[0]), float(found.x[1]), float(found.x[2]) * top)
+        if best is None or solution.cost < best[0]:
+            best = float(solution.cost), (float(solution.x[0]), float(solution.x[1]), float(solution.x[2]) * top)
     assert best is not None
     return best[1]
 

@@ -15,7 +15,7 @@ Head = tuple[int, int]
 
 
 def mean_ablate(
-    found: Decomposition,
+    decomposition: Decomposition,
     heads: Sequence[Head] = (),
     *,
     mlps: Sequence[int] | bool = (),
@@ -47,19 +47,24 @@ def mean_ablate(
         >>> features = mean_ablate(found, early_heads(found), mlps=True)         # doctest: +SKIP
         >>> model.classify_features(features, model.text_bank(["cat", "dog"]))   # doctest: +SKIP
     """
-    means = found if reference is None else reference
-    if (means.by, means.layers, means.depth, means.texts) != (found.by, found.layers, found.depth, found.texts):
+    means = decomposition if reference is None else reference
+    if (means.by, means.layers, means.depth, means.texts) != (
+        decomposition.by,
+        decomposition.layers,
+        decomposition.depth,
+        decomposition.texts,
+    ):
         raise UsageError("reference is split in another way than found: give both the same by, layers and onto")
-    own, mean = found.unit(), means.unit()
+    own, mean = decomposition.unit(), means.unit()
     result = own.total()
-    for layer, head in _checked(found, heads):
+    for layer, head in _checked(decomposition, heads):
         result = result + mean.values[:, layer, head].mean(0) - own.values[:, layer, head]
-    for block in _blocks(found, mlps):
+    for block in _blocks(decomposition, mlps):
         result = result + mean.mlps[:, block].mean(0) - own.mlps[:, block]
     for name in dict.fromkeys(rest):
-        if name not in found.rest:
-            raise UsageError(f"rest={name!r} is none of the terms {', '.join(found.rest)}")
-        if name == "mlp" and _blocks(found, mlps):
+        if name not in decomposition.rest:
+            raise UsageError(f"rest={name!r} is none of the terms {', '.join(decomposition.rest)}")
+        if name == "mlp" and _blocks(decomposition, mlps):
             raise UsageError("rest='mlp' is the sum of all MLPs: leave out mlps, or give mlps=True alone")
         result = result + mean.rest[name].mean(0) - own.rest[name]
     return result
@@ -74,7 +79,7 @@ def late_blocks(depth: int) -> int:
     return min(4, math.ceil(depth / 3))
 
 
-def early_heads(found: Decomposition, keep: int | None = None) -> list[Head]:
+def early_heads(decomposition: Decomposition, keep: int | None = None) -> list[Head]:
     """All heads of the blocks before the last `keep`, for `mean_ablate`.
 
     Args:
@@ -84,31 +89,36 @@ def early_heads(found: Decomposition, keep: int | None = None) -> list[Head]:
     Raises:
         UsageError: another split, or `keep` out of range.
     """
-    if found.by != "head":
-        raise UsageError(f"heads need by='head', this decomposition is by {found.by!r}")
-    last = late_blocks(found.depth) if keep is None else keep
-    if not 0 <= last <= found.depth:
-        raise UsageError(f"keep={keep} is not in 0..{found.depth}, the blocks of the tower")
-    return [(b, h) for b in found.layers if b < found.depth - last for h in range(found.values.shape[2])]
+    if decomposition.by != "head":
+        raise UsageError(f"heads need by='head', this decomposition is by {decomposition.by!r}")
+    last = late_blocks(decomposition.depth) if keep is None else keep
+    if not 0 <= last <= decomposition.depth:
+        raise UsageError(f"keep={keep} is not in 0..{decomposition.depth}, the blocks of the tower")
+    return [
+        (b, h)
+        for b in decomposition.layers
+        if b < decomposition.depth - last
+        for h in range(decomposition.values.shape[2])
+    ]
 
 
-def _checked(found: Decomposition, heads: Sequence[Head]) -> list[Head]:
+def _checked(decomposition: Decomposition, heads: Sequence[Head]) -> list[Head]:
     """Places in `values`, each once."""
     if not heads:
         return []
-    if found.by != "head":
-        raise UsageError(f"heads need by='head', this decomposition is by {found.by!r}")
-    count = found.values.shape[2]
+    if decomposition.by != "head":
+        raise UsageError(f"heads need by='head', this decomposition is by {decomposition.by!r}")
+    count = decomposition.values.shape[2]
     for layer, head in heads:
         if not 0 <= head < count:
             raise UsageError(f"head {head} of block {layer}: a block has {count} heads")
-    return list(dict.fromkeys((found.place(layer), head) for layer, head in heads))
+    return list(dict.fromkeys((decomposition.place(layer), head) for layer, head in heads))
 
 
-def _blocks(found: Decomposition, mlps: Sequence[int] | bool) -> list[int]:
+def _blocks(decomposition: Decomposition, mlps: Sequence[int] | bool) -> list[int]:
     if isinstance(mlps, bool):
-        return list(range(found.depth)) if mlps else []
+        return list(range(decomposition.depth)) if mlps else []
     for block in mlps:
-        if not -found.depth <= block < found.depth:
-            raise UsageError(f"mlps names block {block}, but the tower has {found.depth}")
-    return list(dict.fromkeys(block % found.depth for block in mlps))
+        if not -decomposition.depth <= block < decomposition.depth:
+            raise UsageError(f"mlps names block {block}, but the tower has {decomposition.depth}")
+    return list(dict.fromkeys(block % decomposition.depth for block in mlps))

@@ -101,8 +101,8 @@ class ConceptMapper(nn.Module):
         """
         self._check(feature_map, text)
         channels, unit = feature_map.flatten(2), F.normalize(text, dim=1)  # (B, C, hw)
-        found = [F.normalize(network(channels), dim=2) @ unit[a] for a, network in enumerate(self.networks)]
-        return torch.stack(found, 1)
+        cosines = [F.normalize(network(channels), dim=2) @ unit[a] for a, network in enumerate(self.networks)]
+        return torch.stack(cosines, 1)
 
     def _check(self, feature_map: Tensor, text: Tensor) -> None:
         if feature_map.ndim != 4 or feature_map.shape[2] * feature_map.shape[3] != self.n_positions:
@@ -122,12 +122,12 @@ class ConceptMapper(nn.Module):
         """
         self._check(feature_map, text)
         channels, unit = feature_map.flatten(2), F.normalize(text, dim=1)  # (B, C, hw)
-        found = []
+        scores = []
         for a, network in enumerate(self.networks):
             best = self._best(channels.detach(), network, unit[a].detach())
             chosen = channels[torch.arange(len(channels), device=channels.device), best]  # (B, hw)
-            found.append(F.normalize(network(chosen), dim=1) @ unit[a])
-        return torch.stack(found, 1) / self.temperature
+            scores.append(F.normalize(network(chosen), dim=1) @ unit[a])
+        return torch.stack(scores, 1) / self.temperature
 
     @torch.no_grad()
     def _best(self, channels: Float[Tensor, "B C hw"], network: Any, unit: Float[Tensor, "d"]) -> Int[Tensor, "B"]:

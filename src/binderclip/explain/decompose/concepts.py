@@ -112,14 +112,14 @@ def concept_report(
     from binderclip.data import open_image
 
     picture = open_image(image)
-    found = model.classify([picture], {name: [text] for name, text in texts.items()})
-    order = found.logits[0].argsort(descending=True)[:top].tolist()
-    names = [found.labels[place] for place in order]
+    classification = model.classify([picture], {name: [text] for name, text in texts.items()})
+    order = classification.logits[0].argsort(descending=True)[:top].tolist()
+    names = [classification.labels[place] for place in order]
     shown = [texts[name] for name in names]
     method = MedGradECLIP() if method is None else method
     attribution = method(model, [picture] * len(shown), shown)
     concepts = tuple(
-        Concept(name, texts[name], float(found.probs[0, place]), float(value))
+        Concept(name, texts[name], float(classification.probs[0, place]), float(value))
         for name, place, value in zip(names, order, attribution.value, strict=True)
     )
     return ConceptReport(picture, concepts, attribution, len(texts))

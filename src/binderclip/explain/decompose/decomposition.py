@@ -88,10 +88,10 @@ class Decomposition:
         Raises:
             UsageError: it was left out.
         """
-        wanted = layer + self.depth if layer < 0 else layer
-        if wanted not in self.layers:
+        index = layer + self.depth if layer < 0 else layer
+        if index not in self.layers:
             raise UsageError(f"block {layer} is not among the blocks {list(self.layers)} of this decomposition")
-        return self.layers.index(wanted)
+        return self.layers.index(index)
 
     def heat(self, texts: Any = None, *, centre: bool = False) -> Float[Tensor, "N Q h w"]:
         """How much the attention to each patch adds to the cosine with each text, heads and blocks summed.
@@ -295,11 +295,11 @@ def _encoder(model: ImageTextModel) -> Callable[[Any], Float[Tensor, "Q E"]]:
             return texts.prototypes()
         if isinstance(texts, Tensor):
             return F.normalize(texts.float() if texts.dtype != torch.float64 else texts, dim=-1)
-        wanted = [texts] if isinstance(texts, str) else list(texts)
-        if not wanted or not all(isinstance(text, str) and text.strip() for text in wanted):
+        captions = [texts] if isinstance(texts, str) else list(texts)
+        if not captions or not all(isinstance(text, str) and text.strip() for text in captions):
             raise UsageError(f"texts is {texts!r}: give at least one text, none of them empty")
         model.need_cosines("a decomposition by texts")
-        return model.encode_text(wanted, normalize=True)
+        return model.encode_text(captions, normalize=True)
 
     return encode
 

@@ -98,10 +98,10 @@ def description_pool() -> DescriptionPool:
 
     A keyword's role is that of the category most of its pictures are in.
     """
-    found = dict(_attribute_texts())
+    texts_of = dict(_attribute_texts())
     for text, role in {**_keywords(), **_emoji()}.items():
-        found.setdefault(text, role)
-    return DescriptionPool(tuple(found), tuple(found.values()))
+        texts_of.setdefault(text, role)
+    return DescriptionPool(tuple(texts_of), tuple(texts_of.values()))
 
 
 def text_roles(texts: Sequence[str]) -> list[str]:
@@ -163,13 +163,13 @@ def _keywords(least: int = 2) -> dict[str, str]:
         category = data.classes[label] if label >= 0 else ""
         for word in words if words is not None else ():
             counts[str(word)][category] += 1
-    found = {}
+    roles = {}
     for word, tally in counts.items():
         category, count = tally.most_common(1)[0]
         total = sum(tally.values())
         if total >= least and word.replace(" ", "").isalpha():
-            found[word] = CATEGORY_ROLES.get(category, OTHER) if count > total / 2 else OTHER
-    return found
+            roles[word] = CATEGORY_ROLES.get(category, OTHER) if count > total / 2 else OTHER
+    return roles
 
 
 def _emoji() -> dict[str, str]:
@@ -177,10 +177,10 @@ def _emoji() -> dict[str, str]:
 
     data = load_packs("noto-emoji")
     columns = (data.attributes[name] for name in ("name", "group", "subgroup"))
-    found = {}
+    roles = {}
     for name, group, subgroup in zip(*columns, strict=True):
         # Flags and "man: curly hair" would drown the rest in names nobody would describe a head by.
         if name and ":" not in name and len(name.split()) <= 3 and not str(subgroup).startswith("family"):
             part = next((role for start, role in _SUBGROUP_ROLES if str(subgroup).startswith(start)), None)
-            found[str(name)] = part or _GROUP_ROLES.get(str(group), OTHER)
-    return found
+            roles[str(name)] = part or _GROUP_ROLES.get(str(group), OTHER)
+    return roles

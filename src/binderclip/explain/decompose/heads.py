@@ -47,7 +47,7 @@ class NamedHead:
 
 
 def name_heads(
-    found: Decomposition,
+    decomposition: Decomposition,
     texts: TextBank | Float[Tensor, "M E"],
     names: Sequence[str] | None = None,
     *,
@@ -69,7 +69,7 @@ def name_heads(
     Raises:
         UsageError: another split, fewer than two images, or names and roles that do not fit the texts.
     """
-    if found.by != "head" or found.texts:
+    if decomposition.by != "head" or decomposition.texts:
         raise UsageError("name_heads needs whole outputs of heads: decompose with by='head' and without onto")
     rows: Any = texts.unit if isinstance(texts, TextBank) else texts
     words = list(texts.texts) if isinstance(texts, TextBank) else names
@@ -78,10 +78,10 @@ def name_heads(
     own = text_roles(words) if roles is None else list(roles)
     if len(own) != len(words):
         raise UsageError(f"{len(own)} roles for {len(words)} texts")
-    describe, unit = span or TextSpan(), found.unit()
+    describe, unit = span or TextSpan(), decomposition.unit()
     spans = {
         (layer, head): describe(unit.values[:, place, head], rows, words)
-        for place, layer in enumerate(found.layers)
+        for place, layer in enumerate(decomposition.layers)
         for head in range(unit.values.shape[2])
     }
     total = sum(one.variance for one in spans.values()) or 1.0

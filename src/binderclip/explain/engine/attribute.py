@@ -185,19 +185,19 @@ def attribute_all(
     plans = {key: m.plan() if isinstance(m, Planned) else None for key, m in made.items()}
     shared = {key: plan for key, plan in plans.items() if plan is not None}
     run = run_plans(model, images, target, list(shared.values()), precision=precision) if shared else []
-    found = dict(zip(shared, run, strict=True))
+    attributions = dict(zip(shared, run, strict=True))
     device = Observer(model).device
     for key, method in made.items():
-        if key not in found:
+        if key not in attributions:
             with autocast(precision, device):
-                found[key] = method(model, images, target)
+                attributions[key] = method(model, images, target)
     if isinstance(methods, Mapping):
-        return {name: found[name] for name in methods}
+        return {name: attributions[name] for name in methods}
     named: dict[str, Attribution] = {}
     for key in given:
-        name = found[key].method
+        name = attributions[key].method
         count = sum(other == name or other.startswith(f"{name}_#") for other in named)
-        named[f"{name}_#{count + 1}" if count else name] = found[key]
+        named[f"{name}_#{count + 1}" if count else name] = attributions[key]
     return named
 
 
@@ -228,11 +228,11 @@ def run_plans(
         score: Score | None = None
         for way in dict.fromkeys(ways):
             mine = [i for i, w in enumerate(ways) if w == way]
-            wanted = [p for i in mine if isinstance(plans[i].passes, Clean) for p in asked[i]]
+            passes_of_group = [p for i in mine if isinstance(plans[i].passes, Clean) for p in asked[i]]
             extra = [p for i in mine for p in [*asked[i], *plans[i].values]]
             # Without a method that reads the clean images' gradients their graph would only take memory.
             with torch.set_grad_enabled(any(isinstance(plans[i].passes, Clean) for i in mine)):
-                cleans[way] = observer.run(batch, wanted, values=extra, way=way)
+                cleans[way] = observer.run(batch, passes_of_group, values=extra, way=way)
             score = score or resolve(model, target, cleans[way].readable(dense).detach())
             cleans[way].bind(score, dense, batch)
         gatherings: list[Gathering] = []
@@ -245,19 +245,19 @@ def run_plans(
         # The clean pass first: its backward frees what it holds.
         for passes, way in sorted(sets, key=lambda each: not isinstance(each[0], Clean)):
             mine = [i for i, plan in enumerate(plans) if plan.passes == passes and ways[i] == way]
-            wanted = [p for i in mine for p in asked[i]]
+            passes_of_group = [p for i in mine for p in asked[i]]
             extra = [p for i in mine for p in plans[i].values]
             for step in passes(observer, batch):
                 if isinstance(passes, Clean):
                     seen = cleans[way]
                 else:
-                    seen = observer.run(step.images, wanted, values=extra, way=way, added=step.added)
+                    seen = observer.run(step.images, passes_of_group, values=extra, way=way, added=step.added)
                     seen.bind(score, dense, batch)
                 for index in mine:
                     gatherings[index].add(seen, seen.score(), step)
         value = next(iter(cleans.values())).score().detach()
         size = (batch.shape[-2], batch.shape[-1])
-        found = [g.result() for g in gatherings]
+        attributions = [g.result() for g in gatherings]
     return [
         Attribution(
             tuple(site.values.detach() for site in each.sites),
@@ -275,7 +275,7 @@ def run_plans(
             if observer.preprocess is None or isinstance(plan.passes, CroppedViews)
             else input_box(observer.preprocess, size),
         )
-        for plan, each in zip(plans, found, strict=True)
+        for plan, each in zip(plans, attributions, strict=True)
     ]
 
 

@@ -53,14 +53,14 @@ def to_map(
         raise UsageError(f"percentile must be in (0, 100], not {percentile}")
     if values.ndim not in (3, 4):
         raise UsageError(f"values must be (B, C, H, W) or (B, H, W), not {tuple(values.shape)}")
-    found = values.detach().float()
-    found = found[:, None] if found.ndim == 3 else found
+    maps = values.detach().float()
+    maps = maps[:, None] if maps.ndim == 3 else maps
     if image is not None:
-        if image.ndim != 4 or len(image) != len(found) or image.shape[-2:] != found.shape[-2:]:
+        if image.ndim != 4 or len(image) != len(maps) or image.shape[-2:] != maps.shape[-2:]:
             raise UsageError(f"image {tuple(image.shape)} does not fit values {tuple(values.shape)}")
-        found = found * image.to(found)
-    found = {"abs": found.abs(), "signed": found, "relu": found.clamp(min=0)}[sign]
-    flat = found.sum(dim=1) if channels == "sum" else found.gather(1, found.abs().argmax(dim=1, keepdim=True))[:, 0]
+        maps = maps * image.to(maps)
+    maps = {"abs": maps.abs(), "signed": maps, "relu": maps.clamp(min=0)}[sign]
+    flat = maps.sum(dim=1) if channels == "sum" else maps.gather(1, maps.abs().argmax(dim=1, keepdim=True))[:, 0]
     cap = torch.from_numpy(np.percentile(flat.abs().flatten(1).cpu().numpy(), percentile, axis=1)).to(flat)[
         :, None, None
     ]

@@ -226,12 +226,14 @@ class _Averaged:
 
     def add(self, seen: Observed, score: Tensor, step: Pass) -> None:
         """Merge the copies of one pass."""
-        found = [s.float().unflatten(0, (step.copies, -1)) for s in self.signal(seen, score, self.opening.places)]
+        values_of_sites = [
+            s.float().unflatten(0, (step.copies, -1)) for s in self.signal(seen, score, self.opening.places)
+        ]
         if self.statistic == "mean-square":
-            found = [values.square() for values in found]
-        fresh = [values.mean(0) if step.copies > 1 else values[0] for values in found]
+            values_of_sites = [values.square() for values in values_of_sites]
+        fresh = [values.mean(0) if step.copies > 1 else values[0] for values in values_of_sites]
         spread = self.statistic in ("variance", "standard-error")
-        inner = [(v - m).square().sum(0) for v, m in zip(found, fresh, strict=True)] if spread else []
+        inner = [(v - m).square().sum(0) for v, m in zip(values_of_sites, fresh, strict=True)] if spread else []
         total = self.count + step.copies
         if not self.count:
             self.means, self.scatters = fresh, inner
@@ -292,9 +294,9 @@ class _Placed:
         assert step.view is not None
         top, left, mirrored = step.view
         height, width = step.images.shape[-2:]
-        found = self.signal(seen, score, self.opening.places)
+        values_of_sites = self.signal(seen, score, self.opening.places)
         drawn = torch.zeros(())
-        for values, place in zip(found, self.opening.places, strict=True):
+        for values, place in zip(values_of_sites, self.opening.places, strict=True):
             drawn = drawn + render_map(self.reduce(values.float()), seen.boxes[place], (height, width))
         self.total[:, top : top + height, left : left + width] += drawn.flip(-1) if mirrored else drawn
         self.count[top : top + height, left : left + width] += 1

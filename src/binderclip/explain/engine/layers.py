@@ -57,7 +57,7 @@ def stage_layers(model: Any, images: Any, count: int = 4) -> list[Place]:
 
 def _ends(observer: Observer, image: Float[Tensor, "1 3 H W"]) -> list[str]:
     """For each resolution on the way down, the name of the layer that ends it."""
-    found: list[tuple[str, bool, bool, tuple[int, int]]] = []
+    endings: list[tuple[str, bool, bool, tuple[int, int]]] = []
     aspect = image.shape[-2] / image.shape[-1]
 
     def note(name: str, whole: bool) -> Callable[..., None]:
@@ -65,7 +65,7 @@ def _ends(observer: Observer, image: Float[Tensor, "1 3 H W"]) -> list[str]:
             if isinstance(output, Tensor) and output.ndim == 4:
                 height, width = to_grid(output, name, aspect).shape[1:3]
                 if min(height, width) > 1:
-                    found.append((name, whole, tuple(output.shape[1:3]) == (height, width), (height, width)))
+                    endings.append((name, whole, tuple(output.shape[1:3]) == (height, width), (height, width)))
 
         return hook
 
@@ -84,8 +84,8 @@ def _ends(observer: Observer, image: Float[Tensor, "1 3 H W"]) -> list[str]:
     ends: dict[tuple[int, int], str] = {}
     blocks: dict[tuple[int, int], str] = {}
     smallest = float("inf")
-    for name, whole, last, side in found:
-        if last != found[0][2]:
+    for name, whole, last, side in endings:
+        if last != endings[0][2]:
             continue
         # What is larger than something before it (heads of attention, a decoder) is no stage on the way down.
         if side[0] * side[1] <= smallest:

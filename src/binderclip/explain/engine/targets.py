@@ -71,9 +71,9 @@ class margin:
                 raise UsageError("targets.margin needs others=[...]: an image-text model has no classes of its own")
             rows = _encode(model, [self.text, *self.others]).to(outputs)
             return lambda features: _margin(F.normalize(features, dim=-1) @ rows.T, 0, None)
-        wanted = _class_index(model, self.text, outputs.shape[1])
+        index = _class_index(model, self.text, outputs.shape[1])
         others = None if self.others is None else [_class_index(model, n, outputs.shape[1]) for n in self.others]
-        return lambda logits: _margin(logits, wanted, others)
+        return lambda logits: _margin(logits, index, others)
 
 
 @dataclass(frozen=True)
@@ -266,10 +266,10 @@ def _indices(target: Any, outputs: Float[Tensor, "B K"]) -> Int[Tensor, "B"]:
     """A class for each image: one index for all, one each, or None for the predicted ones."""
     if target is None:
         return outputs.argmax(dim=-1)
-    found = torch.as_tensor(target)
-    if found.is_floating_point() or found.ndim > 1:
+    rows = torch.as_tensor(target)
+    if rows.is_floating_point() or rows.ndim > 1:
         raise UsageError(f"target={target!r}: give a class index, one for each image, a text, or a callable")
-    indices, (batch, count) = found.reshape(-1).tolist(), outputs.shape
+    indices, (batch, count) = rows.reshape(-1).tolist(), outputs.shape
     if len(indices) not in (1, batch):
         raise UsageError(f"{len(indices)} targets for {batch} images: give one, or one for each image")
     for index in indices:
@@ -283,6 +283,6 @@ def _chance(logits: Float[Tensor, "B K"], kept: Bool[Tensor, "B K"], chosen: Int
     return competing.softmax(dim=-1).gather(1, chosen[:, None]).squeeze(1)
 
 
-def _margin(scores: Float[Tensor, "B K"], wanted: int, others: Sequence[int] | None) -> Float[Tensor, "B"]:
-    keep = [i for i in range(scores.shape[1]) if i != wanted] if others is None else list(others)
-    return scores[:, wanted] - scores[:, keep].amax(dim=-1)
+def _margin(scores: Float[Tensor, "B K"], index: int, others: Sequence[int] | None) -> Float[Tensor, "B"]:
+    keep = [i for i in range(scores.shape[1]) if i != index] if others is None else list(others)
+    return scores[:, index] - scores[:, keep].amax(dim=-1)

@@ -75,8 +75,8 @@ def _token_layout(
     if tokens is not None:
         (height, width), prefix = tokens
         # Patches alone, before the class token is put in front, or all of them.
-        found = {height * width: 0, prefix + height * width: prefix}.get(length)
-        return None if found is None else TensorLayout(kind, (height, width), found)
+        prefix_of = {height * width: 0, prefix + height * width: prefix}.get(length)
+        return None if prefix_of is None else TensorLayout(kind, (height, width), prefix_of)
     for prefix in range(min(length, 9)):
         side = round((length - prefix) ** 0.5)
         if side > 1 and side * side == length - prefix:

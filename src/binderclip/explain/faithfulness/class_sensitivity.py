@@ -76,9 +76,9 @@ def map_correlation(first: Float[Tensor, "B H W"], second: Float[Tensor, "B H W"
     constant = [values.amax(1) == values.amin(1) for values in flat]
     x, y = (values - values.mean(dim=1, keepdim=True) for values in flat)
     x, y = (v / v.norm(dim=1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny) for v in (x, y))
-    found = (x * y).sum(dim=1)
-    found = torch.where(constant[0] | constant[1], (constant[0] & constant[1]).to(found), found)
-    return found.clamp(-1, 1).float()
+    correlation = (x * y).sum(dim=1)
+    correlation = torch.where(constant[0] | constant[1], (constant[0] & constant[1]).to(correlation), correlation)
+    return correlation.clamp(-1, 1).float()
 
 
 def _maps(result: Any) -> Tensor:

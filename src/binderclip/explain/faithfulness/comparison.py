@@ -65,8 +65,8 @@ class Comparison:
             row: dict[str, Any] = {"method": method}
             blank = self.attributions[method].blank.cpu() if method in self.attributions else torch.zeros(1).bool()
             row["blank"] = int(blank.sum())
-            for test, found in self.scores.items():
-                values = found[method].double()[~blank] if row["blank"] else found[method].double()
+            for test, scores_of_test in self.scores.items():
+                values = scores_of_test[method].double()[~blank] if row["blank"] else scores_of_test[method].double()
                 row[test] = float(values.mean())
                 row[f"{test}_error"] = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
             row["completeness"] = _completeness(self.attributions.get(method))
@@ -124,7 +124,7 @@ class Comparison:
 
     def _scored(self, method: str) -> list[str]:
         """The scores of a method's maps in words, one line an image."""
-        of = {test: found[method].tolist() for test, found in self.scores.items()}
+        of = {test: values[method].tolist() for test, values in self.scores.items()}
         lines = [[f"{test} {of[test][row]:.2f}" for test in of] for row in range(len(self.images))]
         return [", ".join(line) if "nan" not in " ".join(line) else "no place stands out" for line in lines]
 
@@ -133,9 +133,9 @@ class Comparison:
         import numpy as np
 
         folder, paths = make_folder(folder), []
-        for method, found in self.attributions.items():
+        for method, attribution in self.attributions.items():
             held = io.BytesIO()
-            np.save(held, found.maps().cpu().numpy().astype(np.float32))
+            np.save(held, attribution.maps().cpu().numpy().astype(np.float32))
             paths.append(write_whole(folder / f"{method}.npy", held.getvalue()))
         return paths
 
@@ -173,24 +173,24 @@ def compare(
     named, chosen = _named(methods), _tests(tests, masks)
     if masks is not None and tuple(masks.shape) != (len(batch), *batch.shape[-2:]):
         raise UsageError(f"masks {tuple(masks.shape)}: must be (B, H, W) = {(len(batch), *batch.shape[-2:])}")
-    found, left_out = _run(model, batch, target, named, strict=methods is not None if strict is None else strict)
+    attributions, left_out = _run(model, batch, target, named, strict=methods is not None if strict is None else strict)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(len(batch), *batch.shape[-2:], generator=generator).to(batch.device)
-    maps = {name: each.maps().to(batch.device) for name, each in found.items()} | {RANDOM: noise}
+    maps = {name: each.maps().to(batch.device) for name, each in attributions.items()} | {RANDOM: noise}
     scores: dict[str, dict[str, Tensor]] = {test: {} for test in chosen}
     for name, each in maps.items():
-        blank = found[name].blank.cpu() if name in found else torch.zeros(len(batch), dtype=torch.bool)
+        blank = attributions[name].blank.cpu() if name in attributions else torch.zeros(len(batch), dtype=torch.bool)
         for test in chosen:
             values = _scored(test, model, batch, target, each, masks, steps)
             scores[test][name] = values.masked_fill(blank, torch.nan)
-    return Comparison(found, scores, batch.cpu(), _words(target, model, found, len(batch)), left_out)
+    return Comparison(attributions, scores, batch.cpu(), _words(target, model, attributions, len(batch)), left_out)
 
 
-def _completeness(found: Attribution | None) -> float | None:
-    if found is None or found.accounted is None or found.promised is None:
+def _completeness(attribution: Attribution | None) -> float | None:
+    if attribution is None or attribution.accounted is None or attribution.promised is None:
         return None
-    promised = found.promised.double()
-    return float((found.accounted.double() - promised).abs().sum() / promised.abs().sum().clamp(min=1e-12))
+    promised = attribution.promised.double()
+    return float((attribution.accounted.double() - promised).abs().sum() / promised.abs().sum().clamp(min=1e-12))
 
 
 def _named(methods: Mapping[str, Any] | Sequence[str] | None) -> dict[str, Any]:
@@ -228,16 +228,16 @@ def _run(
     except BinderclipError:
         if strict:
             raise
-    found: dict[str, Attribution] = {}
+    attributions: dict[str, Attribution] = {}
     left_out: dict[str, str] = {}
     for name, method in named.items():
         try:
-            found[name] = method(model, batch, target)
+            attributions[name] = method(model, batch, target)
         except BinderclipError as error:
             left_out[name] = str(error)
-    if not found:
+    if not attributions:
         raise UsageError(f"no method could be run: {next(iter(left_out.values()))}")
-    return found, left_out
+    return attributions, left_out
 
 
 def _scored(
@@ -252,8 +252,8 @@ def _scored(
     return (pointing_game(maps, masks).float() if test == "pointing" else energy_inside(maps, masks)).cpu()
 
 
-def _words(target: Any, model: Any, found: Mapping[str, Attribution], count: int) -> tuple[str, ...]:
-    value = next(iter(found.values())).value.tolist()
+def _words(target: Any, model: Any, attributions: Mapping[str, Attribution], count: int) -> tuple[str, ...]:
+    value = next(iter(attributions.values())).value.tolist()
     if isinstance(target, (list, tuple)) and len(target) == count:
         names = [str(t) for t in target]
     else:

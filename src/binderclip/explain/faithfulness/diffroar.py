@@ -177,8 +177,8 @@ def signal_null_energy(
 
 
 def _maps(method: MapMethod, model: Any, data: Labelled) -> Tensor:
-    found = []
+    batches = []
     for images, labels in zip(data[0].split(CHUNK), data[1].split(CHUNK), strict=True):
         maps = method(model, images, labels)
-        found.append((maps.maps() if hasattr(maps, "maps") else maps).detach())
-    return torch.cat(found)
+        batches.append((maps.maps() if hasattr(maps, "maps") else maps).detach())
+    return torch.cat(batches)

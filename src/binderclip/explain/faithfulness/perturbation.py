@@ -109,12 +109,12 @@ def maps_of(method: Callable[[Any, Any, Any], Any]) -> MapsOf:
     """
 
     def maps(model: Any, images: Any, target: Any = None) -> Tensor:
-        found = method(model, images, target)
-        found = found.maps() if isinstance(found, Attribution) else found
-        if not isinstance(found, Tensor) or found.ndim != 3:
-            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        attribution = method(model, images, target)
+        attribution = attribution.maps() if isinstance(attribution, Attribution) else attribution
+        if not isinstance(attribution, Tensor) or attribution.ndim != 3:
+            what = tuple(attribution.shape) if isinstance(attribution, Tensor) else type(attribution).__name__
             raise UsageError(f"a method must give an Attribution or maps (B, H, W), not {what}")
-        return found.detach()
+        return attribution.detach()
 
     return maps
 
@@ -218,13 +218,13 @@ def pixel_perturbation(
             raise UsageError("the score of an image is 0: no change is relative to it")
         empty = _fill(fill)(pictures)
         size = ranks[0][0].numel()
-        found = []
+        curves = []
         for rank in ranks:
             lost = [rank >= size - kept_count(fraction, size) for fraction in fractions]
             after = [scorer(torch.where(_pixels(gone, unit, pictures), empty, pictures)) for gone in lost]
-            found.append(torch.stack([(score - before).abs() / before.abs() for score in after], dim=1))
-    random = torch.stack(found[1:]).mean(dim=0) if draws else torch.full_like(found[0], torch.nan)
-    return PixelPerturbation(tuple(fractions), found[0].masked_fill(blank[:, None], torch.nan), random, blank)
+            curves.append(torch.stack([(score - before).abs() / before.abs() for score in after], dim=1))
+    random = torch.stack(curves[1:]).mean(dim=0) if draws else torch.full_like(curves[0], torch.nan)
+    return PixelPerturbation(tuple(fractions), curves[0].masked_fill(blank[:, None], torch.nan), random, blank)
 
 
 @contextmanager
@@ -315,9 +315,9 @@ def _orders(
     if not isinstance(maps, Tensor):
         with torch.enable_grad():
             maps = maps_of(maps)(model, pictures, target)
-    wanted = (len(pictures), *pictures.shape[-2:])
-    if tuple(maps.shape) != wanted:
-        raise UsageError(f"maps are {tuple(maps.shape)}; for images {tuple(pictures.shape)} they must be {wanted}")
+    expected = (len(pictures), *pictures.shape[-2:])
+    if tuple(maps.shape) != expected:
+        raise UsageError(f"maps are {tuple(maps.shape)}; for images {tuple(pictures.shape)} they must be {expected}")
     values = maps.detach().to(pictures.device).float()
     values = values.abs() if magnitude else values
     if unit > 1:

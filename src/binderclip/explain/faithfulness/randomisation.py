@@ -86,8 +86,8 @@ def parameter_randomisation(
         raise NotSupported(f"{type(model).__name__} is no torch module, so its weights cannot be shuffled")
     pictures = observer.images(images)
     groups = _groups(observer, network, pictures, layers)
-    wanted = len(groups) if steps is None else steps
-    if not 1 <= wanted <= len(groups):
+    count = len(groups) if steps is None else steps
+    if not 1 <= count <= len(groups):
         raise UsageError(f"steps={steps}: there are {len(groups)} layers to shuffle, give 1 to {len(groups)}")
     if target is None and not is_image_text(model):
         with observer.ready(), torch.no_grad():
@@ -95,20 +95,20 @@ def parameter_randomisation(
     draw = maps_of(method)
     intact = draw(model, pictures, target)
     generator = torch.Generator().manual_seed(seed)
-    found: list[tuple[Tensor, Tensor]] = []
+    similarities: list[tuple[Tensor, Tensor]] = []
     named: list[tuple[str, ...]] = []
     with _kept(network):
-        for part in np.array_split(np.arange(len(groups)), wanted):
+        for part in np.array_split(np.arange(len(groups)), count):
             for index in part:
                 _shuffle(groups[index][1], generator)
             maps = draw(model, pictures, target)
-            found.append((rank_correlation(intact, maps), rank_correlation(intact.abs(), maps.abs())))
+            similarities.append((rank_correlation(intact, maps), rank_correlation(intact.abs(), maps.abs())))
             named.append(tuple(groups[index][0] for index in part))
     blank = blank_maps(intact).cpu()
     return Randomisation(
         tuple(named),
-        torch.stack([signed for signed, _ in found]).masked_fill(blank, torch.nan),
-        torch.stack([absolute for _, absolute in found]).masked_fill(blank, torch.nan),
+        torch.stack([signed for signed, _ in similarities]).masked_fill(blank, torch.nan),
+        torch.stack([absolute for _, absolute in similarities]).masked_fill(blank, torch.nan),
         rank_correlation(intact, intact.roll(1, 0)).masked_fill(blank | blank.roll(1, 0), torch.nan),
         blank,
     )
@@ -137,7 +137,7 @@ def _groups(
         for name in layers:
             if name not in modules or not list(modules[name].parameters()):
                 raise UsageError(f"layer {name!r}: {type(network).__name__} has no such submodule with parameters")
-        found = [(name, list(modules[name].parameters())) for name in layers]
+        groups = [(name, list(modules[name].parameters())) for name in layers]
     else:
         ran = _order(observer, network, pictures)
         owned: dict[str, list[nn.Parameter]] = {}
@@ -147,10 +147,10 @@ def _groups(
             while owner not in ran and owner:
                 owner = owner.rpartition(".")[0]
             owned.setdefault(owner, []).extend(module.parameters(recurse=False))
-        found = [(name, owned[name]) for name in reversed(ran) if owned.get(name)]
+        groups = [(name, owned[name]) for name in reversed(ran) if owned.get(name)]
     seen: set[int] = set()
     out = []
-    for name, parameters in found:
+    for name, parameters in groups:
         fresh = [p for p in dict.fromkeys(parameters) if id(p) not in seen]
         seen.update(id(p) for p in fresh)
         if fresh:

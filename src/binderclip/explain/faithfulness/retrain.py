@@ -299,11 +299,11 @@ def _named(
         for maps, images in ((ours[name], train), (theirs[name], test)):
             if unit == "pixel" and images.ndim != 4:
                 raise UsageError(f"unit='pixel' takes images (N, C, H, W), not {tuple(images.shape)}")
-            wanted = images.shape if unit == "coordinate" else (len(images), *images.shape[-2:])
-            if maps.shape != wanted:
+            expected = images.shape if unit == "coordinate" else (len(images), *images.shape[-2:])
+            if maps.shape != expected:
                 raise UsageError(
                     f"maps {name!r} are {tuple(maps.shape)}; for images {tuple(images.shape)} and unit={unit!r} they "
-                    f"must be {tuple(wanted)}"
+                    f"must be {tuple(expected)}"
                 )
     named = {name: (ours[name], theirs[name]) for name in ours}
     # A map of equal values is ordered wholly at random.

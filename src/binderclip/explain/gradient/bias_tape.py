@@ -80,18 +80,18 @@ class BiasTape(TorchFunctionMode):
             return func(*args, **kwargs)
         self.steps += 1
         changed = _changed(op, args, kwargs)
-        found: list[Tensor | None] | NotSupported | None = None
+        implicit: list[Tensor | None] | NotSupported | None = None
         if changed is not None or not _closed(op, args, kwargs):
             # Before the call itself, which may overwrite its input.
-            found = _implicit(func, op, args, kwargs, in_place=changed is not None)
+            implicit = _implicit(func, op, args, kwargs, in_place=changed is not None)
         out = func(*args, **kwargs)
         outputs = [changed] if changed is not None and out is None else list(_tensors(out))
         if not any(output.requires_grad for output in outputs):
             # `register_hook`, `retain_grad`, `numpy`, `item`: somebody looks on, and nothing goes into the score.
             return out
-        if isinstance(found, NotSupported):
-            raise found
-        biases = [_layer_bias(op, args, kwargs, outputs[0])] if found is None else found
+        if isinstance(implicit, NotSupported):
+            raise implicit
+        biases = [_layer_bias(op, args, kwargs, outputs[0])] if implicit is None else implicit
         for output, bias in zip(outputs, biases, strict=True):
             if bias is not None and output.requires_grad:
                 name = self.running[-1] if self.running else self._owner(args, kwargs)
@@ -142,9 +142,9 @@ def _closed(op: str, args: Any, kwargs: Any) -> bool:
 
 def _layer_bias(op: str, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
     if op == "batch_norm":
-        found = _normed(args, kwargs)
-        assert found is not None
-        mean, variance, weight, shift, eps = found
+        normalised = _normed(args, kwargs)
+        assert normalised is not None
+        mean, variance, weight, shift, eps = normalised
         slope = 1 / torch.sqrt(variance + eps) * (1 if weight is None else weight)
         bias = -mean * slope + (0 if shift is None else shift)
     else:
@@ -188,16 +188,16 @@ def _implicit(
             )
             refused.__cause__ = error
             return refused
-        found: list[Tensor | None] = []
+        biases: list[Tensor | None] = []
         for output in _tensors(twins[0] if in_place and out is None else out):
             if not output.is_floating_point():
-                found.append(None)
+                biases.append(None)
                 continue
             primal, tangent = forward_ad.unpack_dual(output)
             bias = primal if tangent is None else primal - tangent
             rounding = 8 * torch.finfo(bias.dtype).eps * float(primal.abs().max()) if primal.numel() else 0.0
-            found.append(bias.clone() if bias.numel() and float(bias.abs().max()) > rounding else None)
-    return found
+            biases.append(bias.clone() if bias.numel() and float(bias.abs().max()) > rounding else None)
+    return biases
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -113,19 +113,19 @@ def full_gradients(model: Any, images: Any, target: Any = None, *, implicit: boo
     batch = observer.images(images)
     with observer.ready(fast=False):
         score = _resolved(observer, batch, target)
-        found = _decomposed(observer, batch, target, score)
-    if not bool(_complete(found).all()):
-        worst = float(found.completeness_error().max())
+        gradients = _decomposed(observer, batch, target, score)
+    if not bool(_complete(gradients).all()):
+        worst = float(gradients.completeness_error().max())
         warnings.warn(
             f"the terms miss the score by up to {worst:.1%}: some operation of {type(model).__name__} is not seen as a "
             "torch function (a custom autograd function, compiled or scripted code), or its precision is too low",
             stacklevel=2,
         )
     if implicit:
-        return found
-    kept = replace(found, terms=tuple(term for term in found.terms if not term.implicit))
+        return gradients
+    kept = replace(gradients, terms=tuple(term for term in gradients.terms if not term.implicit))
     if not bool(_complete(kept).all()):
-        missing = list(dict.fromkeys(term.op for term in found.terms if term.implicit))
+        missing = list(dict.fromkeys(term.op for term in gradients.terms if term.implicit))
         warnings.warn(
             f"without implicit biases the terms miss the score by up to {float(kept.completeness_error().max()):.1%}: "
             f"the rest is in {', '.join(missing[:6])}; implicit=True gives it",
@@ -180,19 +180,19 @@ class FullGrad:
         batch = observer.images(images)
         size = (batch.shape[-2], batch.shape[-1])
         if self.variant == "smooth":
-            found, first = self._smoothed(observer, batch, target)
+            gradients, first = self._smoothed(observer, batch, target)
         else:
-            found = full_gradients(model, batch, target, implicit=self.implicit)
-            first = found.input.permute(0, 2, 3, 1)
-        maps, boxes = [_psi(first)], [whole(size) if tuple(first.shape[1:3]) == size else found.box]
-        for term in found.terms:
+            gradients = full_gradients(model, batch, target, implicit=self.implicit)
+            first = gradients.input.permute(0, 2, 3, 1)
+        maps, boxes = [_psi(first)], [whole(size) if tuple(first.shape[1:3]) == size else gradients.box]
+        for term in gradients.terms:
             tensor = on_grid(term.gradient if self.variant == "simple" else term.values, term.layout)
             if tensor is not None:
                 maps.append(_psi(tensor))
-                boxes.append(found.box)
+                boxes.append(gradients.box)
         return Attribution(
-            tuple(maps), tuple(boxes), size, found.value, "fullgrad", "abs", align_corners=True,
-            accounted=found.total(), promised=found.value, seen=found.box,
+            tuple(maps), tuple(boxes), size, gradients.value, "fullgrad", "abs", align_corners=True,
+            accounted=gradients.total(), promised=gradients.value, seen=gradients.box,
         )  # fmt: skip
 
     def _smoothed(self, observer: Observer, batch: Tensor, target: Any) -> tuple[FullGradients, Tensor]:
@@ -228,9 +228,9 @@ def _way(observer: Observer) -> str:
 
 def _decomposed(observer: Observer, batch: Tensor, target: Any, score: Score) -> FullGradients:
     """All terms: of all images at once where every term can be split by image, else of one after the other."""
-    found = _taped(observer, batch, target, score)
-    if found is not None and (len(batch) == 1 or bool(_complete(found).all())):
-        return found
+    gradients = _taped(observer, batch, target, score)
+    if gradients is not None and (len(batch) == 1 or bool(_complete(gradients).all())):
+        return gradients
     # Some layers put images along another axis; a single one cannot be mixed up with others.
     count = len(batch)
 
@@ -238,8 +238,8 @@ def _decomposed(observer: Observer, batch: Tensor, target: Any, score: Score) ->
         return score(outputs.expand(count, *outputs.shape[1:]))[index : index + 1]
 
     single = [_taped(observer, batch[i : i + 1], target, partial(alone, index=i)) for i in range(count)]
-    if found is not None and not all(one is not None and bool(_complete(one).all()) for one in single):
-        return found
+    if gradients is not None and not all(one is not None and bool(_complete(one).all()) for one in single):
+        return gradients
     return _joined([one for one in single if one is not None], torch.cat)
 
 
@@ -279,11 +279,11 @@ def _by_image(tensor: Tensor, op: str, count: int) -> Tensor | None:
     return tensor if tensor.shape[0] == count else tensor.reshape(count, -1)
 
 
-def _complete(found: FullGradients) -> Bool[Tensor, "B"]:
+def _complete(gradients: FullGradients) -> Bool[Tensor, "B"]:
     """Whether each image's terms add up to its score, as far as rounding lets them."""
-    sizes = found.input.flatten(1).double().sum(1).abs() + sum(term.total().abs() for term in found.terms)
-    missed = (found.total() - found.value.double()).abs()
-    return missed <= TOLERANCE * found.value.double().abs() + ROUNDING * sizes
+    sizes = gradients.input.flatten(1).double().sum(1).abs() + sum(term.total().abs() for term in gradients.terms)
+    missed = (gradients.total() - gradients.value.double()).abs()
+    return missed <= TOLERANCE * gradients.value.double().abs() + ROUNDING * sizes
 
 
 def _joined(parts: Sequence[FullGradients], merge: Callable[[list[Tensor]], Tensor]) -> FullGradients:

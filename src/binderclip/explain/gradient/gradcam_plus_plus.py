@@ -113,9 +113,9 @@ class _Powers:
             first = gradient.float().unflatten(0, (step.copies, -1))
             second = first.square()
             weight = sum(step.weights) / step.copies
-            found = [weight * power.sum(0) for power in (first, second, first * second)]
+            powers = [weight * power.sum(0) for power in (first, second, first * second)]
             old = self.powers[index]
-            self.powers[index] = [a + b for a, b in zip(old, found, strict=True)] if old else found
+            self.powers[index] = [a + b for a, b in zip(old, powers, strict=True)] if old else powers
             if self.mean_activation:
                 part = weight * seen.value(place).float().unflatten(0, (step.copies, -1)).sum(0)
                 before = self.activations[index]

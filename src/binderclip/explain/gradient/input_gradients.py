@@ -77,7 +77,7 @@ def gradient_alignment(
 
     Paper: Do Perceptually Aligned Gradients Imply Adversarial Robustness? (arXiv 2207.11378).
     """
-    found = []
+    alignments = []
     with frozen(*_modules(model)):
         for start in range(0, len(images), CHUNK):
             part = slice(start, start + CHUNK)
@@ -89,11 +89,11 @@ def gradient_alignment(
             else:
                 chosen = classes[part]
             gradients = class_gradients(model, batch, chosen, of=of)
-            wanted = directions[part] if isinstance(directions, Tensor) else directions(batch, chosen)
-            if wanted.shape != gradients.shape:
-                raise UsageError(f"directions are {tuple(wanted.shape)}, gradients {tuple(gradients.shape)}")
-            found.append(gradient_cosines(gradients, wanted).mean(dim=1))
-    return torch.cat(found).detach()
+            targets = directions[part] if isinstance(directions, Tensor) else directions(batch, chosen)
+            if targets.shape != gradients.shape:
+                raise UsageError(f"directions are {tuple(targets.shape)}, gradients {tuple(gradients.shape)}")
+            alignments.append(gradient_cosines(gradients, targets).mean(dim=1))
+    return torch.cat(alignments).detach()
 
 
 def _modules(model: object) -> list[nn.Module]:

@@ -222,7 +222,7 @@ def _after_step(observer: Observer, seen: Observed, step: MetaStep) -> Observed:
             parts = [job.together(rows) for rows in torch.arange(len(seen.images)).split(step.batch)]
         except _NotTogether:
             parts = [job.alone(row) for row in range(len(seen.images))]
-    merged = [torch.cat(found) for found in zip(*(outputs for outputs, _, _ in parts), strict=True)]
+    merged = [torch.cat(output) for output in zip(*(outputs for outputs, _, _ in parts), strict=True)]
     values = {place: torch.cat([part[1][place] for part in parts]) for place in places}
     gradients = {place: torch.cat([part[2][place] for part in parts]) for place in places}
     out = Observed(seen.images, merged[0], seen.values | values, seen.spatial, seen.boxes)
@@ -273,14 +273,14 @@ class _Job:
         loss = -self.scored(outputs, rows)
         if self.step.loss == "cross-entropy":
             loss = loss + outputs.logsumexp(dim=-1)
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             loss.sum(), list(weights.values()), create_graph=self.step.second_order, allow_unused=True
         )
         if self.step.second_order:
-            _refuse_once_differentiable([slope for slope in found if slope is not None], self.network)
+            _refuse_once_differentiable([slope for slope in gradients if slope is not None], self.network)
         return {
             name: weight if slope is None else weight - self.step.eps * slope
-            for (name, weight), slope in zip(weights.items(), found, strict=True)
+            for (name, weight), slope in zip(weights.items(), gradients, strict=True)
         }
 
     def together(self, rows: Tensor) -> _Part:
@@ -303,7 +303,7 @@ class _Job:
             before, _ = vmap(one)(weights, images, added)
             after, values = vmap(one)(self.stepped(before, rows, weights), images, added)
             score = self.scored(after, rows)
-            found = torch.autograd.grad(score.sum(), list(sources.values()), allow_unused=True)
+            gradients = torch.autograd.grad(score.sum(), list(sources.values()), allow_unused=True)
         except (RuntimeError, UsageError) as error:
             # The same images just went through the model one way, so what fails is running them this way.
             raise _NotTogether from error
@@ -311,7 +311,7 @@ class _Job:
         return (
             (after.detach(), score.detach()),
             {p: v.detach() for p, v in kept.items()},
-            {p: _known(g, p) for p, g in zip(sources, found, strict=True)},
+            {p: _known(g, p) for p, g in zip(sources, gradients, strict=True)},
         )
 
     def alone(self, row: int) -> _Part:
@@ -328,10 +328,10 @@ class _Job:
         before = run(weights)
         after = run(self._twice(lambda: self.stepped(before.outputs, rows, weights)))
         score = self.scored(after.outputs, rows)
-        both = [after.values[p] for p in places] + [before.values[p] for p in places]
-        found = self._twice(lambda: torch.autograd.grad(score.sum(), both, allow_unused=True))
+        parameters = [after.values[p] for p in places] + [before.values[p] for p in places]
+        twice = self._twice(lambda: torch.autograd.grad(score.sum(), parameters, allow_unused=True))
         gradients = {}
-        for place, direct, through in zip(places, found[: len(places)], found[len(places) :], strict=True):
+        for place, direct, through in zip(places, twice[: len(places)], twice[len(places) :], strict=True):
             gradients[place] = _known(direct, place) if through is None else _known(direct, place) + through
         return (
             (after.outputs.detach(), score.detach()),

@@ -90,10 +90,10 @@ class ExtractAggregate:
     def _signal(
         self, seen: Observed, score: Float[Tensor, "B"], places: Sequence[Place]
     ) -> list[Float[Tensor, "B h w 1"]]:
-        found = zip(seen.grads(score, places), places, strict=True)
+        gradients = zip(seen.grads(score, places), places, strict=True)
         return [
             extract_aggregate(seen.value(p).float(), g.float(), self.extract, self.aggregate)[..., None]
-            for g, p in found
+            for g, p in gradients
         ]
 
     def _name(self) -> str:

@@ -49,17 +49,17 @@ def relu_rule(model: Any, rule: ReluRule) -> Iterator[None]:
     if rule == "gradient":
         yield
         return
-    found = []
+    modules = []
     if isinstance(model, nn.Module):
-        found = [module for module in model.modules() if type(module) in (nn.ReLU, nn.ReLU6)]
-    if not found:
+        modules = [module for module in model.modules() if type(module) in (nn.ReLU, nn.ReLU6)]
+    if not modules:
         raise NotSupported(f"relu_rule={rule!r} needs nn.ReLU modules; {type(model).__name__} has none")
     try:
-        for module in found:
+        for module in modules:
             ceiling = 6.0 if isinstance(module, nn.ReLU6) else float("inf")
             # On the instance: an in-place ReLU's own forward would already have overwritten its input for a hook.
             module.forward = lambda x, c=ceiling: _RuledReLU.apply(x, c, rule)
         yield
     finally:
-        for module in found:
+        for module in modules:
             module.__dict__.pop("forward", None)

@@ -138,7 +138,7 @@ class MaskExplanation:
 
                 parts.append(self._optimise(observer, shown[rows], chances, aim[rows]))
         mask = torch.cat([part for part, _ in parts])
-        losses = {name: torch.cat([found[name] for _, found in parts], dim=1) for name in parts[0][1]}
+        losses = {name: torch.cat([history_of[name] for _, history_of in parts], dim=1) for name in parts[0][1]}
         coefficients = self.representation.analysis(shown)
         explanation = self.representation.synthesis(mask[:, None] * coefficients, seen).clamp(0, 1)
         pixels = isinstance(self.representation, PixelTransform)
@@ -197,7 +197,7 @@ class MaskExplanation:
                 mask.clamp_(0, 1)
             for name, loss in now.items():
                 history[name].append(loss.detach())
-        return mask.detach(), {name: torch.stack(found) for name, found in history.items()}
+        return mask.detach(), {name: torch.stack(values) for name, values in history.items()}
 
     def _mixed(
         self,
@@ -240,7 +240,7 @@ class MaskExplanation:
         repeats = torch.tensor(counts, device=coefficients.device)
         means = torch.stack([piece.mean(dim=(1, 2)) for piece in pieces], dim=1)
         spreads = torch.stack([piece.std(dim=(1, 2), correction=0) for piece in pieces], dim=1)
-        mean, spread = (found.repeat_interleave(repeats, dim=1).unflatten(1, shape) for found in (means, spreads))
+        mean, spread = (maps.repeat_interleave(repeats, dim=1).unflatten(1, shape) for maps in (means, spreads))
         return (mean * 0, spread * 0) if self.noise == "zeros" else (mean, spread)
 
     def _draw(self, coefficients: Tensor, generator: torch.Generator) -> Float[Tensor, "n 1 c ..."]:

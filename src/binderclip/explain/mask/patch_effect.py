@@ -63,8 +63,8 @@ class PatchEffects:
         count = ordered.shape[1]
         rank = torch.arange(1, count + 1, device=ordered.device)
         total = ordered.sum(1)
-        found = ((2 * rank - count - 1) * ordered).sum(1) / (count * total)
-        return torch.where(total > 0, found, torch.full_like(found, torch.nan))
+        gini = ((2 * rank - count - 1) * ordered).sum(1) / (count * total)
+        return torch.where(total > 0, gini, torch.full_like(gini, torch.nan))
 
     def strongest(self) -> Int[Tensor, "B 2"]:
         """(row, column) of the patch that speaks loudest for the picture's own side, above or below 0."""
@@ -170,9 +170,9 @@ def without_each(
 
 
 def _scores(score: Score, images: Tensor, batch_size: int) -> Float[Tensor, "M"]:
-    found = torch.cat([score(part) for part in images.split(batch_size)])
-    if found.ndim == 2 and found.shape[1] == 2:
-        return found[:, 1] - found[:, 0]
-    if found.shape != (len(images),):
-        raise UsageError(f"a score gives (B,) or (B, 2) numbers, got {tuple(found.shape)} for {len(images)} pictures")
-    return found
+    scores = torch.cat([score(part) for part in images.split(batch_size)])
+    if scores.ndim == 2 and scores.shape[1] == 2:
+        return scores[:, 1] - scores[:, 0]
+    if scores.shape != (len(images),):
+        raise UsageError(f"a score gives (B,) or (B, 2) numbers, got {tuple(scores.shape)} for {len(images)} pictures")
+    return scores

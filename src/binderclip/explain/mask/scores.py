@@ -46,9 +46,9 @@ def hallucination_score(
     """
     shown, images = _pictures(explanation, images)
     find = edges or (lambda grey: sobel(grey) > threshold)
-    found, true = find(_grey(shown)), find(_grey(images))
+    shown_edges, true = find(_grey(shown)), find(_grey(images))
     near = functional.max_pool2d(true[:, None].to(shown.dtype), 3, stride=1, padding=1)[:, 0] > 0
-    scores = _count(found & ~near) / _count(true).clamp(min=1)
+    scores = _count(shown_edges & ~near) / _count(true).clamp(min=1)
     return scores.masked_fill(_black(shown), torch.nan)
 
 
@@ -123,8 +123,8 @@ def _grey(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B H W"]:
     return (images / torch.where(top > 0, top, 1.0)).mean(dim=1)
 
 
-def _count(found: Bool[Tensor, "B H W"]) -> Float[Tensor, "B"]:
-    return found.flatten(1).sum(dim=1).float()
+def _count(mask: Bool[Tensor, "B H W"]) -> Float[Tensor, "B"]:
+    return mask.flatten(1).sum(dim=1).float()
 
 
 def _total(values: Tensor) -> Float[Tensor, "B"]:

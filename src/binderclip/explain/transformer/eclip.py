@@ -158,11 +158,11 @@ class GradECLIP:
             score = resolve(model, target, outputs.detach())(outputs)
             grads = torch.autograd.grad(score.sum(), [taken[block].out for block in blocks])
         assert start.grid is not None
-        found = [self._site(g, taken[b], tower, start.grid).detach() for g, b in zip(grads, blocks, strict=True)]
+        maps = [self._site(g, taken[b], tower, start.grid).detach() for g, b in zip(grads, blocks, strict=True)]
         size = (batch.shape[-2], batch.shape[-1])
         box = input_box(observer.preprocess, size)
         finish: Literal["signed", "relu"] = "signed" if self.signed else "relu"
-        return Attribution(tuple(found), (box,) * len(found), size, score.detach(), self._name(), finish)
+        return Attribution(tuple(maps), (box,) * len(maps), size, score.detach(), self._name(), finish)
 
 
 @dataclass(frozen=True)
@@ -247,12 +247,12 @@ def _words(method: GradECLIP, model: Any, images: Any, texts: str | Sequence[str
     read = tuple(range(max(0, tower.depth - layers), tower.depth))
     ids = model.tokenize(captions).to(tower.device)
     with frozen(model), torch.enable_grad():
-        last, cosine, found = _attend(method, tower, ids, features, read)
+        last, cosine, signals = _attend(method, tower, ids, features, read)
     reader = last.pool_at
     assert reader is not None
     keep = _readable(tower, last, reader)
     total = torch.zeros(keep.shape, device=keep.device)
-    for gradient, attended in found:
+    for gradient, attended in signals:
         evidence = channel_evidence(gradient, attended.v, reader).sum(dim=-1)
         alike = similarity(attended, reader, keep, projected=method.projected) if method.ksim else 1.0
         total = total + evidence * alike

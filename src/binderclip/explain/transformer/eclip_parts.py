@@ -61,8 +61,8 @@ def similarity(
     high = alike.masked_fill(~keep, -math.inf).amax(dim=1, keepdim=True)
     spread = high - low
     # Equal keys differ by rounding alone.
-    told = asks & (spread > 1e-6)
-    return torch.where(told, (alike - low) / torch.where(told, spread, 1.0), 1.0)
+    defined = asks & (spread > 1e-6)
+    return torch.where(defined, (alike - low) / torch.where(defined, spread, 1.0), 1.0)
 
 
 def channel_evidence(

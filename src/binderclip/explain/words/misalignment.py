@@ -115,13 +115,13 @@ class DenseMisalignment:
         for caption in captions:
             if not caption.strip():
                 raise UsageError("a caption is empty: give words")
-        found = self.scores(model, images, [self.prompt + caption for caption in captions])
+        misalignment = self.scores(model, images, [self.prompt + caption for caption in captions])
         skip = len(self.prompt.split())
-        rows = tuple(tuple(row[skip:]) for row in found.words())
-        plain = tuple(text[len(self.prompt) :] for text in found.texts)
+        rows = tuple(tuple(row[skip:]) for row in misalignment.words())
+        plain = tuple(text[len(self.prompt) :] for text in misalignment.texts)
         flagged = tuple(self._flags(row) for row in rows)
         eps = self.eps if self.decision == "threshold" else None
-        return Misalignment(plain, rows, flagged, found.cosine, eps, found.layers)
+        return Misalignment(plain, rows, flagged, misalignment.cosine, eps, misalignment.layers)
 
     def calibrate(self, model: Any, images: Any, texts: Sequence[str], *, quantile: float = 0.05) -> DenseMisalignment:
         """The same with `eps` set so that this share of the words of fitting pairs would be called misaligned.

@@ -112,11 +112,11 @@ class TextTokenAttribution:
                 row, cosine = self._rows(tower, tokens[part], features[part], read)
                 rows.append(row)
                 cosines.append(cosine)
-        found = torch.cat(rows).cpu()
+        word_scores = torch.cat(rows).cpu()
         scores = tuple(
-            tuple(_mean(row, word) for word in words) for row, words in zip(found.double(), spans, strict=True)
+            tuple(_mean(row, word) for word in words) for row, words in zip(word_scores.double(), spans, strict=True)
         )
-        return WordScores(tuple(texts), tuple(map(tuple, spans)), scores, torch.cat(cosines).cpu(), read, found)
+        return WordScores(tuple(texts), tuple(map(tuple, spans)), scores, torch.cat(cosines).cpu(), read, word_scores)
 
     def _rows(
         self, tower: Any, tokens: Any, features: Float[Tensor, "B E"], read: tuple[int, ...]

@@ -51,10 +51,10 @@ def words_of_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[Word]]:
         if not words:
             raise UsageError(f"the text {text!r} has no words")
     vocabulary = list(dict.fromkeys(word for words in split for word in words))
-    empty, *found = _real(tokenizer, ["", *vocabulary, *texts])
-    lead, tail = _ends(empty, found)
-    pieces = dict(zip(vocabulary, (row[lead : len(row) - tail] for row in found), strict=False))
-    whole = [row[lead : len(row) - tail] for row in found[len(vocabulary) :]]
+    empty, *tokens = _real(tokenizer, ["", *vocabulary, *texts])
+    lead, tail = _ends(empty, tokens)
+    pieces = dict(zip(vocabulary, (row[lead : len(row) - tail] for row in tokens), strict=False))
+    whole = [row[lead : len(row) - tail] for row in tokens[len(vocabulary) :]]
     return [_aligned(words, [pieces[w] for w in words], body, lead) for words, body in zip(split, whole, strict=True)]
 
 
@@ -83,8 +83,8 @@ def _aligned(words: list[str], pieces: list[list[int]], body: list[int], lead: i
             f"the tokens of {' '.join(words)[:60]!r} are not those of its words one by one: this tokenizer reaches "
             "across white space, so scores of words cannot be told"
         )
-    found, place = [], 0
+    aligned, place = [], 0
     for word, piece in zip(words, pieces, strict=True):
-        found.append(Word(word, lead + place, lead + place + len(piece), lost=place + len(piece) > len(body)))
+        aligned.append(Word(word, lead + place, lead + place + len(piece), lost=place + len(piece) > len(body)))
         place += len(piece)
-    return found
+    return aligned

@@ -178,11 +178,11 @@ class _Softmax(torch.autograd.Function):
             by_row = share.sum(rows.losses(smoothing, plan.reweighted).sum())
             by_column = columns.losses(smoothing, plan.reweighted).sum()
             loss = (plan.rows * by_row + plan.columns * by_column) / share.total
-            found = _found(rows, columns, blocks)
+            totals = _found(rows, columns, blocks)
         ctx.save_for_backward(a, b, scale, rows.log_sum, columns.log_sum)
         ctx.plan = plan
-        ctx.mark_non_differentiable(found)
-        return loss, found
+        ctx.mark_non_differentiable(totals)
+        return loss, totals
 
     @staticmethod
     @once_differentiable
@@ -298,11 +298,11 @@ class _Sigmoid(torch.autograd.Function):
                     sums.add(block, blocks, i, j)
             loss = share.sum(loss) / share.total
             columns.pool(share)
-            found = _found(rows, columns, blocks)
+            totals = _found(rows, columns, blocks)
         ctx.save_for_backward(a, scale, *sums.tensors, to_bias)
         ctx.plan = plan
-        ctx.mark_non_differentiable(found)
-        return loss, found
+        ctx.mark_non_differentiable(totals)
+        return loss, totals
 
     @staticmethod
     @once_differentiable

@@ -42,7 +42,7 @@ class SoftmaxLink:
         if not _small(plan):
             return blockwise_softmax(a, b, scale, plan)
         logits, whole, similarities = _logits(a, b, scale, None, plan)
-        found = _found(logits, similarities, plan, whole)
+        figures = _found(logits, similarities, plan, whole)
         by_row, by_column = logits.log_softmax(1), logits.log_softmax(0)
         keep, even = 1 - plan.smoothing, plan.smoothing
         rows = -keep * plan.positives.pull(by_row, whole, whole)[0]
@@ -50,7 +50,7 @@ class SoftmaxLink:
         if even:
             rows = rows - even * plan.positives.average(by_row, whole, whole)[0]
             columns = columns - even * plan.positives.average(by_column, whole, whole)[1]
-        return plan.rows * rows.mean() + plan.columns * columns.mean(), found
+        return plan.rows * rows.mean() + plan.columns * columns.mean(), figures
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ReweightedSoftmaxLink:
         if not _small(plan):
             return blockwise_softmax(a, b, scale, plan)
         logits, whole, similarities = _logits(a, b, scale, None, plan)
-        found = _found(logits, similarities, plan, whole)
+        figures = _found(logits, similarities, plan, whole)
         pulled = plan.positives.pull(logits, whole, whole)
         negatives = logits.clone()
         plan.positives.exclude_(negatives, whole, whole)
@@ -88,7 +88,7 @@ class ReweightedSoftmaxLink:
         # d/dd (-log P) / (1 - P) is -1 with the divisor held, equation 9
         rows, columns = (reweighted(lead).detach() - (lead - lead.detach()) for lead in leads)
         total = plan.rows * rows.mean()
-        return (total + plan.columns * columns.mean() if plan.columns else total), found
+        return (total + plan.columns * columns.mean() if plan.columns else total), figures
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class SigmoidLink:
         if not _small(plan):
             return blockwise_sigmoid(a, b, scale, bias, plan)
         logits, whole, similarities = _logits(a, b, scale, bias, plan)
-        found = _found(logits, similarities, plan, whole)
+        figures = _found(logits, similarities, plan, whole)
         plan.positives.flip_(logits, whole, whole)
-        return F.softplus(logits, threshold=40.0).sum() / len(a), found
+        return F.softplus(logits, threshold=40.0).sum() / len(a), figures
 
 
 def _small(plan: BlockPlan) -> bool:

@@ -206,10 +206,10 @@ class ContrastiveLoss(nn.Module):
         if self.pairs:
             positives = self.targets.bind(e.share, e.ids)
             for pair in self.pairs:
-                value, found = self._compare(pair, positives, e)
+                value, figures = self._compare(pair, positives, e)
                 alone = len(self.pairs) == 1
                 terms["contrastive" if alone else pair.name] = pair.weight * value
-                metrics |= {name if alone else f"{pair.name}/{name}": metric for name, metric in found.items()}
+                metrics |= {name if alone else f"{pair.name}/{name}": metric for name, metric in figures.items()}
         for term in cast(Iterable[Term], self.terms):
             value = term.weight * term(e)
             terms[term.name] = terms[term.name] + value if term.name in terms else value
@@ -255,8 +255,8 @@ class ContrastiveLoss(nn.Module):
         compared = [self._pairing(replace(pair, a=one, b=other), positives, e) for one, other in pairings]
         if len(compared) == 1:
             return compared[0]
-        values, found = zip(*compared, strict=True)
-        return torch.stack(values).mean(), {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
+        values, figures = zip(*compared, strict=True)
+        return torch.stack(values).mean(), {name: torch.stack([f[name] for f in figures]).mean() for name in figures[0]}
 
     def _pairing(self, pair: Pair, positives: Any, e: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
         check_features(e[pair.a], e[pair.b], (pair.a, pair.b))
@@ -283,12 +283,12 @@ class ContrastiveLoss(nn.Module):
             metrics=self.metrics,
             of_dot=e.similarity.of_dot,
         )
-        value, found = self.link(a, b, factored, None if bias is None else bias.to(a.dtype), plan)
-        return value, self._measure(pair, a, b, scale, found, share, e) if self.metrics else {}
+        value, figures = self.link(a, b, factored, None if bias is None else bias.to(a.dtype), plan)
+        return value, self._measure(pair, a, b, scale, figures, share, e) if self.metrics else {}
 
     @torch.no_grad()
     def _measure(
-        self, pair: Pair, a: Tensor, b: Tensor, scale: Tensor, found: Tensor, share: Share, e: Embeddings
+        self, pair: Pair, a: Tensor, b: Tensor, scale: Tensor, figures: Tensor, share: Share, e: Embeddings
     ) -> dict[str, Tensor]:
         """Metrics. Where similarities are dot products, their mean over all pairs is the product of sums, which needs
         no pass over the pairs.
@@ -304,9 +304,9 @@ class ContrastiveLoss(nn.Module):
         itself = summed(b) if two_views else a.new_zeros(())
         sums = share.sum(torch.cat([a.sum(0), b.sum(0), own.reshape(1), itself.reshape(1)]))
         of_a, of_b, own, itself = sums[: a.shape[1]], sums[a.shape[1] : -2], sums[-2], sums[-1]
-        every = of_a @ of_b if of_dot is None else found[2]
+        every = of_a @ of_b if of_dot is None else figures[2]
         others = total * (total - (2 if two_views else 1))
-        factor, rates = e.similarity.factor(), found[:2] / total
+        factor, rates = e.similarity.factor(), figures[:2] / total
         return {
             "accuracy_a_to_b": rates[0],
             **({} if two_views else {"accuracy_b_to_a": rates[1]}),

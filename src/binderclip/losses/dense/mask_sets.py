@@ -37,9 +37,9 @@ def dice_loss(
     arXiv 1606.04797, for the squares.
     """
     chance = logits.sigmoid()
-    both = (chance * targets).sum((-2, -1))
+    intersection = (chance * targets).sum((-2, -1))
     areas = [each.square() if squared else each for each in (chance, targets)]
-    return 1 - (2 * both + 1) / (sum(each.sum((-2, -1)) for each in areas) + 1)
+    return 1 - (2 * intersection + 1) / (sum(each.sum((-2, -1)) for each in areas) + 1)
 
 
 def soft_focal_loss(
@@ -236,21 +236,21 @@ class MaskSetLoss(nn.Module):
         ]
         self.pairs = pairs
         terms = {"class": self.class_weight * self._class(classes, masks, labels, truth, pairs, ignore)}
-        found = torch.cat([each[rows] for each, (rows, _) in zip(relaxed, pairs, strict=True)])  # (M, H, W)
-        wanted = torch.cat([each[columns].to(found) for each, (_, columns) in zip(targets, pairs, strict=True)])
-        number = max(1, len(found))
-        pixels = F.binary_cross_entropy_with_logits(found, wanted, reduction="none")
+        matched = torch.cat([each[rows] for each, (rows, _) in zip(relaxed, pairs, strict=True)])  # (M, H, W)
+        target_masks = torch.cat([each[columns].to(matched) for each, (_, columns) in zip(targets, pairs, strict=True)])
+        number = max(1, len(matched))
+        pixels = F.binary_cross_entropy_with_logits(matched, target_masks, reduction="none")
         counted: Tensor | int = pixels[0].numel() if len(pixels) else 1
         if ignore is not None:
             own = torch.cat([each.expand(len(rows), -1, -1) for each, (rows, _) in zip(ignore, pairs, strict=True)])
             # In a void pixel there is no object, no query says so and nothing is lost.
-            found, wanted = found.masked_fill(own, NOWHERE), wanted.masked_fill(own, 0.0)
+            matched, target_masks = matched.masked_fill(own, NOWHERE), target_masks.masked_fill(own, 0.0)
             pixels, counted = pixels.masked_fill(own, 0.0), (~own).sum((1, 2)).clamp(min=1)
         terms["mask"] = self.mask_weight * (pixels.sum((1, 2)) / counted).sum() / number
-        terms["dice"] = self.dice_weight * dice_loss(found, wanted).sum() / number
+        terms["dice"] = self.dice_weight * dice_loss(matched, target_masks).sum() / number
         if self.relax_masks is not None and semantic is not None:
             terms["semantic"] = self.semantic_weight * _semantic_loss(at_least_float32(semantic), truth, ignore)
-        wrong = {"false positives": pixels * (1 - wanted), "false negatives": pixels * wanted}
+        wrong = {"false positives": pixels * (1 - target_masks), "false negatives": pixels * target_masks}
         self.parts = {name: each.detach() for name, each in terms.items()}
         self.parts |= {name: each.detach().sum() for name, each in wrong.items()}
         return torch.stack(list(terms.values())).sum()
@@ -260,10 +260,10 @@ class MaskSetLoss(nn.Module):
         pairs: Sequence[tuple[Tensor, Tensor]], ignore: Tensor | None,
     ) -> Float[Tensor, ""]:  # fmt: skip
         """Cross-entropy with targets that may be soft; the mean is weighted by how much of them is an object."""
-        wanted = torch.full(classes.shape[:2], classes.shape[-1] - 1, device=classes.device)
-        for own, (rows, columns), each in zip(labels, pairs, wanted, strict=True):
+        target_classes = torch.full(classes.shape[:2], classes.shape[-1] - 1, device=classes.device)
+        for own, (rows, columns), each in zip(labels, pairs, target_classes, strict=True):
             each[rows] = own[columns]
-        target = F.one_hot(wanted, classes.shape[-1]).to(classes)
+        target = F.one_hot(target_classes, classes.shape[-1]).to(classes)
         if self.relax_classes is not None:
             target = self.relax_classes(target, masks, truth, ignore)
         empty = target[..., -1]
@@ -326,14 +326,14 @@ def match_masks(
         weights: of minus the class probability, the mean binary cross-entropy and dice.
         ignore: pixels that do not count.
     """
-    wanted = targets.flatten(1).to(masks)  # (G, P)
+    target_pixels = targets.flatten(1).to(masks)  # (G, P)
     flat = masks.flatten(1)  # (N, P)
     if ignore is not None:
-        flat, wanted = flat[:, ~ignore.flatten()], wanted[:, ~ignore.flatten()]
+        flat, target_pixels = flat[:, ~ignore.flatten()], target_pixels[:, ~ignore.flatten()]
     chance = flat.sigmoid()
     # BCE(m, y) = softplus(m) - m y, whose mean over pixels is one product of matrices.
-    pixels = (F.softplus(flat).sum(1, keepdim=True) - flat @ wanted.T) / max(1, flat.shape[1])
-    dice = 1 - (2 * chance @ wanted.T + 1) / (chance.sum(1, keepdim=True) + wanted.sum(1) + 1)
+    pixels = (F.softplus(flat).sum(1, keepdim=True) - flat @ target_pixels.T) / max(1, flat.shape[1])
+    dice = 1 - (2 * chance @ target_pixels.T + 1) / (chance.sum(1, keepdim=True) + target_pixels.sum(1) + 1)
     cost = -weights[0] * classes.softmax(-1)[:, labels] + weights[1] * pixels + weights[2] * dice
     rows, columns = linear_sum_assignment(cost.double().cpu().numpy())
     return torch.as_tensor(rows, device=masks.device), torch.as_tensor(columns, device=masks.device)

@@ -53,10 +53,10 @@ def random_block_masks(
         raise UsageError(f"least must be at least 1 and aspect in (0, 1], got {least} and {aspect}")
     draws = _uniform(generator)
     masks = [_one_mask(grid, masked, least, aspect, draws) for _ in range(count)]
-    found = torch.tensor(masks, dtype=torch.bool).reshape(count, *grid)
-    if not found.flatten(1).any(1).all():
+    result = torch.tensor(masks, dtype=torch.bool).reshape(count, *grid)
+    if not result.flatten(1).any(1).all():
         raise UsageError(f"no rectangle fits into a grid of {grid[0]} x {grid[1]} patches; use masking='random'")
-    return found
+    return result
 
 
 def _uniform(generator: torch.Generator | None) -> Iterator[float]:
@@ -198,5 +198,5 @@ class FeatureMaskedModeling(nn.Module):
         if tokens.patches.shape[1] != hidden.shape[1]:
             raise UsageError("the student drops patches while it trains; masked features need all of them")
         rows, places = (each.to(images.device) for each in where)
-        said = self.predict(student.norm(student.run(tokens).patches[rows, places]))  # (M, T)
-        return -F.cosine_similarity(said.float(), targets[rows, places].float(), dim=-1).mean()
+        predicted = self.predict(student.norm(student.run(tokens).patches[rows, places]))  # (M, T)
+        return -F.cosine_similarity(predicted.float(), targets[rows, places].float(), dim=-1).mean()

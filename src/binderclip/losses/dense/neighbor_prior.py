@@ -177,8 +177,8 @@ def _windows(maps: Tensor, size: int, border: str, *, fill: bool = False) -> Ten
         reach = torch.arange(-(size // 2), size // 2 + 1, device=maps.device)
         rows = (torch.arange(height, device=maps.device)[:, None] + reach).clamp(0, height - 1)
         columns = (torch.arange(width, device=maps.device)[:, None] + reach).clamp(0, width - 1)
-        found = maps[..., rows.T[:, None, :, None], columns.T[None, :, None, :]]
-        return found.flatten(-4, -3)
+        windows = maps[..., rows.T[:, None, :, None], columns.T[None, :, None, :]]
+        return windows.flatten(-4, -3)
     padded = F.pad(maps, (size // 2,) * 4, value=fill)
     return padded.unfold(-2, size, 1).unfold(-2, size, 1).flatten(-2).movedim(-1, -3)
 
@@ -196,12 +196,12 @@ def _statistic(
     last = near.masked_fill(~inside, classes)
     number = inside.sum(1)
     if prior == "max":
-        found = near.masked_fill(~inside, -1).amax(1)
+        statistic = near.masked_fill(~inside, -1).amax(1)
     elif prior == "min":
-        found = last.amin(1)
+        statistic = last.amin(1)
     elif prior == "median":
-        found = last.sort(dim=1).values.gather(1, ((number - 1).clamp(min=0) // 2)[:, None])[:, 0]
+        statistic = last.sort(dim=1).values.gather(1, ((number - 1).clamp(min=0) // 2)[:, None])[:, 0]
     else:
-        found = _shares(near, inside.float(), classes).argmax(1)
+        statistic = _shares(near, inside.float(), classes).argmax(1)
     ids = torch.arange(classes, device=near.device)[:, None, None]
-    return ((found[:, None] == ids) & (number > 0)[:, None]).float()
+    return ((statistic[:, None] == ids) & (number > 0)[:, None]).float()

@@ -78,17 +78,17 @@ class FocalDice(nn.Module):
         truth = (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)[:, None, None]) & known[:, None]
         counted = torch.ones_like(known) if self.released else known
         weight = counted[:, None].to(logits)
-        wanted = truth.to(logits)
+        target = truth.to(logits)
         chance = logits.sigmoid()
         missed = torch.where(truth, 1 - chance, chance)  # 1 - p of the right answer
         share = torch.where(truth, self.alpha, 1 - self.alpha)
-        bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         pixels = weight.sum((2, 3)).clamp(min=1)
         focal = (weight * share * missed**self.gamma * bce).sum((2, 3)) / pixels  # (B, C)
         occurs = truth.any(3).any(2)
         number = occurs.sum().clamp(min=1)
-        both = (weight * chance * wanted).sum((2, 3))
-        dice = 1 - (2 * both + 1) / ((weight * chance).sum((2, 3)) + wanted.sum((2, 3)) + 1)
+        intersection = (weight * chance * target).sum((2, 3))
+        dice = 1 - (2 * intersection + 1) / ((weight * chance).sum((2, 3)) + target.sum((2, 3)) + 1)
         terms = {
             "focal": self.focal * focal.sum() / number,
             "dice": self.dice * (dice * occurs).sum() / number,

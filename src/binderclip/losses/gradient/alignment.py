@@ -96,8 +96,8 @@ class GradientAlignmentLoss:
         logits = model(seen(leaf))
         entropy = F.cross_entropy(logits, labels)
         classes = self._draw(len(images), logits.shape[1]).to(images.device)
-        wanted = self._directions(images, classes, directions)
-        cosine = gradient_cosines(_gradients(logits, leaf, classes, self.of, create_graph=True), wanted).mean()
+        targets = self._directions(images, classes, directions)
+        cosine = gradient_cosines(_gradients(logits, leaf, classes, self.of, create_graph=True), targets).mean()
         alignment = self.weight * FACTOR * (1 - cosine)
         terms = {"cross_entropy": entropy, "alignment": alignment}
         return LossOutput(entropy + alignment, terms, {"cosine": cosine.detach()})
@@ -116,17 +116,17 @@ class GradientAlignmentLoss:
         if given is not None:
             if given.ndim != images.ndim + 1 or given.shape[0] != len(images) or given.shape[1] <= int(classes.max()):
                 raise UsageError(f"directions are {tuple(given.shape)}; give one a class, (B, K, *size of an image)")
-            wanted = given[torch.arange(len(images), device=given.device)[:, None], classes]
+            chosen = given[torch.arange(len(images), device=given.device)[:, None], classes]
         elif self.directions is not None:
-            wanted = self.directions(images.detach(), classes)
+            chosen = self.directions(images.detach(), classes)
         else:
             raise UsageError("GradientAlignmentLoss needs directions, when it is made or when it is called")
-        if wanted.shape != (*classes.shape, *images.shape[1:]):
+        if chosen.shape != (*classes.shape, *images.shape[1:]):
             raise UsageError(
-                f"directions are {tuple(wanted.shape)}; for images {tuple(images.shape)} and {classes.shape[1]} classes"
+                f"directions are {tuple(chosen.shape)}; for images {tuple(images.shape)} and {classes.shape[1]} classes"
                 f" each they must be {(*classes.shape, *images.shape[1:])}"
             )
-        return wanted
+        return chosen
 
 
 def class_gradients(
@@ -168,13 +168,13 @@ def gradient_cosines(a: Float[Tensor, "B k *size"], b: Float[Tensor, "B k *size"
 
 def _gradients(logits: Tensor, leaf: Tensor, classes: Tensor, of: Of, create_graph: bool) -> Tensor:
     scores = logits.log_softmax(dim=1) if of == "loss" else logits
-    found = []
+    gradients = []
     for column in range(classes.shape[1]):
         total = scores.gather(1, classes[:, column : column + 1]).sum()
         last = column == classes.shape[1] - 1
         (gradient,) = torch.autograd.grad(total, leaf, create_graph=create_graph, retain_graph=create_graph or not last)
-        found.append(gradient)
-    return torch.stack(found, dim=1)
+        gradients.append(gradient)
+    return torch.stack(gradients, dim=1)
 
 
 def _same(images: Tensor) -> Tensor:

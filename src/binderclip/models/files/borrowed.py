@@ -43,8 +43,8 @@ def without_borrowed(
             value = file.get_tensor(name)
             if _distinct(value):
                 theirs.setdefault(_digest(value.float()), name)
-        found = {name: theirs.get(_digest(value.float())) for name, value in state.items() if _distinct(value)}
-        tensors = {name: other for name, other in sorted(found.items()) if other is not None}
+        borrowed = {name: theirs.get(_digest(value.float())) for name, value in state.items() if _distinct(value)}
+        tensors = {name: other for name, other in sorted(borrowed.items()) if other is not None}
         if not tensors:
             raise CheckpointError(f"{lender} holds none of these tensors, so there is nothing to borrow from it")
         table = {"from": lender, "tensors": tensors, "sha256": _hash({n: file.get_tensor(n) for n in tensors.values()})}

@@ -124,19 +124,19 @@ def read_json_object(path: Path, *parts: str) -> dict[str, Any]:
         CheckpointError: it cannot be read, is no JSON, no object, or one of the parts is none.
     """
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {first_words(error)}") from error
     for part in ("", *parts):
-        value = found
+        value = document
         for key in part.split(".") if part else ():
             value = value.get(key, {})
         if not isinstance(value, dict):
             where = f"{part!r} in {path}" if part else str(path)
             raise CheckpointError(f"{where} must be an object {{...}}, and is {brief(value)}")
-    return found
+    return document
 
 
 def check_weights_finite(state: Mapping[str, Any], source: str | Path) -> None:

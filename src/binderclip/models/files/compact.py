@@ -72,10 +72,10 @@ def text_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
     other = settings.get("text_tower", settings.get("towers"))
     if other is None:
         return folder
-    found = folder.parent / str(other)
-    if not found.is_dir():
-        raise CheckpointError(f"{folder} takes its text tower from {found}, which is not there")
-    return found
+    path = folder.parent / str(other)
+    if not path.is_dir():
+        raise CheckpointError(f"{folder} takes its text tower from {path}, which is not there")
+    return path
 
 
 def compact_state(folder: Path, weights: Path, settings: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -24,23 +24,23 @@ def resolve_device(device: str | torch.device) -> torch.device:
         NotSupported: a device that this machine or this PyTorch does not have.
     """
     try:
-        found = torch.device(device)
+        resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise UsageError(f"device {device!r} is unknown: 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
-    if found.type == "cuda":
+    if resolved.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:
             raise NotSupported(
                 f"device {str(device)!r}: PyTorch {torch.__version__} sees no CUDA device here; use 'cpu'"
             )
-        if found.index is not None and found.index >= count:
+        if resolved.index is not None and resolved.index >= count:
             raise NotSupported(f"device {str(device)!r}: there are {count} CUDA devices, 0 to {count - 1}")
-    elif found.type == "mps":
+    elif resolved.type == "mps":
         if not torch.backends.mps.is_available():
             raise NotSupported("device 'mps' is not available here; use 'cpu'")
-    elif found.type != "cpu":
+    elif resolved.type != "cpu":
         raise UsageError(f"device {str(device)!r} is not one of 'cpu', 'cuda', 'cuda:1', 'mps'")
-    return found
+    return resolved
 
 
 def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:

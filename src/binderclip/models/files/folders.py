@@ -129,9 +129,9 @@ def read_folder(folder: str | Path, kind: str) -> Folder:
     config = folder_config(folder)
     if not config:
         raise CheckpointError(f"{folder} holds no model of this format: {CONFIG} with a {KEY!r} table is not there")
-    found = config[KEY].get("kind")
-    if found != kind:
-        raise CheckpointError(f"{folder} holds a {found!r} model, and a {kind!r} one is asked for")
+    declared = config[KEY].get("kind")
+    if declared != kind:
+        raise CheckpointError(f"{folder} holds a {declared!r} model, and a {kind!r} one is asked for")
     path = check_weights_file(folder / WEIGHTS)
     weights = guarded(lambda: load_file(path), path, f"the {kind} model in {folder}")
     state = configured(lambda: _state(folder, config[KEY], weights), folder / CONFIG)
@@ -160,8 +160,10 @@ def compact_folder(
     if kind is None:
         raise CheckpointError(f"{source} holds no model of this format")
     read = read_folder(source, kind)
-    told = read.card if card is None else card
-    return write_folder(target, kind=kind, config=read.config, state=read.state, card=told, dtype="int8", borrow=borrow)
+    text_of_card = read.card if card is None else card
+    return write_folder(
+        target, kind=kind, config=read.config, state=read.state, card=text_of_card, dtype="int8", borrow=borrow
+    )
 
 
 def bundled_of(kind: str) -> dict[str, Path]:

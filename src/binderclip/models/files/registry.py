@@ -98,8 +98,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = True) -> list[str]:
         known = [f"open_clip:{arch}/{tag}" for arch, tag in open_clip.list_pretrained()]
     else:
         known = [f"open_clip:{arch}" for arch in open_clip.list_models()]
-    wanted = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
-    return [name for name in [*bundled_folders(), *known] if fnmatch.fnmatchcase(name.lower(), wanted)]
+    glob = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
+    return [name for name in [*bundled_folders(), *known] if fnmatch.fnmatchcase(name.lower(), glob)]
 
 
 def close_names(name: str, known: list[str], limit: int = 4) -> list[str]:

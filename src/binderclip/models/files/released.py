@@ -61,7 +61,7 @@ class NameTable:
 
     def renamed(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The tensors under our names, and the names that no row knows."""
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         unknown = []
         for theirs, value in state.items():
             for row in self.rows:
@@ -69,11 +69,11 @@ class NameTable:
                 if match is not None:
                     name, tensor = row.apply(match, value)
                     if name is not None:
-                        found[name] = tensor
+                        tensors[name] = tensor
                     break
             else:
                 unknown.append(theirs)
-        return found, unknown
+        return tensors, unknown
 
 
 def read_released(path: str | Path, part: str | None = None) -> dict[str, Tensor]:
@@ -144,12 +144,12 @@ def copy_renamed(own: Mapping[str, Tensor], state: Mapping[str, Tensor], table: 
     Raises:
         CheckpointError: tensors that are missing, that the table does not know, or of another shape; each kind listed.
     """
-    found, unknown = table.renamed(state)
-    unknown += [name for name in found if name not in own]
-    missing = [name for name in own if name not in found]
+    tensors, unknown = table.renamed(state)
+    unknown += [name for name in tensors if name not in own]
+    missing = [name for name in own if name not in tensors]
     other = [
         f"{name} {tuple(value.shape)} for {tuple(own[name].shape)}"
-        for name, value in found.items()
+        for name, value in tensors.items()
         if name in own and value.shape != own[name].shape
     ]
     wrong = [
@@ -160,7 +160,7 @@ def copy_renamed(own: Mapping[str, Tensor], state: Mapping[str, Tensor], table: 
     if wrong:
         raise CheckpointError(f"{source} does not fit {table.network}: {'; '.join(wrong)}")
     for name, value in own.items():
-        value.copy_(found[name])
+        value.copy_(tensors[name])
 
 
 def load_renamed(module: nn.Module, path: str | Path, table: NameTable, *, part: str | None = None) -> nn.Module:

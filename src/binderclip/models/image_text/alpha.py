@@ -149,14 +149,14 @@ def box_alpha(
     Raises:
         UsageError: an empty box or one outside the picture.
     """
-    found = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     height, width = size
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-    inside_x = (x >= found[:, :1]) & (x < found[:, 2:3])  # (N, w)
-    inside_y = (y >= found[:, 1:2]) & (y < found[:, 3:])  # (N, h)
+    inside_x = (x >= corners[:, :1]) & (x < corners[:, 2:3])  # (N, w)
+    inside_y = (y >= corners[:, 1:2]) & (y < corners[:, 3:])  # (N, h)
     masks = (inside_y[:, :, None] & inside_x[:, None, :]).float()[:, None]
     if empty := [i for i, mask in enumerate(masks) if not bool(mask.any())]:
-        raise UsageError(f"box {found[empty[0]].tolist()} covers no pixel of {width} x {height}")
+        raise UsageError(f"box {corners[empty[0]].tolist()} covers no pixel of {width} x {height}")
     return masks
 
 
@@ -175,8 +175,8 @@ def point_alpha(
     """
     if not radius > 0:
         raise UsageError(f"radius must be positive, got {radius}")
-    found = torch.as_tensor(points, dtype=torch.float32).reshape(-1, 2)
+    coordinates = torch.as_tensor(points, dtype=torch.float32).reshape(-1, 2)
     height, width = size
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-    squared = (x - found[:, :1]).square()[:, None, :] + (y - found[:, 1:]).square()[:, :, None]  # (N, h, w)
+    squared = (x - coordinates[:, :1]).square()[:, None, :] + (y - coordinates[:, 1:]).square()[:, :, None]  # (N, h, w)
     return (-squared / (2 * radius**2)).exp()[:, None]

@@ -146,14 +146,14 @@ def encode_files(
             if progress is not None:
                 progress(len(kept) + len(skipped))
 
-    for position, found in opened_ahead(preprocess.pixels, sources, 3 * step, workers):
-        if isinstance(found, BinderclipError):
+    for position, pixels in opened_ahead(preprocess.pixels, sources, 3 * step, workers):
+        if isinstance(pixels, BinderclipError):
             if on_error == "raise":
-                raise found
-            skipped.append((key_of(sources[position], position), str(found)))
+                raise pixels
+            skipped.append((key_of(sources[position], position), str(pixels)))
             continue
         kept.append(position)
-        waiting.append(found)
+        waiting.append(pixels)
         if len(waiting) == step:
             flush()
     flush()

@@ -107,11 +107,11 @@ def _towers_folder(folder: Path, config: Mapping[str, Any]) -> Path:
 
 def _weights_in(folder: Path) -> Path:
     preferred = [registry.WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"]
-    found = [folder / name for name in preferred if (folder / name).is_file()]
-    found += [path for suffix in ("safetensors", "bin", "pth", "pt") for path in sorted(folder.glob(f"*.{suffix}"))]
-    if not found:
+    files = [folder / name for name in preferred if (folder / name).is_file()]
+    files += [path for suffix in ("safetensors", "bin", "pth", "pt") for path in sorted(folder.glob(f"*.{suffix}"))]
+    if not files:
         raise CheckpointError(f"{folder} has a configuration but no weights ({registry.WEIGHTS}): it is incomplete")
-    return found[0]
+    return files[0]
 
 
 def wrap(

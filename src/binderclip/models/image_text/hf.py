@@ -153,25 +153,25 @@ def _preprocess(transformers: Any, source: str, config: Any, kind: str, where: d
     files = ("preprocessor_config.json", "processor_config.json")
     try:
         if folder.is_dir() and any((folder / file).is_file() for file in files):
-            found = configured(lambda: transformers.AutoImageProcessor.from_pretrained(source), folder / files[0])
+            processor = configured(lambda: transformers.AutoImageProcessor.from_pretrained(source), folder / files[0])
         else:
-            found = transformers.AutoImageProcessor.from_pretrained(source, **where)
+            processor = transformers.AutoImageProcessor.from_pretrained(source, **where)
     except (OSError, ValueError, ImportError):
         # Folders written by `model.save_pretrained` alone have no processor: take the family's own.
         if kind == "hf-siglip":
             return Preprocess((side, side), (0.5,) * 3, (0.5,) * 3, resize_mode="squash")  # type: ignore[arg-type]
         return Preprocess((side, side), crop_rounding="down")
-    size = dict(found.size)
-    squash = bool(size.get("height")) and not getattr(found, "do_center_crop", False)
-    crop = dict(found.crop_size) if getattr(found, "do_center_crop", False) else size
+    size = dict(processor.size)
+    squash = bool(size.get("height")) and not getattr(processor, "do_center_crop", False)
+    crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", False) else size
     height, width = int(crop.get("height") or side), int(crop.get("width") or side)
     if not squash and size.get("shortest_edge") and int(size["shortest_edge"]) != min(height, width):
         raise NotSupported(f"{source}: resizing to {size['shortest_edge']} and cropping {height} x {width} pixels")
     return Preprocess(
         size=(height, width),
-        mean=tuple(found.image_mean),
-        std=tuple(found.image_std),
-        interpolation=_RESAMPLING.get(int(found.resample), "bicubic"),
+        mean=tuple(processor.image_mean),
+        std=tuple(processor.image_std),
+        interpolation=_RESAMPLING.get(int(processor.resample), "bicubic"),
         resize_mode="squash" if squash else "shortest",
         crop_rounding="down",
     )
@@ -189,11 +189,11 @@ def _tokenizer(transformers: Any, source: str, name: str, config: Any, where: di
             "save it there with tokenizer.save_pretrained(FOLDER)",
         )
     try:
-        found = transformers.AutoTokenizer.from_pretrained(source, **where)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
     except Exception as error:  # the readers of vocabularies raise many kinds
         return MissingTokenizer(length, f"{images_alone} its tokenizer cannot be read ({first_words(error)})")
     if config.model_type == "altclip":  # RoBERTa counts positions from behind the padding's
         length -= int(text.pad_token_id) + 1
     if config.model_type in ("altclip", "chinese_clip"):
-        length = min(length, int(found.model_max_length))
-    return TransformersTokenizer(found, length)
+        length = min(length, int(tokenizer.model_max_length))
+    return TransformersTokenizer(tokenizer, length)

@@ -196,12 +196,14 @@ class ImageTextModel(PictureModel):
             rows = [self.encode_image(i, batch_size=batch_size, size=size, on_error=on_error) for i in items]
             features = torch.cat(rows)
             return functional.normalize(features, dim=-1) if normalize else features
-        found = self.encode_files(items, normalize=normalize, batch_size=batch_size, size=size, on_error=on_error)
-        if found.skipped:
-            names = "; ".join(f"{key}: {reason}" for key, reason in found.skipped[:3])
-            more = "" if len(found.skipped) <= 3 else f" and {len(found.skipped) - 3} more"
-            warnings.warn(f"{len(found.skipped)} images could not be read and have no row: {names}{more}", stacklevel=2)
-        return found.features
+        encoded = self.encode_files(items, normalize=normalize, batch_size=batch_size, size=size, on_error=on_error)
+        if encoded.skipped:
+            names = "; ".join(f"{key}: {reason}" for key, reason in encoded.skipped[:3])
+            more = "" if len(encoded.skipped) <= 3 else f" and {len(encoded.skipped) - 3} more"
+            warnings.warn(
+                f"{len(encoded.skipped)} images could not be read and have no row: {names}{more}", stacklevel=2
+            )
+        return encoded.features
 
     def _encode_floats(self, batch: Tensor, batch_size: int, size: int | tuple[int, int] | None) -> Tensor:
         if len(batch) == 0:
@@ -344,16 +346,16 @@ class ImageTextModel(PictureModel):
         Raises:
             UsageError: no label, an empty or doubled one, an unknown template.
         """
-        wanted = descriptors(labels, templates)
+        sentences = descriptors(labels, templates)
         extra = descriptors(list(background), templates) if background else {}
-        both = [name for name in extra if name in wanted]
-        if both:
-            raise UsageError(f"{both[0]!r} is both a label and background")
-        wanted.update(extra)
-        texts = [text for own in wanted.values() for text in own]
-        owner = [c for c, own in enumerate(wanted.values()) for _ in own]
+        repeated = [name for name in extra if name in sentences]
+        if repeated:
+            raise UsageError(f"{repeated[0]!r} is both a label and background")
+        sentences.update(extra)
+        texts = [text for own in sentences.values() for text in own]
+        owner = [c for c, own in enumerate(sentences.values()) for _ in own]
         return TextBank(
-            names=list(wanted),
+            names=list(sentences),
             texts=texts,
             raw=self.encode_text(texts),
             owner=torch.tensor(owner, device=self.device),
@@ -403,8 +405,10 @@ class ImageTextModel(PictureModel):
             if any(isinstance(item, Tensor) and item.is_floating_point() for item in items):
                 rows = self.encode_image(items, batch_size=batch_size)
                 return self.classify_features(rows, bank, rule=rule, top=top)
-        found = self.encode_files(items, batch_size=batch_size, on_error=on_error)
-        return self.classify_features(found.features, bank, rule=rule, top=top, keys=found.keys, skipped=found.skipped)
+        encoded = self.encode_files(items, batch_size=batch_size, on_error=on_error)
+        return self.classify_features(
+            encoded.features, bank, rule=rule, top=top, keys=encoded.keys, skipped=encoded.skipped
+        )
 
     def classify_features(
         self,

@@ -177,8 +177,8 @@ def _grids(x: Float[Tensor, "B C H W"], dilation: Sequence[int]) -> Float[Tensor
 
 def _backward(grad: Tensor, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, which: int) -> Tensor:
     """torch's gradient of a depthwise convolution: 0 for the input's, 1 for the weight's."""
-    wanted = [which == 0, which == 1, False]
+    needed = [which == 0, which == 1, False]
     result = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, stride, padding, dilation, False, (0, 0), weight.shape[0], wanted
+        grad, x, weight, None, stride, padding, dilation, False, (0, 0), weight.shape[0], needed
     )
     return result[which]  # type: ignore[no-any-return]

@@ -131,9 +131,9 @@ class MoEMLP(nn.Module):
         for number, expert in enumerate(self.experts):
             picked = self._share(number, flat_chosen) if x.is_meta else ((flat_chosen == number) & kept).nonzero()[:, 0]
             rows = picked % max(len(x), 1)
-            said = expert(x[rows])  # an expert without tokens still has a gradient, of zeros
-            weighted = said * flat_gates[picked, None].to(said.dtype)
-            out = said.new_zeros(len(x), said.shape[1]) if out is None else out
+            output = expert(x[rows])  # an expert without tokens still has a gradient, of zeros
+            weighted = output * flat_gates[picked, None].to(output.dtype)
+            out = output.new_zeros(len(x), output.shape[1]) if out is None else out
             out = out.index_add(0, rows, weighted)
         assert out is not None
         return out
@@ -235,11 +235,11 @@ def _blocks(backbone: Any, side: str) -> list[Any]:
     """The transformer blocks of a tower of open_clip or timm."""
     tower = backbone.visual if side == "image" else getattr(backbone, "text", backbone)
     for path in ("trunk.blocks", "transformer.resblocks"):
-        found: Any = tower
+        module: Any = tower
         for name in path.split("."):
-            found = getattr(found, name, None)
-        if found is not None and len(found) and all(isinstance(getattr(b, "mlp", None), nn.Module) for b in found):
-            return list(found)
+            module = getattr(module, name, None)
+        if module is not None and len(module) and all(isinstance(getattr(b, "mlp", None), nn.Module) for b in module):
+            return list(module)
     raise NotSupported(f"upcycling: the {side} tower {type(tower).__name__} has no transformer blocks with an MLP")
 
 

@@ -183,10 +183,10 @@ class LipschitzResidual(LipschitzLayer):
 
     def _inputs(self, x: float) -> list[float]:
         """Input norm of each layer of the branch, and its output's."""
-        found = [x]
+        inputs = [x]
         for layer in self.branch:
-            found.append(lipschitz_rule(layer).out_bound(found[-1]))
-        return found
+            inputs.append(lipschitz_rule(layer).out_bound(inputs[-1]))
+        return inputs
 
     def out_bound(self, x: float) -> float:
         return self.factor * (x + self._inputs(x)[-1])
@@ -198,13 +198,13 @@ class LipschitzResidual(LipschitzLayer):
         return self.factor * g + down
 
     def back_params(self, x: float, g: float) -> dict[str, float]:
-        found, down = {}, self.factor * g
+        bounds, down = {}, self.factor * g
         norms = self._inputs(x)[:-1]
         for number in reversed(range(len(self.branch))):
             rule = lipschitz_rule(self.branch[number])
-            found.update({f"branch.{number}.{k}": v for k, v in rule.back_params(norms[number], down).items()})
+            bounds.update({f"branch.{number}.{k}": v for k, v in rule.back_params(norms[number], down).items()})
             down = rule.back_input(norms[number], down)
-        return found
+        return bounds
 
     def project(self) -> None:
         for layer in self.branch:

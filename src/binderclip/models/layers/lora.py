@@ -214,10 +214,10 @@ def lora_(
     if not 0 <= lora_dropout < 1:
         raise UsageError(f"lora_dropout must be in [0, 1), not {lora_dropout}")
     targets = _chosen("target_modules", target_modules, TARGETS)
-    wanted = _chosen("towers", towers, TOWERS)
+    chosen = _chosen("towers", towers, TOWERS)
     scaling = lora_alpha / (math.sqrt(r) if use_rslora else r)
     places: dict[str, tuple[Any, str, LowRank]] = {}
-    for side in wanted:
+    for side in chosen:
         tower = getattr(model, f"{side}_tower")
         for index in adapted_blocks(blocks, tower.depth, side):
             for label, owner, name, spans in _weights(tower.blocks[index].projections(), targets):
@@ -225,7 +225,7 @@ def lora_(
                     raise UsageError(f"{side} block {index} has an adapter already: merge or remove that first")
                 adapter = LowRank(getattr(owner, name), spans, r, scaling, lora_dropout, generator)
                 places[f"{side}_{index}_{label}"] = (owner, name, adapter)
-    about = f"lora r={r} alpha={lora_alpha:g} on {'+'.join(targets)} of {'+'.join(wanted)}, {len(places)} weights"
+    about = f"lora r={r} alpha={lora_alpha:g} on {'+'.join(targets)} of {'+'.join(chosen)}, {len(places)} weights"
     return LoRA(model, places, about)
 
 
@@ -255,13 +255,13 @@ def first_block(model: PictureModel, side: str, *, towers: Sequence[str] = TOWER
 
 def _weights(projections: Any, targets: Sequence[str]) -> Iterator[tuple[str, Any, str, list[tuple[int, int]]]]:
     """Label, owner, name and spans of every weight that holds a target."""
-    found: dict[tuple[int, str], tuple[str, Any, str, list[tuple[int, int]]]] = {}
+    weights: dict[tuple[int, str], tuple[str, Any, str, list[tuple[int, int]]]] = {}
     for target, (owner, name, start, stop) in projections.items():
         if target in targets:
             key = (id(owner), name)
-            label, _, _, spans = found.get(key, ("", owner, name, []))
-            found[key] = (label + target, owner, name, [*spans, (start, stop)])
-    yield from found.values()
+            label, _, _, spans = weights.get(key, ("", owner, name, []))
+            weights[key] = (label + target, owner, name, [*spans, (start, stop)])
+    yield from weights.values()
 
 
 def _chosen(name: str, values: Sequence[str], known: Sequence[str]) -> list[str]:

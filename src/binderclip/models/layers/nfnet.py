@@ -247,14 +247,14 @@ def expected_stds(depths: Sequence[int], alpha: float = 0.2) -> list[list[float]
         depths: blocks a stage.
         alpha: weight of the branches.
     """
-    found, std = [], 1.0
+    stds, std = [], 1.0
     for depth in depths:
         stage = []
         for index in range(depth):
             stage.append(std)
             std = math.hypot(1.0 if index == 0 else std, alpha)
-        found.append(stage)
-    return found
+        stds.append(stage)
+    return stds
 
 
 class NFResNet(nn.Module):

@@ -148,13 +148,13 @@ def resolve_templates(templates: str | Sequence[str] | None) -> tuple[str, ...]:
                 f"templates {templates!r} is neither a set ({', '.join(TEMPLATES)}) nor a sentence with {{}} in it"
             )
         templates = (templates,)
-    found = tuple(templates)
-    if not found:
+    sentences = tuple(templates)
+    if not sentences:
         raise UsageError("templates is empty: give at least one, such as 'a photo of a {}.'")
-    for template in found:
+    for template in sentences:
         if not isinstance(template, str) or template.count("{}") != 1:
             raise UsageError(f"template {template!r} must be a sentence with exactly one {{}} where the name goes")
-    return found
+    return sentences
 
 
 def fill(template: str, name: str) -> str:

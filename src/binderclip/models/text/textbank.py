@@ -249,10 +249,10 @@ class TextBank:
         points = self.geometry.embed(features.reshape(-1, features.shape[-1]), "image")
         if rule == "mean":
             each = self.geometry(points, self.geometry.embed(self.raw, "text"))  # (N, Q)
-            found = self._class_means(each.T).T
+            similarities = self._class_means(each.T).T
         else:
-            found = self.geometry(points, self.class_points(rule=rule))
-        return found.reshape(*features.shape[:-1], len(self.names))
+            similarities = self.geometry(points, self.class_points(rule=rule))
+        return similarities.reshape(*features.shape[:-1], len(self.names))
 
     def logits(
         self, features: Float[Tensor, "... E"], rule: Rule = "mean-unit", scale: float | Tensor | None = None
@@ -276,14 +276,14 @@ class TextBank:
         Raises:
             UsageError: a class is missing here, or the bank holds others.
         """
-        wanted = [str(name) for name in classes]
-        missing = [name for name in wanted if name not in self.names]
-        extra = [name for name in self.names if name not in set(wanted)]
-        if missing or extra or len(set(wanted)) < len(wanted):
+        names = [str(name) for name in classes]
+        missing = [name for name in names if name not in self.names]
+        extra = [name for name in self.names if name not in set(names)]
+        if missing or extra or len(set(names)) < len(names):
             parts = [f"missing from the text bank: {missing[:5]}"] * bool(missing)
             parts += [f"only in the text bank: {extra[:5]}"] * bool(extra)
             raise UsageError("classes do not match the text bank; " + ("; ".join(parts) or "a class is named twice"))
-        return self.select(wanted)
+        return self.select(names)
 
     def select(self, names: Sequence[str]) -> TextBank:
         """The sub-bank of some classes, in the order given.
@@ -313,9 +313,9 @@ class TextBank:
         Raises:
             UsageError: a class is in both, or the widths differ.
         """
-        both = [name for name in other.names if name in self.names]
-        if both:
-            raise UsageError(f"the text bank already holds {', '.join(map(repr, both[:5]))}")
+        repeated = [name for name in other.names if name in self.names]
+        if repeated:
+            raise UsageError(f"the text bank already holds {', '.join(map(repr, repeated[:5]))}")
         if other.raw.shape[1] != self.raw.shape[1]:
             raise UsageError(
                 f"cannot extend a text bank of width {self.raw.shape[1]} with one of width {other.raw.shape[1]}: "

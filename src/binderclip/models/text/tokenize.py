@@ -110,10 +110,10 @@ class Tokenizer:
             return torch.full((len(ids),), fixed[pooling], dtype=torch.long)
         if end_id is None:
             raise NotSupported(f"the text tower reads the end token, but {type(self).__name__} has none")
-        found = ids == end_id
-        if not bool(found.any(dim=1).all()):
+        is_end = ids == end_id
+        if not bool(is_end.any(dim=1).all()):
             raise NotSupported(f"the text tower reads the token {end_id}, which the tokenizer does not put at the end")
-        position = found.int().argmax(dim=1)
+        position = is_end.int().argmax(dim=1)
         if pooling == "argmax" and not torch.equal(position, ids.argmax(dim=1)):
             raise NotSupported(
                 f"the text tower reads the token with the largest id, but the end token ({end_id}) is not the largest "
@@ -194,12 +194,12 @@ class FileTokenizer(Tokenizer):
         self._tokenizer.enable_padding(length=context_length, pad_id=pad_id, pad_token=pad)
 
     def encode(self, texts: Sequence[str]) -> tuple[Int[Tensor, "Q L"], Bool[Tensor, "Q L"], list[int]]:
-        found = self._tokenizer.encode_batch([self._clean(text) for text in texts])
-        ids = torch.tensor([row.ids for row in found], dtype=torch.long)
-        mask = torch.tensor([row.attention_mask for row in found], dtype=torch.bool)
+        encodings = self._tokenizer.encode_batch([self._clean(text) for text in texts])
+        ids = torch.tensor([row.ids for row in encodings], dtype=torch.long)
+        mask = torch.tensor([row.attention_mask for row in encodings], dtype=torch.bool)
         if self._separator is not None:
             ids[ids.eq(self._separator)] = 0
-        return ids, mask, [i for i, row in enumerate(found) if row.overflowing]
+        return ids, mask, [i for i, row in enumerate(encodings) if row.overflowing]
 
     def save(self, folder: Path) -> None:
         for name, content in self._files.items():

@@ -52,21 +52,21 @@ def _plurals(word: str) -> frozenset[str]:
     """Plurals that a word may have; none of a word of one letter."""
     if len(word) < 2:
         return frozenset()
-    found = {_IRREGULAR[word]} if word in _IRREGULAR else set()
+    plurals = {_IRREGULAR[word]} if word in _IRREGULAR else set()
     before = word[-2] not in "aeiou"
     if word.endswith(("s", "x", "z", "ch", "sh")):
-        found.add(word + "es")
-        found |= {word + word[-1] + "es"} if word in ("quiz", "whiz", "gas", "bus") else set()
+        plurals.add(word + "es")
+        plurals |= {word + word[-1] + "es"} if word in ("quiz", "whiz", "gas", "bus") else set()
     elif word.endswith("y") and before:
-        found.add(word[:-1] + "ies")
+        plurals.add(word[:-1] + "ies")
     else:
-        found.add(word + "s")
+        plurals.add(word + "s")
     if word.endswith("o") and before:
-        found.add(word + "es")
+        plurals.add(word + "es")
     for singular, plural in (("is", "es"), ("us", "i"), ("man", "men")):
         if word.endswith(singular) and word not in _NO_MAN and len(word) >= (3 if singular == "man" else 4):
-            found.add(word[: -len(singular)] + plural)
-    return frozenset(form for form in found - {word} if not _is_singular(form))
+            plurals.add(word[: -len(singular)] + plural)
+    return frozenset(form for form in plurals - {word} if not _is_singular(form))
 
 
 def _is_singular(form: str) -> bool:

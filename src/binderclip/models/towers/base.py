@@ -128,12 +128,12 @@ class Stack(ABC):
             UsageError: the bias fits neither the whole nor the current sequence.
         """
         first, last = self._range(start, stop)
-        wanted = resolve_blocks(bias_blocks, self.depth)
+        biased = resolve_blocks(bias_blocks, self.depth)
         recorder = Recorder(record, self.depth) if isinstance(record, Record) else record
         for layer in range(first, last):
             if on_block is not None:
                 tokens = on_block(layer, tokens)
-            bias = self.bias(tokens, attn_bias if wanted is None or layer in wanted else None)
+            bias = self.bias(tokens, attn_bias if biased is None or layer in biased else None)
             block, rope = self.blocks[layer], self.rope(tokens)
             tokens = tokens.with_x(block(tokens.x, bias, rope=rope, recorder=recorder, layer=layer))
         return tokens

@@ -169,7 +169,7 @@ def contributions(
     if not picked:
         raise UsageError("layers names no block")
     biased = resolve_blocks(bias_blocks, tower.depth)
-    found: dict[int, Tensor] = {}
+    parts: dict[int, Tensor] = {}
     fed_by: list[Tensor] = []
     zero = torch.zeros_like(read.constants["projection_bias"])
     rest = {"stem": read.apply(start.x), "attention": zero, "attention_bias": zero, "mlp": zero, **read.constants}
@@ -188,12 +188,12 @@ def contributions(
         split = _attention_terms(read, used, rows, v, out, by if kept and by != "mlp" else "layer")
         written = read.apply(fed)
         fed_by.append(written)
-        found[layer] = written if by == "mlp" else split
+        parts[layer] = written if by == "mlp" else split
         if by == "mlp" or not kept:
             rest["attention"] = rest["attention"] + split
         if by != "mlp" or not kept:
             rest["mlp"] = rest["mlp"] + written
-    values = torch.stack([found[layer] for layer in picked], 1)
+    values = torch.stack([parts[layer] for layer in picked], 1)
     return Contributions(by, tuple(picked), values, rest, torch.stack(fed_by, 1), length)
 
 

@@ -51,9 +51,9 @@ class Record:
         object.__setattr__(self, "wanted", frozenset((name, layer) for layer in picked for name in names))
 
     def __or__(self, other: Record) -> Record:
-        both = Record()
-        object.__setattr__(both, "wanted", self.wanted | other.wanted)
-        return both
+        union = Record()
+        object.__setattr__(union, "wanted", self.wanted | other.wanted)
+        return union
 
 
 class Recorder:

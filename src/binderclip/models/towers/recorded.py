@@ -79,14 +79,14 @@ class Recorded:
         single = self._is_single(sites)
         keys = [self.site(place) for place in ([sites] if single else sites)]
         if create_graph:
-            found = self._backward(self.score(target), keys, create_graph=True)
+            gradients = self._backward(self.score(target), keys, create_graph=True)
         else:
             # the target stays referenced, so its id cannot be taken by another one
-            found = self._gradients.setdefault(id(target), (target, {}))[1]
-            missing = [key for key in dict.fromkeys(keys) if key not in found]
+            gradients = self._gradients.setdefault(id(target), (target, {}))[1]
+            missing = [key for key in dict.fromkeys(keys) if key not in gradients]
             if missing:
-                found.update(self._backward(self.score(target), missing))
-        return found[keys[0]] if single else [found[key] for key in keys]
+                gradients.update(self._backward(self.score(target), missing))
+        return gradients[keys[0]] if single else [gradients[key] for key in keys]
 
     def _backward(self, score: Tensor, keys: Sequence[Hashable], create_graph: bool = False) -> dict[Hashable, Tensor]:
         if not score.requires_grad:
@@ -95,12 +95,12 @@ class Recorded:
         for key, value in zip(keys, inputs, strict=True):
             if not value.requires_grad:
                 raise UsageError(f"{key} takes no part in differentiation (the pass ran without gradients)")
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             score.sum(), inputs, retain_graph=True, create_graph=create_graph, allow_unused=True
         )
         return {
             key: torch.zeros_like(value) if gradient is None else gradient
-            for key, value, gradient in zip(keys, inputs, found, strict=True)
+            for key, value, gradient in zip(keys, inputs, gradients, strict=True)
         }
 
     def _is_single(self, sites: Any) -> bool:
@@ -147,18 +147,18 @@ def capture(module: nn.Module, x: Tensor | tuple[Any, ...], names: Iterable[str]
         inputs[0] = _leaf(inputs[0])
         values["input"] = inputs[0]
     modules, handles = dict(module.named_modules()), []
-    wanted = list(names)
-    for name in wanted:
+    module_names = list(names)
+    for name in module_names:
         if name not in modules:
             raise UsageError(f"{type(module).__name__} has no submodule {name!r}")
     try:
-        for name in wanted:
+        for name in module_names:
             handles.append(modules[name].register_forward_hook(_keep(values, name)))
         output = module(*inputs)
     finally:
         for handle in handles:
             handle.remove()
-    for name in wanted:
+    for name in module_names:
         if name not in values:
             raise UsageError(f"submodule {name!r} did not run in this pass, or its output holds no tensor")
     return Capture(values, output)

@@ -106,8 +106,8 @@ class TextTower(Stack):
             return override.to(self.dtype).expand(shape)
         known, override = self.known(ids, override), override or {}
         if known.numel() and not known.is_meta and not 0 <= int(known.min()) <= int(known.max()) < self.vocab_size:
-            found = f"{int(known.min())}..{int(known.max())}"
-            raise UsageError(f"token ids must be in 0..{self.vocab_size - 1} or overridden; got {found}")
+            id_range = f"{int(known.min())}..{int(known.max())}"
+            raise UsageError(f"token ids must be in 0..{self.vocab_size - 1} or overridden; got {id_range}")
         words = self.lookup(known)
         for token, vector in override.items():
             if tuple(vector.shape) not in ((self.width,), (ids.shape[0], self.width)):

@@ -77,7 +77,7 @@ def rescale_(grads: Sequence[Tensor], limits: Sequence[Tensor], factors: Sequenc
 
 def act_(
     grads: Sequence[Tensor],
-    found: StepStatistics,
+    statistics: StepStatistics,
     limit: Float[Tensor, "..."],
     factor: Float[Tensor, "blocks"],
     *,
@@ -98,12 +98,12 @@ def act_(
         scale: what the gradients are still multiplied by.
         on_host: whether reading a value is free.
     """
-    chosen = _changed(factor, found) if on_host else list(range(len(grads)))
+    chosen = _changed(factor, statistics) if on_host else list(range(len(grads)))
     some = [grads[index] for index in chosen]
-    factors = found.per_tensor(factor)
+    factors = statistics.per_tensor(factor)
     if action in ("clamp", "rescale"):
         limit = limit.expand_as(factor)
-        limits = found.per_tensor(limit if scale is None else limit * scale.to(limit.device))
+        limits = statistics.per_tensor(limit if scale is None else limit * scale.to(limit.device))
         bounds = [limits[index].reshape(()) for index in chosen]
         if action == "clamp":
             clamp_(some, bounds)
@@ -113,17 +113,17 @@ def act_(
     scale_(some, [_along(factors[index], grads[index], unit_dims[index] if unit_dims else 0) for index in chosen])
 
 
-def _changed(factor: Tensor, found: StepStatistics) -> list[int]:
+def _changed(factor: Tensor, statistics: StepStatistics) -> list[int]:
     """Which tensors have a factor other than 1; one read of the host for all."""
     # NaN is not 1, so that a factor of NaN is multiplied in as torch does
     blocks = factor != 1
-    if any(size != 1 for size in found.sizes):
+    if any(size != 1 for size in statistics.sizes):
         # units, of which an empty shard has none
-        ends = torch.tensor(found.sizes, device=blocks.device).cumsum(0)
+        ends = torch.tensor(statistics.sizes, device=blocks.device).cumsum(0)
         total = torch.cat([blocks.new_zeros(1, dtype=torch.int64), blocks.cumsum(0)])[ends]
         blocks = total.diff(prepend=total.new_zeros(1)) > 0
     flags = blocks.tolist()
-    return [index for index, owner in enumerate(found.owner) if flags[owner]]
+    return [index for index, owner in enumerate(statistics.owner) if flags[owner]]
 
 
 def _along(values: Tensor, grad: Tensor, dim: int) -> Tensor:

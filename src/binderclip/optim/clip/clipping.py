@@ -191,11 +191,11 @@ class Clip:
             zero_nonfinite_(local)
         if self._kept is not None:
             return self._run_kept(self._kept, call)
-        found = self._measure(call)
-        if call.on_host and zero and not bool(found.norm.isfinite()):
+        statistics = self._measure(call)
+        if call.on_host and zero and not bool(statistics.norm.isfinite()):
             zero_nonfinite_(local)
-            found = self._measure(call)
-        return self._finish(call, found)[0]
+            statistics = self._measure(call)
+        return self._finish(call, statistics)[0]
 
     # -- steps of a call -------------------------------------------------------------------------------------------
 
@@ -209,31 +209,31 @@ class Clip:
             kept.finish(call.chosen, call.grads, vectors, call.scale, finite, write=not self.observe)
         return report
 
-    def _finish(self, call: ClipCall, found: StepStatistics) -> tuple[ClipReport, Tensor | None]:
+    def _finish(self, call: ClipCall, statistics: StepStatistics) -> tuple[ClipReport, Tensor | None]:
         """Judge, act and remember; the report, and where the step is taken whether it is finite."""
-        finite = found.norm.isfinite()
+        finite = statistics.norm.isfinite()
         if self.nonfinite == "shrink":
-            finite = finite & (found.norm <= HUGE)
-        if self._give_up(call, found, finite):
-            return self._report(found, found.stat.new_full((), math.inf), None, ~finite, call.chosen), None
-        reading = self._reading(call, found, finite if call.taken is None else finite & call.taken)
+            finite = finite & (statistics.norm <= HUGE)
+        if self._give_up(call, statistics, finite):
+            return self._report(statistics, statistics.stat.new_full((), math.inf), None, ~finite, call.chosen), None
+        reading = self._reading(call, statistics, finite if call.taken is None else finite & call.taken)
         limit = self.threshold.limit(reading)
         upwards = self.action == "renormalise"
         factor = coefficient(
-            found.stat, limit, eps=self.eps, eps_mode=self.eps_mode, only_above=self.only_above, upwards=upwards
+            statistics.stat, limit, eps=self.eps, eps_mode=self.eps_mode, only_above=self.only_above, upwards=upwards
         )
         if self.nonfinite == "shrink" and not call.on_host:
             factor = torch.where(finite, factor, torch.ones_like(factor))
         if not self.observe or self._kept is not None:
-            self._act(call, found, limit, factor)
+            self._act(call, statistics, limit, factor)
         if not call.on_host or bool(finite):
-            self.threshold.observe(reading, found.stat * factor)
+            self.threshold.observe(reading, statistics.stat * factor)
         skipped = ~finite if self.nonfinite != "propagate" else finite & False
-        return self._report(found, limit, factor, skipped, call.chosen), finite
+        return self._report(statistics, limit, factor, skipped, call.chosen), finite
 
     def _measure(self, call: ClipCall) -> StepStatistics:
-        found = measure(call.grads, self.granularity, self.order, **self._blocks(call.chosen))
-        return found if call.scale is None else found.divided_by(call.scale)
+        statistics = measure(call.grads, self.granularity, self.order, **self._blocks(call.chosen))
+        return statistics if call.scale is None else statistics.divided_by(call.scale)
 
     def _blocks(self, chosen: Sequence[KeyedParameter]) -> dict[str, Any]:
         """How tensors fall into blocks, as `measure` wants it."""
@@ -255,7 +255,7 @@ class Clip:
         matching = [entry.matches(rule, "unit_dim") for entry in chosen]
         return [0 if pattern is None else rule[pattern] for pattern in matching]
 
-    def _reading(self, call: ClipCall, found: StepStatistics, finite: Tensor) -> Reading:
+    def _reading(self, call: ClipCall, statistics: StepStatistics, finite: Tensor) -> Reading:
         chosen = call.chosen
 
         def weights() -> Tensor:
@@ -265,21 +265,21 @@ class Clip:
         if self.granularity == "global":
             keys = [""]
         else:
-            keys = found.labels if self.granularity == "group" else [entry.key for entry in chosen]
-        slots = self._slots.find(keys, found.sizes, found.stat.device)
+            keys = statistics.labels if self.granularity == "group" else [entry.key for entry in chosen]
+        slots = self._slots.find(keys, statistics.sizes, statistics.stat.device)
         return Reading(
-            stat=found.stat,
+            stat=statistics.stat,
             slots=slots,
             capacity=self._slots.capacity,
-            norm=found.norm,
+            norm=statistics.norm,
             finite=finite,
             weights=weights,
             entries=call.grads,
-            owner=None if self.granularity == "unit" else found.owner,
+            owner=None if self.granularity == "unit" else statistics.owner,
             scale=call.scale,
         )
 
-    def _act(self, call: ClipCall, found: StepStatistics, limit: Tensor, factor: Tensor) -> None:
+    def _act(self, call: ClipCall, statistics: StepStatistics, limit: Tensor, factor: Tensor) -> None:
         """Change the gradients, or have the optimizer do it; on a CPU only those that need it."""
         # NaN is not 1, so that a factor of NaN is multiplied in as torch does
         if call.on_host and bool((factor == 1).all()):
@@ -292,9 +292,9 @@ class Clip:
             return
         dims = self._unit_dims(call.chosen)
         how: dict[str, Any] = {"unit_dims": dims, "scale": call.scale, "on_host": call.on_host}
-        act_(call.local, found, limit, factor, action=self._does, **how)
+        act_(call.local, statistics, limit, factor, action=self._does, **how)
 
-    def _give_up(self, call: ClipCall, found: StepStatistics, finite: Tensor) -> bool:
+    def _give_up(self, call: ClipCall, statistics: StepStatistics, finite: Tensor) -> bool:
         """Treat a gradient that is not finite; whether the step is given up, as far as the host knows."""
         target, on_host = call.target, call.on_host
         policy = "skip" if target is not None and target.by_scaler else self.nonfinite
@@ -317,7 +317,7 @@ class Clip:
         for entry in call.entries:
             entry.drop()
         if policy != "skip":
-            fine = found.tensors.isfinite().tolist()
+            fine = statistics.tensors.isfinite().tolist()
             bad = [entry.key for entry, ok in zip(call.chosen, fine, strict=True) if not ok]
             raise NonFiniteGradient(explain_nonfinite(bad))
         return True
@@ -353,21 +353,21 @@ class Clip:
 
     def _report(
         self,
-        found: StepStatistics,
+        statistics: StepStatistics,
         limit: Tensor,
         factor: Tensor | None,
         skipped: Tensor,
         chosen: Sequence[KeyedParameter],
     ) -> ClipReport:
-        factor = torch.ones_like(found.stat) if factor is None else factor
+        factor = torch.ones_like(statistics.stat) if factor is None else factor
         self.report = ClipReport(
-            norm=found.norm,
-            stat=found.stat,
-            limit=limit.expand_as(found.stat),
+            norm=statistics.norm,
+            stat=statistics.stat,
+            limit=limit.expand_as(statistics.stat),
             scale=factor,
-            clipped=found.stat > limit,
+            clipped=statistics.stat > limit,
             skipped=skipped,
-            tensor_norms=found.tensors,
+            tensor_norms=statistics.tensors,
             names=tuple(entry.key for entry in chosen),
         )
         return self.report

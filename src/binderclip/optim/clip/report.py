@@ -37,8 +37,8 @@ class ClipReport(NamedTuple):
 
     def _largest(self, most: int) -> list[tuple[str, float]]:
         """(tensor, its norm), largest first."""
-        found = zip(self.names, self.tensor_norms.tolist(), strict=False)
-        return sorted(found, key=lambda row: -row[1])[:most]
+        pairs = zip(self.names, self.tensor_norms.tolist(), strict=False)
+        return sorted(pairs, key=lambda row: -row[1])[:most]
 
     def _repr_html_(self) -> str:
         """Norm, limit and what was done, and the largest tensors, in a notebook; waits for the device."""

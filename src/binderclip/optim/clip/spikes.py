@@ -160,13 +160,13 @@ class ClipHistory:
         from binderclip.display import figure_html, table_html
 
         share = self.clipped.mean() if len(self.step) else 0.0
-        said = f"{len(self.step)} steps, {len(self.spikes)} spikes, {share:.1%} clipped"
+        summary = f"{len(self.step)} steps, {len(self.spikes)} spikes, {share:.1%} clipped"
         drawn = figure_html(self.plot(), "gradient norm over the run") if len(self.step) else ""
         rows = [
             (s.step, f"{s.norm:.4g}", f"{s.usual:.4g}", f"{s.limit:.4g}", ", ".join(name for name, _, _ in s.top[:3]))
             for s in self.spikes
         ]
-        return drawn + table_html(("step", "norm", "usual", "limit", "largest parts"), rows, caption=said)
+        return drawn + table_html(("step", "norm", "usual", "limit", "largest parts"), rows, caption=summary)
 
 
 def read_clip_log(path: str | Path) -> ClipHistory:

@@ -37,8 +37,8 @@ def kth_largest(blocks: Sequence[Sequence[Tensor]], fraction: float) -> Float[Te
             else:
                 candidates[number].append(local_shard(tensor).abs().flatten())
     for axes, parts in cut.items():
-        for number, found in _gathered(axes, parts, counts).items():
-            candidates[number].append(found)
+        for number, counts_of in _gathered(axes, parts, counts).items():
+            candidates[number].append(counts_of)
     device = candidates[0][0].device
     result = [_kth(_joined(some, device), k) for some, k in zip(candidates, counts, strict=True)]
     widest = torch.float64 if any(value.dtype == torch.float64 for value in result) else torch.float32

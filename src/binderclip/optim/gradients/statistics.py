@@ -182,8 +182,8 @@ class Slots:
             sizes: number of blocks of each.
             device: where the result shall live.
         """
-        wanted = (tuple(keys), tuple(sizes), device)
-        if self._last is not None and self._last[0] == wanted:
+        slot_key = (tuple(keys), tuple(sizes), device)
+        if self._last is not None and self._last[0] == slot_key:
             return self._last[1]
         places: list[Tensor] = []
         for key, size in zip(keys, sizes, strict=True):
@@ -192,7 +192,7 @@ class Slots:
                 start, self.capacity = self.capacity, self.capacity + size
                 self._start[key] = (start, size)
             places.append(torch.arange(start, start + size))
-        self._last = (wanted, torch.cat(places).to(device, non_blocking=True))
+        self._last = (slot_key, torch.cat(places).to(device, non_blocking=True))
         return self._last[1]
 
     def state_dict(self) -> dict[str, Any]:

@@ -137,8 +137,8 @@ class SAM(Optimizer):
         def both(batch: Any, *, backward: Callable[[Tensor], None]) -> Any:
             earlier = [(p, p.grad) for group in self.param_groups for p in group["params"]]
             self.zero_grad()
-            found = step(batch)
-            backward(_loss(found))
+            result = step(batch)
+            backward(_loss(result))
             self.first_step(zero_grad=True)
             with _statistics_kept(module):
                 backward(_loss(step(batch)))
@@ -146,7 +146,7 @@ class SAM(Optimizer):
             for p, grad in earlier:
                 if grad is not None:
                     p.grad = grad if p.grad is None else p.grad.add_(grad)
-            return found
+            return result
 
         return both
 
@@ -156,11 +156,11 @@ def _scale(group: dict[str, Any], p: Tensor) -> Tensor:
     return p.abs() + group["eta"] if group["adaptive"] else p.new_ones(())
 
 
-def _loss(found: Any) -> Tensor:
+def _loss(result: Any) -> Tensor:
     """The loss out of what a step gives to `fit`."""
-    if isinstance(found, tuple):
-        return found[0]
-    return getattr(found, "total", found)
+    if isinstance(result, tuple):
+        return result[0]
+    return getattr(result, "total", result)
 
 
 @contextmanager

@@ -170,17 +170,17 @@ class GroupClip(SensitivityRule):
     def assign(self, names: Sequence[str]) -> list[int]:
         """The group of each parameter: a name that is a key itself, else the first pattern that fits."""
         exact = {pattern: index for index, pattern in enumerate(self.patterns)}
-        found = []
+        groups = []
         for name in names:
             fitting = (i for i, pattern in enumerate(self.patterns) if fnmatch.fnmatchcase(name, pattern))
             index = exact.get(name, next(fitting, None))
             if index is None:
                 raise UsageError(f"parameter {name!r} fits none of the groups {', '.join(self.patterns)}")
-            found.append(index)
-        unused = sorted(set(range(self.groups)) - set(found))
+            groups.append(index)
+        unused = sorted(set(range(self.groups)) - set(groups))
         if unused:
             raise UsageError(f"no trainable parameter fits the group {self.patterns[unused[0]]!r}")
-        return found
+        return groups
 
     def _stds(self, noise_multiplier: float) -> tuple[float, ...]:
         if self.noise_scaling == "flat":

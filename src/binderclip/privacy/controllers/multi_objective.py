@@ -148,12 +148,14 @@ class MultiObjectiveClip(Controller):
         multiplier = self.statistics_ratio * (stats.noise_multiplier or 1.0)
         size = sum(value.numel() for value in stats.update)
         room = self.bounds[1] - self.clip_norm
-        found = []
+        statistics = []
         if self._distortion is None and room > 0:
-            found.append(Statistic("squared excess", lambda b: _excess(b, room).square().sum(), room**2, multiplier))
+            statistics.append(
+                Statistic("squared excess", lambda b: _excess(b, room).square().sum(), room**2, multiplier)
+            )
         elif room > 0:
-            found.append(Statistic("excess", lambda b: _excess(b, room).sum(), room, multiplier))
-        return (*found, Statistic("direction", _direction, 1.0, multiplier, (size,)))
+            statistics.append(Statistic("excess", lambda b: _excess(b, room).sum(), room, multiplier))
+        return (*statistics, Statistic("direction", _direction, 1.0, multiplier, (size,)))
 
     def before_step(self, stats: PublicStats) -> Setting:
         """Take in what the last step released, move C where it is time, and set it."""

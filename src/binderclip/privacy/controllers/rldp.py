@@ -206,16 +206,16 @@ class RLDPController(Controller):
         low, high = (math.log(limit) for limit in self.sigma_range)
         self.log_sigma = min(max(self.log_sigma + 0.1 * moves[-1], low), high)
         assert self.noise_multiplier is not None
-        wanted = self.noise_multiplier * math.exp(self.log_sigma)
-        self.sigma = self._affordable(wanted, stats)
-        if self.sigma > wanted:
+        requested = self.noise_multiplier * math.exp(self.log_sigma)
+        self.sigma = self._affordable(requested, stats)
+        if self.sigma > requested:
             # From here the next action starts; else upward actions would have to climb back unseen first.
             self.log_sigma = math.log(self.sigma / self.noise_multiplier)
         self._before, self._spent = (state, action, utility, spent), len(stats.ledger)
         setting = self._setting()
         assert setting.clip_norms is not None
         self.history.append(
-            Decision(stats.step, setting.clip_norms, self.sigma, spent, utility, reward, self.sigma > wanted)
+            Decision(stats.step, setting.clip_norms, self.sigma, spent, utility, reward, self.sigma > requested)
         )
         return setting
 
@@ -242,18 +242,18 @@ class RLDPController(Controller):
         ledger.step(own, stats.sample_rate, self.steps - stats.step - reading)
         return ledger.epsilon(self.delta, self.accountant)
 
-    def _affordable(self, wanted: float, stats: PublicStats) -> float:
+    def _affordable(self, requested: float, stats: PublicStats) -> float:
         """The wanted sigma, or the smallest larger one that keeps the budget.
 
         Raises:
             UsageError: no noise does, because the budget is spent.
         """
-        if self._projected(wanted, stats) <= self.epsilon:
-            return wanted
-        low = high = wanted
+        if self._projected(requested, stats) <= self.epsilon:
+            return requested
+        low = high = requested
         while self._projected(high, stats) > self.epsilon:
             low, high = high, 1.25 * high
-            if high > 1e4 * wanted:
+            if high > 1e4 * requested:
                 raise UsageError(
                     f"no noise keeps {self.steps - stats.step} more steps within epsilon {self.epsilon}: "
                     f"{stats.ledger.epsilon(self.delta, self.accountant):.4g} is spent already"

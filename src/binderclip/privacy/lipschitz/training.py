@@ -117,13 +117,13 @@ def gradient_bounds(
                 f"layer {number} has spectral norm {rule.spectral_norm():.6f}, above 1: call project() after each step"
             )
         norms.append(rule.out_bound(norms[-1]))
-    found: dict[str, float] = {}
+    bounds: dict[str, float] = {}
     down = float(loss_constant)
     for number in reversed(range(len(rules))):
         inside = rules[number].back_params(norms[number], down)
-        found.update({f"{number}.{name}": value / batch_size for name, value in inside.items()})
+        bounds.update({f"{number}.{name}": value / batch_size for name, value in inside.items()})
         down = rules[number].back_input(norms[number], down)
-    return GradientBounds({name: found[name] for name, _ in model.named_parameters()}, tuple(norms))
+    return GradientBounds({name: bounds[name] for name, _ in model.named_parameters()}, tuple(norms))
 
 
 class LipschitzBound(SensitivityRule):

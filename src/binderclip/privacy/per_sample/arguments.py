@@ -18,13 +18,13 @@ __all__ = ["any_source", "argument", "fixed", "flattened", "mapped", "swapped", 
 
 
 def flattened(values: Any) -> list[Any]:
-    found: list[Any] = []
+    leaves: list[Any] = []
     for value in values:
         if isinstance(value, (list, tuple)):
-            found.extend(value)
+            leaves.extend(value)
         else:
-            found.append(value)
-    return found
+            leaves.append(value)
+    return leaves
 
 
 def mapped(tree: Any, change: Callable[[Tensor], Any]) -> Any:

@@ -191,10 +191,10 @@ class Convolved(Contribution):
             left, right = self._factors(rows)
             if self.ghost:
                 product = torch.bmm(left.transpose(1, 2), left) * torch.bmm(right.transpose(1, 2), right)
-                found = product.sum((1, 2))
+                squares = product.sum((1, 2))
             else:
-                found = torch.bmm(left, right.transpose(1, 2)).square().sum((1, 2))
-            parts.append(found.view(-1, self.groups).sum(1))
+                squares = torch.bmm(left, right.transpose(1, 2)).square().sum((1, 2))
+            parts.append(squares.view(-1, self.groups).sum(1))
         return _joined(parts)
 
     def weighted(self, weights: Float[Tensor, "B"], bad: Bool[Tensor, "B"] | None = None) -> Tensor:

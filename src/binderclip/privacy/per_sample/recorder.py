@@ -137,7 +137,7 @@ class PerSampleRecorder(RecordedPass, TorchFunctionMode):
                 continue
             grad = sum(contribution.full() for contribution in kept)
             leaves = [other for other in self.sources.values() if other.leaf is not None]
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 source.tensor,
                 [other.leaf for other in leaves],  # type: ignore[arg-type]
                 grad_outputs=grad,  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ class PerSampleRecorder(RecordedPass, TorchFunctionMode):
                 retain_graph=True,
                 allow_unused=True,
             )
-            for leaf, value in zip(leaves, found, strict=True):
+            for leaf, value in zip(leaves, gradients, strict=True):
                 if value is not None:
                     leaf.square = None
                     self.use(leaf, f"a function of it ({source.name})").kept = Direct(value)
@@ -190,9 +190,9 @@ class PerSampleRecorder(RecordedPass, TorchFunctionMode):
 
     def full(self) -> dict[str, Float[Tensor, "B ..."]]:
         """Every per-sample gradient in full."""
-        found = {}
+        gradients = {}
         for name, parameter in zip(self.names, self.params, strict=True):
             kept = self._kept(parameter)
             zeros = parameter.new_zeros(self.batch, *parameter.shape)
-            found[name] = sum((contribution.full() for contribution in kept), zeros).view_as(zeros)
-        return found
+            gradients[name] = sum((contribution.full() for contribution in kept), zeros).view_as(zeros)
+        return gradients

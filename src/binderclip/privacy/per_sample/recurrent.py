@@ -72,10 +72,10 @@ def layers(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> tuple[T
         raise NotSupported(
             f"private training knows no {name} on packed sequences: pad them, and leave the padding out of the loss"
         )
-    x, first, flat, biases, depth, dropout, training, both, batch_first = args
+    x, first, flat, biases, depth, dropout, training, bidirectional, batch_first = args
     first = tuple(first) if isinstance(first, (list, tuple)) else (first,)
     _check(recorder, name, (x, *first))
-    each, ways = 4 if biases else 2, 2 if both else 1
+    each, ways = 4 if biases else 2, 2 if bidirectional else 1
     if len(flat) != each * depth * ways:
         raise NotSupported(f"private training knows no {name} with proj_size")
     h = x if batch_first else x.transpose(0, 1)
@@ -136,8 +136,8 @@ def cell(recorder: RecordedPass, func: Any, args: Any, kwargs: Any) -> Any:
     _check(recorder, name, (x, *state))
     b_ih, b_hh = biases or (None, None)
     projected = linear_like(recorder, x, w_ih, b_ih, f"{name}'s input")
-    found = GATES[name](projected, linear_like(recorder, state[0], w_hh, b_hh, f"{name}'s state"), state)
-    return found if len(found) > 1 else found[0]
+    result = GATES[name](projected, linear_like(recorder, state[0], w_hh, b_hh, f"{name}'s state"), state)
+    return result if len(result) > 1 else result[0]
 
 
 def _check(recorder: RecordedPass, name: str, data: tuple[Tensor, ...]) -> None:

@@ -100,11 +100,11 @@ class LPIPS(nn.Module):
 
     def between(self, a: Sequence[Tensor], b: Sequence[Tensor], *, dropout: float = 0.0) -> Float[Tensor, "B L"]:
         """The distance of each layer, from maps."""
-        found = []
+        distances = []
         for x, y, weight in zip(a, b, self.weights, strict=True):
             each = F.dropout((x - y).square(), dropout)  # (B, C, h, w)
-            found.append(torch.einsum("bchw,c->b", each, weight) / (each.shape[2] * each.shape[3]))
-        return torch.stack(found, dim=1)
+            distances.append(torch.einsum("bchw,c->b", each, weight) / (each.shape[2] * each.shape[3]))
+        return torch.stack(distances, dim=1)
 
     def forward(
         self, images: Float[Tensor, "B 3 H W"], reference: Float[Tensor, "#B 3 H W"], *, per_layer: bool = False
@@ -123,8 +123,8 @@ class LPIPS(nn.Module):
         height, width = images.shape[-2:]
         if min(height, width) < LEAST:
             raise UsageError(f"pictures of {height} x {width} pixels are too small: {LEAST} on either side at least")
-        found = self.between(self.maps(images), self.maps(reference))
-        return found if per_layer else found.sum(1)
+        distances = self.between(self.maps(images), self.maps(reference))
+        return distances if per_layer else distances.sum(1)
 
     def fit_triplets(
         self,
@@ -214,13 +214,13 @@ class LPIPS(nn.Module):
             return metric
         if trunk is not None:
             raise UsageError(f"{path} was written by save_weights and knows its network: leave trunk out")
-        found = read_weights(path, KIND, need=("net", "variant", "widths", "blur"))
-        net, variant, widths, blur = (found.settings[name] for name in ("net", "variant", "widths", "blur"))
+        weights = read_weights(path, KIND, need=("net", "variant", "widths", "blur"))
+        net, variant, widths, blur = (weights.settings[name] for name in ("net", "variant", "widths", "blur"))
         try:
             metric = cls(net, variant, widths=None if net == "lite0" else widths, blur=blur)
         except (TypeError, UsageError) as error:
             raise CheckpointError(f"{path} cannot be read as weights of {KIND}: {error}") from error
-        take_over(metric._learned(), found)
+        take_over(metric._learned(), weights)
         return metric
 
 

@@ -24,13 +24,13 @@ def widths_of(state: Mapping[str, Tensor], path: str | Path) -> tuple[int, ...]:
     Raises:
         CheckpointError: it holds no such weights, or those of another network (SqueezeNet has seven layers).
     """
-    found = {int(m[1]): value.shape for name, value in state.items() if (m := re.fullmatch(_WEIGHT, name))}
-    if sorted(found) != list(range(LAYERS)) or any(len(s) != 4 or s[0] != 1 for s in found.values()):
-        layers = f"the layers {', '.join(map(str, sorted(found)))}" if found else "no lin0.model.1.weight"
+    shapes = {int(m[1]): value.shape for name, value in state.items() if (m := re.fullmatch(_WEIGHT, name))}
+    if sorted(shapes) != list(range(LAYERS)) or any(len(s) != 4 or s[0] != 1 for s in shapes.values()):
+        layers = f"the layers {', '.join(map(str, sorted(shapes)))}" if shapes else "no lin0.model.1.weight"
         raise CheckpointError(
             f"{path} cannot be read as weights of LPIPS: five layers lin0 to lin4, and it has {layers}"
         )
-    return tuple(int(found[layer][1]) for layer in range(LAYERS))
+    return tuple(int(shapes[layer][1]) for layer in range(LAYERS))
 
 
 def build_of(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class CLIPLIT(BacklitEnhancer):
             if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or not len(images):
                 raise UsageError(f"{name} {tuple(images.shape)} must be (N, 3, s, s), a picture at least")
         say = progress or (lambda _: None)
-        found = EnhancerFit()
+        fit = EnhancerFit()
         if self.learns:
             say("embedding the pictures")
             matrices = view_matrices(views, self.seed)
@@ -122,13 +122,13 @@ class CLIPLIT(BacklitEnhancer):
             adam = torch.optim.Adam(self.guidance.parameters(), lr=rate, weight_decay=DECAY)
             if prompt_steps:
                 say("learning the prompts")
-                found.stages["prompts"] = self.fit_prompts(
+                fit.stages["prompts"] = self.fit_prompts(
                     dark, bright, prompt_steps, adam, prompt_batch_size,
                     callbacks=[step_counter(say, "learning the prompts", prompt_steps)],
                 )  # fmt: skip
         if warmup_steps:
             say("warming the network up")
-            found.stages["reconstruction"] = self.reconstruct(
+            fit.stages["reconstruction"] = self.reconstruct(
                 backlit, steps=warmup_steps, lr=lr, batch_size=batch_size,
                 callbacks=[step_counter(say, "warming the network up", warmup_steps)],
             )  # fmt: skip
@@ -137,7 +137,7 @@ class CLIPLIT(BacklitEnhancer):
         for number in range(1, rounds + 1):
             doing = f"round {number} of {rounds}: the network"
             say(doing)
-            found.stages[f"enhancement {number}"] = self.guided(
+            fit.stages[f"enhancement {number}"] = self.guided(
                 backlit, self.guidance, steps=steps, batch_size=batch_size, threshold=threshold, optimizer=optimizer,
                 callbacks=[step_counter(say, doing, steps)],
             )  # fmt: skip
@@ -145,11 +145,11 @@ class CLIPLIT(BacklitEnhancer):
                 doing = f"round {number} of {rounds}: the prompts"
                 say(doing)
                 results = [*results, self.views(self(backlit, batch_size=batch_size), matrices)][-2:]
-                found.stages[f"refinement {number}"] = self.refine(
+                fit.stages[f"refinement {number}"] = self.refine(
                     [dark, *results], bright, refine_steps, adam, prompt_batch_size,
                     callbacks=[step_counter(say, doing, refine_steps)],
                 )  # fmt: skip
-        return found
+        return fit
 
     def fit_prompts(
         self, dark: Float[Tensor, "V N E"], bright: Float[Tensor, "V M E"], steps: int,

@@ -103,7 +103,7 @@ def load_enhancer(path: str | Path, *, device: str | torch.device = "cpu") -> tu
     where = resolve_device(device)
     if Path(path).suffix in (".pth", ".pt"):
         return IlluminationNet.from_released(path).to(where), {}
-    found, about = tensors_of(path, "an enhancer")
+    tensors, about = tensors_of(path, "an enhancer")
     if about.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is no file of an enhancer: `binderclip enhance --dark A --bright B` writes those"
@@ -111,7 +111,7 @@ def load_enhancer(path: str | Path, *, device: str | torch.device = "cpu") -> tu
     try:
         settings, card = parse_json(about["settings"]), parse_json(about["card"])
         network = IlluminationNet(**settings)
-        network.load_state_dict(found)
+        network.load_state_dict(tensors)
     except (KeyError, ValueError, TypeError, RuntimeError, UsageError) as error:
         raise CheckpointError(f"{path} cannot be read as an enhancer: {str(error).splitlines()[0]}") from error
     return network.to(where).eval(), card

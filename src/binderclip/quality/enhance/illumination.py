@@ -58,11 +58,11 @@ class _Pyramid(nn.Module):
         self.slope = nn.PReLU()
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        found = [x]
+        levels = [x]
         for bins, part, slope in zip(self.bins, self.parts, self.slopes, strict=True):
             pooled = slope(part(F.adaptive_avg_pool2d(x, bins)))  # (B, C/4, bins, bins)
-            found.append(F.interpolate(pooled, x.shape[2:], mode="bilinear", align_corners=True))
-        return self.slope(self.join(torch.cat(found, 1)))
+            levels.append(F.interpolate(pooled, x.shape[2:], mode="bilinear", align_corners=True))
+        return self.slope(self.join(torch.cat(levels, 1)))
 
 
 class IlluminationNet(nn.Module):

@@ -30,7 +30,7 @@ def view_matrices(count: int, seed: int) -> Float[Tensor, "V 2 3"]:
     """
     if count < 1:
         raise UsageError(f"views must be at least 1, got {count}")
-    found = [torch.eye(2)]
+    matrices = [torch.eye(2)]
     for draws in uniform(seed, [f"light/{number}" for number in range(1, count)], 0, 8).tolist() if count > 1 else []:
         across, down, swap, turned, zoomed, angle, wide, high = draws
         matrix = torch.diag(torch.tensor([-1.0 if across < 0.5 else 1.0, -1.0 if down < 0.5 else 1.0]))
@@ -43,8 +43,8 @@ def view_matrices(count: int, seed: int) -> Float[Tensor, "V 2 3"]:
             turn = TURN * (2 * angle - 1)
             cosine, sine = math.cos(turn), math.sin(turn)
             matrix = matrix @ torch.tensor([[cosine, -sine], [sine, cosine]])
-        found.append(matrix)
-    return F.pad(torch.stack(found), (0, 1))  # no shift
+        matrices.append(matrix)
+    return F.pad(torch.stack(matrices), (0, 1))  # no shift
 
 
 def mirrored_view(images: Float[Tensor, "B 3 s s"], matrix: Float[Tensor, "2 3"]) -> Float[Tensor, "B 3 s s"]:

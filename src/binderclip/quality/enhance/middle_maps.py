@@ -74,20 +74,20 @@ class MiddleMaps:
             size = f"{images.shape[-2]} x {images.shape[-1]}"
             raise UsageError(f"images of {size} pixels: both sides must be multiples of {patch} for {self.model.name}")
         pixels = self.model.preprocess.normalize(images.to(tower.device)).to(tower.dtype)
-        found: dict[int, Tensor] = {}
+        maps: dict[int, Tensor] = {}
         if isinstance(tower, ResNetMap):
-            x = found[0] = tower.module.stem(pixels)
+            x = maps[0] = tower.module.stem(pixels)
             for level in range(1, 5):
-                x = found[level] = getattr(tower.module, f"layer{level}")(x)
+                x = maps[level] = getattr(tower.module, f"layer{level}")(x)
             embedding = tower.attend(x, positions=False)
         else:
             grid = tower.grid_of(pixels)
 
             def keep(block: int, tokens: Tokens) -> Tokens:  # called before every block
-                found[block] = tokens.patches.mT.unflatten(2, grid)
+                maps[block] = tokens.patches.mT.unflatten(2, grid)
                 return tokens
 
             last = tower.run(tower.embed(pixels), on_block=keep)
-            found[tower.depth] = last.patches.mT.unflatten(2, grid)
+            maps[tower.depth] = last.patches.mT.unflatten(2, grid)
             embedding = tower.project(tower.pool(last))
-        return Seen([found[level] for level in self.levels], F.normalize(embedding.float(), dim=-1))
+        return Seen([maps[level] for level in self.levels], F.normalize(embedding.float(), dim=-1))

@@ -62,23 +62,23 @@ class RAVE(BacklitEnhancer):
             UsageError: a set without a picture.
         """
         say = progress or (lambda _: None)
-        found = EnhancerFit()
+        fit = EnhancerFit()
         if guidance is None:
             say("embedding the pictures")
             guidance = self.residual(backlit, well_lit)
         self.guidance = guidance.to(self.model.device)
         if warmup_steps:
             say("warming the network up")
-            found.stages["reconstruction"] = self.reconstruct(
+            fit.stages["reconstruction"] = self.reconstruct(
                 backlit, steps=warmup_steps, lr=lr, batch_size=batch_size,
                 callbacks=[step_counter(say, "warming the network up", warmup_steps)],
             )  # fmt: skip
         say("the network")
-        found.stages["enhancement 1"] = self.guided(
+        fit.stages["enhancement 1"] = self.guided(
             backlit, self.guidance, steps=steps, lr=lr, batch_size=batch_size, threshold=threshold,
             callbacks=[step_counter(say, "the network", steps)],
         )  # fmt: skip
-        return found
+        return fit
 
     @torch.no_grad()
     def residual(self, backlit: Float[Tensor, "N 3 H W"], well_lit: Float[Tensor, "M 3 h w"]) -> ResidualVector:

@@ -154,8 +154,8 @@ class AIDE(Detector):
                 f"{images.shape[-2]} x {images.shape[-1]} pixels: smaller than a window of {self.window}, whose noise "
                 "this detector reads"
             )
-        found = dct_patches(images, window=self.window, stride=self.stride, k=2, bands=self.bands)
-        return found.low, found.high, seen(images, "resize", self.side, self.model.preprocess)
+        parts = dct_patches(images, window=self.window, stride=self.stride, k=2, bands=self.bands)
+        return parts.low, parts.high, seen(images, "resize", self.side, self.model.preprocess)
 
     def features(self, views: Parts) -> Parts:
         """The windows, and the embedding of the whole picture."""

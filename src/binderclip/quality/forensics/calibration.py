@@ -34,7 +34,7 @@ def false_alarm_threshold(logits: Mapping[str, Float[Tensor, "_"]], *, share: fl
         raise UsageError(f"share {share} of false alarms must lie between 0 and 1")
     if not logits:
         raise UsageError("a threshold needs logits of real pictures")
-    found = []
+    thresholds = []
     for name, values in logits.items():
         rank = math.ceil((len(values) + 1) * (1 - share))
         if rank > len(values):
@@ -42,5 +42,5 @@ def false_alarm_threshold(logits: Mapping[str, Float[Tensor, "_"]], *, share: fl
             raise UsageError(f"{name!r}: {len(values)} real pictures, and a share of {share} needs at least {least}")
         if not bool(values.isfinite().all()):
             raise UsageError(f"{name!r}: logits hold NaN or infinite values")
-        found.append(float(values.double().sort().values[rank - 1]))
-    return max(found)
+        thresholds.append(float(values.double().sort().values[rank - 1]))
+    return max(thresholds)

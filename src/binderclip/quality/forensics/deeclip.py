@@ -134,10 +134,10 @@ class DeeCLIP(AdaptedDetector):
         """
         if len(labels) % 3:
             raise UsageError(f"no triplets, {number_of(len(labels), 'row')}: anchors, then positives, then negatives")
-        found = self.read(features)
-        image_loss = functional.binary_cross_entropy_with_logits(found.logit, labels)
+        readout = self.read(features)
+        image_loss = functional.binary_cross_entropy_with_logits(readout.logit, labels)
         if not self.triplet:
             return 2 * image_loss
-        assert found.tokens is not None
-        anchor, positive, negative = found.tokens.chunk(3)
+        assert readout.tokens is not None
+        anchor, positive, negative = readout.tokens.chunk(3)
         return self.triplet * self.triplet_loss(anchor, positive, negative) + 2 * image_loss

@@ -157,12 +157,12 @@ class Detector(nn.Module, ABC):
     @torch.no_grad()
     def logits(self, features: Parts, batch_size: int = 64) -> Float[Tensor, "B"]:
         """Logits of features that are there already, in evaluation mode."""
-        was, found = self.training, []
+        was, logits = self.training, []
         self.eval()
         for start in range(0, len(features[0]), batch_size):
-            found.append(self.read(tuple(part[start : start + batch_size] for part in features)).logit)
+            logits.append(self.read(tuple(part[start : start + batch_size] for part in features)).logit)
         self.train(was)
-        return torch.cat(found)
+        return torch.cat(logits)
 
 
 def load_image_side(name: str) -> PictureEncoder:
@@ -172,9 +172,9 @@ def load_image_side(name: str) -> PictureEncoder:
         UsageError: an unknown name, or that of a classifier, which has no tower.
     """
     alone = name.startswith("timm:") or name in bundled_of("vision") or folder_kind(name) == "vision"
-    found = load_vision(name) if alone else load(name)
-    assert isinstance(found, PictureEncoder)
-    return found
+    encoder = load_vision(name) if alone else load(name)
+    assert isinstance(encoder, PictureEncoder)
+    return encoder
 
 
 def checked_side(side: int | None, model: PictureEncoder) -> int:

@@ -121,7 +121,7 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
     """
     where = resolve_device(device)
     path = BUNDLED_DETECTORS.get(str(path), path)
-    found, about = tensors_of(path, "a detector")
+    tensors, about = tensors_of(path, "a detector")
     if about.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no file of a detector: `binderclip detect --train` writes those")
     try:
@@ -131,7 +131,7 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
             raise CheckpointError(
                 f"{path} was trained on a model {about['model']!r} with other weights than those here"
             )
-        detector.load_state_dict(found)
+        detector.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError, UsageError) as error:
         raise CheckpointError(f"{path} cannot be read as a detector: {str(error).splitlines()[0]}") from error
     return detector.to(where).eval(), card

@@ -89,11 +89,11 @@ class PanopticPatchDetector(AdaptedDetector):
         self, features: Parts, labels: Float[Tensor, "B"], patch_labels: Float[Tensor, "B N"] | None = None
     ) -> Float[Tensor, ""]:
         """(1 - lambda) binary cross-entropy + lambda patch contrast; patches without labels have the picture's."""
-        found = self.read(features)
-        image_loss = functional.binary_cross_entropy_with_logits(found.logit, labels)
+        readout = self.read(features)
+        image_loss = functional.binary_cross_entropy_with_logits(readout.logit, labels)
         if not self.contrast:
             return image_loss
-        h = found.tokens
+        h = readout.tokens
         assert h is not None
         each = labels[:, None].expand(h.shape[:2]) if patch_labels is None else patch_labels
         patch_loss = self.patch_loss(h.flatten(0, 1), each.flatten())

@@ -188,15 +188,15 @@ class _Pictures:
     def _views(self, rows: Int[np.ndarray, "B"], keys: list[str], step: int) -> Parts:
         """What the detector looks at, of pictures of any sizes."""
         draws = uniform(self.seed, [f"detector/{key}" for key in keys], step, 3).tolist()
-        found = []
+        views = []
         for row, key, (down, along, mirror) in zip(rows.tolist(), keys, draws, strict=True):
             image = self.data.image(row)
             if self.detector.sampling == "mixed":
                 self._check_size(key, tuple(image.shape[-2:]))
             image = self.degradation(image, key, step)
             image = image.flip(-1) if mirror < 0.5 else image
-            found.append(self.detector.view(image[None], [(down, along)]))
-        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+            views.append(self.detector.view(image[None], [(down, along)]))
+        return tuple(torch.cat(parts) for parts in zip(*views, strict=True))
 
     def _check_size(self, key: str, size: tuple[int, ...]) -> None:
         """A copy and its original, which share a key, must have one size.

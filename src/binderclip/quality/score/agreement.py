@@ -67,8 +67,8 @@ def agreement(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OptimizeWarning)  # the covariance of the four is not asked for
-            found, _ = curve_fit(curve, unit, y, p0=(*ends, 0.0, 1.0), maxfev=20_000)
-        mapped = curve(unit, *found)
+            parameters, _ = curve_fit(curve, unit, y, p0=(*ends, 0.0, 1.0), maxfev=20_000)
+        mapped = curve(unit, *parameters)
     except RuntimeError:  # no curve was found: a straight line is the curve of a large width
         mapped = np.polyval(np.polyfit(unit, y, 1), unit)
     plcc = float(pearsonr(mapped, y).statistic) if np.ptp(mapped) else 0.0

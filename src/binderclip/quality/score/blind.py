@@ -54,12 +54,12 @@ def map_statistics(maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B
     The percentile, of every k-th place where a map has many, says what the sharpest or brightest parts are like: of a
     flower before a soft ground the mean is that of a blurred picture.
     """
-    found = []
+    statistics = []
     for one in maps:
         places = one.flatten(2)
         some = places[..., :: max(1, places.shape[2] // PLACES)]
-        found += [places.mean(2), places.std(2, correction=0), some.quantile(0.95, dim=2)]
-    return torch.cat(found, dim=1)
+        statistics += [places.mean(2), places.std(2, correction=0), some.quantile(0.95, dim=2)]
+    return torch.cat(statistics, dim=1)
 
 
 def light_statistics(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L"]:
@@ -265,8 +265,8 @@ class BlindQuality(PictureScore):
             part = None if path is None or not path.is_file() else _part(path, settings, len(rows) * (1 + views.faults))
             if part is None:
                 made = [views[row] for row in rows]
-                found = torch.cat([self.embed(pictures.to(self.middle.device)).cpu() for pictures, _ in made])
-                part = {"statistics": found, "levels": torch.cat([levels for _, levels in made])}
+                statistics = torch.cat([self.embed(pictures.to(self.middle.device)).cpu() for pictures, _ in made])
+                part = {"statistics": statistics, "levels": torch.cat([levels for _, levels in made])}
                 if path is not None:
                     make_folder(path.parent)
                     write_weights(path, part, OF_VIEWS, views=settings)
@@ -309,13 +309,13 @@ class BlindQuality(PictureScore):
         made = DamagedViews(images, views, faults=faults, sides=sides, seed=seed)
         statistics, levels = self.statistics_of(made, folder)
         levels = torch.cat([levels, levels.amax(1, keepdim=True)], dim=1)  # (M, K + 1), the last of any fault
-        statistics, wanted = statistics.to(self.middle), levels.to(self.middle) / LEVELS
+        statistics, target = statistics.to(self.middle), levels.to(self.middle) / LEVELS
         self.middle.copy_(statistics.mean(0))
         spread = statistics.std(0, correction=0)
         self.spread.copy_(torch.where(spread > 1e-4, spread, 1.0))  # some channels never answer
 
         def step(rows: Int[Tensor, "b"]) -> Float[Tensor, ""]:
-            return F.binary_cross_entropy_with_logits(self._raw(statistics[rows]), wanted[rows])
+            return F.binary_cross_entropy_with_logits(self._raw(statistics[rows]), target[rows])
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -360,9 +360,9 @@ class BlindQuality(PictureScore):
         Raises:
             CheckpointError: the file cannot be read, or belongs to another metric.
         """
-        found = read_weights(BUNDLED_WEIGHTS if path is None else path, KIND, need=("hidden",))
-        metric = cls(hidden=found.settings["hidden"], longest=longest, device=device)
-        take_over(metric._learned(), found)
+        weights = read_weights(BUNDLED_WEIGHTS if path is None else path, KIND, need=("hidden",))
+        metric = cls(hidden=weights.settings["hidden"], longest=longest, device=device)
+        take_over(metric._learned(), weights)
         metric.fitted = True
         return metric
 
@@ -373,8 +373,8 @@ def _part(path: Path, settings: Any, count: int) -> dict[str, Tensor] | None:
     Raises:
         UsageError: it is of other views.
     """
-    found = read_weights(path, OF_VIEWS, need=("views",))
-    if found.settings["views"] != settings:
-        raise UsageError(f"{path} is of other views, {found.settings['views']}: give a folder of its own")
-    rows = {name: value[:count] for name, value in found.tensors.items()}
+    weights = read_weights(path, OF_VIEWS, need=("views",))
+    if weights.settings["views"] != settings:
+        raise UsageError(f"{path} is of other views, {weights.settings['views']}: give a folder of its own")
+    rows = {name: value[:count] for name, value in weights.tensors.items()}
     return rows if len(rows["levels"]) == count else None

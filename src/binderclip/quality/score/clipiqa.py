@@ -222,14 +222,14 @@ class CLIPIQAPlus(PromptQuality):
         Raises:
             UsageError: scores of another number, outside [0, 1] or not finite.
         """
-        wanted = torch.as_tensor(scores, dtype=torch.float32)
-        if wanted.shape != features.shape[:1] or len(wanted) == 0:
-            raise UsageError(f"scores must be one a picture, {len(features)}, not of shape {tuple(wanted.shape)}")
-        if not bool(((wanted >= 0) & (wanted <= 1)).all()):
+        target = torch.as_tensor(scores, dtype=torch.float32)
+        if target.shape != features.shape[:1] or len(target) == 0:
+            raise UsageError(f"scores must be one a picture, {len(features)}, not of shape {tuple(target.shape)}")
+        if not bool(((target >= 0) & (target <= 1)).all()):
             raise UsageError("scores must lie in [0, 1]: divide opinion scores by the largest one of their scale")
         views = features.detach().float().to(self.model.device)
         views = views[:, None] if views.ndim == 2 else views
-        targets = wanted.to(views.device)
+        targets = target.to(views.device)
         learned = [*self.context.parameters(), *(self.head.parameters() if self.head is not None else ())]
 
         def step(rows: tuple[Tensor, Tensor]) -> Tensor:
@@ -243,10 +243,10 @@ class CLIPIQAPlus(PromptQuality):
         return result
 
     def _learned(self) -> dict[str, Tensor]:
-        found = {"context": self.context.weight.detach()}
+        tensors = {"context": self.context.weight.detach()}
         if self.head is not None:
-            found |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
-        return found
+            tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        return tensors
 
     def save_weights(self, path: str | Path) -> Path:
         """Write what was learned as safetensors, with the prompts and the name of the model it belongs to.
@@ -274,14 +274,14 @@ class CLIPIQAPlus(PromptQuality):
             CheckpointError: the file cannot be read, or belongs to another model.
         """
         opened = loaded(model, device)
-        found = read_weights(path, KIND, opened.name, need=("sets", "scale"))
-        context = found.tensors.get("context")
+        weights = read_weights(path, KIND, opened.name, need=("sets", "scale"))
+        context = weights.tensors.get("context")
         if context is None or context.ndim != 3:
             raise CheckpointError(f"{path} cannot be read as weights of {KIND}: it has no context")
-        sets, scale = found.settings["sets"], found.settings["scale"]
+        sets, scale = weights.settings["sets"], weights.settings["scale"]
         n_ctx = context.shape[1]
         metric = cls(opened, sets, n_ctx=n_ctx, scale=scale, size=size, positions=positions, longest=longest)
-        take_over(metric._learned(), found)
+        take_over(metric._learned(), weights)
         metric.fitted = True
         return metric
 

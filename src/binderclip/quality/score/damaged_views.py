@@ -193,8 +193,8 @@ class DamagedViews(Sequence[tuple[Tensor, Tensor]]):
             pictures.append(damaged)
             if float((damaged - whole).abs().max()) > UNSEEN:
                 levels[row, family] = level
-        found = torch.cat(pictures)
-        return (found if quality is None else compressed(found, quality)), levels
+        views = torch.cat(pictures)
+        return (views if quality is None else compressed(views, quality)), levels
 
     def _open(self, row: int) -> Image.Image:
         return reduced_picture(open_image(self.images[row], mode="RGB"), MOST)

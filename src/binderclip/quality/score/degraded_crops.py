@@ -53,12 +53,12 @@ class DegradedCrops:
             raise UsageError("images is empty: give at least one picture without distortions")
         if min(crop, batch_size) < 1:
             raise UsageError(f"crop and batch_size must be at least 1, got {crop} and {batch_size}")
-        found = library_named(library)
-        names = found.ordered if kinds is None else kinds
-        if unknown := [kind for kind in names if kind not in found.kinds]:
-            raise UsageError(f"kinds {unknown[0]!r} is unknown; use {', '.join(found.kinds)}")
+        distortions = library_named(library)
+        names = distortions.ordered if kinds is None else kinds
+        if unknown := [kind for kind in names if kind not in distortions.kinds]:
+            raise UsageError(f"kinds {unknown[0]!r} is unknown; use {', '.join(distortions.kinds)}")
         self.library = library
-        groups = [[kind for kind in family if kind in names] for family in found.families.values()]
+        groups = [[kind for kind in family if kind in names] for family in distortions.families.values()]
         self.groups = [group for group in groups if group]
         if not self.groups:
             raise UsageError("kinds is empty: name at least one distortion")

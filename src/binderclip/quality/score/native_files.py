@@ -59,16 +59,16 @@ def embedded_files(
             if progress is not None:
                 progress(len(kept) + len(skipped))
 
-    for position, found in opened_ahead(pixels, sources, 2 * step):
-        if isinstance(found, BinderclipError):
+    for position, pixels_of in opened_ahead(pixels, sources, 2 * step):
+        if isinstance(pixels_of, BinderclipError):
             if on_error == "raise":
-                raise found
-            skipped.append((key_of(sources[position], position), str(found)))
+                raise pixels_of
+            skipped.append((key_of(sources[position], position), str(pixels_of)))
             continue
-        if waiting and waiting[0].shape != found.shape:
+        if waiting and waiting[0].shape != pixels_of.shape:
             flush()
         kept.append(position)
-        waiting.append(found)
+        waiting.append(pixels_of)
         if len(waiting) == step:
             flush()
     flush()

@@ -85,6 +85,6 @@ class PictureScore(nn.Module, ABC):
         Raises:
             DataError: an unreadable picture, with `on_error="raise"`.
         """
-        found = self.files(list(sources), batch_size=batch_size, on_error=on_error, progress=progress)
-        each, total = self.each(found.features).cpu(), self.total(found.features).cpu()
-        return QualityScores(found.keys, self.names, each, total, found.skipped)
+        scores = self.files(list(sources), batch_size=batch_size, on_error=on_error, progress=progress)
+        each, total = self.each(scores.features).cpu(), self.total(scores.features).cpu()
+        return QualityScores(scores.keys, self.names, each, total, scores.skipped)

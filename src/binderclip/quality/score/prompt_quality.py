@@ -63,17 +63,17 @@ def prompt_sets(prompts: Prompts) -> dict[str, tuple[str, ...]]:
         raise UsageError(
             "prompts is empty: give at least one set, such as 'quality' or [('Sharp photo.', 'Blurry photo.')]"
         )
-    found: dict[str, tuple[str, ...]] = {}
+    sets: dict[str, tuple[str, ...]] = {}
     for name, texts in named:
         if isinstance(texts, str) or len(texts) < 2 or not all(isinstance(t, str) and t.strip() for t in texts):
             raise UsageError(f"prompts {name!r}: two texts or more from best to worst are needed, not {texts!r}")
-        if name in found:
+        if name in sets:
             raise UsageError(f"prompts names {name!r} twice")
-        found[name] = tuple(texts)
-    lengths = sorted({len(texts) for texts in found.values()})
+        sets[name] = tuple(texts)
+    lengths = sorted({len(texts) for texts in sets.values()})
     if len(lengths) > 1:
         raise UsageError(f"every set of prompts needs as many texts as the others, these have {lengths}")
-    return found
+    return sets
 
 
 def _keyword(name: str) -> tuple[str, str]:

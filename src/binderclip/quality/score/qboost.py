@@ -140,8 +140,8 @@ class PromptEnsemble:
     def logits(self, images: Any) -> Float[Tensor, "B T"]:
         """Logits of the tones, mean over the rows."""
         words = list(dict.fromkeys(word for row in self.sets for word in row))
-        found = self.scorer.word_logits(images, words)
-        return torch.stack([found[:, [words.index(word) for word in row]] for row in self.sets]).mean(0)
+        logits = self.scorer.word_logits(images, words)
+        return torch.stack([logits[:, [words.index(word) for word in row]] for row in self.sets]).mean(0)
 
     def __call__(self, images: Any) -> Float[Tensor, "B"]:
         """Scores in [0, 1], higher is better."""

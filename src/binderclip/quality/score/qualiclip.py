@@ -215,10 +215,10 @@ class QualiCLIP(PromptQuality):
                 f"there are no bundled weights for {opened.name}, only for {', '.join(WEIGHTS)}: give a path"
             )
         place = WEIGHTS[opened.name] if path is None else path
-        found = read_weights(place, KIND, opened.name, need=("sets", "scale", "parts"))
-        sets, scale, parts = (found.settings[name] for name in ("sets", "scale", "parts"))
+        weights = read_weights(place, KIND, opened.name, need=("sets", "scale", "parts"))
+        sets, scale, parts = (weights.settings[name] for name in ("sets", "scale", "parts"))
         metric = cls(opened, sets, parts=parts, scale=scale, positions=positions, longest=longest)
-        take_over(metric.trained(), found)
+        take_over(metric.trained(), weights)
         metric.fitted = True
         return metric
 

@@ -55,13 +55,13 @@ def _moments(light: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B M"]:
     """What tells the shape of the normalised brightness, and of its products with four neighbours."""
     c = _normalised(light)
     square = c.square().mean((1, 2, 3))
-    found = [_log(square), _log(c.abs().mean((1, 2, 3)).square() / (square + SMALL)),
+    moments = [_log(square), _log(c.abs().mean((1, 2, 3)).square() / (square + SMALL)),
              _log(c.pow(4).mean((1, 2, 3)) / (square.square() + SMALL))]  # fmt: skip
     for down, right in NEIGHBOURS:
         product = (c * c.roll((down, right), (2, 3)))[..., 1:, 1:-1].flatten(1)
         below, above = product.clamp_max(0).square().mean(1), product.clamp_min(0).square().mean(1)
-        found += [product.mean(1), _log(product.abs().mean(1)), _log(below) / 2, _log(above) / 2]
-    return torch.stack(found, dim=1)
+        moments += [product.mean(1), _log(product.abs().mean(1)), _log(below) / 2, _log(above) / 2]
+    return torch.stack(moments, dim=1)
 
 
 def _median(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
@@ -84,31 +84,31 @@ def _median(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
 
 def _octaves(light: Float[Tensor, "B 1 H W"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B 1 h w"]]:
     """Mean, quantiles and share of the diagonal of the detail of octaves; and the detail of the finest."""
-    found, finest = [], None
+    moments, finest = [], None
     for _ in range(OCTAVES):
         light = light[..., : light.shape[2] // 2 * 2, : light.shape[3] // 2 * 2]
         a, b, c, d = light[..., ::2, ::2], light[..., ::2, 1::2], light[..., 1::2, ::2], light[..., 1::2, 1::2]
         across, down, diagonal = (a - b + c - d) / 2, (a + b - c - d) / 2, (a - b - c + d) / 2
         detail = (across**2 + down**2 + diagonal**2 + 1e-12).sqrt()
         finest = detail if finest is None else finest
-        found += [_log(detail.mean((1, 2, 3)))[:, None], _log(_quantiles(detail.flatten(1), DETAIL)),
+        moments += [_log(detail.mean((1, 2, 3)))[:, None], _log(_quantiles(detail.flatten(1), DETAIL)),
                   _log(diagonal.abs().mean((1, 2, 3)) / (detail.mean((1, 2, 3)) + SMALL))[:, None]]  # fmt: skip
         light = (a + b + c + d) / 4
     assert finest is not None
-    return torch.cat(found, dim=1), finest
+    return torch.cat(moments, dim=1), finest
 
 
 def _blockiness(light: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 3"]:
     """How much larger the steps between pixels are at every eighth, down and across; the share of no step."""
-    found, still = [], []
+    ratios, still = [], []
     for dim in (2, 3):
         step = light.diff(dim=dim).abs()
         still.append((step < 0.5 / 255).to(step).mean((1, 2, 3)))
         line = step.mean(5 - dim).squeeze(1)  # (B, n)
         line = F.pad(line, (0, -line.shape[1] % BLOCK))
         phase = line.unflatten(1, (-1, BLOCK)).mean(1)  # (B, 8)
-        found.append(_log(phase.amax(1)) - _log(phase.median(1).values))
-    return torch.stack([*found, (still[0] + still[1]) / 2], dim=1)
+        ratios.append(_log(phase.amax(1)) - _log(phase.median(1).values))
+    return torch.stack([*ratios, (still[0] + still[1]) / 2], dim=1)
 
 
 def texture_statistics(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B T"]:

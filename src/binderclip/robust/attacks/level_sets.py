@@ -127,14 +127,14 @@ class LevelSetTraversal:
         for name, images in (("sources", sources), ("targets", targets)):
             check_images(name, images, self.box)
         labels = None if labels is None else checked_labels(labels, sources)
-        generator, found = torch.Generator().manual_seed(self.seed), []
+        generator, images_on_path = torch.Generator().manual_seed(self.seed), []
         with _still(self.predictor):
             for number, (x, t) in enumerate(
                 zip(sources.split(self.batch_size), targets.split(self.batch_size), strict=True)
             ):
                 given = None if labels is None else labels[number * self.batch_size :][: len(x)]
-                found.append(self._walk(x.detach(), t.detach(), given, generator))
-        parts = {name: [getattr(each, name) for each in found] for name in LevelSetPath.__dataclass_fields__}
+                images_on_path.append(self._walk(x.detach(), t.detach(), given, generator))
+        parts = {name: [getattr(each, name) for each in images_on_path] for name in LevelSetPath.__dataclass_fields__}
         return LevelSetPath(**{name: torch.cat(values, int(name == "accepted")) for name, values in parts.items()})
 
     def _walk(self, source: Tensor, target: Tensor, labels: Tensor | None, generator: torch.Generator) -> LevelSetPath:
@@ -291,13 +291,13 @@ def triangle_confidence_map(
     weights = (weights / cells).to(source.device)
     corners = torch.stack([source, first, second])
     with _still(predictor), torch.no_grad():
-        found = []
+        rows = []
         for part in weights.split(batch_size):
             logits = checked_logits(predictor(torch.einsum("pk,k...->p...", part, corners)), len(part))
             labels = torch.full((len(part),), label, device=logits.device)
             check_classes(labels, logits.shape[1])
-            found.append(_confidence(logits, labels))
-    confidence = torch.cat(found)
+            rows.append(_confidence(logits, labels))
+    confidence = torch.cat(rows)
     return TriangleConfidence(weights, confidence, float(confidence[0]))
 
 
@@ -360,13 +360,13 @@ def level_set_width(
             drawn = torch.randn(draws, *image.shape, generator=generator).to(image)
             drawn = _orthogonal(drawn, direction.expand_as(drawn))
             drawn = drawn / per_image(drawn.flatten(1).norm(dim=1), drawn)
-            found = []
+            widths = []
             for distance in distances:
                 moved = (image + distance * drawn).clamp(*box)
                 logits = checked_logits(torch.cat([predictor(part) for part in moved.split(batch_size)]), draws)
-                found.append(_confidence(logits, torch.full((draws,), label, device=logits.device)))
-            at = torch.tensor(quantiles, dtype=found[0].dtype, device=found[0].device)
-            rows.append(torch.stack(found).quantile(at, dim=1).T.cpu())  # (D, Q)
+                widths.append(_confidence(logits, torch.full((draws,), label, device=logits.device)))
+            at = torch.tensor(quantiles, dtype=widths[0].dtype, device=widths[0].device)
+            rows.append(torch.stack(widths).quantile(at, dim=1).T.cpu())  # (D, Q)
     return torch.stack(rows)
 
 

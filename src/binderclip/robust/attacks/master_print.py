@@ -120,12 +120,12 @@ class MasterPrintAttack:
                 evolution.step(objective)
             assert evolution.image is not None
             return _print(objective, evolution.image, torch.tensor(evolution.history))
-        found = attack(
+        result = attack(
             objective, self._clean(objective, image)[None], param=self._param(), step=self._step(), steps=steps,
             start="clean" if self.search == "pgd" else "random", quantize=self.search == "pgd",
             generator=torch.Generator().manual_seed(self.seed),
         )  # fmt: skip
-        return _print(objective, found.images[0], found.history[:, 0])
+        return _print(objective, result.images[0], result.history[:, 0])
 
     def _clean(self, objective: MinSimilarity, image: Tensor | None) -> Tensor:
         """What the search begins near, or an image of the right shape."""
@@ -161,9 +161,9 @@ class MasterPrintAttack:
 def _print(objective: MinSimilarity, image: Tensor, history: Tensor) -> MasterPrint:
     kept = _rounded(image.detach())
     with torch.no_grad(), frozen(*(each for each in objective.networks if isinstance(each, nn.Module))):
-        found = objective.similarities(kept[None])[0]
+        similarities = objective.similarities(kept[None])[0]
         value = float(objective(kept[None])[0])
-    return MasterPrint(kept, found, value, history)
+    return MasterPrint(kept, similarities, value, history)
 
 
 def master_print_win_rate(

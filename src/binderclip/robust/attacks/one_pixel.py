@@ -54,10 +54,12 @@ class OnePixel:
     def __call__(self, images: Float[Tensor, "B C H W"], objective_of: ObjectiveOf) -> AttackResult:
         check_images("images", images, shape="(B, C, H, W)")
         parts = [self._one(image.detach(), row, objective_of) for row, image in enumerate(images)]
-        found = torch.stack([part[0] for part in parts])
+        images_of_parts = torch.stack([part[0] for part in parts])
         success, values = (torch.cat([part[place] for part in parts]) for place in (1, 2))
         history = stacked_histories([part[3] for part in parts])
-        return AttackResult(found, found - images, success, values, len(history) * self.population, history)
+        return AttackResult(
+            images_of_parts, images_of_parts - images, success, values, len(history) * self.population, history
+        )
 
     def _one(self, image: Tensor, row: int, objective_of: ObjectiveOf) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         from scipy.optimize import differential_evolution
@@ -67,7 +69,7 @@ class OnePixel:
         start = np.random.default_rng([self.seed, row]).random((self.population, 2 + channels))
         bounds = [(0, height - 1e-6), (0, width - 1e-6), *[(0, 1)] * channels]
         try:
-            found = differential_evolution(
+            solution = differential_evolution(
                 search.loss, bounds, init=start * [b[1] for b in bounds], maxiter=self.generations, polish=False,
                 seed=self.seed, vectorized=True, updating="deferred", tol=0,
                 callback=lambda *_, **__: search.reached is not None,
@@ -77,7 +79,7 @@ class OnePixel:
             if isinstance(error.__context__, UsageError):
                 raise error.__context__ from None
             raise
-        painted = _painted(image, (found.x if search.reached is None else search.reached)[None])
+        painted = _painted(image, (solution.x if search.reached is None else search.reached)[None])
         value, success = search.judged(painted)
         return painted[0], success, value, torch.tensor(search.history)
 

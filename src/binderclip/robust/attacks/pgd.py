@@ -123,15 +123,15 @@ class PGD:
         return _joined([self._restarted(x, y, generator) for x, y in parts])
 
     def _restarted(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> AttackResult:
-        found = self._once(images, labels, generator)
+        best = self._once(images, labels, generator)
         for _ in range(self.restarts - 1):
-            left = (~found.success).nonzero()[:, 0]
+            left = (~best.success).nonzero()[:, 0]
             if not len(left):
                 break
             again = self._once(images[left], labels[left], generator)
-            better = again.success | (again.objective > found.objective[left])
-            found = _replaced(found, again, left[better], better)
-        return found
+            better = again.success | (again.objective > best.objective[left])
+            best = _replaced(best, again, left[better], better)
+        return best
 
     def _once(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> AttackResult:
         diverse = InputDiversity(self.diversity, self.resize_rate)
@@ -218,12 +218,12 @@ def _transferable(predictor: Any, eps: float, options: dict[str, Any]) -> PGD:
     return PGD(predictor, eps, **{"alpha": eps / steps or None, "random_start": False, "keep": "last", **options})
 
 
-def _replaced(found: AttackResult, again: AttackResult, rows: Tensor, better: Tensor) -> AttackResult:
+def _replaced(result: AttackResult, again: AttackResult, rows: Tensor, better: Tensor) -> AttackResult:
     """`found` with some rows taken from a later run; its history stays that of the first."""
     parts = {}
     for name in ("images", "perturbation", "success", "objective"):
-        parts[name] = getattr(found, name).index_copy(0, rows, getattr(again, name)[better])
-    return AttackResult(**parts, queries=found.queries + again.queries, history=found.history)
+        parts[name] = getattr(result, name).index_copy(0, rows, getattr(again, name)[better])
+    return AttackResult(**parts, queries=result.queries + again.queries, history=result.history)
 
 
 def _joined(parts: list[AttackResult]) -> AttackResult:

@@ -106,10 +106,10 @@ class SpatialAttack:
         parts = [
             self._one(images[row : row + 1].detach(), objective_of(torch.tensor([row]))) for row in range(len(images))
         ]
-        found = torch.cat([part[0] for part in parts])
+        images_of_parts = torch.cat([part[0] for part in parts])
         success, values = (torch.cat([part[place] for part in parts]) for place in (1, 2))
         history = stacked_histories([part[3] for part in parts])
-        return AttackResult(found, found - images, success, values, len(history), history)
+        return AttackResult(images_of_parts, images_of_parts - images, success, values, len(history), history)
 
     def _one(self, image: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         from scipy.optimize import fmin_l_bfgs_b

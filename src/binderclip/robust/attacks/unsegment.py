@@ -129,10 +129,10 @@ class FeatureTarget(Objective):
 
     def judge(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Tensor]:
         """Values; there is no success to reach."""
-        found = self.features(images)
-        values = _cosines(found, self.toward)
+        features = self.features(images)
+        values = _cosines(features, self.toward)
         if self.away is not None:
-            values = values - _cosines(found, self.away)
+            values = values - _cosines(features, self.away)
         FiniteGuard()("features of the images", values)
         return values, torch.zeros(len(images), dtype=torch.bool, device=values.device)
 
@@ -215,9 +215,9 @@ def _networks(features: Features) -> tuple[nn.Module, ...]:
     return (features,) if isinstance(features, nn.Module) else ()
 
 
-def _cosines(found: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+def _cosines(features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     """Mean over layers of the cosine of whole maps."""
-    pairs = zip(found, others, strict=True)
+    pairs = zip(features, others, strict=True)
     return torch.stack([F.cosine_similarity(a.flatten(1), b.flatten(1)) for a, b in pairs]).mean(0)
 
 
@@ -303,18 +303,18 @@ class UAD:
         with torch.no_grad():
             clean = list(self.features(image))
             mask = self._mask(image, source, destination, max(1, round(self.cell * scale)))
-        found = None
+        best = None
         for epoch in range(self.epochs):
             with torch.enable_grad():
                 deformed = self.deformed(image, source, destination, mask)
                 target = list(self.features(deformed))
             steps = self.steps if epoch == self.epochs - 1 else self.inner
-            found = self._reached(image, [part.detach() for part in target], clean, steps)
+            best = self._reached(image, [part.detach() for part in target], clean, steps)
             with torch.enable_grad():
                 loss = -((image - deformed) / PIXEL_STD).abs().mean()
                 loss = loss + self.control * _control(destination - source) / scale
                 if self.couple:
-                    reached = [part.detach() for part in self.features(found.images)]
+                    reached = [part.detach() for part in self.features(best.images)]
                     loss = loss - self.fidelity * _cosines(reached, target).mean()
             source.grad, destination.grad = torch.autograd.grad(loss, [source, destination])
             check_finite("gradients of the control points", torch.cat([source.grad, destination.grad]))
@@ -326,8 +326,8 @@ class UAD:
                     points.copy_(torch.minimum(points, points.new_tensor(size) - 1))
                 # Points that met would have no spline through them: their warp waits for the next epoch.
                 destination.copy_(torch.where(_degenerate(destination)[:, None, None], before, destination))
-        assert found is not None
-        return found
+        assert best is not None
+        return best
 
     def _reached(self, image: Tensor, toward: list[Tensor], away: list[Tensor], steps: int) -> AttackResult:
         return attack(

@@ -119,8 +119,8 @@ def tune_off_manifold(
             noise = make(torch.randn(1, *latent, generator=generator))[0]
         extra = torch.stack([evolution.current, noise]).to(images)
         seen = tuned.encode_image(torch.cat([images[rows], extra]))
-        said = tuned.encode_text([texts[row] for row in rows.tolist()] + [OFF_MANIFOLD] * 2)
-        return info_nce(seen, said, tuned.scale())
+        text_features = tuned.encode_text([texts[row] for row in rows.tolist()] + [OFF_MANIFOLD] * 2)
+        return info_nce(seen, text_features, tuned.scale())
 
     steps = epochs * -(-len(images) // batch_size)
     optimizer = {"name": "adam", "weight_decay": weight_decay, "betas": (0.9, 0.98), "eps": 1e-6}

@@ -96,23 +96,23 @@ class PAGTargets:
         check_images("images", images, None)
         flat = images.detach().flatten(1)
         if self.rule in ("one_image", "class_mean"):
-            found = self._points[classes] - flat[:, None]
+            directions = self._points[classes] - flat[:, None]
         elif self.rule == "nearest":
-            found = self._nearest(flat, classes) - flat[:, None]
+            directions = self._nearest(flat, classes) - flat[:, None]
         else:
-            found = self._score(flat, classes)
-        return found.reshape(*classes.shape, *self.size).to(images.dtype)
+            directions = self._score(flat, classes)
+        return directions.reshape(*classes.shape, *self.size).to(images.dtype)
 
     def _nearest(self, flat: Tensor, classes: Tensor) -> Tensor:
-        found = flat.new_empty(*classes.shape, flat.shape[1])
+        nearest = flat.new_empty(*classes.shape, flat.shape[1])
         for number in classes.unique().tolist():
-            wanted = classes == number
-            rows = wanted.any(dim=1).nonzero()[:, 0]
+            of_class = classes == number
+            rows = of_class.any(dim=1).nonzero()[:, 0]
             examples = self._classes[number]
             near = torch.empty(len(flat), dtype=torch.long, device=flat.device)
             near[rows] = torch.cdist(flat[rows], examples).argmin(dim=1)
-            found[wanted] = examples[near[wanted.nonzero()[:, 0]]]
-        return found
+            nearest[of_class] = examples[near[of_class.nonzero()[:, 0]]]
+        return nearest
 
     def _score(self, flat: Tensor, classes: Tensor) -> Tensor:
         squares = [torch.cdist(flat.double(), examples.double()).square() for examples in self._classes]
@@ -128,10 +128,10 @@ class PAGTargets:
             posterior = torch.stack(logs, dim=1).softmax(dim=1)
             every = (posterior[..., None] * denoised).sum(dim=1)
             chosen = denoised[torch.arange(len(flat), device=flat.device)[:, None], classes]
-            found = (chosen - every[:, None]) / sigma**2
+            scores = (chosen - every[:, None]) / sigma**2
             if len(self.sigma) > 1:
-                found = torch.nn.functional.normalize(found, dim=2) / len(self.sigma)
-            total += found
+                scores = torch.nn.functional.normalize(scores, dim=2) / len(self.sigma)
+            total += scores
         return total
 
     def _levels(self, sigma: float | Sequence[float] | None, flat: Tensor) -> tuple[float, ...]:

@@ -142,7 +142,7 @@ class RandomizedSmoothing:
             UsageError: as `certify`.
         """
         self._check(images, alpha, n=n)
-        found = []
+        predictions = []
         generator = torch.Generator().manual_seed(self.seed)
         with torch.inference_mode(), frozen(*self._networks()):
             for image in images:
@@ -150,8 +150,8 @@ class RandomizedSmoothing:
                 order = counts.argsort(descending=True, stable=True)
                 first, second = int(counts[order[0]]), int(counts[order[1]]) if len(order) > 1 else 0
                 known = binomtest(first, first + second, 0.5).pvalue <= alpha
-                found.append(int(order[0]) if known else ABSTAIN)
-        return torch.tensor(found)
+                predictions.append(int(order[0]) if known else ABSTAIN)
+        return torch.tensor(predictions)
 
     def _check(self, images: Tensor, alpha: float, **draws: int) -> None:
         """Everything that a call is given."""

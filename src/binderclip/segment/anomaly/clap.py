@@ -66,10 +66,10 @@ class ContrastiveLanguagePrompting:
 
     def __call__(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w"]:
         """The contrasted maps, in [-1, 1], on the attention's own grid."""
-        found = unit_range(self.attention(images, self._prompts(self.positive)))
+        maps = unit_range(self.attention(images, self._prompts(self.positive)))
         if self.negative:
-            found = found - unit_range(self.attention(images, self._prompts(self.negative)))
-        return found
+            maps = maps - unit_range(self.attention(images, self._prompts(self.negative)))
+        return maps
 
     def regions(self, images: Float[Tensor, "B 3 H W"]) -> Bool[Tensor, "B H W"]:
         """The suspected pixels of images."""

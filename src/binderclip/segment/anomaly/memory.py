@@ -59,7 +59,7 @@ class NormalMemory:
             raise UsageError("one reference picture cannot be left out: it is the only one")
         unit = F.normalize(embeddings.float(), dim=-1)
         places = unit.shape[1]
-        found = []
+        distances = []
         step = max(1, CELLS // (places * len(self.rows)))
         for first in range(0, len(unit), step):
             part = unit[first : first + step]
@@ -68,6 +68,6 @@ class NormalMemory:
                 without = without.to(self.owner.device)
                 own: Bool[Tensor, "b R"] = self.owner == without[first : first + step, None]
                 cosines = cosines.masked_fill(own[:, None], -1.0)
-            found.append(cosines.amax(dim=-1))
+            distances.append(cosines.amax(dim=-1))
         # Rounding may put a cosine a hair above 1.
-        return ((1 - torch.cat(found)) / 2).clamp(min=0)
+        return ((1 - torch.cat(distances)) / 2).clamp(min=0)

@@ -139,10 +139,10 @@ class MidLevelDetector(ABC):
         Raises:
             UsageError: too few pictures. DataError: one that cannot be read.
         """
-        found = images if isinstance(images, MidLevelFeatures) else self.encode(images, batch_size=batch_size)
-        if len(found) < self.least:
-            raise UsageError(f"{type(self).__name__} needs at least {self.least} normal pictures, not {len(found)}")
-        self.normal, self._learnt = found.values, self._learn(found.values)
+        features = images if isinstance(images, MidLevelFeatures) else self.encode(images, batch_size=batch_size)
+        if len(features) < self.least:
+            raise UsageError(f"{type(self).__name__} needs at least {self.least} normal pictures, not {len(features)}")
+        self.normal, self._learnt = features.values, self._learn(features.values)
         return self
 
     def __call__(self, images: Any, *, batch_size: int = 16) -> Anomalies:
@@ -151,8 +151,8 @@ class MidLevelDetector(ABC):
         Raises:
             UsageError: no picture, or not fitted. DataError: a picture that cannot be read.
         """
-        found = images if isinstance(images, MidLevelFeatures) else self.encode(images, batch_size=batch_size)
-        return self.score(found)
+        features = images if isinstance(images, MidLevelFeatures) else self.encode(images, batch_size=batch_size)
+        return self.score(features)
 
     @torch.no_grad()
     def score(self, features: MidLevelFeatures, *, without: Int[Tensor, "B"] | None = None) -> Anomalies:

@@ -66,13 +66,13 @@ class PaDiM(MidLevelDetector):
 
     def encode(self, images: Any, *, batch_size: int = 16) -> MidLevelFeatures:
         """Features of pictures, once for fitting and scoring, of the chosen channels."""
-        found = super().encode(images, batch_size=batch_size)
-        width = found.values.shape[-1]
+        features = super().encode(images, batch_size=batch_size)
+        width = features.values.shape[-1]
         if self.channels is None or self.channels >= width:
-            return found
+            return features
         order = torch.randperm(width, generator=torch.Generator().manual_seed(self.seed))
-        chosen = order[: self.channels].sort().values.to(found.values.device)
-        return MidLevelFeatures(found.values[..., chosen], found.size)
+        chosen = order[: self.channels].sort().values.to(features.values.device)
+        return MidLevelFeatures(features.values[..., chosen], features.size)
 
     def _learn(self, values: Float[Tensor, "K h w D"]) -> tuple[Float[Tensor, "P D"], Float[Tensor, "P D D"]]:
         """Mean, and lower Cholesky factor of the covariance, at every place."""

@@ -78,8 +78,8 @@ def state_vectors(
     Raises:
         UsageError: see `state_prompts`; a phrase that is on both sides.
     """
-    if both := sorted(frozenset(normal) & frozenset(anomalous)):
-        raise UsageError(f"{both[0]!r} is a normal and an anomalous state: it cannot tell them apart")
+    if shared := sorted(frozenset(normal) & frozenset(anomalous)):
+        raise UsageError(f"{shared[0]!r} is a normal and an anomalous state: it cannot tell them apart")
     poles = {
         "normal": state_prompts(name, normal, templates),
         "anomalous": state_prompts(name, anomalous, templates),

@@ -35,9 +35,9 @@ def prewitt(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 H W"]:
     """Gradient magnitude of the grey image by 3 x 3 Prewitt filters (weights of a third), the border repeated."""
     grey = F.pad(images.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     across = torch.tensor([[1.0, 0.0, -1.0]] * 3, device=images.device, dtype=images.dtype) / 3
-    both = F.conv2d(grey, torch.stack([across, across.T])[:, None])
+    gradients = F.conv2d(grey, torch.stack([across, across.T])[:, None])
     # The small number keeps the slope of the root finite on flat ground.
-    return (both.square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
+    return (gradients.square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
 
 
 def gradient_error(
@@ -246,10 +246,10 @@ class InpaintingAnomalyDetector:
         return as_anomalies(error.amax(dim=(1, 2)), error)
 
     def _suspected(self, pixels: Float[Tensor, "B 3 S S"]) -> Bool[Tensor, "B S S"]:
-        found = self.regions(pixels)
-        if tuple(found.shape) != (len(pixels), self.side, self.side):
-            raise UsageError(f"regions gave {tuple(found.shape)} for {len(pixels)} pictures of {self.side} pixels")
-        return found.to(self.device)
+        regions = self.regions(pixels)
+        if tuple(regions.shape) != (len(pixels), self.side, self.side):
+            raise UsageError(f"regions gave {tuple(regions.shape)} for {len(pixels)} pictures of {self.side} pixels")
+        return regions.to(self.device)
 
 
 def clap_detector(

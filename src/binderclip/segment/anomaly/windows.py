@@ -101,15 +101,15 @@ def token_windows(tower: Any, tokens: Tokens, scale: int) -> Float[Tensor, "B W 
     index = window_patches(grid, scale).to(tokens.x.device)
     batch, length = len(tokens.x), tokens.prefix + index.shape[1]
     at_once = max(1, TOKENS_AT_ONCE // (batch * length))
-    found = []
+    windows = []
     for some in index.split(at_once):
         # Windows of all pictures as one batch; each window is gathered by itself, so the grid is never repeated.
         parts = [gather_patches(tokens, window) for window in some]
         positions = torch.cat([part.positions.expand(batch, -1) for part in parts])
         cut = replace(parts[0], x=torch.cat([part.x for part in parts]), positions=positions)
         out = tower.project(tower.pool(tower.run(cut)))
-        found.append(out.view(len(some), batch, -1).float())
-    return torch.cat(found).transpose(0, 1)
+        windows.append(out.view(len(some), batch, -1).float())
+    return torch.cat(windows).transpose(0, 1)
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ Direction = Literal["min", "max"]
 
 def soft_iou(probs: Float[Tensor, "*B H W"], truth: Float[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:
     """Sum of products over the sum of `p + g - p g`; the IoU where probabilities are 0 or 1."""
-    both = (probs * truth).sum((-2, -1))
-    return both / (probs.sum((-2, -1)) + truth.sum((-2, -1)) - both).clamp(min=1e-6)
+    intersection = (probs * truth).sum((-2, -1))
+    return intersection / (probs.sum((-2, -1)) + truth.sum((-2, -1)) - intersection).clamp(min=1e-6)
 
 
 @dataclass
@@ -188,8 +188,8 @@ class _Search:
     def __call__(self, points: Float[Tensor, "P 2"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
         assert self.fixed.points is not None
         placed = torch.where(self.last[..., None], points[:, None], self.fixed.points)
-        found = self.objects.predict(Prompts(placed, self.fixed.labels, masks=self.fixed.masks))
-        logits = found.logits[:, 0].to(self.truth.device)
+        masks = self.objects.predict(Prompts(placed, self.fixed.labels, masks=self.fixed.masks))
+        logits = masks.logits[:, 0].to(self.truth.device)
         if self.objects.ignore is not None:  # what stands in the void is neither right nor wrong
             logits = logits.masked_fill(self.objects.ignore.to(logits.device), -torch.inf)
         return ious(logits > 0, self.truth), soft_iou(logits.sigmoid(), self.truth.float())

@@ -46,14 +46,14 @@ def error_region(objects: ObjectClicks, row: int) -> ErrorRegion | None:
 
     Pixels that were clicked already are left out of the choice of the click, not of the region.
     """
-    found, truth = objects.found[row], objects.truth[row]
+    predicted, truth = objects.predicted[row], objects.truth[row]
     clicked = torch.zeros_like(truth)
     for before in objects.clicks[row]:
         clicked[int(before.y), int(before.x)] = True
-    click = next_click(found, truth, clicked=clicked)
+    click = next_click(predicted, truth, clicked=clicked)
     if click is None:
         return None
-    wrong = (truth & ~found) if click.positive else (found & ~truth)
+    wrong = (truth & ~predicted) if click.positive else (predicted & ~truth)
     numbers, _ = ndimage.label(wrong.cpu().numpy())
     return ErrorRegion(click, numbers == numbers[int(click.y), int(click.x)])
 

@@ -139,6 +139,6 @@ class InteractiveEvaluation:
         """IoU and boundary IoU of the objects of one picture after each click."""
         rounds = []
         for _ in range(self.max_clicks):
-            found = objects.click(self.clicker(objects))
-            rounds.append((ious(found, objects.truth), boundary_iou(found, objects.truth)))
+            predicted = objects.click(self.clicker(objects))
+            rounds.append((ious(predicted, objects.truth), boundary_iou(predicted, objects.truth)))
         return torch.stack([r[0] for r in rounds], 1), torch.stack([r[1] for r in rounds], 1)

@@ -15,10 +15,10 @@ from binderclip.segment.promptable import Click, ImageState, Masks, PromptableSe
 __all__ = ["ObjectClicks", "ious"]
 
 
-def ious(found: Bool[Tensor, "*B H W"], truth: Bool[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:
+def ious(predicted: Bool[Tensor, "*B H W"], truth: Bool[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:
     """IoU of masks, 1 where both are empty."""
-    both, either = (found & truth).sum((-2, -1)), (found | truth).sum((-2, -1))
-    return torch.where(either > 0, both / either.clamp(min=1), 1.0)
+    intersection, either = (predicted & truth).sum((-2, -1)), (predicted | truth).sum((-2, -1))
+    return torch.where(either > 0, intersection / either.clamp(min=1), 1.0)
 
 
 @dataclass
@@ -44,7 +44,7 @@ class ObjectClicks:
     batch: int = 64
     ignore: Bool[Tensor, "H W"] | None = None
     clicks: list[list[Click]] = field(init=False)
-    found: Bool[Tensor, "M H W"] = field(init=False, repr=False)
+    predicted: Bool[Tensor, "M H W"] = field(init=False, repr=False)
     low_res: Float[Tensor, "M h w"] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class ObjectClicks:
         if bool(empty.any()):
             raise UsageError(f"object {int(empty.nonzero()[0])} has no pixel")
         self.clicks = [[] for _ in self.truth]
-        self.found = torch.zeros_like(self.truth, dtype=torch.bool)
+        self.predicted = torch.zeros_like(self.truth, dtype=torch.bool)
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -108,8 +108,8 @@ class ObjectClicks:
         parts = [due[i : i + self.batch] for i in range(0, len(due), self.batch)]
         answers = [self.predict(self.prompts([self.clicks[row] for row in rows], rows)) for rows in parts]
         for rows, masks in zip(parts, answers, strict=True):
-            self.found[rows] = self.counted((masks.logits[:, 0] > 0).to(self.found.device))
+            self.predicted[rows] = self.counted((masks.logits[:, 0] > 0).to(self.predicted.device))
             if self.low_res is None:
                 self.low_res = masks.low_res.new_zeros(len(self), *masks.low_res.shape[-2:])
             self.low_res[rows] = masks.low_res[:, 0]
-        return self.found
+        return self.predicted

@@ -56,8 +56,8 @@ class PointPromptTable:
 
     def means(self) -> dict[str, float]:
         """Mean IoU of each strategy and of the annotator."""
-        found = {name: float(own.mean()) for name, own in zip(self.strategies, self.iou, strict=True)}
-        return {**found, "annotator": float(self.annotator.mean())}
+        means = {name: float(own.mean()) for name, own in zip(self.strategies, self.iou, strict=True)}
+        return {**means, "annotator": float(self.annotator.mean())}
 
     def explained(
         self, *, folds: int = 5, model: Literal["forest", "linear"] = "forest", seed: int = 0
@@ -180,5 +180,5 @@ def point_prompt_benchmark(
     return PointPromptTable(tuple(strategies), iou, np.concatenate(annotator), names, np.array(table))
 
 
-def _picked(found: Masks, pick: Pick) -> Bool[Tensor, "M H W"]:
-    return (found.logits[:, 0] if pick == "first" else found.pick().logits[:, 0]) > 0
+def _picked(masks: Masks, pick: Pick) -> Bool[Tensor, "M H W"]:
+    return (masks.logits[:, 0] if pick == "first" else masks.pick().logits[:, 0]) > 0

@@ -160,9 +160,9 @@ def _corners(mask: Any, n: int, grey: Any, rng: np.random.Generator) -> Pixels:
             break
     else:
         inner = mask
-    found = corner_points(grey, inner, n, quality=0.001, distance=diameter / n)
-    missing = n - len(found)
-    return found if not missing else np.concatenate([found, _medoids(mask, missing, grey, rng)])
+    corners = corner_points(grey, inner, n, quality=0.001, distance=diameter / n)
+    missing = n - len(corners)
+    return corners if not missing else np.concatenate([corners, _medoids(mask, missing, grey, rng)])
 
 
 def corner_points(
@@ -204,8 +204,8 @@ def _far_from_first(mask: Any, n: int, rng: np.random.Generator, score: Callable
     some = pixels[rng.choice(len(pixels), count, replace=False)]
     some = some[(some != first).any(1)]
     best = some[np.argsort(-score(some, first), kind="stable")[: n - 1]]
-    found = np.concatenate([first[None], best])
-    return found if len(found) == n else np.concatenate([found, _random(mask, n - len(found), None, rng)])
+    points = np.concatenate([first[None], best])
+    return points if len(points) == n else np.concatenate([points, _random(mask, n - len(points), None, rng)])
 
 
 def _entropy(mask: Any, n: int, grey: Any, rng: np.random.Generator) -> Pixels:

@@ -38,8 +38,8 @@ def prompt_parameters(segmenter: PromptModel | HfSegmenter) -> list[nn.Parameter
 def mask_loss(logits: Float[Tensor, "P H W"], truth: Bool[Tensor, "P H W"]) -> Float[Tensor, ""]:
     """Dice loss with squared terms in its denominator plus binary cross-entropy, both means over masks."""
     target, probs = truth.to(logits), logits.sigmoid()
-    both = (probs * target).sum((1, 2))
-    dice = 1 - (2 * both + 1e-5) / (probs.square().sum((1, 2)) + target.sum((1, 2)) + 1e-5)
+    intersection = (probs * target).sum((1, 2))
+    dice = 1 - (2 * intersection + 1e-5) / (probs.square().sum((1, 2)) + target.sum((1, 2)) + 1e-5)
     return dice.mean() + functional.binary_cross_entropy_with_logits(logits, target)
 
 

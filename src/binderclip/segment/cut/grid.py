@@ -101,12 +101,12 @@ class GridGraph:
         Returns:
             True for object.
         """
-        found = np.zeros(self.links.shape, dtype=bool) if decided is None else decided.copy()
+        inside = np.zeros(self.links.shape, dtype=bool) if decided is None else decided.copy()
         if not self.count:
-            return found
+            return inside
         # Only differences of the unary costs matter; shifted, both are at least 0.
         gain = (rest_cost - object_cost)[self.free]
-        pull = np.where(found.ravel()[self._pulling], self._pull, -self._pull)
+        pull = np.where(inside.ravel()[self._pulling], self._pull, -self._pull)
         gain = gain + np.bincount(self._pulled, pull, minlength=self.count)
         weights = self.links.weights[self.inner]
         nothing = np.zeros(self.count)
@@ -124,8 +124,8 @@ class GridGraph:
         reached = breadth_first_order(residual, self.count, directed=True, return_predecessors=False)
         sides = np.zeros(side, dtype=bool)
         sides[reached] = True
-        found[self.free] = sides[: self.count]
-        return found
+        inside[self.free] = sides[: self.count]
+        return inside
 
 
 def minimum_cut(
@@ -171,8 +171,8 @@ def expand(
     labels = labels.copy()
     free = np.ones(labels.shape, dtype=bool) if free is None else free
     if len(costs) == 2:
-        found = links.graph(free).cut(costs[1], costs[0], labels == 1)
-        return np.where(free, found, labels).astype(labels.dtype)
+        is_label = links.graph(free).cut(costs[1], costs[0], labels == 1)
+        return np.where(free, is_label, labels).astype(labels.dtype)
     energy = labelling_energy(costs, links, labels)
     for _ in range(sweeps):
         before = energy

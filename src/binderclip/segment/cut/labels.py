@@ -173,11 +173,11 @@ def _unlike(
     components: int,
 ) -> Bool[np.ndarray, "h w"]:
     """Pixels of a region whose colours are likelier in it than in the ground around it."""
-    found = region.copy()
+    unlike = region.copy()
     own = colours[region]
     models = (ColourMixture(own, components), ColourMixture(colours[ground], components))
-    found[region] = models[0].log_density(own) > models[1].log_density(own)
-    return found
+    unlike[region] = models[0].log_density(own) > models[1].log_density(own)
+    return unlike
 
 
 def cut_seeds(
@@ -273,13 +273,13 @@ def _edges(labels: Int[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"
 def _enlarged(labels: Int[np.ndarray, "h w"], size: tuple[int, int]) -> Int[np.ndarray, "H W"]:
     """Labels at another size: the one whose mask, enlarged bilinearly, is highest."""
     present = np.unique(labels)
-    best, found = np.full(size, -1.0), np.zeros(size, dtype=labels.dtype)
+    best, enlarged = np.full(size, -1.0), np.zeros(size, dtype=labels.dtype)
     for label in present:
         mask = torch.from_numpy((labels == label).astype(np.float32))[None, None]
         drawn = F.interpolate(mask, size=size, mode="bilinear", align_corners=False)[0, 0].numpy()
-        found = np.where(drawn > best, label, found)
+        enlarged = np.where(drawn > best, label, enlarged)
         best = np.maximum(drawn, best)
-    return found
+    return enlarged
 
 
 def _colours(image: Float[Tensor, "3 H W"], grid: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:

@@ -92,8 +92,8 @@ class CorrelationBackbone:
         if self.size < 1 or self.size % (4 * stride):
             raise UsageError(f"size {size} is no multiple of {4 * stride}, the side of a cell of the coarsest level")
         with torch.no_grad():
-            found = self(torch.zeros(1, 3, self.size, self.size, device=model.device))
-        self.counts: tuple[int, int, int] = tuple(len(level) for level in found)  # type: ignore[assignment]
+            levels = self(torch.zeros(1, 3, self.size, self.size, device=model.device))
+        self.counts: tuple[int, int, int] = tuple(len(level) for level in levels)  # type: ignore[assignment]
 
     @property
     def name(self) -> str:

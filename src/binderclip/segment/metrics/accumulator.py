@@ -60,9 +60,9 @@ class Accumulator(ABC):
 
     def __add__(self: Self, other: Self) -> Self:
         """A new accumulator that has seen what both have."""
-        both = copy.deepcopy(self)
-        both.merge(other)
-        return both
+        total = copy.deepcopy(self)
+        total.merge(other)
+        return total
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.settings)})"

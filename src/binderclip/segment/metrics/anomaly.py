@@ -325,8 +325,8 @@ def _pro(covered: np.ndarray, normal: np.ndarray, limit: float) -> float:
     if not covered.sum() or not normal.sum():
         return math.nan
     rate = np.concatenate([[0.0], _falling(normal) / normal.sum()])
-    found = _falling(covered)
-    overlap = np.concatenate([[0.0], found / found[-1]])  # the last is the number of regions, but for rounding
+    curve = _falling(covered)
+    overlap = np.concatenate([[0.0], curve / curve[-1]])  # the last is the number of regions, but for rounding
     end = np.interp(limit, rate, overlap)
     inside = rate < limit
     rate, overlap = np.append(rate[inside], limit), np.append(overlap[inside], end)

@@ -262,10 +262,10 @@ class BoundaryF(Accumulator):
         Raises:
             UsageError: the targets had no edge.
         """
-        predicted, hit, true, found = self.counts.double()
+        predicted, hit, true, recalled = self.counts.double()
         if not true.sum():
             raise UsageError("no boundary to score: the targets had no edge, or update was not called")
-        precision, recall = hit / predicted, found / true  # 0 / 0 is NaN
+        precision, recall = hit / predicted, recalled / true  # 0 / 0 is NaN
         f = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
         f = torch.where((predicted > 0) ^ (true > 0), torch.zeros_like(f), f)
         return BoundaryFScore(f, float(f[true > 0].mean()), precision, recall)
@@ -312,13 +312,13 @@ def boundary_f(
     pairs = zip(prediction.reshape(-1, *size).cpu().bool(), target.reshape(-1, *size).cpu().bool(), strict=True)
     for ours, true in pairs:
         own, other = (find(mask).nonzero().numpy() for mask in (ours, true))
-        predicted, hit, there, found = _near(own, other, limit)
+        predicted, hit, there, recalled = _near(own, other, limit)
         if not predicted and not there:
             scores.append(1.0 if davis else float(torch.equal(ours, true)))
-        elif not hit or not found:
+        elif not hit or not recalled:
             scores.append(0.0)
         else:
-            precision, recall = hit / predicted, found / there
+            precision, recall = hit / predicted, recalled / there
             scores.append(2 * precision * recall / (precision + recall))
     return torch.tensor(scores, dtype=torch.float64).reshape(prediction.shape[:-2])
 

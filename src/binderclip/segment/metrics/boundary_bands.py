@@ -25,12 +25,12 @@ def inner_band(masks: Bool[Tensor, "*B H W"], width: int) -> Bool[Tensor, "*B H 
 
 
 def boundary_iou(
-    found: Bool[Tensor, "*B H W"], truth: Bool[Tensor, "*B H W"], *, dilation_ratio: float = 0.02
+    predicted: Bool[Tensor, "*B H W"], truth: Bool[Tensor, "*B H W"], *, dilation_ratio: float = 0.02
 ) -> Float[Tensor, "*B"]:
     """IoU of the inner bands of masks, which large masks cannot win by their inside.
 
     Args:
-        found, truth: masks of the same pictures.
+        predicted, truth: masks of the same pictures.
         dilation_ratio: width of the bands as a share of the diagonal, at least one pixel.
 
     Returns:
@@ -41,11 +41,11 @@ def boundary_iou(
     Raises:
         UsageError: masks of different shapes, or a ratio that is not above 0.
     """
-    if found.shape != truth.shape:
-        raise UsageError(f"found is {tuple(found.shape)}, truth is {tuple(truth.shape)}")
+    if predicted.shape != truth.shape:
+        raise UsageError(f"predicted is {tuple(predicted.shape)}, truth is {tuple(truth.shape)}")
     if not dilation_ratio > 0:
         raise UsageError(f"dilation_ratio must be above 0, got {dilation_ratio}")
-    width = max(1, round(dilation_ratio * math.hypot(*found.shape[-2:])))
-    ours, theirs = inner_band(found.bool(), width), inner_band(truth.bool(), width)
-    both, either = (ours & theirs).sum((-2, -1)), (ours | theirs).sum((-2, -1))
-    return torch.where(either > 0, both / either.clamp(min=1), 1.0)
+    width = max(1, round(dilation_ratio * math.hypot(*predicted.shape[-2:])))
+    ours, theirs = inner_band(predicted.bool(), width), inner_band(truth.bool(), width)
+    intersection, either = (ours & theirs).sum((-2, -1)), (ours | theirs).sum((-2, -1))
+    return torch.where(either > 0, intersection / either.clamp(min=1), 1.0)

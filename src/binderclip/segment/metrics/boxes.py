@@ -113,13 +113,13 @@ class BoxMatcher(Accumulator):
 
 
 def _boxes(name: str, given: Any) -> Float[np.ndarray, "N 4"]:
-    found = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
-    found = found.astype(np.float64).reshape(0, 4) if not found.size else found.astype(np.float64)
-    if found.ndim != 2 or found.shape[1] != 4:
-        raise UsageError(f"{name} has shape {found.shape}; boxes are (N, 4): x0, y0, x1, y1")
-    if not bool(np.isfinite(found).all()):
+    boxes = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+    boxes = boxes.astype(np.float64).reshape(0, 4) if not boxes.size else boxes.astype(np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise UsageError(f"{name} has shape {boxes.shape}; boxes are (N, 4): x0, y0, x1, y1")
+    if not bool(np.isfinite(boxes).all()):
         raise UsageError(f"{name} holds a coordinate that is not finite")
-    if bool((found[:, 2:] < found[:, :2]).any()):
-        place = int(np.flatnonzero((found[:, 2:] < found[:, :2]).any(axis=1))[0])
+    if bool((boxes[:, 2:] < boxes[:, :2]).any()):
+        place = int(np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))[0])
         raise UsageError(f"{name}[{place}] ends before it begins: boxes are x0, y0, x1, y1, not x, y, width, height")
-    return found
+    return boxes

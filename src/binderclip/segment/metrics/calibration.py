@@ -156,9 +156,9 @@ class CalibrationBins(Accumulator):
             UsageError: shapes that do not belong together, a label that is no class, or values that are no
                 probabilities.
         """
-        wanted = (target.shape[0], self.classes, *target.shape[1:]) if target.ndim else ()
-        if tuple(probabilities.shape) != wanted:
-            raise UsageError(f"probabilities are {tuple(probabilities.shape)}, {wanted} goes with this target")
+        expected = (target.shape[0], self.classes, *target.shape[1:]) if target.ndim else ()
+        if tuple(probabilities.shape) != expected:
+            raise UsageError(f"probabilities are {tuple(probabilities.shape)}, {expected} goes with this target")
         if where is not None and where.shape != target.shape:
             raise UsageError(f"where {tuple(where.shape)} and target {tuple(target.shape)} differ in shape")
         labels = target.flatten().long().cpu()

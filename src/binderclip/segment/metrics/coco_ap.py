@@ -101,7 +101,7 @@ def coco_average_precision(
         raise UsageError(f"thresholds must be IoUs in (0, 1], at least one; not {thresholds}")
     if max_detections < 1:
         raise UsageError(f"max_detections must be at least 1, not {max_detections}")
-    classes = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(found.true_classes for found in images)]))
+    classes = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(overlaps.true_classes for overlaps in images)]))
     parts = _all_taken(images, thresholds, max_detections)
     precision = {name: np.full((len(classes), len(thresholds)), np.nan) for name in AREAS}
     recall = {name: precision["all"].copy() for name in (*AREAS, *FEW)}
@@ -142,16 +142,16 @@ def _all_taken(
 ) -> dict[tuple[str, int], list[Taken]]:
     """By range of areas and class: what happened in each picture where the class is, or is predicted."""
     parts: dict[tuple[str, int], list[Taken]] = {}
-    for found in images:
-        iou = found.matrix()
-        for label in np.union1d(found.classes, found.true_classes).tolist():
-            mine, true = np.flatnonzero(found.classes == label), np.flatnonzero(found.true_classes == label)
-            mine = mine[np.argsort(-found.scores[mine], kind="stable")][:limit]
+    for overlaps in images:
+        iou = overlaps.matrix()
+        for label in np.union1d(overlaps.classes, overlaps.true_classes).tolist():
+            mine, true = np.flatnonzero(overlaps.classes == label), np.flatnonzero(overlaps.true_classes == label)
+            mine = mine[np.argsort(-overlaps.scores[mine], kind="stable")][:limit]
             for name, (low, high) in AREAS.items():
-                ignored = found.crowd[true] | (found.sizes[true] < low) | (found.sizes[true] > high)
-                hits, beside = _taken(iou[np.ix_(mine, true)], ignored, found.crowd[true], thresholds)
-                other = (found.predicted[mine] < low) | (found.predicted[mine] > high) | found.exempt[mine]
-                taken = Taken(found.scores[mine], hits, hits | ~(beside | other), int((~ignored).sum()))
+                ignored = overlaps.crowd[true] | (overlaps.sizes[true] < low) | (overlaps.sizes[true] > high)
+                hits, beside = _taken(iou[np.ix_(mine, true)], ignored, overlaps.crowd[true], thresholds)
+                other = (overlaps.predicted[mine] < low) | (overlaps.predicted[mine] > high) | overlaps.exempt[mine]
+                taken = Taken(overlaps.scores[mine], hits, hits | ~(beside | other), int((~ignored).sum()))
                 parts.setdefault((name, label), []).append(taken)
     return parts
 
@@ -184,8 +184,8 @@ def _curve(taken: Sequence[Taken]) -> tuple[Float[np.ndarray, "T"], Float[np.nda
     scores, hits, counted = (np.concatenate(part, axis=-1) for part in list(zip(*taken, strict=True))[:3])
     order = np.argsort(-scores, kind="stable")
     true = sum(part.true for part in taken)
-    found = [_area(hit[order][count[order]], true) for hit, count in zip(hits, counted, strict=True)]
-    return np.array([area for area, _ in found]), np.array([recall for _, recall in found])
+    precision = [_area(hit[order][count[order]], true) for hit, count in zip(hits, counted, strict=True)]
+    return np.array([area for area, _ in precision]), np.array([recall for _, recall in precision])
 
 
 def _recall(taken: Sequence[Taken], most: int) -> Float[np.ndarray, "T"]:

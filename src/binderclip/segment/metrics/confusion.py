@@ -140,6 +140,6 @@ def mask_iou(prediction: Shaped[Tensor, "*B H W"], target: Shaped[Tensor, "*B H 
     if prediction.shape != target.shape:
         raise UsageError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
     prediction, target = prediction.bool(), target.bool()
-    both = (prediction & target).sum(dim=(-2, -1)).double()
+    intersection = (prediction & target).sum(dim=(-2, -1)).double()
     either = (prediction | target).sum(dim=(-2, -1)).double()
-    return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both))
+    return torch.where(either > 0, intersection / either.clamp(min=1), torch.ones_like(intersection))

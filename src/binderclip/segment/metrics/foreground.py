@@ -35,8 +35,8 @@ def foreground_scores(probs: Any, truth: Any) -> dict[str, float]:
 
 def mean_absolute_error(probs: Any, truth: Any) -> float:
     """Mean of the absolute differences."""
-    found, mask = _checked(probs, truth)
-    return float(np.abs(found - mask).mean())
+    predicted, mask = _checked(probs, truth)
+    return float(np.abs(predicted - mask).mean())
 
 
 def s_measure(probs: Any, truth: Any, *, alpha: float = 0.5) -> float:
@@ -48,18 +48,18 @@ def s_measure(probs: Any, truth: Any, *, alpha: float = 0.5) -> float:
 
     Paper: Structure-measure: A new way to evaluate foreground maps (ICCV 2017).
     """
-    found, mask = _checked(probs, truth)
+    predicted, mask = _checked(probs, truth)
     share = float(mask.mean())
     if share in (0.0, 1.0):
-        return float(found.mean() if share else 1 - found.mean())
-    whole = share * _uniform(found[mask]) + (1 - share) * _uniform(1 - found[~mask])
+        return float(predicted.mean() if share else 1 - predicted.mean())
+    whole = share * _uniform(predicted[mask]) + (1 - share) * _uniform(1 - predicted[~mask])
     rows, columns = (int(np.round(each.mean())) + 1 for each in np.nonzero(mask))
     parts = 0.0
     for ys in (np.s_[:rows], np.s_[rows:]):
         for xs in (np.s_[:columns], np.s_[columns:]):
             part = mask[ys, xs]
             if part.size:
-                parts += part.size / mask.size * _structure(found[ys, xs], part.astype(float))
+                parts += part.size / mask.size * _structure(predicted[ys, xs], part.astype(float))
     return max(0.0, alpha * whole + (1 - alpha) * parts)
 
 
@@ -73,10 +73,10 @@ def _structure(a: Float[np.ndarray, "h w"], b: Float[np.ndarray, "h w"]) -> floa
     """Structural similarity of two parts without constants."""
     n = a.size
     x, y = a.mean(), b.mean()
-    along, across, both = (
+    along, across, covariance = (
         float((p * q).sum() / (n - 1 + TINY)) for p, q in ((a - x, a - x), (b - y, b - y), (a - x, b - y))
     )
-    above, below = 4 * x * y * both, (x**2 + y**2) * (along + across)
+    above, below = 4 * x * y * covariance, (x**2 + y**2) * (along + across)
     if above != 0:
         return float(above / (below + TINY))
     return 1.0 if below == 0 else 0.0
@@ -87,8 +87,8 @@ def e_measure(probs: Any, truth: Any) -> float:
 
     Paper: Enhanced-alignment Measure for Binary Foreground Map Evaluation (IJCAI 2018).
     """
-    found, mask = _checked(probs, truth)
-    level = (found * (LEVELS - 1)).astype(np.uint8)
+    predicted, mask = _checked(probs, truth)
+    level = (predicted * (LEVELS - 1)).astype(np.uint8)
     inside, outside = (np.bincount(level[part], minlength=LEVELS)[::-1].cumsum() for part in (mask, ~mask))
     size, held = mask.size, int(mask.sum())
     if held in (0, size):
@@ -114,11 +114,11 @@ def weighted_f(probs: Any, truth: Any, *, beta2: float = 1.0) -> float:
 
     Paper: How to Evaluate Foreground Maps? (CVPR 2014).
     """
-    found, mask = _checked(probs, truth)
+    predicted, mask = _checked(probs, truth)
     if not mask.any():
         return 0.0
     away, (rows, columns) = ndimage.distance_transform_edt(~mask, return_indices=True)
-    error = np.abs(found - mask)
+    error = np.abs(predicted - mask)
     # Outside the object the error of its nearest pixel stands in, so that smoothing sees the object alone.
     near = np.where(mask, error, error[rows, columns])
     axis = np.arange(7) - 3
@@ -132,9 +132,9 @@ def weighted_f(probs: Any, truth: Any, *, beta2: float = 1.0) -> float:
 
 
 def _checked(probs: Any, truth: Any) -> tuple[Float[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
-    found, mask = np.asarray(probs, dtype=np.float64), np.asarray(truth)
-    if found.ndim != 2 or found.shape != mask.shape or not found.size:
-        raise UsageError(f"a map and its truth are (H, W) alike, got {found.shape} and {mask.shape}")
-    if not (np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1):
+    predicted, mask = np.asarray(probs, dtype=np.float64), np.asarray(truth)
+    if predicted.ndim != 2 or predicted.shape != mask.shape or not predicted.size:
+        raise UsageError(f"a map and its truth are (H, W) alike, got {predicted.shape} and {mask.shape}")
+    if not (np.isfinite(predicted).all() and predicted.min() >= 0 and predicted.max() <= 1):
         raise UsageError("probabilities must be in [0, 1]")
-    return found, mask > 0
+    return predicted, mask > 0

@@ -97,7 +97,7 @@ def joined(images: Sequence[Overlaps], *, whole: bool = True) -> dict[str, Tenso
     lengths = [v for f in images for v in (len(f.predicted), len(f.true), len(f.rows), int(f.disjoint))]
     state = {"lengths": torch.tensor(lengths, dtype=torch.int64)}
     for name in ARRAYS:
-        arrays = [np.zeros(0), *(getattr(found, name) for found in images)]
+        arrays = [np.zeros(0), *(getattr(overlaps, name) for overlaps in images)]
         state[name] = torch.from_numpy(np.concatenate(arrays).astype(kinds.get(name, np.int64)))
     return state
 
@@ -173,34 +173,34 @@ def overlaps(
         predicted = ours.sizes()
     there = true.sizes()
     rows, columns, areas = _intersections(ours, true)
-    kept, found = np.flatnonzero(predicted), np.flatnonzero(there)
+    kept, present = np.flatnonzero(predicted), np.flatnonzero(there)
     # Empty instances intersect nothing, so only their numbers go.
     place, column = np.cumsum(predicted > 0) - 1, np.cumsum(there > 0) - 1
     own = _per_instance("classes", classes, ours, np.int64, 0)[kept]
-    other = _per_instance("target_classes", target_classes, true, np.int64, 0)[found]
+    other = _per_instance("target_classes", target_classes, true, np.int64, 0)[present]
     rows, columns = place[rows], column[columns]
     same = own[rows] == other[columns]
     return Overlaps(
         predicted[kept],
-        there[found],
+        there[present],
         rows[same],
         columns[same],
         areas[same],
         ours.ids[kept],
-        true.ids[found],
+        true.ids[present],
         own,
         other,
         _per_instance("scores", scores, ours, np.float64, 1)[kept],
         (2 * (whole - predicted) > whole)[kept],
-        _per_instance("target_crowd", target_crowd, true, np.bool_, 0)[found],
+        _per_instance("target_crowd", target_crowd, true, np.bool_, 0)[present],
         (there if target_areas is None else _per_instance("target_areas", target_areas, true, np.float64, 0))[
-            found
+            present
         ].astype(np.float64),
         ours.labels is not None and true.labels is not None,
     )
 
 
-def match(found: Overlaps, threshold: float = 0.5, *, as_assigned: bool = False) -> Matches:
+def match(overlaps: Overlaps, threshold: float = 0.5, *, as_assigned: bool = False) -> Matches:
     """Pair predictions with true instances where their IoU exceeds a threshold.
 
     Above one half disjoint instances cannot match twice, so all pairs are taken. Otherwise the pairs are those of the
@@ -214,9 +214,9 @@ def match(found: Overlaps, threshold: float = 0.5, *, as_assigned: bool = False)
     """
     from scipy.optimize import linear_sum_assignment
 
-    good = np.flatnonzero(found.iou > threshold)
-    ours, true, iou = found.rows[good], found.columns[good], found.iou[good]
-    if threshold >= 0.5 and found.disjoint:
+    good = np.flatnonzero(overlaps.iou > threshold)
+    ours, true, iou = overlaps.rows[good], overlaps.columns[good], overlaps.iou[good]
+    if threshold >= 0.5 and overlaps.disjoint:
         return Matches(ours, true, iou)
     alone = np.zeros(len(good), dtype=bool)
     if not as_assigned and len(good):
@@ -228,7 +228,7 @@ def match(found: Overlaps, threshold: float = 0.5, *, as_assigned: bool = False)
     table[i, j] = iou[~alone]
     a, b = linear_sum_assignment(table, maximize=True)
     if as_assigned:
-        return Matches(rows[a], columns[b], found.matrix()[rows[a], columns[b]])
+        return Matches(rows[a], columns[b], overlaps.matrix()[rows[a], columns[b]])
     a, b = a[table[a, b] > 0], b[table[a, b] > 0]
     return Matches(
         np.concatenate([ours[alone], rows[a]]),
@@ -335,8 +335,8 @@ def _intersections(ours: _Side, true: _Side) -> tuple[np.ndarray, np.ndarray, np
         else:
             keys, counts = np.unique(keys, return_counts=True)
         rows, columns = np.divmod(keys, width)
-        both = (rows > 0) & (columns > 0)
-        return rows[both] - 1, columns[both] - 1, counts[both]
+        overlapping = (rows > 0) & (columns > 0)
+        return rows[overlapping] - 1, columns[overlapping] - 1, counts[overlapping]
     pixels, pairs = int(np.prod(ours.shape)), len(ours.ids) * len(true.ids)
     if all(SPARSE_COST * int(side.sizes().sum()) < len(side.ids) * pixels for side in (ours, true)):
         one, other = ours.sparse(), true.sparse()

@@ -187,7 +187,7 @@ class InstanceMatcher(Accumulator):
             UsageError: crowds, which only COCO's average precision knows.
         """
         self._check()
-        if any(bool(found.crowd.any()) for found in self.images):
+        if any(bool(image_overlaps.crowd.any()) for image_overlaps in self.images):
             raise UsageError(
                 "target_crowd is for coco_average_precision alone: other metrics would count a crowd as one instance; "
                 "give its pixels as ignore="
@@ -195,7 +195,11 @@ class InstanceMatcher(Accumulator):
 
     def _score(self, score: Callable[[Sequence[Overlaps]], float], image_average: bool) -> float:
         self._uncrowded()
-        return float(np.mean([score([found]) for found in self.images])) if image_average else score(self.images)
+        return (
+            float(np.mean([score([image_overlaps]) for image_overlaps in self.images]))
+            if image_average
+            else score(self.images)
+        )
 
 
 def instance_scores(prediction: Instances, target: Instances, **context: Any) -> InstanceScore:
@@ -251,11 +255,11 @@ def _one(prediction: Instances, target: Instances, context: dict[str, Any]) -> I
 def _counts(images: Sequence[Overlaps], threshold: float) -> tuple[int, int, int]:
     """(matched pairs, predictions, true instances)."""
     hits = predicted = true = 0
-    for found in images:
-        pairs = match(found, threshold)
+    for image_overlaps in images:
+        pairs = match(image_overlaps, threshold)
         hits += len(pairs.iou)
-        predicted += counted_predictions(found, pairs.rows)
-        true += len(found.true)
+        predicted += counted_predictions(image_overlaps, pairs.rows)
+        true += len(image_overlaps.true)
     return hits, predicted, true
 
 
@@ -273,13 +277,18 @@ def _share(images: Sequence[Overlaps], side: Callable[[int, int, int], int]) -> 
 def _panoptic(images: Sequence[Overlaps], threshold: float) -> PanopticScore:
     largest = max((int(c.max()) for f in images for c in (f.classes, f.true_classes) if len(c)), default=-1)
     sums = np.zeros((4, largest + 1))  # matched, predictions, true instances, summed IoU
-    for found in images:
-        pairs = match(found, threshold)
-        taken = np.zeros(len(found.predicted), dtype=bool)
+    for image_overlaps in images:
+        pairs = match(image_overlaps, threshold)
+        taken = np.zeros(len(image_overlaps.predicted), dtype=bool)
         taken[pairs.rows] = True
-        own = found.classes[pairs.rows]
+        own = image_overlaps.classes[pairs.rows]
         for row, (labels, weights) in enumerate(
-            ((own, None), (found.classes[taken | ~found.exempt], None), (found.true_classes, None), (own, pairs.iou))
+            (
+                (own, None),
+                (image_overlaps.classes[taken | ~image_overlaps.exempt], None),
+                (image_overlaps.true_classes, None),
+                (own, pairs.iou),
+            )
         ):
             sums[row] += np.bincount(labels, weights=weights, minlength=largest + 1)
     classes = np.flatnonzero(sums[1] + sums[2])
@@ -291,26 +300,31 @@ def _panoptic(images: Sequence[Overlaps], threshold: float) -> PanopticScore:
 
 
 def _aggregated_jaccard(images: Sequence[Overlaps]) -> float:
-    both = either = 0
-    for found in images:
+    intersection = either = 0
+    for image_overlaps in images:
         # The largest intersection of each true instance, the first of equal ones.
-        order = np.lexsort((found.rows, -found.areas, found.columns))
-        _, first = np.unique(found.columns[order], return_index=True)
-        rows, areas = found.rows[order][first], found.areas[order][first]
-        spare = ~found.exempt
+        order = np.lexsort((image_overlaps.rows, -image_overlaps.areas, image_overlaps.columns))
+        _, first = np.unique(image_overlaps.columns[order], return_index=True)
+        rows, areas = image_overlaps.rows[order][first], image_overlaps.areas[order][first]
+        spare = ~image_overlaps.exempt
         spare[rows] = False
-        both += int(areas.sum())
-        either += int(found.true.sum() + found.predicted[rows].sum() - areas.sum() + found.predicted[spare].sum())
-    return both / either if either else 1.0
+        intersection += int(areas.sum())
+        either += int(
+            image_overlaps.true.sum()
+            + image_overlaps.predicted[rows].sum()
+            - areas.sum()
+            + image_overlaps.predicted[spare].sum()
+        )
+    return intersection / either if either else 1.0
 
 
 def _symmetric_best_dice(images: Sequence[Overlaps]) -> float:
     sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for found in images:
-        ours, true = np.zeros(len(found.predicted)), np.zeros(len(found.true))
-        np.maximum.at(ours, found.rows, found.dice)
-        np.maximum.at(true, found.columns, found.dice)
-        sides[0].append(ours[(ours > 0) | ~found.exempt])
+    for image_overlaps in images:
+        ours, true = np.zeros(len(image_overlaps.predicted)), np.zeros(len(image_overlaps.true))
+        np.maximum.at(ours, image_overlaps.rows, image_overlaps.dice)
+        np.maximum.at(true, image_overlaps.columns, image_overlaps.dice)
+        sides[0].append(ours[(ours > 0) | ~image_overlaps.exempt])
         sides[1].append(true)
     ours, true = (np.concatenate(side) for side in sides)
     if not len(ours) and not len(true):

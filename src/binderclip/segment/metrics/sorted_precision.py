@@ -63,9 +63,9 @@ class SortedAP(Accumulator):
         """
         self.update_overlaps(overlaps(prediction, target, **context))
 
-    def update_overlaps(self, found: Overlaps) -> None:
+    def update_overlaps(self, image_overlaps: Overlaps) -> None:
         """Add a picture whose areas are already counted."""
-        ious, missed, predicted = matched_counts([found], as_published=self.as_published)
+        ious, missed, predicted = matched_counts([image_overlaps], as_published=self.as_published)
         self.ious += ious.tolist()
         self.missed += missed
         self.predicted += predicted
@@ -121,17 +121,17 @@ def sorted_ap(prediction: Instances, target: Instances, *, as_published: bool = 
 def matched_counts(images: Iterable[Overlaps], *, as_published: bool = False) -> tuple[np.ndarray, int, int]:
     """(IoU of all matched pairs, number of true instances without one, number of predictions) of some pictures."""
     ious, missed, predicted = [np.zeros(0)], 0, 0
-    for found in images:
-        pairs = match(found, ANY_OVERLAP, as_assigned=as_published)
+    for image_overlaps in images:
+        pairs = match(image_overlaps, ANY_OVERLAP, as_assigned=as_published)
         ious.append(pairs.iou)
-        missed += len(found.true) - len(pairs.iou)
-        predicted += counted_predictions(found, pairs.rows)
+        missed += len(image_overlaps.true) - len(pairs.iou)
+        predicted += counted_predictions(image_overlaps, pairs.rows)
     return np.concatenate(ious), missed, predicted
 
 
-def counted_predictions(found: Overlaps, matched: np.ndarray) -> int:
+def counted_predictions(image_overlaps: Overlaps, matched: np.ndarray) -> int:
     """All predictions but those that lie in the ignored part and match nothing."""
-    return len(found.predicted) - int(found.exempt.sum()) + int(found.exempt[matched].sum())
+    return len(image_overlaps.predicted) - int(image_overlaps.exempt.sum()) + int(image_overlaps.exempt[matched].sum())
 
 
 def sorted_curve(ious: np.ndarray, missed: int, predicted: int) -> tuple[np.ndarray, np.ndarray]:

@@ -93,17 +93,17 @@ def _kind() -> type:
             """The chosen scores."""
             whole = self.accumulator
             whole.load_state_dict({name: self._joined(name).cpu() for name in self.names})
-            found = whole.compute(**self.options)
-            numbers = found if isinstance(found, float) else _numbers(found)
+            computed = whole.compute(**self.options)
+            numbers = computed if isinstance(computed, float) else _numbers(computed)
             if isinstance(numbers, float):
                 return self._tensor(numbers)
-            wanted = list(numbers) if self.scores is None else self.scores
-            missing = [n for n in ([wanted] if isinstance(wanted, str) else wanted) if n not in numbers]
+            names = list(numbers) if self.scores is None else self.scores
+            missing = [n for n in ([names] if isinstance(names, str) else names) if n not in numbers]
             if missing:
-                raise UsageError(f"{type(found).__name__} has no {', '.join(missing)}; it has {', '.join(numbers)}")
-            if isinstance(wanted, str):
-                return self._tensor(numbers[wanted])
-            return {name: self._tensor(numbers[name]) for name in wanted}
+                raise UsageError(f"{type(computed).__name__} has no {', '.join(missing)}; it has {', '.join(numbers)}")
+            if isinstance(names, str):
+                return self._tensor(numbers[names])
+            return {name: self._tensor(numbers[name]) for name in names}
 
         def sync(self, *args: Any, **options: Any) -> None:
             """As torchmetrics', but a process that has seen nothing gives lists of the right type."""

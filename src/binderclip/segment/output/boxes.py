@@ -89,12 +89,12 @@ def window_boxes(size: tuple[int, int], scales: Sequence[float]) -> Float[Tensor
     """
     if not scales or not all(0 < scale <= 1 for scale in scales):
         raise UsageError(f"scales are shares of the image in (0, 1], at least one, not {list(scales)}")
-    found = []
+    boxes = []
     for scale in scales:
         side = max(1.0, scale * min(size))
         starts = [np.linspace(0, length - side, 1 + int(np.ceil((length - side) / (side / 2)))) for length in size]
-        found += [(x, y, x + side, y + side) for y in starts[1] for x in starts[0]]
-    return torch.tensor(found, dtype=torch.float32)
+        boxes += [(x, y, x + side, y + side) for y in starts[1] for x in starts[0]]
+    return torch.tensor(boxes, dtype=torch.float32)
 
 
 def region_boxes(

@@ -23,13 +23,13 @@ def colours(count: int, *, background: bool = False) -> list[tuple[int, int, int
 
     After the twenty of the table they repeat, darker each time.
     """
-    found = [_BACKGROUND] if background else []
-    while len(found) < count:
-        index = len(found) - background
+    palette = [_BACKGROUND] if background else []
+    while len(palette) < count:
+        index = len(palette) - background
         shade = 0.72 ** (index // len(_COLOURS))
         red, green, blue = _COLOURS[index % len(_COLOURS)]
-        found.append((round(red * shade), round(green * shade), round(blue * shade)))
-    return found[:count]
+        palette.append((round(red * shade), round(green * shade), round(blue * shade)))
+    return palette[:count]
 
 
 def paint(

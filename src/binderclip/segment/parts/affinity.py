@@ -90,12 +90,12 @@ class External:
 
     def _features(self, pixels: Float[Tensor, "B 3 h w"]) -> Tensor:
         source = self.source
-        found = _named(source, pixels, self.size, self.of) if isinstance(source, str) else source(pixels)
-        if found.ndim != 4 or len(found) != len(pixels):
+        features = _named(source, pixels, self.size, self.of) if isinstance(source, str) else source(pixels)
+        if features.ndim != 4 or len(features) != len(pixels):
             raise UsageError(
-                f"features of {len(pixels)} pictures must be of shape (B, C, h, w), not {tuple(found.shape)}"
+                f"features of {len(pixels)} pictures must be of shape (B, C, h, w), not {tuple(features.shape)}"
             )
-        return found.to(pixels.device)
+        return features.to(pixels.device)
 
 
 def cosines(features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N N"]:
@@ -150,11 +150,11 @@ class CentredSoftmax:
     def __call__(self, _block: Block, _qkv: Qkv, context: Context) -> PatchWeights:
         """Weights between patches, on the grid of the features."""
         if self not in context.notes:
-            found = self.features(context)
-            similar = cosines(found)
+            features = self.features(context)
+            similar = cosines(features)
             mean = similar.mean((1, 2), keepdim=True) if self.mean == "window" else similar.mean()
             weights = centred_softmax(similar, mean, beta=self.beta, gamma=self.gamma, masked=self.masked)
-            context.notes[self] = PatchWeights(weights[:, None], (found.shape[-2], found.shape[-1]))
+            context.notes[self] = PatchWeights(weights[:, None], (features.shape[-2], features.shape[-1]))
         return context.notes[self]
 
 

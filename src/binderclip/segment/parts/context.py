@@ -117,10 +117,10 @@ class Context:
         layer = resolve_layer(layer, self.tower.depth)
         if ("qkv", layer) not in self.notes:
             if Site("q", layer) in self.sites:
-                found: Any = tuple(self.sites[Site(name, layer)] for name in ("q", "k", "v"))
+                projected: Any = tuple(self.sites[Site(name, layer)] for name in ("q", "k", "v"))
             else:
-                found = Projected(self.tower.blocks[layer], self.stream(layer), self.rope)
-            self.notes["qkv", layer] = found
+                projected = Projected(self.tower.blocks[layer], self.stream(layer), self.rope)
+            self.notes["qkv", layer] = projected
         return self.notes["qkv", layer]
 
     def stream(self, layer: int = -1) -> Float[Tensor, "B L D"]:
@@ -152,9 +152,9 @@ class Context:
                 the picture are refused.
         """
         if ("again", key) not in self.notes:
-            found = open_windows(self.frame, change(self.pixels), self.places, self.record)
-            found.places = _Nowhere() if moved else self.places
-            self.notes["again", key] = found
+            context = open_windows(self.frame, change(self.pixels), self.places, self.record)
+            context.places = _Nowhere() if moved else self.places
+            self.notes["again", key] = context
         return self.notes["again", key]
 
 
@@ -232,9 +232,9 @@ def records(*parts: Any) -> Record:
     """The union of what parts want recorded (their attribute `record`, a `Record`, where they have one)."""
     total = Record()
     for part in parts:
-        wanted = getattr(part, "record", None)
-        if isinstance(wanted, Record):
-            total = total | wanted
+        needed = getattr(part, "record", None)
+        if isinstance(needed, Record):
+            total = total | needed
     return total
 
 

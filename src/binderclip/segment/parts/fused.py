@@ -123,14 +123,14 @@ class Balance:
             some = slice(first, first + step)
             row, column, least = (each[some] for each in flat)
             scaled = maps[some] * column[:, None]
-            found = torch.addcmul(-least[:, None], scaled, row[..., None], out=outs[some])
+            contrasted = torch.addcmul(-least[:, None], scaled, row[..., None], out=outs[some])
             # Rows and columns change places in the map turned over.
             torch.mul(turned[some], column[..., None], out=scaled)
-            found.addcmul_(scaled, row[:, None]).clamp_(min=0)
-            sum_ = found.sum(-1, keepdim=True)
-            found /= sum_.clamp(min=1e-30)
+            contrasted.addcmul_(scaled, row[:, None]).clamp_(min=0)
+            sum_ = contrasted.sum(-1, keepdim=True)
+            contrasted /= sum_.clamp(min=1e-30)
             if not bool(sum_.all()):
-                found.masked_fill_(sum_ == 0, 1 / length)
+                contrasted.masked_fill_(sum_ == 0, 1 / length)
         return out
 
 
@@ -218,13 +218,13 @@ def spread_by(maps: Float[Tensor, "B Q h w"], weights: Float[Tensor, "B N N"] | 
     return (maps.flatten(2) @ weights).unflatten(2, (maps.shape[-2], maps.shape[-1]))
 
 
-def patch_weights(found: Tensor | PatchWeights | None, prefix: int) -> Float[Tensor, "B N N"] | None:
+def patch_weights(weights: Tensor | PatchWeights | None, prefix: int) -> Float[Tensor, "B N N"] | None:
     """What a map gives, between patches, heads averaged; None for the identity."""
-    if found is None:
+    if weights is None:
         return None
-    if isinstance(found, PatchWeights):
-        return found.weights.float().mean(1)
-    return found[:, :, prefix:, prefix:].float().mean(1)
+    if isinstance(weights, PatchWeights):
+        return weights.weights.float().mean(1)
+    return weights[:, :, prefix:, prefix:].float().mean(1)
 
 
 def _for_layer(last_block: LastBlock, layer: int) -> LastBlock:

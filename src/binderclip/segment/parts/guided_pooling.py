@@ -65,10 +65,10 @@ class GuidedPooling:
 
     def __call__(self, context: Context, last_block: Reader, text: BoundText) -> Float[Tensor, "B Q gh gw"]:
         """Probabilities of words, on the grid of the features."""
-        found = self.features(context)
-        grid = (found.shape[-2], found.shape[-1])
+        features = self.features(context)
+        grid = (features.shape[-2], features.shape[-1])
         dense = resample(head(context.tower, last_block(context)).float(), grid)
-        pooled = weighted_pool(dense, thresholded(found, self.threshold))
+        pooled = weighted_pool(dense, thresholded(features, self.threshold))
         scale = text.scale if self.scale is None else self.scale
         probs = (scale * text.cosines(pooled)).softmax(dim=1)
         if self.saliency is not None and text.background:

@@ -88,18 +88,18 @@ class LastBlock:
     def _tokens(self, context: Context, qkv: Qkv, x: Float[Tensor, "B L D"]) -> tuple[Tensor, int, tuple[int, int]]:
         """All tokens, how many stand before the patches, and the grid."""
         block, prefix, grid = context.block, context.prefix, context.grid
-        found = self.map(block, qkv, context)
-        if isinstance(found, PatchWeights):
+        weights = self.map(block, qkv, context)
+        if isinstance(weights, PatchWeights):
             values = qkv[2][:, :, prefix:]
-            if found.grid != grid:
+            if weights.grid != grid:
                 wide = to_map(values.transpose(1, 2).flatten(2), grid)
-                wide = resample(wide, found.grid).flatten(2).transpose(1, 2)
+                wide = resample(wide, weights.grid).flatten(2).transpose(1, 2)
                 values = wide.unflatten(-1, (values.shape[1], -1)).transpose(1, 2)
-            out = block.mix(found.weights, values)
-            stream = resample(to_map(x[:, prefix:], grid), found.grid).flatten(2).transpose(1, 2)
-            prefix, grid = 0, found.grid
+            out = block.mix(weights.weights, values)
+            stream = resample(to_map(x[:, prefix:], grid), weights.grid).flatten(2).transpose(1, 2)
+            prefix, grid = 0, weights.grid
         else:
-            out, stream = block.mix(found, qkv[2]), x
+            out, stream = block.mix(weights, qkv[2]), x
         if self.residual:
             out = stream + out
         if self.mlp:

@@ -76,7 +76,7 @@ class PromptedRegions:
 
     def __call__(self, image: Float[Tensor, "3 H W"]) -> Int[Tensor, "H W"]:
         """Numbers of masks, -1 where there is none."""
-        found = AutomaticMasks(
+        masks = AutomaticMasks(
             _promptable(self.model),
             points_per_side=self.points_per_side,
             pred_iou_thresh=self.pred_iou_thresh,
@@ -84,7 +84,7 @@ class PromptedRegions:
             multimask=self.multimask,
             points_per_batch=16,  # masks of a large picture are large
         )(image)
-        return large_over_small(found.masks)
+        return large_over_small(masks.masks)
 
 
 def large_over_small(masks: Bool[Tensor, "N H W"]) -> Int[Tensor, "H W"]:
@@ -110,15 +110,15 @@ def image_regions(source: RegionSource, frame: Frame) -> Int[Tensor, "H W"]:
 
 
 def _found(source: RegionSource, image: Tensor) -> Int[Tensor, "H W"]:
-    found = source(image[0])
-    found = torch.as_tensor(found.id_map() if hasattr(found, "id_map") else found)
-    if tuple(found.shape) != tuple(image.shape[-2:]) or found.is_floating_point():
+    regions = source(image[0])
+    regions = torch.as_tensor(regions.id_map() if hasattr(regions, "id_map") else regions)
+    if tuple(regions.shape) != tuple(image.shape[-2:]) or regions.is_floating_point():
         raise UsageError(
-            f"regions must be integers of the picture's size {tuple(image.shape[-2:])}, not {found.dtype} of "
-            f"{tuple(found.shape)}"
+            f"regions must be integers of the picture's size {tuple(image.shape[-2:])}, not {regions.dtype} of "
+            f"{tuple(regions.shape)}"
         )
     # Ids are numbered anew from 0, -1 stays, so that no source's own numbers can be taken for anything else.
-    values, ids = found.to(image.device).long().clamp(min=-1).unique(return_inverse=True)
+    values, ids = regions.to(image.device).long().clamp(min=-1).unique(return_inverse=True)
     return ids + min(0, int(values[0]))
 
 

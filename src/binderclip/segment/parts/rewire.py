@@ -140,10 +140,10 @@ class AttentionMean:
     def __call__(self, _block: Block, _qkv: Qkv, context: Context) -> Tensor:
         """The mean map."""
         layers = sorted({layer_at(where, context.tower.depth) for where in self.blocks})
-        found = [self.map(context.tower.blocks[layer], context.qkv(layer), context) for layer in layers]
-        if any(not isinstance(each, Tensor) for each in found):
+        weights = [self.map(context.tower.blocks[layer], context.qkv(layer), context) for layer in layers]
+        if any(not isinstance(each, Tensor) for each in weights):
             raise UsageError("AttentionMean takes a map over all tokens, such as vanilla or SelfSelf")
-        return torch.stack(found).mean(dim=0)  # type: ignore[arg-type]
+        return torch.stack(weights).mean(dim=0)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -158,9 +158,9 @@ class MaskClassTokens:
         key = ("region tokens", scope)
         if key not in context.notes:
             context.notes[key] = region_tokens(context, member)
-        found = context.notes[key]
+        regions = context.notes[key]
         fine = (_nearest(coarse.unflatten(1, context.grid), grid) + 1).flatten(1)
-        out = found.gather(1, fine[:, :, None].expand(-1, -1, found.shape[-1]))
+        out = regions.gather(1, fine[:, :, None].expand(-1, -1, regions.shape[-1]))
         return to_map(out, grid)
 
 

@@ -71,14 +71,18 @@ class ValueMaskedAttention:
 
     def _weights(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         if not isinstance(self.source, str):
-            found = self.source(image)
+            attention = self.source(image)
         elif self.source.startswith("timm:") or self.source in bundled_of("vision"):
-            found = tower_attention(self.source, image, self.size)
+            attention = tower_attention(self.source, image, self.size)
         else:
             segmenter = promptable(self.source, str(image.device))
-            found = encoder_attention(segmenter, image, side=self.size if isinstance(segmenter, PromptModel) else None)
-        weights = value_masked(found.weights, found.values, factor=self.factor, cap=self.cap, negative=self.negative)
-        return weights, found.grid
+            attention = encoder_attention(
+                segmenter, image, side=self.size if isinstance(segmenter, PromptModel) else None
+            )
+        weights = value_masked(
+            attention.weights, attention.values, factor=self.factor, cap=self.cap, negative=self.negative
+        )
+        return weights, attention.grid
 
 
 def value_masked(

@@ -99,11 +99,11 @@ class AutomaticMasks:
         """The masks of a picture; it and every crop of it are encoded once."""
         picture, size = as_picture(image)
         crops = crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
-        found = [self._of_crop(picture, layer, crop, size) for layer, crop in crops]
-        masks, scores, stability, points = (torch.cat([part[i] for part in found]) for i in range(4))
+        masks_of_crops = [self._of_crop(picture, layer, crop, size) for layer, crop in crops]
+        masks, scores, stability, points = (torch.cat([part[i] for part in masks_of_crops]) for i in range(4))
         if len(crops) > 1 and len(masks):
             area = torch.cat([torch.full((len(part[0]),), (b[2] - b[0]) * (b[3] - b[1]))
-                              for part, (_, b) in zip(found, crops, strict=True)])  # fmt: skip
+                              for part, (_, b) in zip(masks_of_crops, crops, strict=True)])  # fmt: skip
             chosen = nms(_corners(masks), 1 / area.float(), self.crop_nms_thresh)
             masks, scores, stability, points = (part[chosen] for part in (masks, scores, stability, points))
         return self._finished(masks, scores, stability, points)
@@ -173,10 +173,10 @@ class AutomaticMasks:
             sure = _above(scores, least)
             logits = self.segmenter.enlarge(low[sure], state)
         else:
-            found = self.segmenter.predict(state, prompts, multimask=self.multimask)
-            scores = found.scores
+            masks = self.segmenter.predict(state, prompts, multimask=self.multimask)
+            scores = masks.scores
             sure = _above(scores, least)
-            logits = found.logits[sure]
+            logits = masks.logits[sure]
         return logits, scores[sure], sure.nonzero()[:, 0]
 
 

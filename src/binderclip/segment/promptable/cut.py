@@ -82,9 +82,9 @@ class CutSegmenter:
     @torch.no_grad()
     def predict(self, state: Any, prompts: Prompts, *, multimask: bool = True) -> Masks:
         """Masks of the prompts; the best candidate of each is cut out."""
-        found = self.segmenter.predict(state, prompts, multimask=multimask)
-        logits = found.logits.clone()
-        for row, best in enumerate(found.best.tolist()):
+        masks = self.segmenter.predict(state, prompts, multimask=multimask)
+        logits = masks.logits.clone()
+        for row, best in enumerate(masks.best.tolist()):
             inside, away = _points(prompts, row)
             box = None if prompts.boxes is None else tuple(prompts.boxes[row].tolist())
             own = logits[row, best]
@@ -93,7 +93,7 @@ class CutSegmenter:
                 evidence = own.clamp(-SURE, SURE) + ALIKE * _likeness(state, inside[0]).to(own)
             mask = cut_mask(state.picture, evidence, inside=inside, away=away, box=box, settings=self.settings)
             logits[row, best] = _agreeing(own, mask.to(own.device))
-        return replace(found, logits=logits)
+        return replace(masks, logits=logits)
 
 
 def _likeness(state: PictureState, point: Float[np.ndarray, "2"]) -> Float[Tensor, "H W"]:
@@ -144,10 +144,10 @@ def cut_mask(
         seeds = _ruled_out(seeds, outside)
     if not seeds.labels.any():
         return logits.cpu() > 0
-    found = cut_seeds(image, evidence[None], seeds, settings) == 1
+    mask = cut_seeds(image, evidence[None], seeds, settings) == 1
     if inside is not None and len(inside):
-        found = _parts_with(found, inside)
-    return torch.from_numpy(found)
+        mask = _parts_with(mask, inside)
+    return torch.from_numpy(mask)
 
 
 def cut_regions(image: Float[Tensor, "3 H W"], regions: RegionMasks, settings: CutSettings = CLICKED) -> RegionMasks:
@@ -199,11 +199,11 @@ def _ruled_out(seeds: Seeds, outside: np.ndarray) -> Seeds:
 
 def _discs(points: np.ndarray | None, scale: np.ndarray, grid: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """The cells of points and their neighbours."""
-    found = np.zeros(grid, dtype=bool)
+    discs = np.zeros(grid, dtype=bool)
     for x, y in np.zeros((0, 2)) if points is None else np.asarray(points) * scale:
         row, column = min(int(y), grid[0] - 1), min(int(x), grid[1] - 1)
-        found[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = True
-    return found
+        discs[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = True
+    return discs
 
 
 def _parts_with(mask: Bool[np.ndarray, "H W"], points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, "H W"]:

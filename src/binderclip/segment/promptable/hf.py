@@ -77,8 +77,8 @@ class HfSegmenter:
         if isinstance(picture, Tensor):
             pixels = (picture[0].detach().permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
             picture = Image.fromarray(np.ascontiguousarray(pixels))
-        found = self.images(picture, return_tensors="pt")["pixel_values"]
-        return found.to(self.device, self.model.dtype), (height, width)
+        processed = self.images(picture, return_tensors="pt")["pixel_values"]
+        return processed.to(self.device, self.model.dtype), (height, width)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) of a picture inside SAM's padded square."""

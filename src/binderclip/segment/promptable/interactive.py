@@ -271,7 +271,7 @@ def sampled_line(points: Sequence[Sequence[float]], spacing: float, most: int = 
 
 
 def next_click(
-    found: Bool[Tensor, "H W"],
+    predicted: Bool[Tensor, "H W"],
     truth: Bool[Tensor, "H W"],
     *,
     clicked: Bool[Tensor, "H W"] | None = None,
@@ -283,7 +283,7 @@ def next_click(
     errors must be strictly deeper than outside ones to be clicked first, and of equal pixels the first one is taken.
 
     Args:
-        found, truth: the mask now and as it should be.
+        predicted, truth: the mask now and as it should be.
         clicked: pixels that were clicked already; they are left out.
         ignore: void pixels: nothing is wrong there, and an error ends where they begin.
 
@@ -293,10 +293,10 @@ def next_click(
     Raises:
         UsageError: masks of different sizes.
     """
-    for each in (found, clicked, ignore):
+    for each in (predicted, clicked, ignore):
         if each is not None and each.shape != truth.shape:
             raise UsageError(f"masks are {tuple(each.shape)} and {tuple(truth.shape)}: they are of one picture")
-    wrong = {True: truth & ~found, False: found & ~truth}
+    wrong = {True: truth & ~predicted, False: predicted & ~truth}
     depth = {}
     for positive, region in wrong.items():
         padded = np.pad((region if ignore is None else region & ~ignore.to(region.device)).cpu().numpy(), 1)

@@ -29,12 +29,12 @@ def first_prompts(
 
 
 def correction(
-    found: Bool[Tensor, "P h w"], truth: Bool[Tensor, "P h w"], generator: torch.Generator
+    predicted: Bool[Tensor, "P h w"], truth: Bool[Tensor, "P h w"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "P 1 2"], Int[Tensor, "P 1"]]:
     """A click, uniform in what is wrong: 1 where the object was missed, 0 where it is not. Padding where nothing is."""
-    point, cell = _uniform(found ^ truth, generator)
+    point, cell = _uniform(predicted ^ truth, generator)
     label = truth.flatten(1).gather(1, cell).long()
-    wrong = (found ^ truth).flatten(1).any(1, keepdim=True)
+    wrong = (predicted ^ truth).flatten(1).any(1, keepdim=True)
     return point, torch.where(wrong, label, -1)
 
 

@@ -78,7 +78,7 @@ class OracleSegmenter:
             mask = torch.nn.functional.interpolate(prompts.masks[row][None, None], size=(height, width), mode="nearest")
             regions.append(mask[0, 0] > 0)
         for region in regions:
-            both = (masks & region).flatten(1).sum(1)
-            iou = both / (masks | region).flatten(1).sum(1).clamp(min=1)
-            fit = torch.where(both > 0, fit + 0.5 * iou, 0.0)
+            intersection = (masks & region).flatten(1).sum(1)
+            iou = intersection / (masks | region).flatten(1).sum(1).clamp(min=1)
+            fit = torch.where(intersection > 0, fit + 0.5 * iou, 0.0)
         return fit.float()

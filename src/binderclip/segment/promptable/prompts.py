@@ -235,7 +235,7 @@ def predict_masks(
             logits.append(segmenter.enlarge(low[row, best], state))
             scores.append(score[row, best])
         else:
-            found = segmenter.predict(state, asked, multimask=multimask).pick()
-            logits.append(found.logits[:, 0])
-            scores.append(found.scores[:, 0])
+            masks = segmenter.predict(state, asked, multimask=multimask).pick()
+            logits.append(masks.logits[:, 0])
+            scores.append(masks.scores[:, 0])
     return torch.cat(logits), torch.cat(scores)

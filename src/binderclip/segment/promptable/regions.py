@@ -81,10 +81,10 @@ class RegionMasks:
 
     def records(self) -> list[dict[str, Any]]:
         """The dictionaries that segment_anything's generator gives; `bbox` is x, y, width, height."""
-        found = []
+        rows = []
         for i in range(len(self)):
             x0, y0, x1, y1 = self.boxes[i].tolist()
-            found.append(
+            rows.append(
                 {
                     "segmentation": self.masks[i].numpy(),
                     "area": int(self.areas[i]),
@@ -94,7 +94,7 @@ class RegionMasks:
                     "point_coords": [self.points[i].tolist()],
                 }
             )
-        return found
+        return rows
 
     def annotations(self, image: int = 1, *, first: int = 1, category: int = 1) -> list[dict[str, Any]]:
         """COCO annotations, `score` and `stability_score` among their keys.

@@ -85,10 +85,10 @@ class FeatureAttention:
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "1 3 H W"]) -> tuple[Float[Tensor, "1 N N"], tuple[int, int]]:
         """The map of one picture."""
-        found = self.features(image).float()
-        similar = cosines(found)
+        features = self.features(image).float()
+        similar = cosines(features)
         weights = centred_softmax(similar, similar.mean(), beta=self.centre, gamma=self.gamma)
-        return weights, (found.shape[-2], found.shape[-1])
+        return weights, (features.shape[-2], features.shape[-1])
 
 
 @lru_cache(maxsize=2)

@@ -73,10 +73,10 @@ class ClusterVote:
 
     def __call__(self, labels: Int[Tensor, "H W"], logits: Float[Tensor, "C h w"], frame: Frame) -> Int[Tensor, "H W"]:
         """The label map after the vote; as it was where there is no cluster."""
-        found = self.regions(frame, (labels.shape[0], labels.shape[1]))
-        if found is None:
+        regions = self.regions(frame, (labels.shape[0], labels.shape[1]))
+        if regions is None:
             return labels
-        ids = found.to(labels.device)
+        ids = regions.to(labels.device)
         return majority(labels, ids) if self.vote == "majority" else best_mean(logits, ids).to(labels)
 
     def correlation(self, frame: Frame) -> Float[Tensor, "N N"]:
@@ -104,10 +104,10 @@ class ClusterVote:
 
     def _correlation(self, frame: Frame) -> tuple[Tensor, tuple[int, int]]:
         context = self._context(frame)
-        found = self_cosine(context.qkv(self.layer), self.of)
+        correlation = self_cosine(context.qkv(self.layer), self.of)
         if self.denoise:
-            return without_class_token(found, context.prefix)[0], context.grid
-        return found[0, context.prefix :, context.prefix :], context.grid
+            return without_class_token(correlation, context.prefix)[0], context.grid
+        return correlation[0, context.prefix :, context.prefix :], context.grid
 
     def _context(self, frame: Frame) -> Context:
         """The window that was segmented, if it is the whole picture; else a pass over the whole picture."""

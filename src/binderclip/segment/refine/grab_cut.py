@@ -48,8 +48,8 @@ class GrabCut(CutSettings):
         maps = logits[first:].float()
         if self.margin and len(logits) > 1:
             maps = torch.stack([own - _best_other(logits, place + first) for place, own in enumerate(maps)])
-        found = cut_labels(frame.image[0], maps, self, inside=self.inside, outside=self.outside)
-        return (found + first).to(labels)
+        label_map = cut_labels(frame.image[0], maps, self, inside=self.inside, outside=self.outside)
+        return (label_map + first).to(labels)
 
 
 def _best_other(logits: Float[Tensor, "C h w"], place: int) -> Float[Tensor, "h w"]:

@@ -77,11 +77,11 @@ def saliency_graph_cut(
     evidence = F.interpolate(saliency[None, None].cpu().double(), size=grid, mode="area")[0, 0].numpy()
     object_cost = _unlikeliness(colours, evidence >= np.quantile(evidence, foreground), components, seed)
     rest_cost = _unlikeliness(colours, evidence <= np.quantile(evidence, background), components, seed)
-    found = minimum_cut(object_cost, rest_cost, contrast_edges(colours, gamma, neighbours))
-    largest = _largest(found)
+    minimum = minimum_cut(object_cost, rest_cost, contrast_edges(colours, gamma, neighbours))
+    largest = _largest(minimum)
     drawn = [
         F.interpolate(torch.from_numpy(part)[None, None].float(), size=size, mode="bilinear")[0, 0] > 0.5
-        for part in (largest, found)
+        for part in (largest, minimum)
     ]
     rows, columns = drawn[0].any(dim=1).nonzero().flatten(), drawn[0].any(dim=0).nonzero().flatten()
     box = None

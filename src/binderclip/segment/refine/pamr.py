@@ -81,7 +81,7 @@ def pamr(
     """
     size = (guide.shape[-2], guide.shape[-1])
     weights = neighbour_weights(guide.float(), dilations)
-    found = torch.empty(len(scores), *size, device=scores.device)
+    result = torch.empty(len(scores), *size, device=scores.device)
     # A few at a time: the passes then stay in the cache, and memory is that of the result.
     for first in range(0, len(scores), AT_ONCE):
         some = scores[first : first + AT_ONCE].float()
@@ -91,8 +91,8 @@ def pamr(
             for weight, moved in zip(weights, neighbours(out, dilations), strict=True):
                 total.addcmul_(moved, weight)
             out = total
-        found[first : first + AT_ONCE] = out
-    return found
+        result[first : first + AT_ONCE] = out
+    return result
 
 
 def neighbours(x: Float[Tensor, "C H W"], dilations: tuple[int, ...]) -> list[Float[Tensor, "C H W"]]:

@@ -95,12 +95,12 @@ class PromptedMasks:
         failed = torch.zeros(half, dtype=torch.bool, device=labels.device)
         for label in sorted({region.label for region in regions}):
             own = [region for region in regions if region.label == label]
-            found = segmenter.predict(state, self._prompts(own, small[label], segmenter, state), multimask=False)
-            sure = (found.scores[:, 0] > self.iou).to(labels.device)
+            predicted = segmenter.predict(state, self._prompts(own, small[label], segmenter, state), multimask=False)
+            sure = (predicted.scores[:, 0] > self.iou).to(labels.device)
             for region, good in zip(own, sure.tolist(), strict=True):
                 failed |= region.mask & (not good)
             if bool(sure.any()):
-                masks = found.logits[:, 0].to(labels.device)[sure]
+                masks = predicted.logits[:, 0].to(labels.device)[sure]
                 refined = masks.amax(0).sigmoid() * probs[label] * (masks > 0).any(0)
                 chosen = torch.where(refined > best, label, chosen)
                 best = torch.maximum(refined, best)
@@ -144,10 +144,10 @@ class _Probabilities:
 
     def largest(self) -> Float[Tensor, "H W"]:
         """Of all classes."""
-        found = self[0]
+        largest = self[0]
         for label in range(1, len(self.logits)):
-            found = torch.maximum(found, self[label])
-        return found
+            largest = torch.maximum(largest, self[label])
+        return largest
 
 
 def regions_of(
@@ -163,7 +163,7 @@ def regions_of(
     """
     from scipy import ndimage
 
-    found = []
+    regions = []
     for label in range(len(probs)):
         if float(probs[label].max()) < coarse:
             continue
@@ -175,5 +175,5 @@ def regions_of(
             at = int(torch.where(mask, probs[label], -1.0).argmax())
             rows, columns = place
             box = (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
-            found.append(ClassRegion(label, mask, box, (at % mask.shape[1] + 0.5, at // mask.shape[1] + 0.5)))
-    return found
+            regions.append(ClassRegion(label, mask, box, (at % mask.shape[1] + 0.5, at // mask.shape[1] + 0.5)))
+    return regions

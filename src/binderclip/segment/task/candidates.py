@@ -168,8 +168,8 @@ class FromPoints:
         height, width = look.state.size
         box = look.box if len(points) or look.box is not None else (0.0, 0.0, float(width), float(height))
         prompts = Prompts.of(points=points if len(points) else None, labels=labels or None, box=box)
-        found = look.segmenter.predict(look.state, prompts, multimask=True)
-        return CandidateMasks(found.logits[0].cpu(), found.scores[0].cpu())
+        masks = look.segmenter.predict(look.state, prompts, multimask=True)
+        return CandidateMasks(masks.logits[0].cpu(), masks.scores[0].cpu())
 
 
 @dataclass(frozen=True)
@@ -225,17 +225,17 @@ class EveryMask:
             look.segmenter, points_per_side=self.points_per_side, pred_iou_thresh=self.pred_iou_thresh,
             **dict(self.settings),
         )  # fmt: skip
-        found = automatic.on(look.state)
-        kept = list(range(len(found)))
+        masks = automatic.on(look.state)
+        kept = list(range(len(masks)))
         if self.overlap is not None:
-            kept = contained_dropped(found.masks, self.overlap)
+            kept = contained_dropped(masks.masks, self.overlap)
         if self.drop_largest:
             if len(kept) == 1:
                 warnings.warn(
                     "the only mask was taken for the background: the setting drop_largest=False keeps it", stacklevel=2
                 )
             kept = kept[1:]
-        return CandidateMasks(20.0 * found.masks[kept].float() - 10.0, found.scores[kept])
+        return CandidateMasks(20.0 * masks.masks[kept].float() - 10.0, masks.scores[kept])
 
 
 def contained_dropped(masks: Bool[Tensor, "N H W"], overlap: float = 0.8) -> list[int]:

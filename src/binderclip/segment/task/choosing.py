@@ -25,7 +25,7 @@ Ground = Literal["black", "mean", "blur", "original"]
 class Chooser(Protocol):
     """Candidates to one map of probabilities."""
 
-    def __call__(self, image: Image.Image, found: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:
+    def __call__(self, image: Image.Image, candidates: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:
         """Zeros where there is no candidate."""
         ...
 
@@ -34,9 +34,9 @@ class Chooser(Protocol):
 class BestScore:
     """The candidate of the highest predicted IoU."""
 
-    def __call__(self, image: Image.Image, found: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:
+    def __call__(self, image: Image.Image, candidates: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:
         """See `Chooser`."""
-        return _empty(image) if not len(found) else found.logits[int(found.scores.argmax())].sigmoid()
+        return _empty(image) if not len(candidates) else candidates.logits[int(candidates.scores.argmax())].sigmoid()
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,21 @@ class _BySimilarity:
         text = self.model.text_bank(list(dict.fromkeys(words))).prototypes().float().mean(0)
         return torch.nn.functional.cosine_similarity(pictures, text[None].to(pictures), dim=-1).cpu()
 
-    def _there(self, found: CandidateMasks) -> Tensor:
-        return (found.logits > 0).flatten(1).any(1).nonzero()[:, 0]
+    def _there(self, candidates: CandidateMasks) -> Tensor:
+        return (candidates.logits > 0).flatten(1).any(1).nonzero()[:, 0]
 
 
 @dataclass(frozen=True)
 class MostSimilar(_BySimilarity):
     """SLIP: the candidate whose cut-out is most like the word."""
 
-    def __call__(self, image: Image.Image, found: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:
+    def __call__(self, image: Image.Image, candidates: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:
         """See `Chooser`."""
-        there = self._there(found)
+        there = self._there(candidates)
         if not len(there):
             return _empty(image)
-        like = self.similarity(image, found.logits[there] > 0, words)
-        return found.logits[there[int(like.argmax())]].sigmoid()
+        like = self.similarity(image, candidates.logits[there] > 0, words)
+        return candidates.logits[there[int(like.argmax())]].sigmoid()
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class SimilarityWeighted(_BySimilarity):
 
     scale: float = 100.0
 
-    def __call__(self, image: Image.Image, found: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:
+    def __call__(self, image: Image.Image, candidates: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:
         """See `Chooser`."""
-        there = self._there(found)
+        there = self._there(candidates)
         if not len(there):
             return _empty(image)
-        weights = (self.scale * self.similarity(image, found.logits[there] > 0, words)).softmax(0)
-        return (weights[:, None, None] * found.logits[there].sigmoid()).sum(0)
+        weights = (self.scale * self.similarity(image, candidates.logits[there] > 0, words)).softmax(0)
+        return (weights[:, None, None] * candidates.logits[there].sigmoid()).sum(0)
 
 
 def cutouts(

@@ -86,12 +86,12 @@ def fragment_boxes(
             if active[place][fragment].mean() > gain and fragment.size / area < looseness:
                 kept[place] |= fragment
     numbers, _ = ndimage.label(kept)
-    found = []
+    boxes = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
         area = int((numbers[rows, columns] == number).sum())
         if area >= min_cells * clusters.size:
-            found.append((area, (columns.start, rows.start, columns.stop, rows.stop)))
-    return [box for _, box in sorted(found, key=lambda item: -item[0])]
+            boxes.append((area, (columns.start, rows.start, columns.stop, rows.stop)))
+    return [box for _, box in sorted(boxes, key=lambda item: -item[0])]
 
 
 def middle_features(
@@ -158,11 +158,11 @@ class FragmentBoxes:
         """See `Candidates`: the instances, the one with the highest score first."""
         if look.words and look.maps is None:
             raise UsageError("fragments are chosen by heatmaps: give a localiser")
-        found = self._masks(look)
-        there = (found.logits > 0).flatten(1).any(1).nonzero()[:, 0]
+        masks = self._masks(look)
+        there = (masks.logits > 0).flatten(1).any(1).nonzero()[:, 0]
         if not len(there):
-            return CandidateMasks(found.logits[:0], found.scores[:0], ())
-        logits = found.logits[there]
+            return CandidateMasks(masks.logits[:0], masks.scores[:0], ())
+        logits = masks.logits[there]
         names, scores = self._named(look, logits > 0)
         meant = meant_words(look.task, self.scorer.vocabulary)
         kept = [i for i in best_first(logits > 0, scores, self.overlap) if names[i] in meant]
@@ -255,6 +255,6 @@ def _hottest(heat: Float[Tensor, "h w"], box: Rectangle, size: tuple[int, int]) 
 class UnionOfMasks:
     """Every candidate counts: the largest of their probabilities at each pixel."""
 
-    def __call__(self, image: Image.Image, found: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:
+    def __call__(self, image: Image.Image, candidates: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:
         """See `Chooser`."""
-        return found.logits.sigmoid().amax(0) if len(found) else torch.zeros(image.height, image.width)
+        return candidates.logits.sigmoid().amax(0) if len(candidates) else torch.zeros(image.height, image.width)

@@ -69,13 +69,13 @@ class QuestionChain:
 
     def __call__(self, image: Image.Image, synonym: str) -> tuple[str, str]:
         """Two cleaned answers; an empty one where the model gave nothing that is a name."""
-        own, said, found = questions(self.path), "", []
+        own, last, answers = questions(self.path), "", []
         for key in ("caption", "object", "surroundings"):
             question = own[key].replace("{synonym}", synonym)
-            answer = self.ask(image, said + question)
-            found.append(answer if key == "caption" else cleaned(answer))
-            said += f"Question: {question} Answer: {' '.join(found[-1].split())}\n"
-        return found[1], found[2]
+            answer = self.ask(image, last + question)
+            answers.append(answer if key == "caption" else cleaned(answer))
+            last += f"Question: {question} Answer: {' '.join(answers[-1].split())}\n"
+        return answers[1], answers[2]
 
 
 def cleaned(answer: str) -> str:
@@ -129,8 +129,8 @@ class ChatEndpoint:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                 document = parse_json(answer.read(MOST_BYTES))
         except urllib.error.HTTPError as error:
-            said = error.read(300).decode(errors="replace")
-            raise DataError(f"{address} answers {error.code}: {said}") from error
+            reason = error.read(300).decode(errors="replace")
+            raise DataError(f"{address} answers {error.code}: {reason}") from error
         except (OSError, ValueError) as error:
             raise DataError(f"no answer from {address}: {error}") from error
         try:

@@ -115,12 +115,12 @@ class WordBoxes:
         places = ndimage.find_objects(numbers)
         first = numbers[np.unravel_index(heat.argmax(), heat.shape)] - 1
         sx, sy = image.width / heat.shape[1], image.height / heat.shape[0]
-        found = []
+        boxes = []
         for rows, columns in [places[first], *places[:first], *places[first + 1 :]]:
             x0, y0 = int(columns.start * sx), int(rows.start * sy)
             x1, y1 = round(columns.stop * sx), round(rows.stop * sy)
-            found.append((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
-        return found
+            boxes.append((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
+        return boxes
 
     def first(self, image: Image.Image, word: str) -> tuple[int, int, int, int] | None:
         """The box with the map's maximum, None for a flat map."""

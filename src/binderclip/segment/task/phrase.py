@@ -61,7 +61,7 @@ def noun_phrases(task: str) -> tuple[NounPhrase, ...]:
         [('shadow',), ('fire', 'truck')]
     """
     tokens = re.findall(r"[^\W_]+(?:['’-]+[^\W_]+)*|[,;&]", task.lower())
-    found = []
+    phrases = []
     for part in _split(tokens):
         while part and part[0] in _DETERMINERS | {"of"}:  # "all of the owls"
             part = part[1:]
@@ -72,10 +72,10 @@ def noun_phrases(task: str) -> tuple[NounPhrase, ...]:
         if end < len(part) and part[end] in _DETERMINERS and len(words) > 1 and words[-1].endswith("ing"):
             end, words = end - 1, words[:-1]
         if words:
-            found.append(NounPhrase(tuple(words), " ".join(part[end:])))
-    if not found:
+            phrases.append(NounPhrase(tuple(words), " ".join(part[end:])))
+    if not phrases:
         raise UsageError(f"task {task!r} names nothing: say what is wanted, such as 'the hidden animal'")
-    return tuple(found)
+    return tuple(phrases)
 
 
 def _split(tokens: Sequence[str]) -> list[list[str]]:

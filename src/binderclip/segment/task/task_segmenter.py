@@ -84,8 +84,8 @@ class TaskRound:
     @property
     def words(self) -> tuple[str, ...]:
         """For the object: the classes of the candidates where they have some, else those of the hypotheses."""
-        said = (own.fore for own in self.hypotheses if own.fore is not None)
-        return tuple(dict.fromkeys(said if self.candidates.names is None else self.candidates.names))
+        foregrounds = (own.fore for own in self.hypotheses if own.fore is not None)
+        return tuple(dict.fromkeys(foregrounds if self.candidates.names is None else self.candidates.names))
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,9 @@ class TaskGenericSegmenter:
             back = [own.back for own in used if own.back is not None]
             maps, heat = self._maps(seen, fore, back)
             look = Look(picture, self.segmenter, state, task, tuple(fore), maps, heat, self._boxes(picture, fore), box)
-            found = self.candidates(look)
-            probs = self.chooser(picture, found, fore)
-            rounds.append(TaskRound(tuple(used), heat, probs, found))
+            candidates = self.candidates(look)
+            probs = self.chooser(picture, candidates, fore)
+            rounds.append(TaskRound(tuple(used), heat, probs, candidates))
             if self._settled(rounds):
                 break
             if self.loop.box_grow is not None:

@@ -102,8 +102,8 @@ def modifiers_of(task: str, vocabulary: Sequence[str]) -> tuple[tuple[str, ...],
 def _named(phrase: NounPhrase, vocabulary: Sequence[str]) -> tuple[int, list[str]]:
     """How many of a phrase's last words are a name in the vocabulary, and which; 1 and none where they are not."""
     for length in range(len(phrase.words), 0, -1):
-        if found := [word for word in vocabulary if same_words(_bare(word), phrase.words[-length:])]:
-            return length, found
+        if words := [word for word in vocabulary if same_words(_bare(word), phrase.words[-length:])]:
+            return length, words
     return 1, []
 
 

@@ -174,8 +174,8 @@ class VocabularyGate:
         crops = [image.crop((x[i], y[j], x[i + 1], y[j + 1])) for j in range(3) for i in range(3)]
         views = [image, *(crop for crop in crops if min(crop.size))]
         probs = self.scorer.probabilities(views, self.scorer.vocabulary).amax(0)  # (C,)
-        found = [Hypothesis(w, weight=float(p)) for w, p in zip(self.scorer.vocabulary, probs, strict=True)]
-        return sorted((own for own in found if own.weight > self.threshold), key=lambda own: -own.weight)
+        hypotheses = [Hypothesis(w, weight=float(p)) for w, p in zip(self.scorer.vocabulary, probs, strict=True)]
+        return sorted((own for own in hypotheses if own.weight > self.threshold), key=lambda own: -own.weight)
 
 
 def vocabulary_chain(scorer: VocabularyScorer) -> Callable[[Image.Image, str], tuple[str, str]]:
@@ -265,11 +265,11 @@ class PatchHypotheses:
             shares = torch.tensor([memory.get(tuple(map(float, place)), 0.0) for place in places])
             strength = mined(strength, shares, self.floor)
         weights = normalised(strength)
-        found = [
+        hypotheses = [
             Hypothesis(words[int(n)], around[b], tuple(map(float, place)), float(w))  # type: ignore[arg-type]
             for n, b, place, w in zip(name, back, places, weights, strict=True)
         ]
-        return sorted(found, key=lambda own: -own.weight)
+        return sorted(hypotheses, key=lambda own: -own.weight)
 
 
 def normalised(strength: Float[Tensor, "K"]) -> Float[Tensor, "K"]:

@@ -192,12 +192,12 @@ class CascadeCLIP(SegmentationHead):
         tokens = self.model.image_tower.embed(pixels) if isinstance(pixels, Tensor) else pixels
         maps, picture = self.features(self.outputs(tokens) if isinstance(tokens, Tokens) else tokens)
         related = torch.cat([picture[:, None] * text, text.expand(len(picture), -1, -1)], -1)  # r_c (B, C, 2 E)
-        found = [
+        logits = [
             decoder(query(related), features)
             for query, decoder, features in zip(self.query, self.decoders, maps, strict=True)
         ]
         side = self.size // self.model.image_tower.patch
-        return torch.stack(found).sum(0).unflatten(2, (side, side))
+        return torch.stack(logits).sum(0).unflatten(2, (side, side))
 
     def segment(
         self, image: ImageLike, labels: Sequence[str], *, seen: Sequence[str] | None = None, penalty: float = 0.1
@@ -308,14 +308,14 @@ def cascade_task(
 
     def step(given: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         number, rows = given
-        told = transductive and bool(unseen) and number >= steps // 2
+        transduced = transductive and bool(unseen) and number >= steps // 2
         target = moved[rows].to(device)
         # What training sees of the names: unseen ones only where their own guesses are the labels.
         inputs = tokens.with_x(tokens.x[rows]) if ready is None else ready.rows(rows)
-        logits = head(inputs, text if told else text[: len(names)])
+        logits = head(inputs, text if transduced else text[: len(names)])
         full = F.interpolate(logits, tuple(target.shape[1:]), mode="bilinear", align_corners=False)
         hidden = target >= len(names)
-        if told:
+        if transduced:
             guess = full.detach()[:, len(names) :].argmax(1) + len(names)
             target = torch.where(hidden, guess, target)
         else:

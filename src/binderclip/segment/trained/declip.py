@@ -187,7 +187,7 @@ def grid_boxes(
     """
     count, height, width = shape[0], shape[-2], shape[-1]
     rows, columns = (most_rows, most_rows) if grid is None else (min(most_rows, grid[0]), min(most_rows, grid[1]))
-    found, owner = [], []
+    boxes, owner = [], []
     for index in range(count):
         m = int(torch.randint(1, rows + 1, (), generator=generator))
         least, most = min((m + 1) // 2, columns), min(2 * m, columns)
@@ -197,9 +197,9 @@ def grid_boxes(
             [x[:-1].expand(m, n), y[:-1, None].expand(m, n), x[1:].expand(m, n), y[1:, None].expand(m, n)], -1
         )
         kept = torch.randperm(m * n, generator=generator)[:most_boxes]
-        found.append(cells.reshape(-1, 4)[kept])
+        boxes.append(cells.reshape(-1, 4)[kept])
         owner += [index] * len(kept)
-    return torch.cat(found), torch.tensor(owner)
+    return torch.cat(boxes), torch.tensor(owner)
 
 
 def _regions(

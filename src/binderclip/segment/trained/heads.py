@@ -39,6 +39,6 @@ def open_head(folder: str | Path, model: Any = None) -> TrainedHead:
         raise UsageError(f"there is no folder {folder}")
     kind = folder_kind(folder)
     if kind not in HEADS:
-        said = "no model of this format" if kind is None else f"a {kind!r} model"
-        raise CheckpointError(f"{folder} holds {said}; a trained head is one of {', '.join(HEADS)}")
+        what = "no model of this format" if kind is None else f"a {kind!r} model"
+        raise CheckpointError(f"{folder} holds {what}; a trained head is one of {', '.join(HEADS)}")
     return HEADS[kind](folder, model)

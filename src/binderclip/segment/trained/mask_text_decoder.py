@@ -56,13 +56,13 @@ class PatchPyramid(nn.Module):
 
     def forward(self, maps: Float[Tensor, "B D h w"]) -> list[Float[Tensor, "B C _ _"]]:
         """The four maps, coarsest first."""
-        found: list[Tensor] = []
+        levels: list[Tensor] = []
         for step, lateral, smooth in zip(self.steps, self.lateral, self.smooth, strict=True):
             own = lateral(step(maps))
-            if found:
-                own = own + F.interpolate(found[-1], own.shape[-2:], mode="bilinear", align_corners=False)
-            found.append(smooth(own))
-        return found
+            if levels:
+                own = own + F.interpolate(levels[-1], own.shape[-2:], mode="bilinear", align_corners=False)
+            levels.append(smooth(own))
+        return levels
 
 
 @dataclass(frozen=True)

@@ -71,23 +71,25 @@ class MergedEncoder(SegmentationHead):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        found = segmenter if not isinstance(segmenter, (str, Path)) else load_promptable(segmenter)
-        if not isinstance(found, PromptModel):
+        promptable = segmenter if not isinstance(segmenter, (str, Path)) else load_promptable(segmenter)
+        if not isinstance(promptable, PromptModel):
             raise NotSupported(
-                f"only segmenters like small-sam can be merged, not {type(found).__name__}: its encoder is to take "
-                "pictures of several sides"
+                f"only segmenters like small-sam can be merged, not {type(promptable).__name__}: its encoder is to "
+                "take pictures of several sides"
             )
-        width, inner = found.backbone.out.embedding_dim, hidden
+        width, inner = promptable.backbone.out.embedding_dim, hidden
         inner = 4 * width if inner is None else inner
         if layers < 0 or inner < 1:
             raise UsageError(f"layers must not be negative and hidden at least 1, not {layers} and {inner}")
-        if layers and not len(found.backbone.blocks):
-            raise UsageError(f"{found.name} has no transformer block that the head could start from; layers=0 goes")
+        if layers and not len(promptable.backbone.blocks):
+            raise UsageError(
+                f"{promptable.name} has no transformer block that the head could start from; layers=0 goes"
+            )
         self._held = (model,)
-        self.segmenter = copy.deepcopy(found)
-        self.size = found.image_size
+        self.segmenter = copy.deepcopy(promptable)
+        self.size = promptable.image_size
         self.settings = {"layers": layers, "hidden": inner}
-        self.layers = nn.Sequential(*(copy.deepcopy(found.backbone.blocks[-1]) for _ in range(layers)))
+        self.layers = nn.Sequential(*(copy.deepcopy(promptable.backbone.blocks[-1]) for _ in range(layers)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.mlp = nn.Sequential(
@@ -151,8 +153,8 @@ class MergedEncoder(SegmentationHead):
             images: one or many, as `Preprocess` takes them.
             normalize: rows of length one instead of raw features.
         """
-        found = torch.cat([self(some) for some in self.pixels(images).split(64)]).float()
-        return F.normalize(found, dim=-1) if normalize else found
+        features = torch.cat([self(some) for some in self.pixels(images).split(64)]).float()
+        return F.normalize(features, dim=-1) if normalize else features
 
     @torch.no_grad()
     def log_odds(

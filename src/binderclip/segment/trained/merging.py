@@ -115,7 +115,7 @@ class StemMaps:
 
 
 def text_distance(
-    encoder: MergedEncoder, level: Float[Tensor, "B S h w"], wanted: Float[Tensor, "B E"]
+    encoder: MergedEncoder, level: Float[Tensor, "B S h w"], target: Float[Tensor, "B E"]
 ) -> Float[Tensor, ""]:
     """1 - cosine of the merged encoder's and the image-text model's embeddings, mean over pictures: L_CLIP.
 
@@ -124,8 +124,8 @@ def text_distance(
         level: the coarsest map of its stem.
         wanted: embeddings of the image-text model.
     """
-    found = encoder.pooled(encoder.segmenter.backbone.coarse(level))
-    return 1 - F.cosine_similarity(found.float(), wanted.float(), dim=-1).mean()
+    pooled = encoder.pooled(encoder.segmenter.backbone.coarse(level))
+    return 1 - F.cosine_similarity(pooled.float(), target.float(), dim=-1).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,9 +183,9 @@ class MaskRehearsal:
             points, labels = first_prompts(masks, generator)
             rows, like = rows.to(taught.coarse.device), taught.coarse
             asked = PromptTokens(points.to(like), labels.to(like.device))
-            wanted = before.decode(taught.rows(rows), asked)[0].sigmoid()  # z (P, 4, h, w)
-        found = network.decode(maps(network).rows(rows), asked)[0]
-        return (20 * soft_focal_loss(found, wanted) + dice_loss(found, wanted, squared=True)).mean()
+            target = before.decode(taught.rows(rows), asked)[0].sigmoid()  # z (P, 4, h, w)
+        logits = network.decode(maps(network).rows(rows), asked)[0]
+        return (20 * soft_focal_loss(logits, target) + dice_loss(logits, target, squared=True)).mean()
 
     def _given(
         self, objects: Sequence[Tensor], side: int, generator: torch.Generator
@@ -341,7 +341,7 @@ def train_merge(
     if embeddings is not None and embeddings.shape != (len(images), encoder.model.embed_dim):
         raise UsageError(f"embeddings are {tuple(embeddings.shape)} for {len(images)} pictures")
     with torch.no_grad():
-        wanted = encoder.model.encode_image(images).float() if embeddings is None else embeddings
+        target = encoder.model.encode_image(images).float() if embeddings is None else embeddings
     rehearsal = MaskRehearsal(original=copy.deepcopy(encoder.segmenter).eval(), prompts=prompts)
     made: dict[bool, tuple[StemMaps, StemMaps]] = {}
     losses: dict[str, dict[str, Any]] = {}
@@ -352,7 +352,7 @@ def train_merge(
             if moves not in made:
                 made[moves] = (StemMaps(encoder, images, kept=not moves), StemMaps(encoder, again, kept=not moves))
             own = (seed * 31 + place) * 1_000_003
-            step = _stage_step(encoder, stage, rehearsal, *made[moves], wanted, objects, rehearsal_batch, own)
+            step = _stage_step(encoder, stage, rehearsal, *made[moves], target, objects, rehearsal_batch, own)
             task = HeadTask(encoder, step, RowBatches(len(images), batch, seed + place), groups)
             result = run_task(task, steps=count, lr=stage.lr, weight_decay=weight_decay, schedule="cosine")
         losses[name] = {part: np.asarray(result.history[part]) for part in ("text", "masks") if part in result.history}
@@ -365,7 +365,7 @@ def _stage_step(
     rehearsal: MaskRehearsal,
     seen: StemMaps,
     again: StemMaps,
-    wanted: Float[Tensor, "N E"],
+    target: Float[Tensor, "N E"],
     objects: Sequence[Bool[Tensor, "_ h w"]] | None,
     rehearsal_batch: int,
     seed: int,
@@ -376,7 +376,7 @@ def _stage_step(
         number, rows = given
 
         def text(side: int) -> Tensor:
-            return text_distance(encoder, seen.coarse(rows, side), wanted[rows])
+            return text_distance(encoder, seen.coarse(rows, side), target[rows])
 
         def masks(generator: torch.Generator) -> Tensor:
             drawn = torch.randint(len(again.images), (rehearsal_batch,), generator=generator)
@@ -391,11 +391,11 @@ def _stage_step(
 def _stages(stages: Sequence[str] | Mapping[str, MergeStage]) -> dict[str, MergeStage]:
     """Stages by name."""
     if isinstance(stages, Mapping):
-        found = dict(stages)
+        result = dict(stages)
     else:
         if unknown := [name for name in stages if name not in MERGE_STAGES]:
             raise UsageError(f"unknown stage {unknown[0]!r}: {', '.join(MERGE_STAGES)}")
-        found = {name: MERGE_STAGES[name] for name in stages}
-    if not found:
+        result = {name: MERGE_STAGES[name] for name in stages}
+    if not result:
         raise UsageError(f"no stage is named: {', '.join(MERGE_STAGES)}")
-    return found
+    return result

@@ -157,8 +157,8 @@ class MTACLIP(SegmentationHead):
         decoded = self.decoder(maps[:3], maps[3], asked)
         # t_j = W T'_j + T_j: the text keeps what it meant.
         met = self.project(decoded.texts).unflatten(1, texts.shape[:2]) if self.text_tokens else 0.0
-        told = texts + met if self.text_tokens else texts.expand(len(maps[0]), -1, -1, -1)
-        return MaskTextOutput(decoded, self.project(decoded.queries), told)
+        sentences = texts + met if self.text_tokens else texts.expand(len(maps[0]), -1, -1, -1)
+        return MaskTextOutput(decoded, self.project(decoded.queries), sentences)
 
     @torch.no_grad()
     def class_scores(self, pixels: Float[Tensor, "B 3 S S"] | Tokens, start: int = 0) -> Float[Tensor, "B K h w"]:
@@ -250,15 +250,15 @@ def mta_clip_task(
 
     def step(given: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         _, rows = given
-        found = head(head.pixels(images[rows])) if fixed is None else head(fixed.with_x(fixed.x[rows]), start)
+        output = head(head.pixels(images[rows])) if fixed is None else head(fixed.with_x(fixed.x[rows]), start)
         own = [torch.tensor(kinds[row], dtype=torch.long, device=device) for row in rows.tolist()]
         drawn = [labels[row].to(device) == kind[:, None, None] for row, kind in zip(rows.tolist(), own, strict=True)]
-        costs = [loss(full.masks, full.classes, own, drawn) for full in _at_size(found.decoded.layers, labels)]
+        costs = [loss(full.masks, full.classes, own, drawn) for full in _at_size(output.decoded.layers, labels)]
         aligned = costs[-1].new_zeros(())
         if alignment:
             places = [(row, queries, own[row][columns]) for row, (queries, columns) in enumerate(loss.pairs)]
-            masks = torch.cat([found.masks[row, queries] for row, queries, _ in places])
-            texts = torch.cat([found.texts[row].expand(len(queries), -1, -1, -1) for row, queries, _ in places])
+            masks = torch.cat([output.masks[row, queries] for row, queries, _ in places])
+            texts = torch.cat([output.texts[row].expand(len(queries), -1, -1, -1) for row, queries, _ in places])
             aligned = contrast(masks, texts, torch.cat([kind for *_, kind in places]))
         return torch.stack(costs).sum() + alignment * aligned, {"alignment": aligned.detach()}
 

@@ -103,13 +103,13 @@ class PanopticNet(nn.Module):
         late = self.late(early)  # (B, D, H / 8, W / 8)
         pixels = self.pixel(early + F.interpolate(late, early.shape[-2:], mode="bilinear", align_corners=False))
         memory = late.flatten(2).mT + self.place(_grid(late))
-        x, found = self.queries.expand(len(images), -1, -1), []
+        x, predictions = self.queries.expand(len(images), -1, -1), []
         for layer in self.decoder:
             x = layer(x, memory)
             out = self.norm(x)
             masks = torch.einsum("bnd,bdhw->bnhw", self.embed(out), pixels)
-            found.append(MaskPrediction(_full(masks, images), self.classify(out)))
-        return found, _full(self.semantic(pixels), images) if self.training else None
+            predictions.append(MaskPrediction(_full(masks, images), self.classify(out)))
+        return predictions, _full(self.semantic(pixels), images) if self.training else None
 
     def inference_state(self) -> dict[str, Tensor]:
         """The weights without the auxiliary head."""
@@ -234,9 +234,9 @@ def train_panoptic(
             yield torch.randint(len(images), (batch,), generator=generator)
 
     def step(chosen: Tensor) -> Tensor:
-        found, semantic = net(images[chosen])
+        predictions, semantic = net(images[chosen])
         own, drawn = ([part[row] for row in chosen.tolist()] for part in (labels, masks))
-        costs = [loss(each.masks, each.classes, own, drawn, semantic if remask else None) for each in found]
+        costs = [loss(each.masks, each.classes, own, drawn, semantic if remask else None) for each in predictions]
         wrong.append((float(loss.parts["false positives"]), float(loss.parts["false negatives"])))
         return torch.stack(costs).sum()
 

@@ -171,11 +171,11 @@ class SegCLIP(SegmentationHead):
             pixels: of `pixels`, or the tokens that the tower embeds them in.
         """
         tower: Tower = self.model.image_tower
-        found = self.grouping(tower.run(self.patches(pixels), stop=self.first).x)
-        tokens = found.tokens
+        grouped = self.grouping(tower.run(self.patches(pixels), stop=self.first).x)
+        tokens = grouped.tokens
         for block in tower.blocks[self.first :]:
             tokens = block(tokens)
-        return GroupedPicture(tower.head(tokens.amax(1)).float(), tower.head(tokens).float(), found)
+        return GroupedPicture(tower.head(tokens.amax(1)).float(), tower.head(tokens).float(), grouped)
 
     def reconstruct(
         self,
@@ -202,11 +202,11 @@ class SegCLIP(SegmentationHead):
         kept = replace(
             patches, x=patches.x.gather(1, seen[..., None].expand(-1, -1, width)), positions=seen, whole=False
         )
-        found = self.grouping(tower.run(kept, stop=self.first).x)
-        return self.reconstruction(self.mirror(self.restoration(found.tokens, found.hard)), seen, pixels)
+        grouped = self.grouping(tower.run(kept, stop=self.first).x)
+        return self.reconstruction(self.mirror(self.restoration(grouped.tokens, grouped.hard)), seen, pixels)
 
     def class_probabilities(
-        self, found: GroupedPicture, text: Float[Tensor, "C E"], *, top: int = 5
+        self, grouped: GroupedPicture, text: Float[Tensor, "C E"], *, top: int = 5
     ) -> Float[Tensor, "B G C"]:
         """Of each group: `region_probabilities` at the model's scale.
 
@@ -216,7 +216,7 @@ class SegCLIP(SegmentationHead):
             top: see there.
         """
         scale = LogitScale.of(self.model.backbone).value
-        return region_probabilities(found.groups, found.pictures, text, scale, top=top)
+        return region_probabilities(grouped.groups, grouped.pictures, text, scale, top=top)
 
     @torch.no_grad()
     def segment(
@@ -239,15 +239,15 @@ class SegCLIP(SegmentationHead):
         texts = names[1:] if background else names
         if not texts:
             raise UsageError("labels are to name a class at least")
-        found: list[GroupedPicture] = []
+        grouped: list[GroupedPicture] = []
 
         def soft(pixels: Tensor) -> Tensor:
-            found.append(self(pixels))
+            grouped.append(self(pixels))
             side = self.size // self.model.image_tower.patch
-            return found[0].patches.soft.unflatten(2, (side, side))
+            return grouped[0].patches.soft.unflatten(2, (side, side))
 
         picture, coarse, full = self.scored(image, soft)
-        chances = self.class_probabilities(found[0], self.text_of(texts), top=top)[0]  # (G, C)
+        chances = self.class_probabilities(grouped[0], self.text_of(texts), top=top)[0]  # (G, C)
         if background:
             bound = chances.new_full((len(chances), 1), min(threshold, float(chances.max())))
             below = chances.amax(1, keepdim=True) < bound

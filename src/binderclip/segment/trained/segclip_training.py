@@ -84,11 +84,11 @@ class SegCLIPObjective:
             superpixels: of each patch, unless their weight is 0.
             tokens: of the pixels, where they are known.
         """
-        found = head(pixels if tokens is None else tokens)
-        parts = {"contrast": info_nce(found.pictures, text.float(), LogitScale.of(head.model.backbone).value)}
+        grouped = head(pixels if tokens is None else tokens)
+        parts = {"contrast": info_nce(grouped.pictures, text.float(), LogitScale.of(head.model.backbone).value)}
         if self.superpixels and superpixels is not None:
             own = superpixels.to(pixels.device)
-            parts["superpixels"] = self.superpixels * SuperpixelKL()(found.patches.hard, own)
+            parts["superpixels"] = self.superpixels * SuperpixelKL()(grouped.patches.hard, own)
         if self.reconstruction:
             error = head.reconstruct(pixels, tokens, ratio=self.ratio)
             parts["reconstruction"] = self.reconstruction * error
@@ -169,11 +169,11 @@ def train_segclip(
         regions = losses.superpixels_of(squashed.clamp(0, 1), model.image_tower.patch)
     words = model.tokenize(list(captions))
     with torch.no_grad():
-        said = None if head.text else model.encode_text(words)
+        text_features = None if head.text else model.encode_text(words)
 
     def step(given: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         rows = given[1]
-        text = model.encode_text(words[rows]) if said is None else said[rows]
+        text = model.encode_text(words[rows]) if text_features is None else text_features[rows]
         own = None if tokens is None else tokens.with_x(tokens.x[rows])
         return losses(head, pixels[rows], text, None if regions is None else regions[rows], own)
 

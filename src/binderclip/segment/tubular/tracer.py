@@ -244,14 +244,14 @@ class TubularTracer:
                 raise UsageError("the score of a strip is NaN or infinite: look at the picture and at what scores it")
             shares = judged.split([len(part) for part in paths])
             for place, batch, part, share, long in zip(growing, batches, paths, shares, known, strict=True):
-                found = np.full(len(batch), self.unknown)
-                found[long] = share.numpy()
+                labels = np.full(len(batch), self.unknown)
+                labels[long] = share.numpy()
                 visited[place].append(part)
                 scores[place].append(share.float())
-                fronts[place].relax(batch, 1 / (self.eps + found.clip(0, 1)))
+                fronts[place].relax(batch, 1 / (self.eps + labels.clip(0, 1)))
         return [
-            self._trace(image, front, torch.cat(seen), torch.cat(said))
-            for image, front, seen, said in zip(images, fronts, visited, scores, strict=True)
+            self._trace(image, front, torch.cat(seen), torch.cat(score))
+            for image, front, seen, score in zip(images, fronts, visited, scores, strict=True)
         ]
 
     def _trace(self, image: Tensor, front: _Front, visited: Tensor, scores: Tensor) -> TubularTrace:
@@ -317,19 +317,19 @@ class _Front:
 
     def ways(self, pixels: np.ndarray, length: int) -> np.ndarray:
         """The last pixels of the way to each, newest first; -1 where the way is shorter."""
-        found = np.full((len(pixels), length), -1, dtype=np.int64)
+        pixels_of_ways = np.full((len(pixels), length), -1, dtype=np.int64)
         now = pixels
         for place in range(length):
-            found[:, place] = now
+            pixels_of_ways[:, place] = now
             now = np.where(now >= 0, self.before[now], -1)
-        return found
+        return pixels_of_ways
 
     def way_back(self, pixel: int) -> np.ndarray:
         """All pixels from this one to the start."""
-        found = [pixel]
-        while self.before[found[-1]] >= 0:
-            found.append(int(self.before[found[-1]]))
-        return np.array(found, dtype=np.int64)
+        pixels = [pixel]
+        while self.before[pixels[-1]] >= 0:
+            pixels.append(int(self.before[pixels[-1]]))
+        return np.array(pixels, dtype=np.int64)
 
     def relax(self, pixels: np.ndarray, potential: np.ndarray) -> None:
         """Offer every neighbour the way over these pixels."""

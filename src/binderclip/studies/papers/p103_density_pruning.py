@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.curate import ClusterPruner, CurationPipeline, KeepRule, ScoreTopFraction, SemanticDuplicates
-from binderclip.curate.engine.rule import Found
+from binderclip.curate.engine.rule import Statistics
 from binderclip.data import load_data
 from binderclip.evaluate import retrieval
 from binderclip.studies.harness.criteria import Criterion
@@ -58,9 +58,9 @@ class ShuffledQuotas(ClusterPruner):
 
     drawn: int = 0
 
-    def probabilities(self, found: Found) -> Float[np.ndarray, "k"]:
+    def probabilities(self, statistics: Statistics) -> Float[np.ndarray, "k"]:
         """See `ClusterPruner`."""
-        return np.random.default_rng([self.drawn, 105]).permutation(super().probabilities(found))
+        return np.random.default_rng([self.drawn, 105]).permutation(super().probabilities(statistics))
 
 
 class NoisedPool(NamedTuple):
@@ -112,13 +112,13 @@ def selections(seed: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         SHUFFLED: ShuffledQuotas(drawn=seed, **options),
     }
     done = {name: CurationPipeline([*filters, rule]).run(table, seed=seed) for name, rule in rules.items()}
-    found = {name: np.flatnonzero(one.decisions["pool"] < 0) for name, one in done.items()}
+    statistics = {name: np.flatnonzero(one.decisions["pool"] < 0) for name, one in done.items()}
     reached = np.flatnonzero(~np.isin(done[DENSITY].decisions["pool"], [0, 1]))  # dropped by neither filter
-    size, rng = len(found[DENSITY]), np.random.default_rng([seed, 104])
-    found[FILTERED] = rng.choice(reached, size, replace=False)
-    found[RANDOM] = rng.choice(len(pool.says), size, replace=False)
+    size, rng = len(statistics[DENSITY]), np.random.default_rng([seed, 104])
+    statistics[FILTERED] = rng.choice(reached, size, replace=False)
+    statistics[RANDOM] = rng.choice(len(pool.says), size, replace=False)
     figures = {name: done[name].report.stages[-1].figures for name in (DENSITY, SHUFFLED)}
-    return found, {name: float(spearmanr(f["quotas"], f["complexity"]).statistic) for name, f in figures.items()}
+    return statistics, {name: float(spearmanr(f["quotas"], f["complexity"]).statistic) for name, f in figures.items()}
 
 
 def measure(seed: int) -> list[Row]:
@@ -127,9 +127,9 @@ def measure(seed: int) -> list[Row]:
     pictures, _, texts = pairs_of(pool)
     captions = clip_art("val+test")[1]
     held, asked = pictured_once(), said(tuple(captions))
-    found, ranks = selections(seed)
+    statistics, ranks = selections(seed)
     results = [Row(RANK, name, value) for name, value in ranks.items()]
-    for name, rows in found.items():
+    for name, rows in statistics.items():
         mapped = F.normalize(held @ linear_map(pictures, texts, rows, seed), dim=1)
         results.append(Row(RECALL, name, retrieval(mapped, asked)["text_to_image/R@5"]))
         times = np.bincount(pool.shows[rows], minlength=len(clip_art("train")[0]))

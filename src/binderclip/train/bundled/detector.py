@@ -271,12 +271,12 @@ def limits_told(measured: DetectorFigures, alarms: Mapping[str, float], learned:
         f"{measured.unseen[figures.generator].average_precision:.2f}"
         for figures in measured.shipped.figures
     )
-    found = [figures.fake_accuracy for figures in measured.loose.figures]
+    accuracies = [figures.fake_accuracy for figures in measured.loose.figures]
     return (
         f"it learned from {learned} photographs and copies of them by small autoencoders; nobody has measured it on "
         "diffusion models or other generators of today, whose pictures it may well call real. Of "
         f"{measured.shipped.figures[0].n_real} squares of other photographs it calls {alarms['plain']:.0%} fake, after "
         f"{worst} {alarms[worst]:.0%}. Average precision by kind of copy, learned from / left out of a training like "
         f"it: {kinds}; these copies were filtered to the sharpness of their pictures: of copies as they come, which "
-        f"are blurrier, it finds {min(found):.0%} to {max(found):.0%}"
+        f"are blurrier, it finds {min(accuracies):.0%} to {max(accuracies):.0%}"
     )

@@ -150,11 +150,11 @@ def promptable_loss(
         target: share of each cell that the object covers, in [0, 1]; the focal term is the one for soft targets
             (arXiv 2006.04388).
     """
-    wanted = target[:, None].expand_as(logits)
-    cost = 20 * soft_focal_loss(logits, wanted) + dice_loss(logits, wanted)
-    found, truth = logits > 0, wanted > 0.5
-    union = (found | truth).sum((2, 3)).clamp(min=1)
-    return cost, (found & truth).sum((2, 3)) / union
+    target_probs = target[:, None].expand_as(logits)
+    cost = 20 * soft_focal_loss(logits, target_probs) + dice_loss(logits, target_probs)
+    predicted, truth = logits > 0, target_probs > 0.5
+    union = (predicted | truth).sum((2, 3)).clamp(min=1)
+    return cost, (predicted & truth).sum((2, 3)) / union
 
 
 class PromptStep(nn.Module):
@@ -240,8 +240,8 @@ def _passes(stage: Stage, *, objects: int = 3, rounds: Sequence[int] = (1, 4), *
 
         def step(corrections: int) -> Tensor:
             levels = network.encode(pixels).rows(rows)
-            found = [network.decode(levels, asked(clicks)) for clicks in range(1 + corrections)]
-            return torch.stack([logits.sum() + scores.sum() for logits, scores in found])
+            outputs = [network.decode(levels, asked(clicks)) for clicks in range(1 + corrections)]
+            return torch.stack([logits.sum() + scores.sum() for logits, scores in outputs])
 
         low, high = rounds
         with with_frozen_groups(stage, network), frozen_depthwise(network.stem.stages):

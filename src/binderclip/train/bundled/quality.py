@@ -122,12 +122,14 @@ def quality_figures(
                 seen = distort(one, kind, level, 7)
                 for name, metric in metrics.items():
                     scores[name][place, row] = float(metric(seen))
-        for name, found in scores.items():
-            follows = [0.0 if np.ptp(one) == 0 else -spearmanr(MEASURED, one).statistic for one in found.T]
+        for name, scores_of in scores.items():
+            follows = [0.0 if np.ptp(one) == 0 else -spearmanr(MEASURED, one).statistic for one in scores_of.T]
             figures[name]["level"][kind] = round(float(np.mean(follows)), 3)
-            below = [_below(scored, found[0]) for scored, level in zip(found, MEASURED, strict=True) if level > 2]
+            below = [
+                _below(scored, scores_of[0]) for scored, level in zip(scores_of, MEASURED, strict=True) if level > 2
+            ]
             figures[name]["damaged"][kind] = round(math.fsum(below) / len(below), 3)
-    for values in (values for both in figures.values() for values in both.values()):
+    for values in (values for figures_of_kind in figures.values() for values in figures_of_kind.values()):
         values["mean"] = round(math.fsum(values.values()) / len(values), 3)
     return figures
 

@@ -84,22 +84,22 @@ def find_part(name: str, paths: Mapping[str, str] | None = None) -> Path:
         root = Path(given).expanduser()
         inside = part.inside.lstrip("/")
         candidates = [root / inside, root / str(part.module) / inside, root]
-        found = next((path for path in candidates if path.exists()), None)
-        if found is None:
+        path_of_part = next((path for path in candidates if path.exists()), None)
+        if path_of_part is None:
             raise DataError(f"part {name}: nothing at {root} (the recipe's parts.{name} or ${part.variable})")
-        return found
+        return path_of_part
     if part.module is None:
-        found = Path(part.inside)
+        path_of_part = Path(part.inside)
     else:
         spec = importlib.util.find_spec(part.module)
         places = list(spec.submodule_search_locations or ()) if spec else []
-        found = Path(places[0]) / part.inside if places else Path(part.module)
-    if not found.exists():
+        path_of_part = Path(places[0]) / part.inside if places else Path(part.module)
+    if not path_of_part.exists():
         raise MissingDependency(
             f"the pretrained part {name!r} is not on this machine: {part.install}, "
             f"or point parts.{name} of the recipe or ${part.variable} at it"
         )
-    return found
+    return path_of_part
 
 
 def lite_state(name: str, paths: Mapping[str, str] | None = None) -> dict[str, Tensor]:

@@ -366,13 +366,13 @@ class StageContext:
             if not group.freeze:
                 continue
             for pattern in group.patterns:
-                found = [p for n, p in self.model.backbone.named_parameters() if fnmatch.fnmatchcase(n, pattern)]
-                if not found:
+                parameters = [p for n, p in self.model.backbone.named_parameters() if fnmatch.fnmatchcase(n, pattern)]
+                if not parameters:
                     names = [n for n, _ in self.model.backbone.named_parameters()][:3]
                     raise UsageError(
                         f"groups: no parameter is named like {pattern!r}; names look like {', '.join(names)}"
                     )
-                frozen += [p.requires_grad_(False) for p in found if p.requires_grad]
+                frozen += [p.requires_grad_(False) for p in parameters if p.requires_grad]
         return frozen
 
     def _average(self, module: nn.Module) -> AveragedModel | None:

@@ -85,8 +85,8 @@ def explain_full_disk(out: Path, needed: int) -> Iterator[None]:
         if not disk_is_full(error):
             raise
         unwritten = getattr(error, "filename", None) or out
-        said = str(error) if isinstance(error, OutputError) else f"cannot write {unwritten}"
+        message = str(error) if isinstance(error, OutputError) else f"cannot write {unwritten}"
         raise CheckpointError(
-            f"the disk is full: {said}; this run takes about {megabytes(needed)}. Free some space; the same command "
+            f"the disk is full: {message}; this run takes about {megabytes(needed)}. Free some space; the same command "
             "with --resume goes on from what is there"
         ) from error

@@ -217,9 +217,9 @@ def _environment(out: Path, world: World) -> dict[str, Any]:
     """What the run was started with; described anew, with a warning, where the file is damaged."""
     path = out / "environment.json"
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and {"binderclip", "revision", "device"} <= set(found):
-            return found
+        document = parse_json(path.read_text(encoding="utf-8"))
+        if isinstance(document, dict) and {"binderclip", "revision", "device"} <= set(document):
+            return document
         problem = "not a description of an environment"
     except FileNotFoundError:
         problem = ""
@@ -227,9 +227,9 @@ def _environment(out: Path, world: World) -> dict[str, Any]:
         problem = str(error)
     if problem:
         warnings.warn(f"{path} is damaged ({problem}): the environment of now is written in its place", stacklevel=2)
-    found = describe_environment(world.device, world.size)
-    write_whole(path, _json(found))
-    return found
+    document = describe_environment(world.device, world.size)
+    write_whole(path, _json(document))
+    return document
 
 
 def _carry_out(context: StageContext) -> StageOutcome:

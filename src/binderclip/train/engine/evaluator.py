@@ -38,11 +38,11 @@ def set_names(specs: Sequence[DataSpec]) -> list[str]:
         several = Counter(names)
         names = [f"{s.name}:{s.split}" if several[s.name] > 1 and s.split else s.name for s in specs]
     seen: Counter[str] = Counter()
-    found = []
+    chosen = []
     for name in names:
         seen[name] += 1
-        found.append(f"{name}#{seen[name]}" if seen[name] > 1 else name)
-    return found
+        chosen.append(f"{name}#{seen[name]}" if seen[name] > 1 else name)
+    return chosen
 
 
 def split_figure(name: str) -> tuple[str, str]:
@@ -54,8 +54,8 @@ def split_figure(name: str) -> tuple[str, str]:
     data, measure = name.rsplit("/", 1)
     before, _, way = data.rpartition("/")
     # Every measure but the number of pictures says of what it is; that of zero-shot accuracy does, too.
-    told = measure != "count" or way == "zero_shot"
-    return (before, f"{way}/{measure}") if before and told else (data, measure)
+    is_figure = measure != "count" or way == "zero_shot"
+    return (before, f"{way}/{measure}") if before and is_figure else (data, measure)
 
 
 def short_names(sets: Iterable[str]) -> dict[str, str]:
@@ -120,8 +120,8 @@ class Evaluator:
         training = model.training
         model.eval()
         try:
-            found = [(held.name, self._measure(model, held, similarity)) for held in self.held]
-            return {f"{name}/{measure}": value for name, row in found for measure, value in row.items()}
+            figures = [(held.name, self._measure(model, held, similarity)) for held in self.held]
+            return {f"{name}/{measure}": value for name, row in figures for measure, value in row.items()}
         finally:
             model.train(training)
 

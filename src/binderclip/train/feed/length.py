@@ -32,8 +32,8 @@ def planned_samples(stage: Stage) -> int | None:
     sets, weights = open_sources(stage.data)
     once = isinstance(seen, TowerPasses) and seen.trains and not seen.pictures and not seen.captions
     if once:  # it keeps features, and draws its own batches of them
-        found = [len(dataset) for dataset in sets if isinstance(dataset, ImageTextDataset)]
-        return max(1, round(stage.epochs * sum(found) / each)) * each if len(found) == len(sets) else None
+        lengths = [len(dataset) for dataset in sets if isinstance(dataset, ImageTextDataset)]
+        return max(1, round(stage.epochs * sum(lengths) / each)) * each if len(lengths) == len(sets) else None
     if all(isinstance(dataset, ImageTextDataset) for dataset in sets):
         batches = Order([len(dataset) for dataset in sets], weights, stage.batch_size, seed=0).batches_per_epoch
         return max(1, round(stage.epochs * batches / stage.accumulate)) * each

@@ -178,16 +178,16 @@ class ScalingStudy:
         done: list[StudyRun] = []
         for number, one in enumerate(self.runs):
             folder = out / "runs" / one.folder
-            found = _finished(one, folder)
-            if found is None:
+            finished = _finished(one, folder)
+            if finished is None:
                 if budget_s is not None and done and time.perf_counter() - began > budget_s:
                     continue
                 if progress:
                     print(f"run {number + 1} of {len(self.runs)}: {one.folder}", file=sys.stderr)
                 run(one.recipe, out=folder, resume=resume, device=device, progress=progress, allow_pipe=allow_pipe)
-                found = _finished(one, folder)
-                assert found is not None
-            done.append(found)
+                finished = _finished(one, folder)
+                assert finished is not None
+            done.append(finished)
             if len(done) == 1:
                 self._table(done)  # a metric that is not measured is told after the first run, not after the last
         table = self._table(done)

@@ -103,15 +103,15 @@ class StudyTable:
     def error(self, run: StudyRun) -> float:
         """1 less the metric of a run."""
         exact = [value for name, value in run.figures.items() if name == self.metric]
-        found = exact or [value for name, value in run.figures.items() if name.endswith(f"/{self.metric}")]
-        if not found:
+        values = exact or [value for name, value in run.figures.items() if name.endswith(f"/{self.metric}")]
+        if not values:
             shares = sorted(name for name, value in run.figures.items() if 0 <= value <= 1)
             raise UsageError(
                 f"metric {self.metric!r} was not measured by {run.folder}: {', '.join(shares) or 'nothing'}"
             )
-        if not all(0 <= value <= 1 for value in found):
-            raise UsageError(f"metric {self.metric!r} is no share: {', '.join(f'{value:g}' for value in found)}")
-        return 1 - sum(found) / len(found)
+        if not all(0 <= value <= 1 for value in values):
+            raise UsageError(f"metric {self.metric!r} is no share: {', '.join(f'{value:g}' for value in values)}")
+        return 1 - sum(values) / len(values)
 
     def cells(self) -> list[StudyCell]:
         """Means over seeds, in the order of the runs."""
@@ -165,20 +165,20 @@ class StudyTable:
         self._known(factor)
         cells = self.frontier() if factor is None else self.cells()
         names = ["frontier"] if factor is None else list(dict.fromkeys(cell.levels[factor] for cell in cells))
-        found: dict[str, PowerLaw | str] = {}
+        fits: dict[str, PowerLaw | str] = {}
         for name in names:
             own = [cell for cell in cells if factor is None or cell.levels[factor] == name]
             x, y = [cell.cost for cell in own], [cell.error for cell in own]
             if len(set(x)) < 3:
-                found[name] = f"a power law needs 3 different costs, and there are {len(set(x))}"
+                fits[name] = f"a power law needs 3 different costs, and there are {len(set(x))}"
             elif min(y) <= 0:
-                found[name] = "a power law has errors above 0, and one is 0"
+                fits[name] = "a power law has errors above 0, and one is 0"
             else:
                 try:
-                    found[name] = fit_power_law(x, y, floor=len(set(x)) >= 4, resamples=resamples)
+                    fits[name] = fit_power_law(x, y, floor=len(set(x)) >= 4, resamples=resamples)
                 except UsageError as error:  # runs that are trained are not lost for a curve that has no law
-                    found[name] = str(error)
-        return found
+                    fits[name] = str(error)
+        return fits
 
     def crossing(
         self, factor: str, first: str, second: str, *, which: Literal["first", "last"] = "last"

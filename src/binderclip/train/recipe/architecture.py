@@ -42,8 +42,8 @@ def build_model(model: str | dict[str, Any], *, seed: int, captions: Callable[[]
         return build_part(part, MODELS, "model")
     except (RuntimeError, LookupError, ArithmeticError, AssertionError, AttributeError, MemoryError) as error:
         # What open_clip and timm say to a size that they cannot build.
-        said = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"model: it cannot be built as described ({type(error).__name__}: {said})") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"model: it cannot be built as described ({type(error).__name__}: {reason})") from error
 
 
 def reopen(folder: str | Path, *, device: str | torch.device = "cpu") -> Any:

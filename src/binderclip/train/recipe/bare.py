@@ -86,11 +86,11 @@ def bare_image_text(config: Mapping[str, Any], name: str = "new", *, tokenizer: 
 @register(BARE, "open_clip")
 def _new_open_clip(**settings: Any) -> Any:
     """As `new_open_clip` builds it; the vocabulary of one that is learned from captions is as large as it may be."""
-    told = {"tokenizer": "captions"} | settings
-    config = open_clip_config(**told)
+    options = {"tokenizer": "captions"} | settings
+    config = open_clip_config(**options)
     length = int(config["text_cfg"]["context_length"])
     missing = MissingTokenizer(length, "the vocabulary of a new model is made of its training captions")
-    return bare_image_text(config, tokenizer=None if told["tokenizer"] == "clip" else missing)
+    return bare_image_text(config, tokenizer=None if options["tokenizer"] == "clip" else missing)
 
 
 @register(BARE, "upcycled")
@@ -117,6 +117,6 @@ def _open_clip_config(name: str) -> dict[str, Any] | None:
         return None
     import open_clip
 
-    found: dict[str, Any] | None = open_clip.get_model_config(name.removeprefix("open_clip:").split("/")[0])
-    whole = found is not None and "hf_model_name" not in found.get("text_cfg", {})  # whose tower is a download
-    return found if whole else None
+    config: dict[str, Any] | None = open_clip.get_model_config(name.removeprefix("open_clip:").split("/")[0])
+    whole = config is not None and "hf_model_name" not in config.get("text_cfg", {})  # whose tower is a download
+    return config if whole else None

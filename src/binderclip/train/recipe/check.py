@@ -80,12 +80,12 @@ def check_parts(stages: Sequence[Stage]) -> None:
         ValueError: `stage.NUMBER.ENTRY: what is wrong`.
     """
     for index, stage in enumerate(stages):
-        for entry, part, found in _demands(stage):
-            if found.check is None:
+        for entry, part, demand in _demands(stage):
+            if demand.check is None:
                 continue
             settings = {} if isinstance(part, str) else {k: v for k, v in part.items() if k not in ("name", "weight")}
             try:
-                found.check(stages, index, settings)
+                demand.check(stages, index, settings)
             except UsageError as error:
                 raise ValueError(f"stage.{index}.{entry}: {error}") from error
 
@@ -105,7 +105,7 @@ def check_processes(stages: Sequence[Stage], processes: int, parallel: str) -> N
         return
     for stage in stages:
         kind = part_name(stage.kind)
-        if any(found.one_process for _, _, found in _demands(stage)):
+        if any(demand.one_process for _, _, demand in _demands(stage)):
             raise NotSupported(f"stage {stage.name!r}: {kind} runs in one process, and these are {processes}")
         if stage.micro_batch is not None and kind == "contrastive":
             raise NotSupported(
@@ -120,9 +120,9 @@ def _demands(stage: Stage) -> Iterator[tuple[str, str | Mapping[str, Any], Deman
     """(entry, part, what it demands) of the parts of a stage that demand something."""
     parts = [("kind", stage.kind, STAGES), *(("terms", term, TERMS) for term in stage.terms)]
     for entry, part, table in parts:
-        found = DEMANDS.get(table[part_name(part)])
-        if found is not None:
-            yield entry, part, found
+        demand = DEMANDS.get(table[part_name(part)])
+        if demand is not None:
+            yield entry, part, demand
 
 
 def _check_views(stage: Stage) -> None:
@@ -280,9 +280,9 @@ def _check_sizes(settings: Mapping[str, Any]) -> None:
             continue
         value = inner[key]
         sizes = value if isinstance(value, list) and path in ("vision.layers", "vision.image_size") else [value]
-        wanted = "four numbers, a stage each, or one" if path == "vision.layers" else "one number or two"
+        expected = "four numbers, a stage each, or one" if path == "vision.layers" else "one number or two"
         if isinstance(value, list) and sizes is value and len(value) != (4 if path == "vision.layers" else 2):
-            raise ValueError(f"model.{path}: must be {wanted}, got {brief(value)}")
+            raise ValueError(f"model.{path}: must be {expected}, got {brief(value)}")
         if not all(isinstance(size, int) and not isinstance(size, bool) and least <= size <= most for size in sizes):
             raise ValueError(f"model.{path}: must be a whole number from {least} to {most}, got {brief(value)}")
     vision = settings.get("vision", {})

@@ -145,11 +145,11 @@ class Cost:
     @property
     def remarks(self) -> list[str]:
         """Why figures are unknown, and what is left out of those that are known; a line each."""
-        said: dict[str, list[str]] = {}
+        remarks: dict[str, list[str]] = {}
         for stage in self.stages:
             for what in filter(None, (stage.unknown and f"unknown (?): {stage.unknown}", stage.left_out)):
-                said.setdefault(what, []).append(stage.name)
-        return [f"{', '.join(names)}: {what}" for what, names in said.items()]
+                remarks.setdefault(what, []).append(stage.name)
+        return [f"{', '.join(names)}: {what}" for what, names in remarks.items()]
 
     def __str__(self) -> str:
         header = ["stage", "samples", "tokens a picture", "a caption", "tokens", "FLOPs", "share"]
@@ -229,17 +229,17 @@ def _own(stages: Sequence[Stage], index: int, bare: Any, seen: OwnCount, samples
     """A stage of a kind that counts itself."""
     name = stages[index].name
     try:
-        found = seen.count(bare, stages, index)
+        counted = seen.count(bare, stages, index)
     except UsageError:
         raise
     except BinderclipError as error:
         return StageCost(name, samples, None, None, None, None, unknown=str(error))
     except Exception:  # what it trains looks at values: an estimate must not stop a run
         return StageCost(name, samples, None, None, None, None, unknown=VALUES)
-    samples = samples if found.samples is None else found.samples
+    samples = samples if counted.samples is None else counted.samples
     return StageCost(
-        name, samples, found.image_tokens, found.text_tokens, None, None, operations=found.operations,
-        unknown=LENGTH if samples is None else "", left_out=found.left_out,
+        name, samples, counted.image_tokens, counted.text_tokens, None, None, operations=counted.operations,
+        unknown=LENGTH if samples is None else "", left_out=counted.left_out,
     )  # fmt: skip
 
 

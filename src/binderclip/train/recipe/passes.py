@@ -99,8 +99,8 @@ def passes_of(stage: Stage) -> Passes:
     name = part_name(kind)
     if name not in PASSES:
         return Uncounted(f"kind {name!r} has no entry in train.PASSES")
-    found: Passes = PASSES[name](stage, **{key: value for key, value in kind.items() if key != "name"})
-    return found
+    passes: Passes = PASSES[name](stage, **{key: value for key, value in kind.items() if key != "name"})
+    return passes
 
 
 def side_in(stage: Stage, model: Any) -> int:

@@ -75,8 +75,8 @@ def plan_training(
 def _length(stage: Stage, samples: float) -> int:
     """Pairs of a stage: whole steps of its own length, or of its epochs of the pool."""
     each = stage.batch_size * stage.accumulate
-    wanted = stage.samples if stage.samples is not None else (stage.epochs or 0) * samples
-    return max(1, round(wanted / each)) * each
+    count = stage.samples if stage.samples is not None else (stage.epochs or 0) * samples
+    return max(1, round(count / each)) * each
 
 
 def _memory(stage: Stage, backbone: Any) -> StageMemory | None:
@@ -124,12 +124,12 @@ def _notes(
     machines: Machines, per_core: float, picture_bytes: float, rates: MeasuredRates, recipe: Recipe
 ) -> list[str]:
     reach = machines.operations or per_core * machines.cores
-    said = "as given" if machines.operations else f"{machines.cores} cores like the one that was measured"
+    machine_text = "as given" if machines.operations else f"{machines.cores} cores like the one that was measured"
     worst = max((rates.seconds[name] for name in ("training", "decode")), key=lambda rate: rate.error)
     return [
         f"Assumed: pictures of {picture_bytes:,.0f} bytes in shards, read and decoded in every pass by "
         f"{recipe.workers} workers of each process (the recipe's `workers`); a machine reaches {reach:.3g} operations "
-        f"a second ({said}).",
+        f"a second ({machine_text}).",
         f"Rates of one core, measured {rates.date} ({rates.load}; {rates.machine}) at three sizes; the two smaller "
         f"ones predict the third to within {worst.error:.0%} ({worst.name}). Everything linear is extrapolated.",
         "Memory is weights, gradients, the optimizer's state, copies, and what torch keeps of the batch for the "

@@ -180,8 +180,8 @@ def _continue_geometry(model: Any, loss: ContrastiveLoss, settings: Mapping[str,
         return
     learnable = [parameter.requires_grad for parameter in loss.similarity.parameters()]
     loss.similarity = copy.deepcopy(model.geometry)
-    for parameter, wanted in zip(loss.similarity.parameters(), learnable, strict=True):
-        parameter.requires_grad_(wanted)
+    for parameter, learns in zip(loss.similarity.parameters(), learnable, strict=True):
+        parameter.requires_grad_(learns)
 
 
 @contextlib.contextmanager

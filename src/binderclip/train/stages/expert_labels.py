@@ -102,12 +102,12 @@ def segment(
     segmenter = Segmenter(known, preset=preset)
 
     def said(images: Tensor) -> Tensor:
-        found = []
+        label_maps = []
         for image in _on_white(images):
             result: Any = segmenter(image, labels)
             sure = result.probs.amax(0) >= least
-            found.append(torch.where(sure, result.labels, -1))
-        return torch.stack(found)
+            label_maps.append(torch.where(sure, result.labels, -1))
+        return torch.stack(label_maps)
 
     settings = hashlib.sha256(repr((known.fingerprint, preset, labels, least)).encode()).hexdigest()[:16]
     return PseudoLabeler("segment", said, kind="classes", version=settings, classes=len(labels))

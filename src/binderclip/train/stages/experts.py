@@ -104,9 +104,9 @@ class ExpertStep(nn.Module):
 def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
     for part in _chosen(settings["experts"], settings.get("weights") or {}):
         check_part(part, EXPERTS, "experts", given=1)
-        found = DEMANDS.get(EXPERTS[part_name(part)])
-        if found is not None and found.check is not None:
-            found.check(stages, index, {key: value for key, value in part.items() if key != "name"})
+        demand = DEMANDS.get(EXPERTS[part_name(part)])
+        if demand is not None and demand.check is not None:
+            demand.check(stages, index, {key: value for key, value in part.items() if key != "name"})
     make_loss(stages[index].loss)
 
 
@@ -210,6 +210,6 @@ def _gradient_norms(step: ExpertStep, batch: TrainingBatch, shared: list[nn.Para
         return {}
     norms = {}
     for name, term in step.terms(batch).items():
-        found = torch.autograd.grad(term, shared, retain_graph=True, allow_unused=True)
-        norms[name] = float(torch.stack([g.float().norm() for g in found if g is not None]).norm())
+        gradients = torch.autograd.grad(term, shared, retain_graph=True, allow_unused=True)
+        norms[name] = float(torch.stack([g.float().norm() for g in gradients if g is not None]).norm())
     return norms

@@ -118,5 +118,5 @@ def _unreached(step: MaskedFeatureStep, size: int) -> list[nn.Parameter]:
     asked = [parameter for parameter in step.model.parameters() if parameter.requires_grad]
     with torch.random.fork_rng(devices=[]):
         loss = step.of(torch.randn(2, 3, size, size, device=asked[0].device))
-    found = torch.autograd.grad(loss, asked, allow_unused=True)
-    return [parameter for parameter, gradient in zip(asked, found, strict=True) if gradient is None]
+    gradients = torch.autograd.grad(loss, asked, allow_unused=True)
+    return [parameter for parameter, gradient in zip(asked, gradients, strict=True) if gradient is None]

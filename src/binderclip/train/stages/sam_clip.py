@@ -110,7 +110,7 @@ def sam_clip(
         device = batch.images.device
         images = (batch.images.detach().float() * std.to(device) + mean.to(device)).clamp(0, 1)
         with torch.no_grad():
-            wanted = encoder.model.encode_image(images)
+            target = encoder.model.encode_image(images)
         generator = torch.Generator().manual_seed(
             (context.seed * 1_000_003 + batch.epoch) * 1_000_003 + int(batch.rows[0])
         )
@@ -118,7 +118,7 @@ def sam_clip(
         loss, parts = merge_step(
             encoder,
             stage,
-            lambda side: text_distance(encoder, seen.coarse(rows, side), wanted),
+            lambda side: text_distance(encoder, seen.coarse(rows, side), target),
             lambda drawn: again(encoder, images[:rehearsed], drawn),
             generator,
             backward,
@@ -161,8 +161,8 @@ def _passes(
         if segmenter.startswith("hf:"):
             raise NotSupported(f"the structure of {segmenter} is not known before it is fetched")
         merge = _merge_stage(stage, part, encoder_lr, rehearsal, sides)
-        found, (depth, width) = load_promptable(segmenter), _head_of_the_first(stages, index, layers, hidden)
-        encoder = MergedEncoder(model, without_weights(found), layers=depth, hidden=width)
+        promptable, (depth, width) = load_promptable(segmenter), _head_of_the_first(stages, index, layers, hidden)
+        encoder = MergedEncoder(model, without_weights(promptable), layers=depth, hidden=width)
         seen, batch = merge.sides_of(encoder), stage.batch_size
         taught = forward_operations(lambda: model.backbone.encode_image(_pixels(1, max(model.preprocess.size))))
         with stage_frozen(encoder, merge, stem=stem):

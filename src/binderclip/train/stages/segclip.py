@@ -126,10 +126,10 @@ def _passes(stage: Stage, *, model_lr: float = 1e-3, **settings: Any) -> OwnCoun
         def step() -> Tensor:
             with short_context(head.model.backbone, length):
                 text = head.model.backbone.encode_text(ids)
-            found = head(pixels)
-            learned = [found.pictures.sum(), text.sum()]
+            grouped = head(pixels)
+            learned = [grouped.pictures.sum(), text.sum()]
             if objective.superpixels:
-                learned.append(SuperpixelKL()(found.patches.hard, regions))
+                learned.append(SuperpixelKL()(grouped.patches.hard, regions))
             if objective.reconstruction:
                 learned.append(head.reconstruct(pixels, ratio=objective.ratio))
             return torch.stack(learned)

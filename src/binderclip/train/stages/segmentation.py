@@ -110,9 +110,9 @@ def _mta_clip_steps(
             given = tower.run(tower.embed(pixels), stop=start)
 
     def step() -> Tensor:
-        found = head(given, start)
-        layers = [part for each in found.decoded.layers for part in (each.masks, each.classes)]
-        learned = [found.masks, found.texts, *layers]
+        output = head(given, start)
+        layers = [part for each in output.decoded.layers for part in (each.masks, each.classes)]
+        learned = [output.masks, output.texts, *layers]
         return torch.stack([part.sum() for part in learned]).sum()
 
     return [step]
@@ -131,13 +131,13 @@ TRAINING = {
 def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
     if len(stages[index].data) != 1:
         raise UsageError(f"segmentation-head needs one data set, got {len(stages[index].data)}")
-    head, told = settings.get("head", "mta-clip"), settings.get("training") or {}
+    head, training = settings.get("head", "mta-clip"), settings.get("training") or {}
     part = {"name": head} if isinstance(head, str) else dict(head)
     name = part_name(part)
     if name not in HEADS:
         raise UsageError(f"unknown head {brief(name)}: {hint(name, HEADS)}")
     check_part(part, {name: HEADS[name].settings}, "head", given=HEADS[name].given)
-    if unknown := [key for key in told if key not in TRAINING[name]]:
+    if unknown := [key for key in training if key not in TRAINING[name]]:
         raise UsageError(f"training of {name!r} has no setting {brief(unknown[0])}: {hint(unknown[0], TRAINING[name])}")
 
 
@@ -170,7 +170,7 @@ def segmentation_head(
     if not isinstance(context.model, ImageTextModel):
         raise NotSupported(f"segmentation-head takes image-text models, not {type(context.model).__name__}")
     part = {"name": head} if isinstance(head, str) else dict(head)
-    name, told = part_name(part), dict(training or {})
+    name, options = part_name(part), dict(training or {})
     kind = HEADS[name]
     spec, stage = context.stage.data[0], context.stage
     data = open_label_maps(spec)
@@ -180,7 +180,9 @@ def segmentation_head(
     context.outcome.skipped = list(data.skipped)
     each = stage.batch_size * stage.accumulate
     steps = max(1, round((stage.samples or (stage.epochs or 0) * len(images)) / each))
-    task = kind.task(made, images, labels, list(data.classes), steps, batch=stage.batch_size, seed=context.seed, **told)
+    task = kind.task(
+        made, images, labels, list(data.classes), steps, batch=stage.batch_size, seed=context.seed, **options
+    )
     with frozen(*task.frozen):
         context.fit(made, task.batches, steps=steps, groups=lambda _: task.groups, step=task.step)
     made.eval()
@@ -221,10 +223,10 @@ def label_tables(
 ) -> tuple[Float[Tensor, "N 3 S S"], Int[Tensor, "N S S"], tuple[Tensor, Tensor] | None]:
     """Pictures and label maps of one size, and those that are held out, chosen by their names."""
     parts: dict[bool, list[tuple[Tensor, Tensor]]] = {False: [], True: []}
-    for found in islice(data, spec.limit):
-        picture = to_tensor(found.image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
-        labels = F.interpolate(found.labels[None, None].float(), (side, side), mode="nearest")[0, 0].long()
-        parts[_held_out(found.key, spec)].append((picture, labels))
+    for sample in islice(data, spec.limit):
+        picture = to_tensor(sample.image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+        labels = F.interpolate(sample.labels[None, None].float(), (side, side), mode="nearest")[0, 0].long()
+        parts[_held_out(sample.key, spec)].append((picture, labels))
     if not parts[False]:
         raise DataError(
             f"label maps: {spec.name} leaves no picture to learn from: {len(data.skipped)} cannot be read and "

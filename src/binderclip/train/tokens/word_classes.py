@@ -110,12 +110,12 @@ def word_classes(words: Sequence[str]) -> list[int]:
 
 @lru_cache(maxsize=65_536)
 def _classes(words: tuple[str, ...]) -> tuple[int, ...]:
-    found: list[int] = []
+    classes: list[int] = []
     for place, word in enumerate(words):
         before = words[place - 1] if place else ""
-        named = before in _DETERMINER or (bool(found) and found[-1] == ADJECTIVE)
-        found.append(_class(word, named))
-    return tuple(found)
+        named = before in _DETERMINER or (bool(classes) and classes[-1] == ADJECTIVE)
+        classes.append(_class(word, named))
+    return tuple(classes)
 
 
 def _class(word: str, named: bool) -> int:

@@ -123,14 +123,14 @@ class GaussianScene:
         height, width = camera.size
         depth = self._in_camera(camera)[:, 2]
         values = torch.cat([self.colours, depth[:, None], torch.ones_like(depth)[:, None]], 1)
-        found = self.means.new_zeros(height * width, 5)
+        pixels = self.means.new_zeros(height * width, 5)
         pieces, places = [], []
         for tile in self.blend(camera):
             pieces.append(tile.weights @ values[tile.gaussians])
             places.append(tile.pixels)
         if pieces:
-            found = found.index_add(0, torch.cat(places), torch.cat(pieces))
-        image = found.T.view(5, height, width)
+            pixels = pixels.index_add(0, torch.cat(places), torch.cat(pieces))
+        image = pixels.T.view(5, height, width)
         alpha = image[4]
         return SplatRender(image[:3], alpha, torch.where(alpha > 0, image[3] / alpha.clamp(min=1e-9), 0.0))
 

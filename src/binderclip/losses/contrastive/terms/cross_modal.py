@@ -174,9 +174,9 @@ class CrossModalSimSiam(_CrossModal):
         for pair in self.pairs:
             own = self._both(embeddings, pair)
             targets = self._targets(embeddings, pair, own)
-            for side, views, wanted in zip(("image", "text"), own, reversed(targets), strict=True):
+            for side, views, targets_of_views in zip(("image", "text"), own, reversed(targets), strict=True):
                 guesses = self._projected(views, side, self.predictors)
-                rows = [prediction_distances(guess, target) for guess, target in product(guesses, wanted)]
+                rows = [prediction_distances(guess, target) for guess, target in product(guesses, targets_of_views)]
                 values += [embeddings.mean(row) for row in rows]
         return torch.stack(values).mean()
 
@@ -186,12 +186,12 @@ class CrossModalSimSiam(_CrossModal):
     ) -> tuple[list[Float[Tensor, "n p"]], ...]:
         if self.copied is None:
             return own
-        found = []
+        targets = []
         for name, side in zip(pair, ("image", "text"), strict=True):
             followed = f"momentum_{name}" if f"momentum_{name}" in e.raw else name
             views = [e[view] for view in e.views(followed)]
-            found.append(self._projected(views, side, cast(nn.ModuleDict, self.copied.module)))
-        return tuple(found)
+            targets.append(self._projected(views, side, cast(nn.ModuleDict, self.copied.module)))
+        return tuple(targets)
 
 
 class CrossModalSwAV(nn.Module):
@@ -300,7 +300,7 @@ class SinkhornTargets(SoftTargets):
 
 
 def _sides(modules: Mapping[str, nn.Module] | None, what: str) -> nn.ModuleDict:
-    found = dict(modules or {})
-    if found and set(found) != {"image", "text"}:
-        raise UsageError(f"{what} must name a module for 'image' and one for 'text', got {sorted(found)}")
-    return nn.ModuleDict(found)
+    modules_of = dict(modules or {})
+    if modules_of and set(modules_of) != {"image", "text"}:
+        raise UsageError(f"{what} must name a module for 'image' and one for 'text', got {sorted(modules_of)}")
+    return nn.ModuleDict(modules_of)

@@ -152,11 +152,11 @@ class SoftPositives(SoftTargets):
         super().__init__(share)
         self.left, self.right, self.alpha = left, share.gather(right), alpha
         self.rows, self.columns = log_sums(share, self.left, self.right, chunk)
-        found = left.new_zeros(())
+        entropy = left.new_zeros(())
         for i, j in _blocks(len(left), len(self.right), chunk):
             for targets in self.targets(i, j):
-                found += torch.special.entr(targets).sum()
-        self.entropy = share.sum(found) / (2 * share.total)
+                entropy += torch.special.entr(targets).sum()
+        self.entropy = share.sum(entropy) / (2 * share.total)
 
     def targets(self, i: slice, j: slice) -> tuple[Block, Block]:
         """Softmaxes over all columns and over all rows, with the pairing's share."""

@@ -93,18 +93,19 @@ class HardNegativeMargin(nn.Module):
         return embeddings.mean(torch.cat(rows))
 
     def _negatives(self, e: Embeddings, image: Tensor) -> tuple[Float[Tensor, "n N d"], Bool[Tensor, "n N"]]:
-        found = e[self.negatives]
-        if found.ndim != 3 or found.shape[::2] != image.shape:
+        negatives = e[self.negatives]
+        if negatives.ndim != 3 or negatives.shape[::2] != image.shape:
             raise UsageError(
-                f"{self.negatives} must be (n, N, d) = ({len(image)}, N, {image.shape[1]}), got {tuple(found.shape)}"
+                f"{self.negatives} must be (n, N, d) = ({len(image)}, N, {image.shape[1]}), got "
+                f"{tuple(negatives.shape)}"
             )
-        unit = e.similarity.embed(found, "text")
+        unit = e.similarity.embed(negatives, "text")
         mask = e.raw.get(f"{self.negatives}_valid")
         if mask is None:
-            return unit, torch.ones(found.shape[:2], dtype=torch.bool, device=found.device)
-        if mask.shape != found.shape[:2]:
+            return unit, torch.ones(negatives.shape[:2], dtype=torch.bool, device=negatives.device)
+        if mask.shape != negatives.shape[:2]:
             raise UsageError(
-                f"{self.negatives}_valid must be (n, N) = {tuple(found.shape[:2])}, got {tuple(mask.shape)}"
+                f"{self.negatives}_valid must be (n, N) = {tuple(negatives.shape[:2])}, got {tuple(mask.shape)}"
             )
         return unit, mask.detach() > 0
 

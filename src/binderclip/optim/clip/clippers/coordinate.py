@@ -45,8 +45,8 @@ class TopFraction(Threshold):
         blocks: list[list[Tensor]] = [[] for _ in range(len(reading.stat))]
         for tensor, owner in zip(reading.entries, reading.owner, strict=True):
             blocks[owner].append(tensor)
-        found = kth_largest(blocks, self.fraction).to(reading.stat.dtype)
-        return found if reading.scale is None else found / reading.scale.to(found)
+        kth = kth_largest(blocks, self.fraction).to(reading.stat.dtype)
+        return kth if reading.scale is None else kth / reading.scale.to(kth)
 
     def __repr__(self) -> str:
         return f"TopFraction({self.fraction:g})"

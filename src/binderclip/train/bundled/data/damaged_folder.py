@@ -141,11 +141,11 @@ def ten_damaged(photographs: Sequence[Image.Image], seed: int) -> list[DamagedPi
         raise UsageError(f"{len(TEN_FAULTS)} photographs at least are needed, these are {len(photographs)}")
     rng = np.random.default_rng([18, seed])
     rows = rng.choice(len(photographs), len(TEN_FAULTS), replace=False).tolist()
-    found = []
+    damaged = []
     for row, (name, fault) in zip(rows, TEN_FAULTS.items(), strict=True):
         severity = int(rng.integers(2))
-        found.append(DamagedPicture(row, name, severity, fault(photographs[row].convert("RGB"), severity, rng)))
-    return found
+        damaged.append(DamagedPicture(row, name, severity, fault(photographs[row].convert("RGB"), severity, rng)))
+    return damaged
 
 
 def places_from_last(scores: Sequence[float], rows: Sequence[int]) -> list[int]:

@@ -152,8 +152,8 @@ def _file_caption(name: str) -> str:
 def _gcompris(folder: Path) -> Iterator[tuple[Image.Image, str]]:
     for part in GCOMPRIS:
         for name, content in qt_resources(folder / f"{part}.rcc"):
-            wanted = {"categorization": "/images/", "lang": "words"}.get(part, "")
-            if not name.endswith((".webp", ".png", ".jpg")) or wanted not in name:
+            prefix = {"categorization": "/images/", "lang": "words"}.get(part, "")
+            if not name.endswith((".webp", ".png", ".jpg")) or prefix not in name:
                 continue
             image = open_image(io.BytesIO(content), mode="RGBA")
             if min(image.size) >= 90:
@@ -168,22 +168,22 @@ def gcompris_photographs(folder: Path) -> list[tuple[str, Image.Image]]:
     Raises:
         UsageError: no such folder, or no photograph in it.
     """
-    found: dict[bytes, tuple[str, Image.Image]] = {}
+    photographs: dict[bytes, tuple[str, Image.Image]] = {}
     for part in [folder / f"{name}.rcc" for name in (*GCOMPRIS, "explore_world_music")]:
         if not part.is_file():
             raise UsageError(f"there is no file {part}: the folder of GCompris's resources is needed")
         for name, content in qt_resources(part):
-            if not name.endswith((".webp", ".png", ".jpg", ".jpeg")) or content in found:
+            if not name.endswith((".webp", ".png", ".jpg", ".jpeg")) or content in photographs:
                 continue
             image = open_image(io.BytesIO(content), mode="RGBA")
             if min(image.size) < PHOTOGRAPH or image.getextrema()[3][0] <= 250:  # type: ignore[index,misc]
                 continue
             image = image.convert("RGB")
             if len(set(image.resize((64, 64)).getdata())) >= COLOURS:
-                found[content] = (f"{part.stem}-{Path(name).stem}", image)
-    if not found:
+                photographs[content] = (f"{part.stem}-{Path(name).stem}", image)
+    if not photographs:
         raise UsageError(f"there are no photographs of GCompris in {folder}")
-    return list(found.values())
+    return list(photographs.values())
 
 
 def _stamps(folder: Path) -> Iterator[tuple[Image.Image, str]]:
@@ -248,7 +248,7 @@ def things_on_plain_ground(stamps: Path, *, seed: int = 0) -> list[Image.Image]:
     Raises:
         UsageError: no such folder, or nothing of them in it.
     """
-    rng, found = np.random.default_rng(seed), []
+    rng, pictures = np.random.default_rng(seed), []
     for path in [path for name in STAMPS for path in sorted((stamps / name).rglob("*.png"))]:
         if path.stem.endswith(("_mirror", "_flip")):
             continue
@@ -262,10 +262,10 @@ def things_on_plain_ground(stamps: Path, *, seed: int = 0) -> list[Image.Image]:
         ground.alpha_composite(thing)
         picture = ground.convert("RGB")
         if len(set(picture.resize((64, 64)).getdata())) >= STAMP_COLOURS:
-            found.append(picture)
-    if not found:
+            pictures.append(picture)
+    if not pictures:
         raise UsageError(f"stamps: there are no photographs of Tux Paint's stamps in {stamps}")
-    return found
+    return pictures
 
 
 def _square(image: Image.Image, side: int) -> UInt8[Tensor, "C H W"]:

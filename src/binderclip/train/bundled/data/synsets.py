@@ -131,9 +131,9 @@ def kinds(
         for meaning in reached:
             below.setdefault(meaning, []).append(index)
     words = {lemma.lower() for offset in below for lemma in synsets[offset].lemmas} - EMPTY_WORDS
-    found: dict[str, list[int]] = {}
+    classes_of: dict[str, list[int]] = {}
     for word in sorted(words):
         own = [offset for offset in order.get(word, ())[:meanings] if offset in below]
         if own:
-            found[word] = below[own[0]]
-    return found
+            classes_of[word] = below[own[0]]
+    return classes_of
