@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -24,6 +25,9 @@ class CountRequest(Request):
     words_: Annotated[list[str], Option("Words.", positional=True)]
     letters: Annotated[list[str], Option("Letters.", ("--letters", "-l"), parse=_split, write=",".join)]
     most: Annotated[int, Field(ge=1, le=9), Option("Most.")] = 3
+    weight: Annotated[float, Field(ge=0, le=1), Option("Weight.")] = 1.0
+    case: Annotated[str, Option("Case.", choices=lambda: ("lower", "upper"))] = "lower"
+    without: Annotated[list[str], Option("Left out. Repeat for several.")] = []
     loud: Annotated[bool, Option("Say it.")] = True
 
 
@@ -51,6 +55,19 @@ def test_only_what_is_no_default_is_said() -> None:
     assert line == ["binderclip", "count", "--letters", "a,n", "--most", "4", "--no-loud", "--", "banana", "-a"]
 
 
+def test_paths_become_text_and_lists_are_repeated_options() -> None:
+    request = CountRequest(words_=[Path("a.png"), "b"], letters=("a",), without=[Path("x"), "y"])
+    assert (request.words_, request.letters, request.without) == (["a.png", "b"], ["a"], ["x", "y"])
+    assert request.argv() == ["a.png", "b", "--letters", "a", "--without", "x", "--without", "y"]
+
+
+def test_some_fields_are_replaced_and_checked_again() -> None:
+    request = CountRequest(**ASKED).replaced(most=2, loud=True)
+    assert request == CountRequest(words_=ASKED["words_"], letters=ASKED["letters"], most=2)
+    with pytest.raises(UsageError, match="--most 12"):
+        request.replaced(most=12)
+
+
 def test_a_document_gives_the_same_request() -> None:
     request = CountRequest(**ASKED)
     assert CountRequest.from_document(request.as_document()) == request
@@ -71,8 +88,10 @@ def test_the_line_of_python_asks_the_same() -> None:
     [
         ({"most": 12}, "--most 12: input should be less than or equal to 9"),
         ({"most": "many"}, "--most 'many': input should be a valid integer"),
-        ({"colour": "red"}, "count has no field 'colour': there are words_, letters, most, loud"),
+        ({"colour": "red"}, "count has no field 'colour': there are words_, letters, most, weight, case, "),
         ({"letters": None}, "--letters None"),
+        ({"weight": float("nan")}, "--weight nan: input should be a finite number"),
+        ({"case": "title"}, "--case 'title' is unknown: one of lower, upper"),
     ],
 )
 def test_what_is_wrong_is_named(fields: dict[str, Any], message: str) -> None:

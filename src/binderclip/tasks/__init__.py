@@ -18,6 +18,7 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.tasks.request import Option as Option
     from binderclip.tasks.request import Request as Request
+    from binderclip.tasks.request import VerbResult as VerbResult
     from binderclip.tasks.request import VerbTask as VerbTask
     from binderclip.tasks.verbs.attack.task import attack as attack
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from binderclip.tasks.arguments.labels import parse_labels
 from binderclip.tasks.request import Option
@@ -18,14 +17,8 @@ MODEL_HELP = (
 )
 
 
-def _texts(value: Any) -> Any:
-    """Paths as text: requests are plain values."""
-    return [str(each) if isinstance(each, Path) else each for each in value] if isinstance(value, list) else value
-
-
 Images = Annotated[
     list[str],
-    BeforeValidator(_texts),
     Field(min_length=1),
     Option("Image files, or folders (searched for images, with what is below them).", positional=True),
 ]
@@ -39,5 +32,11 @@ Labels = Annotated[
         label="Labels, separated by commas",
     ),
 ]
+Model = Annotated[str, Option(MODEL_HELP, ("--model", "-m"), label="Model")]
 Device = Annotated[str, Option("Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`.")]
 Dtype = Annotated[str, Option("Precision of the towers: `float32`, `bfloat16` or `float16`.")]
+BatchSize = Annotated[int, Field(ge=1, le=65_536), Option("Images that go through the model at once.")]
+AllowPipe = Annotated[
+    bool,
+    Option("Let shards named `pipe:COMMAND` run that command; only for what you wrote yourself.", ("--allow-pipe",)),
+]

@@ -8,11 +8,13 @@ the workbench, the JSON document of `--from`, and the lines of shell and Python 
 from __future__ import annotations
 
 import shlex
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -36,10 +38,12 @@ class Option:
         flags: of the option, such as `("--out", "-o")`; empty for `--name` after the field.
         positional: whether it has no flag.
         output: whether it names a file or folder that is written.
+        panel: of the help, where it does not stand among the others.
+        metavar: what the help calls the value; empty for its type.
         parse: text of the command line -> value, where that is more than pydantic does.
         write: value -> text of the command line, the inverse.
         default: the default as people write it, where its own text is no good.
-        choices: the values there are, asked when they are needed.
+        choices: the values there are, asked when they are needed; no other is taken.
         label: on a page; empty for the name.
     """
 
@@ -47,6 +51,8 @@ class Option:
     flags: tuple[str, ...] = ()
     positional: bool = False
     output: bool = False
+    panel: str = ""
+    metavar: str = ""
     parse: Callable[[str], Any] | None = None
     write: Callable[[Any], str] = str
     default: str = ""
@@ -54,13 +60,16 @@ class Option:
     label: str = ""
 
     def flag(self, name: str) -> str:
-        """The long spelling of a field."""
+        """The long spelling of a field, or what stands for it in a usage line."""
+        if self.positional:
+            return name.upper()
         return max(self.flags, key=len) if self.flags else f"--{name.replace('_', '-')}"
 
 
 def option_of(field: FieldInfo) -> Option:
-    """The `Option` among a field's annotations."""
-    return next(each for each in field.metadata if isinstance(each, Option))
+    """The `Option` among a field's annotations; of `Labels | None` that of `Labels`."""
+    inner = (each for hint in get_args(field.annotation) for each in getattr(hint, "__metadata__", ()))
+    return next(each for each in (*field.metadata, *inner) if isinstance(each, Option))
 
 
 class Request(BaseModel):
@@ -69,17 +78,40 @@ class Request(BaseModel):
     A child's docstring is the help of its verb.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # A range alone lets NaN through.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
     task: ClassVar[str]
-    """The verb."""
+    """The verb, or two words such as `search index`."""
 
     if not TYPE_CHECKING:  # checkers read the fields
 
         def __init__(self, **fields: Any) -> None:
+            for name, value in fields.items():
+                if name in type(self).model_fields:
+                    _refuse_empty(option_of(type(self).model_fields[name]).flag(name), value)
             try:
                 super().__init__(**fields)
             except ValidationError as error:
                 raise UsageError(self._problem(error)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, fields: Any) -> Any:
+        """Paths as text: requests are plain values."""
+        return {name: _text_of_paths(value) for name, value in fields.items()} if isinstance(fields, dict) else fields
+
+    @model_validator(mode="after")
+    def _known(self) -> Request:
+        """Refuse what is none of the choices."""
+        for name, value in self.given().items():
+            option = option_of(type(self).model_fields[name])
+            if option.choices is None or value is None:
+                continue
+            known = option.choices()
+            for each in value if isinstance(value, list) else [value]:
+                if each not in known:
+                    raise UsageError(f"{option.flag(name)} {each!r} is unknown: one of {', '.join(known)}")
+        return self
 
     @classmethod
     def _problem(cls, error: ValidationError) -> str:
@@ -118,12 +150,20 @@ class Request(BaseModel):
             if getattr(self, name) != field.get_default(call_default_factory=True)
         }
 
+    def replaced(self, **fields: Any) -> Any:
+        """The same request with other values of some fields.
+
+        Raises:
+            UsageError: one of them is wrong.
+        """
+        return type(self)(**{**self.given(), **fields})
+
     def as_document(self) -> dict[str, Any]:
         """Plain values of what is not a default, for JSON."""
         plain = self.model_dump(mode="json", include=set(self.given()))
         return {TASK: self.task, **plain}
 
-    def words(self) -> list[str]:
+    def argv(self) -> list[str]:
         """The words of the command line that ask the same."""
         options: list[str] = []
         last: list[str] = []
@@ -134,6 +174,8 @@ class Request(BaseModel):
                 last += map(option.write, values)
             elif isinstance(value, bool):
                 options.append(option.flag(name) if value else option.flag(name).replace("--", "--no-", 1))
+            elif isinstance(value, tuple) and option.parse is None:
+                options += [option.flag(name), *map(option.write, values)]
             else:
                 options += [word for each in values for word in (option.flag(name), option.write(each))]
         # A word that begins with a dash would be an option.
@@ -141,13 +183,14 @@ class Request(BaseModel):
 
     def shell(self) -> str:
         """The line of shell that asks the same."""
-        return shlex.join(["binderclip", self.task, *self.words()])
+        return shlex.join(["binderclip", *self.task.split(), *self.argv()])
 
     def python(self) -> str:
         """The line of Python that asks the same, and prints what comes of it."""
         fields = self.model_dump(mode="json", include=set(self.given()))
         given = ", ".join(f"{name}={value!r}" for name, value in fields.items())
-        return f"from binderclip.tasks import {self.task}; print({self.task}({given}).as_dict())"
+        name = self.task.replace(" ", "_")
+        return f"from binderclip.tasks import {name}; print({name}({given}).as_dict())"
 
     @classmethod
     def required(cls, name: str) -> bool:
@@ -155,21 +198,56 @@ class Request(BaseModel):
         return cls.model_fields[name].default is PydanticUndefined and cls.model_fields[name].default_factory is None
 
 
-class VerbResult(Protocol):
-    """What a task gives back, whatever it is."""
+def _text_of_paths(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_text_of_paths, value))
+    return str(value) if isinstance(value, Path) else value
 
-    @property
-    def complete(self) -> bool:
-        """Whether all that was named one by one could be used."""
-        ...
 
+def _refuse_empty(flag: str, value: Any) -> None:
+    """Blanks alone are refused on a command line as well; as a path they would be the current folder."""
+    for each in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(each, str) and not each.strip():
+            raise UsageError(f"{flag} is empty: give it a value, or leave it out")
+
+
+class VerbResult(ABC):
+    """What a task gives back, whatever it is: a child is a dataclass with these as fields or properties.
+
+    Attributes:
+        request: what was asked.
+        complete: whether all that was named one by one could be used.
+        title: of the table.
+    """
+
+    if TYPE_CHECKING:  # in a dataclass a field, elsewhere a property
+
+        @property
+        def request(self) -> Any: ...
+        @property
+        def complete(self) -> bool: ...
+        @property
+        def title(self) -> str: ...
+
+    @abstractmethod
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Columns, and a row a picture."""
-        ...
+        """Columns, and a row a picture; no row where there is nothing to show."""
 
+    def more_tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
+        """Title, columns and rows of what else was measured."""
+        return []
+
+    @abstractmethod
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        ...
+
+    def remarks(self) -> list[str]:
+        """What to know of the result, a sentence each."""
+        return []
+
+    def places(self) -> list[str]:
+        """Where the files are, a line each."""
+        return []
 
 
 R = TypeVar("R", bound=Request)

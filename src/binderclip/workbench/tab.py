@@ -77,6 +77,11 @@ class ChosenPictures:
         """What the shell line calls them."""
         return named_pictures(self.paths, self.folder)
 
+    @property
+    def arguments(self) -> list[Path]:
+        """What a task is given: the folder, or the pictures one by one."""
+        return self.paths if self.folder is None else [self.folder]
+
     def label(self, path: Path) -> str:
         """What the page calls one of them."""
         return path.name if self.folder is None else str(path.relative_to(self.folder))

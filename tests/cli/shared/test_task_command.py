@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import pytest
+import typer
+import typer.main
+from pydantic import Field
 
-from binderclip.cli.shared.task_command import with_request
-from binderclip.tasks import attack
+from binderclip.cli.shared.task_command import add_task, with_request
+from binderclip.cli.shared.verb import VerbApp
+from binderclip.errors import UsageError
+from binderclip.tasks import Option, Request, VerbTask, attack
 
 Command = Callable[..., Any]
 ASKED = {"task": "attack", "model": "small", "images": ["-odd.png"], "labels": ["a", "b"], "seed": 3}
@@ -50,3 +56,85 @@ def test_a_missing_name_behind_from_is_an_error(command: Command) -> None:
     for words, message in ((("--from",), "requires an argument"), (("--from", " "), "--from is empty")):
         done = command("attack", *words)
         assert (done.code, message in done.err) == (2, True), done.err
+
+
+def _sides(text: Any) -> Any:
+    return tuple(int(part) for part in text.split(",")) if isinstance(text, str) else text
+
+
+def _text_of_sides(sides: tuple[int, ...]) -> str:
+    return ",".join(map(str, sides))
+
+
+class MeasureRequest(Request):
+    """Measure pictures."""
+
+    task: ClassVar[str] = "measure"
+    pictures: Annotated[list[str], Option("Pictures.", positional=True)] = []
+    batch_size: Annotated[int, Field(ge=1, le=9), Option("At once.")] = 2
+    weight: Annotated[float, Field(ge=0, le=1), Option("Weight.", panel="Weights", metavar="NUMBER")] = 0.5
+    state: Annotated[list[str], Option("Phrase. Repeat for several.")] = []
+    sides: Annotated[tuple[int, ...] | None, Option("Sides.", parse=_sides, write=_text_of_sides)] = None
+    words: Annotated[bool, Option("Whether words count.")] = True
+    npy: Annotated[bool, Option("Save arrays.", ("--npy",))] = False
+    out: Annotated[str | None, Option("File.", ("--out", "-o"), output=True)] = None
+    device: Annotated[str, Option("Where.")] = "cpu"
+
+
+@dataclass(frozen=True)
+class Measured:
+    request: MeasureRequest
+    complete: bool = True
+
+
+measure = VerbTask(MeasureRequest, Measured)
+
+
+def command_of(seen: list[MeasureRequest], code: int | None = None) -> Any:
+    """The command of `measure`, which notes what it was asked."""
+
+    def show(result: Measured, json: bool) -> int | None:
+        seen.append(result.request)
+        return code
+
+    app = VerbApp()
+    add_task(app, measure, show)
+    return typer.main.get_command(app)
+
+
+ALL: dict[str, Any] = {
+    "pictures": ["a.png", "-b.png"], "batch_size": 3, "weight": 0.25, "state": ["{} with a crack", "-1"],
+    "sides": (2, 3), "words": False, "npy": True, "out": "there", "device": "cuda",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [None, *ALL])
+def test_words_of_a_request_are_parsed_to_the_same(name: str | None, tmp_path: Path) -> None:
+    asked = MeasureRequest(**(ALL if name is None else {name: ALL[name]}))
+    seen: list[MeasureRequest] = []
+    command = command_of(seen)
+    command.main([*asked.argv()], standalone_mode=False)
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(asked.as_document()), encoding="utf-8")
+    command.main(["--from", str(path)], standalone_mode=False)
+    assert seen == [asked, asked]
+
+
+def test_help_has_panels_names_and_the_order_of_the_fields() -> None:
+    command = command_of([])
+    names = [param.name for param in command.params if "completion" not in param.name]
+    assert names == [*list(ALL)[:-1], "overwrite", "from_", "device", "json"]
+    weight = next(param for param in command.params if param.name == "weight")
+    assert (weight.rich_help_panel, weight.metavar) == ("Weights", "NUMBER")
+    assert [param.opts + param.secondary_opts for param in command.params if param.name in ("words", "npy")] == [
+        ["--words", "--no-words"], ["--npy"],
+    ]  # fmt: skip
+
+
+def test_a_fraction_that_is_no_number_is_refused_and_a_face_may_choose_its_exit_code() -> None:
+    for value in ("nan", "2"):
+        with pytest.raises(typer.BadParameter):
+            command_of([]).main(["--weight", value], standalone_mode=False)
+    assert command_of([], code=3).main([], standalone_mode=False) == 3
+    with pytest.raises(UsageError, match="--batch-size 12"):
+        MeasureRequest(batch_size=12)

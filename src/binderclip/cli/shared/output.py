@@ -15,6 +15,8 @@ from binderclip.documents import json_text
 from binderclip.errors import short_values
 from binderclip.tasks.files.writing import short_reason
 
+SHOWN = 20
+"""Rows of a result's table on the screen; what it writes has all."""
 PIPE_WIDTH = 200
 """Columns of a table that goes into a file or a pipe: nothing has to be folded there."""
 
@@ -63,6 +65,26 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     # A title inside the table would be folded to the table's width.
     console.print(printable(title), style="bold", soft_wrap=True)
     console.print(table)
+
+
+def print_result(result: Any, json: bool) -> None:
+    """Print the tables of a task's result and what is to know of it, or its document.
+
+    Args:
+        result: a `binderclip.tasks.request.VerbResult`.
+        json: whether the document is printed.
+    """
+    if json:
+        print_json(result.as_dict())
+        return
+    columns, rows = result.table()
+    if rows:
+        part = f"the first {SHOWN} of " if len(rows) > SHOWN else ""
+        print_table(part + result.title, columns, rows[:SHOWN])
+    for table in result.more_tables():
+        print_table(*table)
+    for line in [*result.remarks(), *result.places()]:
+        note(line)
 
 
 def note(message: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Callable
@@ -11,54 +13,58 @@ from typing import Annotated, Any
 
 import annotated_types
 import typer
+from pydantic.fields import FieldInfo
 
-from binderclip.cli.shared.options import Json
+from binderclip.cli.shared.options import Json, finite
+from binderclip.cli.shared.output import print_result
 from binderclip.cli.shared.progress import stages
 from binderclip.documents import parse_json
 from binderclip.errors import UsageError
 from binderclip.tasks.files.outputs import OUTPUT
-from binderclip.tasks.request import Request, VerbTask, option_of
+from binderclip.tasks.request import Option, Request, VerbTask, option_of
 
 FROM = "--from"
 """The option whose document stands for the words of a request."""
 
 
-def add_task(app: typer.Typer, task: VerbTask[Any, Any], show: Callable[[Any, bool], None]) -> None:
+def add_task(
+    app: typer.Typer, task: VerbTask[Any, Any], show: Callable[[Any, bool], int | None] = print_result
+) -> None:
     """Add a task to an application as a verb, with `--json` and `--from`.
 
     Args:
-        app: a `VerbApp`.
+        app: a `VerbApp`; of the group where the verb has two words.
         task: whose requests the options make.
-        show: prints a result; called with it and whether `--json` was given.
+        show: prints a result; called with it and whether `--json` was given. It may give an exit code, else that is 1
+            where the result is not complete.
     """
     request: type[Request] = task.request
 
     def verb(**given: Any) -> None:
         json = given.pop("json")
         given.pop("from_")
-        asked = request(**{name: _parsed(request, name, value) for name, value in given.items()})
+        asked = request(**_values(request, given))
         with stages(f"{request.task}: looking at what was given"):
             result = task.run(asked)
-        show(result, json)
-        raise typer.Exit(0 if result.complete else 1)
+        code = show(result, json)
+        raise typer.Exit(int(not result.complete) if code is None else code)
 
     fields = [_parameter(request, name) for name in request.model_fields]
-    before = [each for each in fields if each.name not in _LAST]
-    last = [each for each in fields if each.name in _LAST]
+    own = max(row for row, each in enumerate(fields) if each.name not in _LAST) + 1
     source = inspect.Parameter("from_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_From)
     shown = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
-    parameters = [*before, source, *last, shown]
+    parameters = [*fields[:own], source, *fields[own:], shown]
     # Whoever checks annotations at run time has wrapped it, and readers of a signature look at what is inside.
     command: Any = inspect.unwrap(verb)
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {each.name: each.annotation for each in parameters}
-    command.__name__, command.__doc__ = request.task, inspect.getdoc(request)
+    command.__name__, command.__doc__ = request.task.replace(" ", "_"), inspect.getdoc(request)
     command.task = task
-    app.command(request.task)(command)
+    app.command(request.task.split()[-1])(command)
 
 
 _LAST = ("device", "dtype", "batch_size")
-"""Fields that all verbs share, which stand at the end of their help."""
+"""Fields that all verbs share; where they stand at the end, `--from` stands before them."""
 _From = Annotated[
     Path | None,
     typer.Option(
@@ -92,45 +98,67 @@ def with_request(args: list[str], task: VerbTask[Any, Any]) -> list[str]:
         document = parse_json(place.read_bytes())
     except ValueError as error:
         raise UsageError(f"{FROM} {path}: not a JSON document ({error})") from error
-    words: list[str] = task.request.from_document(document).words()
+    words: list[str] = task.request.from_document(document).argv()
     # Behind `--` there are no options, so those beside the document go before it.
     return [*words[: words.index("--")], *rest, *words[words.index("--") :]] if "--" in words else [*words, *rest]
 
 
-def _parsed(request: type[Request], name: str, value: Any) -> Any:
-    """A word of the command line as the value of a field."""
-    parse = option_of(request.model_fields[name]).parse
-    return parse(value) if parse and isinstance(value, str) else list(value) if isinstance(value, tuple) else value
+def _values(request: type[Request], given: dict[str, Any]) -> dict[str, Any]:
+    """Words of the command line as values of fields."""
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        field = request.model_fields[name]
+        if value is None and not _optional(field.annotation):
+            continue  # an option that may be repeated and was not given at all
+        parse = option_of(field).parse
+        values[name] = parse(value) if parse and isinstance(value, str) else value
+    return values
 
 
 def _parameter(request: type[Request], name: str) -> inspect.Parameter:
     """A field as a parameter of Typer."""
     field = request.model_fields[name]
     option = option_of(field)
-    kind: Any = str if option.parse else field.annotation
-    bounds = {
+    default = inspect.Parameter.empty if request.required(name) else field.get_default(call_default_factory=True)
+    kind = _plain(field.annotation)
+    if option.parse:
+        kind = str | None if _optional(kind) else str
+        # A callable default would be called; what people write stands for it.
+        if default is not None and default is not inspect.Parameter.empty:
+            default = option.default or option.write(default)
+    elif default == []:
+        kind, default = kind | None, None
+    words = _words_of(option, field, show_default=not _optional(kind))
+    annotation: Any = Annotated[kind, words, OUTPUT] if option.output else Annotated[kind, words]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _words_of(option: Option, field: FieldInfo, *, show_default: bool) -> Any:
+    """The option or argument of Typer, which has all of a field but its type and default."""
+    more: dict[str, Any] = {
         {annotated_types.Ge: "min", annotated_types.Le: "max"}[type(each)]: getattr(each, type(each).__name__.lower())
         for each in field.metadata
         if isinstance(each, (annotated_types.Ge, annotated_types.Le))
     }
-    # A callable default would be called; what people write stands for it.
-    default = ... if request.required(name) else field.get_default(call_default_factory=True)
-    if option.default:
-        default = option.default
+    if float in (field.annotation, *typing.get_args(field.annotation)) and option.parse is None:
+        more["callback"] = finite
+    more |= {"help": option.help, "metavar": option.metavar or None, "show_default": show_default}
     if option.positional:
-        told: Any = typer.Argument(help=option.help, **bounds)
-    else:
-        shown = not _optional(field.annotation)
-        told = typer.Option(*option.flags, help=option.help, show_default=shown, **bounds)
-    annotation: Any = Annotated[kind, told, OUTPUT] if option.output else Annotated[kind, told]
-    empty = inspect.Parameter.empty
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=empty if default is ... else default, annotation=annotation
-    )
+        return typer.Argument(**more)
+    return typer.Option(*option.flags, rich_help_panel=option.panel or None, **more)
 
 
 def _optional(annotation: Any) -> bool:
     """Whether None is a value."""
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType) and type(None) in typing.get_args(
-        annotation
-    )
+    return _is_union(annotation) and type(None) in typing.get_args(annotation)
+
+
+def _plain(annotation: Any) -> Any:
+    """The type alone: of `Labels | None` without what `Labels` is annotated with."""
+    if _is_union(annotation):
+        return functools.reduce(operator.or_, map(_plain, typing.get_args(annotation)))
+    return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)

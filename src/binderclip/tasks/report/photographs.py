@@ -18,7 +18,13 @@ FLAT = 0.25
 
 
 def note_weak_on_photographs(model: str, pictures: Sequence[Any], *, weakness: str = NAMING, real: str = REAL) -> None:
-    """Say on stderr that `model` is weak on photographs, where it is and the pictures look like some.
+    """Warn that `model` is weak on photographs; the arguments are those of `weak_on_photographs`."""
+    for line in weak_on_photographs(model, pictures, weakness=weakness, real=real):
+        warn(line)
+
+
+def weak_on_photographs(model: str, pictures: Sequence[Any], *, weakness: str = NAMING, real: str = REAL) -> list[str]:
+    """The sentence that `model` is weak on photographs, where it is and the pictures look like some; else none.
 
     Args:
         model: as it was named.
@@ -27,12 +33,13 @@ def note_weak_on_photographs(model: str, pictures: Sequence[Any], *, weakness: s
         real: the model to take instead.
     """
     if model not in (WEAK if weakness == NAMING else BLIND_TO_FAULTS) or not pictures:
-        return
+        return []
     chosen = list(pictures)[:: max(1, len(pictures) // LOOKED_AT)][:LOOKED_AT]
-    if 2 * sum(like_a_photograph(each) for each in chosen) >= len(chosen):
-        # Of other weaknesses than naming what is there the classifier beside the tower knows nothing.
-        nearer = "bundled and better there: --model everyday; " if weakness == NAMING else ""
-        warn(f"{model} {weakness}; {nearer}a real CLIP, downloaded once: --model {real}")
+    if 2 * sum(like_a_photograph(each) for each in chosen) < len(chosen):
+        return []
+    # Of other weaknesses than naming what is there the classifier beside the tower knows nothing.
+    nearer = "bundled and better there: --model everyday; " if weakness == NAMING else ""
+    return [f"{model} {weakness}; {nearer}a real CLIP, downloaded once: --model {real}"]
 
 
 def like_a_photograph(picture: Any) -> bool:

@@ -33,8 +33,6 @@ ABOUT = {
 
 
 def build(bench: Bench) -> None:
-    from binderclip.robust import METHODS
-
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Pictures to change")
@@ -42,7 +40,7 @@ def build(bench: Bench) -> None:
             target = control(
                 AttackRequest, "target", placeholder="(any other label)", info="empty: any but the picture's own"
             )
-            method = control(AttackRequest, "method", choices=[(ABOUT.get(name, name), name) for name in METHODS])
+            method = control(AttackRequest, "method", about=ABOUT)
             eps = gr.Slider(1, 32, value=4, step=1, label="Grey levels that a pixel may change, of 255")
             steps = control(AttackRequest, "steps", maximum=100, value=STEPS)
             side = control(AttackRequest, "max_side", minimum=64, maximum=1024, step=32)

@@ -24,6 +24,7 @@ from binderclip.tasks.files.inputs import find_images, output_names
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.writing import short_path, write_csv
 from binderclip.tasks.report.sheet import save_picture
+from binderclip.tasks.request import VerbResult
 from binderclip.tasks.verbs.attack.request import AttackRequest
 
 STRONGER = 10
@@ -60,7 +61,7 @@ class AttackedPicture:
 
 
 @dataclass(frozen=True)
-class AttackReport:
+class AttackReport(VerbResult):
     """All pictures, written into the folder `request.out`.
 
     Attributes:
@@ -125,6 +126,10 @@ class AttackReport:
                 "ones"
             )
         return lines
+
+    def places(self) -> list[str]:
+        """Where the files are."""
+        return [f"pictures and changes in {short_path(self.folder)}, table {short_path(self.folder / TABLE)}"]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
