@@ -6,6 +6,8 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from binderclip.tasks.models import cached_models, image_text_model
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,9 +35,8 @@ class ModelShelf:
         Raises:
             BinderclipError: as `load`.
         """
-        from binderclip.models import load
-
-        return self.get("image-text", name, lambda: load(name, device=self.device))
+        with cached_models(self.get):
+            return image_text_model(name, device=self.device)
 
     def get(self, kind: str, name: str, make: Callable[[], Any]) -> Any:
         """What was made under this kind and name, made now where it is not held."""

@@ -17,6 +17,7 @@ from gradio.context import LocalContext
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.models.files.registry import DEFAULT
 from binderclip.tasks.events import Counted, Event, Started, Warned, listening
+from binderclip.tasks.models import cached_models
 from binderclip.workbench.commands import Equivalent, named_pictures
 from binderclip.workbench.guard import SESSION_HEADER
 from binderclip.workbench.jobs import JobQueue, JobView, WorkbenchJob
@@ -109,6 +110,11 @@ class Run:
             self.say(event.message)
         elif isinstance(event, Warned):
             self.warnings.append(event.message)
+
+    def hear_part(self, event: Event) -> None:
+        """As `hear`, of a task that is one of several in a run, whose own counts the bar does not show."""
+        if not isinstance(event, Counted):
+            self.hear(event)
 
     def show(self, *values: Any) -> None:
         """What there is so far: one value for each of the tab's outputs."""
@@ -295,7 +301,7 @@ class Bench:
 
                 def carry_out(job: WorkbenchJob) -> Outcome:
                     run = Run(self, job, model.strip(), folder)
-                    with listening(run.hear):
+                    with listening(run.hear), cached_models(self.models.get):
                         outcome = work(run, *values)
                     said = " ".join(filter(None, [outcome.said, *(f"{line}." for line in run.warnings)]))
                     return replace(outcome, said=said)

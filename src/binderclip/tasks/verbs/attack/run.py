@@ -15,7 +15,6 @@ from binderclip.data import open_image
 from binderclip.data.images import to_tensor
 from binderclip.display import number_of
 from binderclip.errors import DataError
-from binderclip.models import load
 from binderclip.models.image_text.classification import probabilities
 from binderclip.robust import METHODS
 from binderclip.robust.attack_loop import LEVELS, whole_levels
@@ -23,6 +22,7 @@ from binderclip.tasks.events import Saved, counted, emit, skip, start
 from binderclip.tasks.files.inputs import find_images, output_names
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.writing import short_path, write_csv
+from binderclip.tasks.models import image_text_model
 from binderclip.tasks.report.sheet import save_picture
 from binderclip.tasks.request import VerbResult
 from binderclip.tasks.verbs.attack.request import AttackRequest
@@ -167,7 +167,7 @@ def run(request: AttackRequest) -> AttackReport:
     files = [[folder / f"{start}{ending}.png" for ending in ENDINGS] for start in names]
     writable_paths([file for pair in files for file in pair], sources=paths)
     start("loading the model")
-    model = load(request.model, device=request.device, dtype=request.dtype)
+    model = image_text_model(request.model, device=request.device, dtype=request.dtype)
     predictor = model.predictor(request.labels, templates=request.templates)
     options: dict[str, Any] = {"seed": request.seed, "targeted": request.target is not None}
     if request.steps is not None:
