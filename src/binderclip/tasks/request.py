@@ -42,6 +42,7 @@ class Option:
         metavar: what the help calls the value; empty for its type.
         parse: text of the command line -> value, where that is more than pydantic does.
         write: value -> text of the command line, the inverse.
+        each: whether these two are of one value of an option that is repeated for several.
         default: the default as people write it, where its own text is no good.
         choices: the values there are, asked when they are needed; no other is taken.
         label: on a page; empty for the name.
@@ -55,6 +56,7 @@ class Option:
     metavar: str = ""
     parse: Callable[[str], Any] | None = None
     write: Callable[[Any], str] = str
+    each: bool = False
     default: str = ""
     choices: Callable[[], tuple[str, ...]] | None = None
     label: str = ""
@@ -169,7 +171,8 @@ class Request(BaseModel):
         last: list[str] = []
         for name, value in self.given().items():
             option = option_of(type(self).model_fields[name])
-            values = value if isinstance(value, (list, tuple)) and option.parse is None else [value]
+            several = isinstance(value, (list, tuple)) and (option.each or option.parse is None)
+            values = value if several else [value]
             if option.positional:
                 last += map(option.write, values)
             elif isinstance(value, bool):

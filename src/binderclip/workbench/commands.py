@@ -36,9 +36,13 @@ class Equivalent:
     request: str = ""
 
     @classmethod
-    def of(cls, request: Request) -> Equivalent:
-        """All three of a request."""
-        return cls(request.python(), request.shell(), json_text(request.as_document()))
+    def of(cls, *requests: Request) -> Equivalent:
+        """All three of a request; of several, one after the other."""
+        return cls(
+            "\n".join(each.python() for each in requests),
+            "\n".join(each.shell() for each in requests),
+            "\n".join(json_text(each.as_document()) for each in requests),
+        )
 
 
 class Arguments(tuple[object, ...]):

@@ -75,6 +75,7 @@ class MeasureRequest(Request):
     weight: Annotated[float, Field(ge=0, le=1), Option("Weight.", panel="Weights", metavar="NUMBER")] = 0.5
     state: Annotated[list[str], Option("Phrase. Repeat for several.")] = []
     sides: Annotated[tuple[int, ...] | None, Option("Sides.", parse=_sides, write=_text_of_sides)] = None
+    point: Annotated[list[tuple[int, ...]], Option("Points.", parse=_sides, write=_text_of_sides, each=True)] = []
     words: Annotated[bool, Option("Whether words count.")] = True
     npy: Annotated[bool, Option("Save arrays.", ("--npy",))] = False
     out: Annotated[str | None, Option("File.", ("--out", "-o"), output=True)] = None
@@ -104,7 +105,7 @@ def command_of(seen: list[MeasureRequest], code: int | None = None) -> Any:
 
 ALL: dict[str, Any] = {
     "pictures": ["a.png", "-b.png"], "batch_size": 3, "weight": 0.25, "state": ["{} with a crack", "-1"],
-    "sides": (2, 3), "words": False, "npy": True, "out": "there", "device": "cuda",
+    "sides": (2, 3), "point": [(1, 2), (-3, 4)], "words": False, "npy": True, "out": "there", "device": "cuda",
 }  # fmt: skip
 
 

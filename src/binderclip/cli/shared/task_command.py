@@ -110,8 +110,11 @@ def _values(request: type[Request], given: dict[str, Any]) -> dict[str, Any]:
         field = request.model_fields[name]
         if value is None and not _optional(field.annotation):
             continue  # an option that may be repeated and was not given at all
-        parse = option_of(field).parse
-        values[name] = parse(value) if parse and isinstance(value, str) else value
+        option, parse = option_of(field), option_of(field).parse
+        if parse and option.each:
+            values[name] = [parse(each) for each in value]
+        else:
+            values[name] = parse(value) if parse and isinstance(value, str) else value
     return values
 
 
@@ -121,7 +124,9 @@ def _parameter(request: type[Request], name: str) -> inspect.Parameter:
     option = option_of(field)
     default = inspect.Parameter.empty if request.required(name) else field.get_default(call_default_factory=True)
     kind = _plain(field.annotation)
-    if option.parse:
+    if option.each:
+        kind, default = list[str] | None, None
+    elif option.parse:
         kind = str | None if _optional(kind) else str
         # A callable default would be called; what people write stands for it.
         if default is not None and default is not inspect.Parameter.empty:
