@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import Field
 
 from binderclip.errors import UsageError
 from binderclip.tasks import Option, Request, VerbTask, attack
+from binderclip.tasks.arguments.labels import parse_labels
 from binderclip.tasks.events import Started, start
+from binderclip.tasks.fields import Labels
 
 
 def _split(text: str) -> list[str]:
@@ -66,6 +71,34 @@ def test_some_fields_are_replaced_and_checked_again() -> None:
     assert request == CountRequest(words_=ASKED["words_"], letters=ASKED["letters"], most=2)
     with pytest.raises(UsageError, match="--most 12"):
         request.replaced(most=12)
+
+
+class PairRequest(Request):
+    """What is hard to write on a command line."""
+
+    task: ClassVar[str] = "pair"
+    file: Annotated[str, Option("File.", positional=True)]
+    pair: Annotated[tuple[str, str] | None, Option("One and another.", metavar="ONE OTHER")] = None
+    labels: Labels | None = None
+
+
+WORD = st.text(min_size=1, max_size=5).map(str.strip).filter(bool)
+
+
+@given(st.lists(WORD, min_size=1, max_size=3, unique=True), st.tuples(WORD, WORD), WORD)
+def test_any_word_comes_through_the_command_line(labels: list[str], pair: tuple[str, str], word: str) -> None:
+    asked = PairRequest(file=word, labels=labels, pair=pair)
+    words = asked.argv()
+    options = ["--pair", *pair, "--labels", words[words.index("--labels", 3) + 1]]
+    assert words == ([*options, "--", word] if word.startswith("-") else [word, *options])
+    assert parse_labels(options[-1]) == labels
+    assert PairRequest.from_document(json.loads(json.dumps(asked.as_document()))) == asked
+
+
+def test_labels_are_looked_at_wherever_they_come_from() -> None:
+    assert PairRequest(file="a", labels=["red, round ", "b"]).labels == ["red, round", "b"]
+    with pytest.raises(UsageError, match="--labels names 'a' more than once"):
+        PairRequest(file="a", labels=["a", "a "])
 
 
 def test_a_document_gives_the_same_request() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from binderclip.tasks.arguments.labels import parse_labels
+from binderclip.tasks.arguments.labels import checked_labels, labels_text, parse_labels
 from binderclip.tasks.request import Option
 
 MOST_SEED = 2**32 - 1
@@ -24,11 +24,12 @@ Images = Annotated[
 ]
 Labels = Annotated[
     list[str],
+    AfterValidator(checked_labels),
     Option(
         "Labels, separated by commas: `cat,dog,a red car`; or `@FILE`, one a line.",
         ("--labels", "-l"),
         parse=parse_labels,
-        write=",".join,
+        write=labels_text,
         label="Labels, separated by commas",
     ),
 ]

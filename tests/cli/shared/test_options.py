@@ -17,6 +17,11 @@ def test_labels_keep_their_order_and_lose_outer_blanks() -> None:
     assert parse_labels(" cat, a red car ,dog") == ["cat", "a red car", "dog"]
 
 
+def test_a_label_in_quotes_may_have_a_comma() -> None:
+    assert parse_labels('cat,"red, round" , "a ""b""", a "c" d') == ["cat", "red, round", 'a "b"', 'a "c" d']
+    assert parse_labels('"@home",x') == ["@home", "x"]
+
+
 def test_labels_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("cat\n\n a red car \n", encoding="utf-8")
     assert parse_labels(f"@{tmp_path / 'labels.txt'}") == ["cat", "a red car"]
