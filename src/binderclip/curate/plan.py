@@ -116,7 +116,7 @@ def plan_curation(
         ('reading', [])
     """
     samples, pool = checked_samples(samples), pool or AssumedPool()
-    if len(kept) > len(recipe.stages) or not all(0 <= share <= 1 for share in kept):
+    if len(kept) > len(recipe.stages) or not all(0 <= fraction <= 1 for fraction in kept):
         stages = len(recipe.stages)
         raise UsageError(f"kept is a share from 0 to 1 for each of at most {stages} stages, got {list(kept)}")
     known = rates or measured_rates()

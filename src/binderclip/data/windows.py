@@ -131,14 +131,14 @@ def fold(
         raise UsageError(
             f"{count} windows of {(height, width)} do not fit a layout of {len(layout)} windows of {layout.window}"
         )
-    share = torch.ones(layout.window, dtype=values.dtype, device=values.device)
+    window_weight = torch.ones(layout.window, dtype=values.dtype, device=values.device)
     if weight is not None:
         if tuple(weight.shape) != layout.window or not bool((weight > 0).all()):
             raise UsageError(f"weight must be positive and of shape {layout.window}, got {tuple(weight.shape)}")
-        share = weight.to(values)
+        window_weight = weight.to(values)
     total = values.new_zeros(batch, channels, *layout.size)
     cover = values.new_zeros(layout.size)
     for number, (x0, y0, x1, y1) in enumerate(layout.boxes):
-        total[..., y0:y1, x0:x1] += values[:, number] * share
-        cover[y0:y1, x0:x1] += share
+        total[..., y0:y1, x0:x1] += values[:, number] * window_weight
+        cover[y0:y1, x0:x1] += window_weight
     return total / cover

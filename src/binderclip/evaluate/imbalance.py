@@ -160,8 +160,8 @@ def neural_collapse(
     centred = means - means.mean(0)
     inverse = torch.linalg.pinv(centred.T @ centred / classes, hermitian=True)  # S_b^+, (d, d)
     away = x - means[labels]
-    share = ((away @ inverse) * away).sum(1) / len(x)  # (h - mu_c)^T S_b^+ (h - mu_c) / N
-    within = torch.zeros(classes, dtype=x.dtype, device=x.device).index_add_(0, labels, share)
+    traces = ((away @ inverse) * away).sum(1) / len(x)  # (h - mu_c)^T S_b^+ (h - mu_c) / N
+    within = torch.zeros(classes, dtype=x.dtype, device=x.device).index_add_(0, labels, traces)
     rows = (None, None) if head is None else _simplex_distance(head.double())
     return NeuralCollapse(within, *_simplex_distance(centred), *rows)
 

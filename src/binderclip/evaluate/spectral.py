@@ -129,11 +129,11 @@ def class_overlap_matrix(
         drawn.append(generator.choice(members, min(samples_per_class, len(members)), replace=False))
     rows = np.concatenate(drawn)
     near = _neighbours(x, rows, k)  # (m, k)
-    share = (ids[near][:, :, None] == np.arange(len(classes))).mean(1)  # (m, K)
+    similarity = (ids[near][:, :, None] == np.arange(len(classes))).mean(1)  # (m, K)
     if boxes:
         sides = 2 * np.abs(x[near] - x[rows][:, None]).max(1)  # (m, d)
-        share = share / np.maximum(sides.prod(1), SMALLEST_VOLUME)[:, None]
-    s = np.stack([share[ids[rows] == c].sum(0) for c in range(len(classes))])
+        similarity = similarity / np.maximum(sides.prod(1), SMALLEST_VOLUME)[:, None]
+    s = np.stack([similarity[ids[rows] == c].sum(0) for c in range(len(classes))])
     with np.errstate(invalid="ignore", divide="ignore"):
         s = np.nan_to_num(s / s.sum(1, keepdims=True), nan=0.0, posinf=0.0, neginf=0.0)
     overlap = 1 - np.nan_to_num(cdist(s, s, "braycurtis"), nan=1.0)

@@ -84,8 +84,8 @@ def solution_abundance(
         for tensor, origin in zip(tensors, before, strict=True):
             tensor.copy_(origin)
     losses = torch.where(losses.isfinite(), losses, torch.inf)
-    share = (losses < threshold).double().mean(dim=1)
-    return SolutionAbundance(torch.tensor(list(radii), dtype=torch.float64), share, losses.mean(dim=1), start)
+    fraction = (losses < threshold).double().mean(dim=1)
+    return SolutionAbundance(torch.tensor(list(radii), dtype=torch.float64), fraction, losses.mean(dim=1), start)
 
 
 def _filtered(weight: Tensor, generator: torch.Generator) -> Tensor:

@@ -78,5 +78,5 @@ class QualityRank(nn.Module):
             terms[name] = margin_rank(weaker, stronger, self.rank_margin).sum()
             ordered.append(weaker.detach() > stronger.detach())
         terms = {name: value / len(positive) for name, value in terms.items()}
-        share = (ordered[0] & ordered[1]).to(positive.dtype).mean()
-        return LossOutput(torch.stack(list(terms.values())).sum(), terms, {"ordered": share})
+        accuracy = (ordered[0] & ordered[1]).to(positive.dtype).mean()
+        return LossOutput(torch.stack(list(terms.values())).sum(), terms, {"ordered": accuracy})

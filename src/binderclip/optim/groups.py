@@ -113,13 +113,13 @@ def param_groups(
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in frozen):
             continue
         plain = parameter.ndim < 2 or any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)
-        share = next((s for pattern, s in scales.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
+        scale = next((s for pattern, s in scales.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
         if depth:
             at, top = depth[name]
             factor = next((f for pattern, f in layers.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
-            share *= factor ** (top - at)
+            scale *= factor ** (top - at)
         decay = 0.0 if plain else weight_decay
-        group = groups.setdefault((decay, share), {"params": [], "names": [], "weight_decay": decay, "lr_scale": share})
+        group = groups.setdefault((decay, scale), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale})
         group["params"].append(parameter)
         group["names"].append(name)
     if not groups:

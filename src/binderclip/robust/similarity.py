@@ -72,8 +72,8 @@ class RankFlip(Objective):
         distances = self.distance(self.reference, images)
         FiniteGuard()("distances", distances)
         # The same image twice has no distance: neither is nearer.
-        share = distances / (distances + self.bound).clamp(min=1e-12)
-        return (1 - share, distances < self.bound) if self.closer else (share, distances > self.bound)
+        ratio = distances / (distances + self.bound).clamp(min=1e-12)
+        return (1 - ratio, distances < self.bound) if self.closer else (ratio, distances > self.bound)
 
 
 @dataclass(frozen=True)

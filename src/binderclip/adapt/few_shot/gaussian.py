@@ -165,9 +165,9 @@ class GaussianHead(WeightedHead):
     def _set_gaussian(self, statistics: ClassStatistics, precision: Tensor) -> None:
         self.means_ = statistics.means
         self.precision_ = precision
-        share = statistics.counts / statistics.counts.sum()
-        equal = torch.full_like(share, 1 / len(share))
-        self._log_priors = (equal if self.priors == "equal" else share.clamp(min=1e-12)).log()
+        prior = statistics.counts / statistics.counts.sum()
+        equal = torch.full_like(prior, 1 / len(prior))
+        self._log_priors = (equal if self.priors == "equal" else prior.clamp(min=1e-12)).log()
         self._weight = self.means_ @ precision
         self._bias = self._log_priors - 0.5 * (self._weight * self.means_).sum(dim=-1)
 
@@ -220,14 +220,14 @@ class GaussianHead(WeightedHead):
         self.n_features_in_ = x.shape[1]
         self._set_prior(self.classes_.tolist())
         self._rows, self.alpha_ = x, float(self.alpha)
-        share = self._text(x)["text"].softmax(dim=-1)
+        responsibilities = self._text(x)["text"].softmax(dim=-1)
         for _ in range(iterations):
-            statistics = class_statistics(x, share)
+            statistics = class_statistics(x, responsibilities)
             self._set_gaussian(statistics, shrunk_precision(statistics.covariance, statistics.n))
             # `shrunk_precision` is d / (n - 1) times the inverse of the same shrunk covariance. As a temperature of the
             # responsibilities that factor would make them uniform for n >> d, so it is taken out here.
             density = (self._gaussian(x) - self._log_priors) * (max(len(x) - 1, 1) / x.shape[1])
-            share = (density + (statistics.counts / len(x)).clamp(min=1e-12).log()).softmax(dim=-1)
+            responsibilities = (density + (statistics.counts / len(x)).clamp(min=1e-12).log()).softmax(dim=-1)
         return self
 
     def new_classes(

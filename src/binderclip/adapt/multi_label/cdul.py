@@ -194,9 +194,9 @@ def divergence(log_p: Float[Tensor, "B C"], y: Float[Tensor, "B C"]) -> Float[Te
 def label_gradient(y: Float[Tensor, "B C"], log_p: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
     """d/dy of KL(y || p) of each row, through the normalisation of y: (log(yn / p) - KL) / sum(y)."""
     total = y.sum(-1, keepdim=True)
-    share = y / total
-    ratio = share.log() - log_p
-    return (ratio - (share * ratio).sum(-1, keepdim=True)) / total
+    fraction = y / total
+    ratio = fraction.log() - log_p
+    return (ratio - (fraction * ratio).sum(-1, keepdim=True)) / total
 
 
 def refine(

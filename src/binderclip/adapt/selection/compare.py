@@ -149,8 +149,8 @@ def _cells_of(
                 return seconds * (1 + rest) * (job.folds / max(1, job.folds - 1)) <= job.left()
 
             # More than its share for the first of all fits: the rest would not fit into the budget either.
-            share = max(0.1, job.left() / (job.folds * len(draws)))
-            first = share if number == 0 else None
+            allowance = max(0.1, job.left() / (job.folds * len(draws)))
+            first = allowance if number == 0 else None
             cell = cross_validate(entry.build, job.inputs(entry), job.names, draw, allowed, first_limit=first)
             cells.put(entry.name, draw.seed, settings, cell)
         validations.append(cell)

@@ -63,8 +63,8 @@ def examine(job: Job, name: str, entry: Candidate, head: Any, parts: DataSplit, 
     confusion = np.zeros((len(job.names), len(job.names)), dtype=int)
     np.add.at(confusion, (targets, predicted), 1)
     error, bins = adaptive_calibration_error(probs, targets)
-    share = proportion_interval(int((predicted == targets).sum()), len(targets))
-    return Examined(name, share, macro_f1(predicted, targets), error, bins, confusion, probs)
+    interval = proportion_interval(int((predicted == targets).sum()), len(targets))
+    return Examined(name, interval, macro_f1(predicted, targets), error, bins, confusion, probs)
 
 
 def learning_curve(job: Job, comparison: CandidateComparison) -> dict[str, list[tuple[int, float]]]:

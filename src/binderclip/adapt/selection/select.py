@@ -171,10 +171,10 @@ def _looked_at(data: ImageTextDataset, shots: int, limit: int | None, seed: int)
     most = limit if limit is not None else max(4 * shots, PICTURES // max(1, len(kinds)))
     split = labelled.attributes.get("split", [None] * len(labelled))
     test = np.array([str(name) == "test" for name in split])
-    share = most // 2 if test.any() and not test.all() else most
+    of_test = most // 2 if test.any() and not test.all() else most
     kept: list[np.ndarray] = []
     for c in kinds:
-        for part, room in ((test, share), (~test, most - share if share < most else most)):
+        for part, room in ((test, of_test), (~test, most - of_test if of_test < most else most)):
             rows = np.flatnonzero((labelled.labels == c) & part)
             kept.append(np.random.default_rng([seed, 4, int(c)]).permutation(rows)[:room])
     rows = np.sort(np.concatenate(kept)) if kept else np.empty(0, int)

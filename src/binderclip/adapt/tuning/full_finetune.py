@@ -256,11 +256,11 @@ class _FineTuned(Tunable):
         if self.augment is not None:
             x = self.augment(self.preprocess.fit(x))
         if self.mixup:
-            share = float(torch._sample_dirichlet(torch.full((2,), self.mixup))[0])
+            mixing = float(torch._sample_dirichlet(torch.full((2,), self.mixup))[0])
             order = torch.randperm(len(x), device=x.device)
-            logits = self.logits(share * x + (1 - share) * x[order])
+            logits = self.logits(mixing * x + (1 - mixing) * x[order])
             # Cross-entropy is linear in its targets: the mixture of losses is the loss of mixed labels.
-            loss = share * self._loss(logits, targets) + (1 - share) * self._loss(logits, targets[order])
+            loss = mixing * self._loss(logits, targets) + (1 - mixing) * self._loss(logits, targets[order])
         else:
             loss = self._loss(self.logits(x), targets)
         return {"task": loss}

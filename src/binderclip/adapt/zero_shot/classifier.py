@@ -187,8 +187,8 @@ class ZeroShotClassifier(FeatureClassifier):
         """Logits (N, C); with `multi_label` the log-odds of each class."""
         if not self.multi_label:
             return super().predict_logits(X)
-        share = self.predict_proba(X).clip(1e-12, 1 - 1e-12)
-        return np.log(share) - np.log1p(-share)
+        probability = self.predict_proba(X).clip(1e-12, 1 - 1e-12)
+        return np.log(probability) - np.log1p(-probability)
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row, or with `multi_label` a 0/1 indicator (N, C)."""

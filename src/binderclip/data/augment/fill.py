@@ -69,9 +69,9 @@ class Fill:
             images: pictures.
             keep: 1 (or True) where the picture stays; (B, 1, H, W) or (B, H, W).
         """
-        share = keep.to(images.dtype)
-        share = share[:, None] if share.ndim == 3 else share
-        return torch.lerp(self(images).expand_as(images), images, share.expand_as(images))
+        weight = keep.to(images.dtype)
+        weight = weight[:, None] if weight.ndim == 3 else weight
+        return torch.lerp(self(images).expand_as(images), images, weight.expand_as(images))
 
 
 def gaussian_blur(images: Float[Tensor, "B C H W"], sigma: float | tuple[float, float]) -> Float[Tensor, "B C H W"]:

@@ -274,8 +274,8 @@ def noneccpatch(images: Images, count: int, draws: Draws) -> Images:
 def pixelate(images: Images, strength: float, draws: Draws) -> Images:
     """The nearest pixels at 0.95 - strength^0.6 of the size, enlarged again."""
     height, width = images.shape[-2:]
-    share = 0.95 - strength**0.6
-    small = (max(1, int(height * share)), max(1, int(width * share)))
+    ratio = 0.95 - strength**0.6
+    small = (max(1, int(height * ratio)), max(1, int(width * ratio)))
     return functional.interpolate(functional.interpolate(images, small, mode="nearest"), (height, width))
 
 

@@ -47,8 +47,8 @@ def encode_labels(labels: Tensor, kind: LabelKind) -> Tensor:
         flat = labels.float().flatten(1)
         low = torch.where(known.flatten(1), flat, torch.inf).amin(1)[:, None, None]
         high = torch.where(known.flatten(1), flat, -torch.inf).amax(1)[:, None, None]
-        share = (labels.float() - low) / (high - low).clamp_min(1e-12)
-        return (torch.where(known, 1 + (share * (DEEPEST - 1)).round(), 0) - HALF).to(torch.int16)
+        fraction = (labels.float() - low) / (high - low).clamp_min(1e-12)
+        return (torch.where(known, 1 + (fraction * (DEEPEST - 1)).round(), 0) - HALF).to(torch.int16)
     unit = F.normalize(labels.float().nan_to_num(0, 0, 0), dim=1)
     return (unit * (MIDDLE - 1)).round().add(MIDDLE).to(torch.uint8)
 

@@ -223,8 +223,8 @@ def textile(
         if not files:
             raise DataError(f"{root / kind}: no pictures; pip install --force-reinstall conformal-clip-data")
         for number, file in enumerate(files):
-            share = number / len(files)
-            columns["split"].append("train" if share < 0.6 else "val" if share < 0.8 else "test")
+            fraction = number / len(files)
+            columns["split"].append("train" if fraction < 0.6 else "val" if fraction < 0.8 else "test")
             columns["kind"].append(kind)
             images.append(file)
             captions.append(caption)

@@ -84,8 +84,8 @@ def _gradient(rng: np.random.Generator, side: int) -> np.ndarray:
     first, last = _pale(rng), _muted(rng)
     angle = rng.uniform(0, 2 * np.pi)
     along = np.cos(angle) * (_grid(side)[None] - 0.5) + np.sin(angle) * (_grid(side)[:, None] - 0.5)
-    share = (along - along.min()) / (along.max() - along.min())
-    return first + share.astype(np.float32)[..., None] * (last - first)
+    blend = (along - along.min()) / (along.max() - along.min())
+    return first + blend.astype(np.float32)[..., None] * (last - first)
 
 
 def _resized(values: np.ndarray, side: int) -> np.ndarray:
@@ -105,8 +105,8 @@ def _cloudy(rng: np.random.Generator, side: int, base: int = 3, octaves: int = 4
 
 def _noise(rng: np.random.Generator, side: int) -> np.ndarray:
     first, second = _muted(rng), _muted(rng)
-    share = 1 / (1 + np.exp(-1.6 * _cloudy(rng, side)))
-    return first + share[..., None] * (second - first)
+    blend = 1 / (1 + np.exp(-1.6 * _cloudy(rng, side)))
+    return first + blend[..., None] * (second - first)
 
 
 def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
@@ -131,9 +131,9 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
         shifted = u + 0.5 * (np.floor(2 * v) % 2)
         joint = np.minimum(np.abs(shifted - np.round(shifted)), np.abs(2 * v - np.round(2 * v)) / 2)
         wave = (joint - 0.05) * 8 * sharp
-    share = 1 / (1 + np.exp(-np.clip(wave, -20, 20)))
+    blend = 1 / (1 + np.exp(-np.clip(wave, -20, 20)))
     uneven = 1 + 0.05 * _cloudy(rng, side, base=4, octaves=3)
-    return np.clip((first + share[..., None] * (second - first)) * uneven[..., None], 0, 1).astype(np.float32)
+    return np.clip((first + blend[..., None] * (second - first)) * uneven[..., None], 0, 1).astype(np.float32)
 
 
 @lru_cache(maxsize=1)

@@ -91,8 +91,8 @@ def defect(rng: np.random.Generator, image: np.ndarray, visible: np.ndarray) -> 
     if kind == "scratch":
         _scratch(rng, pen, x, y, min(0.45 * extent, 0.3 * side), side)
     else:
-        share = {"spot": (0.07, 0.12), "hole": (0.07, 0.12), "missing": (0.16, 0.24)}[kind]
-        _blot(rng, pen, x, y, min(rng.uniform(*share) * extent, 0.1 * side), side)
+        area_range = {"spot": (0.07, 0.12), "hole": (0.07, 0.12), "missing": (0.16, 0.24)}[kind]
+        _blot(rng, pen, x, y, min(rng.uniform(*area_range) * extent, 0.1 * side), side)
     alpha = np.asarray(sheet.resize((side, side), Image.Resampling.BOX)).astype(np.float32) / 255
     alpha = alpha * area
     colour = None

@@ -75,8 +75,8 @@ def last_attention(
         owners = patch_owners(masks[start : start + batch_size], tower.grid_of(pixels))  # (B, P)
         there = owners >= 0
         of_cls = weights[:, :, 0, first:].mean(1)  # (B, P)
-        share = (of_cls * there).sum(1) / of_cls.sum(1) / there.float().mean(1)
-        density.append(share[there.any(1)])
+        lift = (of_cls * there).sum(1) / of_cls.sum(1) / there.float().mean(1)
+        density.append(lift[there.any(1)])
         rows = weights[:, :, first:]  # (B, H, P, L)
         entropy.append(-(rows * rows.clamp(min=1e-12).log()).sum(-1).mean((1, 2)) / math.log(rows.shape[-1]))
         heads = [part[:, :, first:].transpose(1, 2).flatten(2) for part in (q, k, v)]  # (B, P, D)

@@ -92,10 +92,10 @@ class MixedModalityRetrieval:
     def documents(self, removal: GapRemoval | None = None) -> Float[Tensor, "N d"]:
         """The vector of each document, as it is shown."""
         weight = {"text": 1.0, "image": 0.0, "both": self.share}
-        share = torch.tensor([weight[mode] for mode in self.modes], dtype=torch.float64)
+        text_weight = torch.tensor([weight[mode] for mode in self.modes], dtype=torch.float64)
         if removal is None:
-            return mixed_units(self.texts.unit, self.images.unit, share)
-        return removal.mixed(self.texts.features, self.images.features, share)
+            return mixed_units(self.texts.unit, self.images.unit, text_weight)
+        return removal.mixed(self.texts.features, self.images.features, text_weight)
 
     def evaluate(self, removal: GapRemoval | None = None) -> MixedFigures:
         """Rank the corpus for every query by cosine, plainly or with the gap removed.

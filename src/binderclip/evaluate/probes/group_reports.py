@@ -247,8 +247,8 @@ def _gap(
 
 def _share_deviation(sums: Float[np.ndarray, "g 2"]) -> Float[np.ndarray, "g"]:
     """Standard deviation of shares with two of either kind added, which is not 0 where all rows agree."""
-    share, count = (sums[:, 0] + 2) / (sums[:, 1] + 4), sums[:, 1] + 4
-    return np.sqrt(share * (1 - share) / count)
+    rate, count = (sums[:, 0] + 2) / (sums[:, 1] + 4), sums[:, 1] + 4
+    return np.sqrt(rate * (1 - rate) / count)
 
 
 def gap_interval(
@@ -312,7 +312,7 @@ def wilson(
     z = float(norm.ppf(0.975))
     right, count = np.asarray(right, dtype=float), np.asarray(count, dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = right / count
-        middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-        half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+        rate = right / count
+        middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
+        half = z / (1 + z * z / count) * np.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
     return np.asarray(np.clip(middle - half, 0.0, 1.0)), np.asarray(np.clip(middle + half, 0.0, 1.0))

@@ -157,10 +157,10 @@ def _fit(
     top = float(np.exp(v.min())) * _NEAR
     shares = (0.0, 0.3, 0.6, 0.9, 0.99) if start is None else (min(start[2] / top, 0.999),)
     best: tuple[float, Parameters] | None = None
-    for share in shares:
-        c = share * top
+    for fraction in shares:
+        c = fraction * top
         slope, middle = np.polyfit(u, np.log(np.exp(v) - c), 1)  # log(error - c) is a line for the right c
-        begin = np.array([middle, min(max(-slope, 1e-3), 0.9 * _STEEPEST), share])
+        begin = np.array([middle, min(max(-slope, 1e-3), 0.9 * _STEEPEST), fraction])
 
         def away(p: Float[np.ndarray, "3"]) -> Float[np.ndarray, "n"]:
             return _log_error((p[0], p[1], p[2] * top), u) - v

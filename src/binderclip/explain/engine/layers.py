@@ -121,9 +121,9 @@ def combine_layers(
     if len(shares) != len(maps) or not all(0 <= w < float("inf") for w in shares) or sum(shares) <= 0:
         raise UsageError(f"weights {shares[:6]}: give {len(maps)}, one a layer, none negative and not all zero")
     total = torch.zeros_like(maps[0], dtype=torch.float32)
-    for values, share in zip(maps, shares, strict=True):
-        if share:  # 0 times the logarithm of 0 would be no number
-            total = total + share / sum(shares) * _normalized(values.float(), signed=False).log()
+    for values, weight in zip(maps, shares, strict=True):
+        if weight:  # 0 times the logarithm of 0 would be no number
+            total = total + weight / sum(shares) * _normalized(values.float(), signed=False).log()
     return total.exp()
 
 

@@ -133,5 +133,5 @@ def _total(values: Tensor) -> Float[Tensor, "B"]:
 
 def _entropy(values: Tensor) -> Float[Tensor, "B"]:
     energy = values.square().flatten(1)
-    share = energy / energy.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    return -(share * (share + 1e-7).log()).sum(dim=1)
+    probability = energy / energy.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    return -(probability * (probability + 1e-7).log()).sum(dim=1)

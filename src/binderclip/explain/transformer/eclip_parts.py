@@ -82,19 +82,19 @@ def local_entropy(maps: Float[Tensor, "B h w"]) -> Float[Tensor, "B h w"]:
 
     At the border the neighbourhood has six or four cells. A neighbourhood of zeros has entropy 0.
     """
-    share = F.unfold(maps.clamp(min=0).unsqueeze(1), 3, padding=1)
+    probability = F.unfold(maps.clamp(min=0).unsqueeze(1), 3, padding=1)
     inside = F.unfold(torch.ones_like(maps[:1]).unsqueeze(1), 3, padding=1)
-    total = share.sum(dim=1, keepdim=True)
-    share = share / torch.where(total > 0, total, 1.0)
-    entropy = torch.special.entr(share).sum(dim=1) / inside.sum(dim=1).log().clamp(min=1e-12)
+    total = probability.sum(dim=1, keepdim=True)
+    probability = probability / torch.where(total > 0, total, 1.0)
+    entropy = torch.special.entr(probability).sum(dim=1) / inside.sum(dim=1).log().clamp(min=1e-12)
     return entropy.view(maps.shape)
 
 
 def channel_entropy(evidence: Float[Tensor, "B h w D"]) -> Float[Tensor, "B h w"]:
     """Entropy of |evidence| over channels, divided by log D: 1 where all channels say the same."""
     total = evidence.abs().sum(dim=-1, keepdim=True)
-    share = evidence.abs() / torch.where(total > 0, total, 1.0)
-    return torch.special.entr(share).sum(dim=-1) / math.log(evidence.shape[-1])
+    probability = evidence.abs() / torch.where(total > 0, total, 1.0)
+    return torch.special.entr(probability).sum(dim=-1) / math.log(evidence.shape[-1])
 
 
 def single_head_run(tower: Stack, tokens: Tokens, layers: Sequence[int]) -> tuple[Tokens, dict[int, Attended]]:

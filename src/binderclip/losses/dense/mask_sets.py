@@ -155,8 +155,8 @@ class ReClass:
         if ignore is not None:
             truth = truth * ~ignore[:, None]
         covered = torch.einsum("bnhw,bchw->bnc", masks.detach().sigmoid(), truth)
-        share = self.eta * covered / (truth.sum((2, 3))[:, None] + 1e-5)  # eta w
-        return share + (1 - share) * target
+        coverage = self.eta * covered / (truth.sum((2, 3))[:, None] + 1e-5)  # eta w
+        return coverage + (1 - coverage) * target
 
 
 class MaskSetLoss(nn.Module):

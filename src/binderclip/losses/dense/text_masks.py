@@ -81,10 +81,10 @@ class FocalDice(nn.Module):
         target = truth.to(logits)
         chance = logits.sigmoid()
         missed = torch.where(truth, 1 - chance, chance)  # 1 - p of the right answer
-        share = torch.where(truth, self.alpha, 1 - self.alpha)
+        class_weight = torch.where(truth, self.alpha, 1 - self.alpha)
         bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         pixels = weight.sum((2, 3)).clamp(min=1)
-        focal = (weight * share * missed**self.gamma * bce).sum((2, 3)) / pixels  # (B, C)
+        focal = (weight * class_weight * missed**self.gamma * bce).sum((2, 3)) / pixels  # (B, C)
         occurs = truth.any(3).any(2)
         number = occurs.sum().clamp(min=1)
         intersection = (weight * chance * target).sum((2, 3))

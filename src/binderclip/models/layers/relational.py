@@ -82,8 +82,8 @@ class RelationalAttention(nn.Module):
     ) -> tuple[Float[Tensor, "N M H R P"], Float[Tensor, "N M H R P2"]]:
         """Weights on the tokens of the first and of the second image of each pair; both together sum to 1."""
         scores, theirs = self._scores(self._keys(tokens)), self._scores(self._keys(others))
-        share = (scores.logsumexp(-1)[:, None] - theirs.logsumexp(-1)).sigmoid()[..., None]
-        return share * scores.softmax(-1)[:, None], (1 - share) * theirs.softmax(-1)
+        gate = (scores.logsumexp(-1)[:, None] - theirs.logsumexp(-1)).sigmoid()[..., None]
+        return gate * scores.softmax(-1)[:, None], (1 - gate) * theirs.softmax(-1)
 
     def _keys(self, tokens: Float[Tensor, "N P d"]) -> Float[Tensor, "N H P c"]:
         if tokens.ndim != 3 or tokens.shape[-1] != self.width:

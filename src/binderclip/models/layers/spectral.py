@@ -144,8 +144,8 @@ class SpectralConv2d(LipschitzLayer):
         self.windows = math.ceil(kh / stride) * math.ceil(kw / stride)
         self.coefficient = 1 / math.sqrt(self.windows)
         if released and stride == 1 and size is not None:
-            share = [n / (k * n - (k - 1) / 2 * ((k - 1) / 2 + 1)) for k, n in zip((kh, kw), size, strict=True)]
-            self.coefficient = math.sqrt(share[0] * share[1])
+            ratios = [n / (k * n - (k - 1) / 2 * ((k - 1) / 2 + 1)) for k, n in zip((kh, kw), size, strict=True)]
+            self.coefficient = math.sqrt(ratios[0] * ratios[1])
         self.size = size if released else None
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kh, kw))
         nn.init.orthogonal_(self.weight)

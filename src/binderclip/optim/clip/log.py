@@ -314,9 +314,9 @@ def _worst(report: ClipReport) -> list[Tensor]:
         return [report.stat, report.limit, report.scale, report.clipped]
     # taken by `gather`: indexing by a tensor of no dimension would read it back
     worst = torch.where(report.stat > 0, report.stat / report.limit, 0.0).argmax(keepdim=True)
-    share = report.clipped.to(report.stat.dtype).mean()
+    fraction = report.clipped.to(report.stat.dtype).mean()
     stat, limit = report.stat.gather(0, worst), report.limit.gather(0, worst)
-    return [stat, limit, report.scale.amin().reshape(1), share.reshape(1)]
+    return [stat, limit, report.scale.amin().reshape(1), fraction.reshape(1)]
 
 
 def _leads() -> bool:

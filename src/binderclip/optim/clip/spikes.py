@@ -159,8 +159,8 @@ class ClipHistory:
         """The figure and the spikes, in a notebook."""
         from binderclip.display import figure_html, table_html
 
-        share = self.clipped.mean() if len(self.step) else 0.0
-        summary = f"{len(self.step)} steps, {len(self.spikes)} spikes, {share:.1%} clipped"
+        fraction = self.clipped.mean() if len(self.step) else 0.0
+        summary = f"{len(self.step)} steps, {len(self.spikes)} spikes, {fraction:.1%} clipped"
         drawn = figure_html(self.plot(), "gradient norm over the run") if len(self.step) else ""
         rows = [
             (s.step, f"{s.norm:.4g}", f"{s.usual:.4g}", f"{s.limit:.4g}", ", ".join(name for name, _, _ in s.top[:3]))
@@ -281,7 +281,7 @@ def _spike(row: Mapping[str, Any]) -> Spike:
         limit=_number(row["limit"], math.inf),
         scale=0.0 if row["skipped"] else _number(row["scale"]),
         skipped=bool(row["skipped"]),
-        top=tuple((str(name), _number(norm), _number(share)) for name, norm, share in row["top"]),
+        top=tuple((str(name), _number(norm), _number(fraction)) for name, norm, fraction in row["top"]),
         note=str(row.get("note", "")),
     )
 
@@ -347,10 +347,10 @@ def draw_norms(axes: Any, history: ClipHistory) -> None:
         axes.plot(steps, limit, color=_LIMIT, lw=1.4, ls="--", marker="_", ms=5, mew=1.4, label="limit", zorder=2)
     at = history.clipped & np.isfinite(history.norm)
     if history.whole and at.any():
-        share = f"clipped ({history.clipped.mean():.1%} of steps)"
+        label = f"clipped ({history.clipped.mean():.1%} of steps)"
         # many marks must not hide the curve
         size = 4 if at.mean() < 0.1 else 2
-        axes.plot(steps[at], norm[at], ".", color=_INK, ms=size, label=share, zorder=3)
+        axes.plot(steps[at], norm[at], ".", color=_INK, ms=size, label=label, zorder=3)
     seen = [spike for spike in history.spikes if math.isfinite(spike.norm)]
     if seen:
         heights = 1.25 * _drawable(np.array([spike.norm for spike in seen]))

@@ -127,14 +127,14 @@ class MedianMomentum(GuardedOptimizer):
     ) -> tuple[Float[Tensor, "params"], Bool[Tensor, "params"]]:
         """What each distance is multiplied by (for "l1" 1, it is clamped), and where the bound is active."""
         estimator, tau, mu = self.common("estimator"), group["tau"], group["mu"]
-        share = 1 / (1 + 1 / tau)
+        weight = 1 / (1 + 1 / tau)
         # Huber's step tau mu / max(||v||, mu (1 + tau)) is the mean's step of a v clipped to mu (1 + tau)
         bound = {"l2": tau, "l1": tau, "huber": mu * (1 + tau), "mean": math.inf}[estimator]
         factors = coefficient(distance, distance.new_full((), bound))
         active = factors < 1
         if estimator == "l1":
             factors = torch.ones_like(factors)
-        return (factors * share if estimator in ("huber", "mean") else factors), active
+        return (factors * weight if estimator in ("huber", "mean") else factors), active
 
     def _move(self, share: GroupShare, states: Sequence[dict[str, Any]], fresh: list[bool], factors: Tensor) -> None:
         centres = [local_shard(state["centre"]) for state in states]

@@ -64,7 +64,7 @@ def clip_norm_range(lipschitz: Float[Tensor, "N"]) -> ClipRange:
     if not values.numel() or not bool((values.isfinite() & (values > 0)).all()):
         raise UsageError("lipschitz needs at least one constant, all positive and finite")
     upper = float(values.min())
-    return ClipRange(upper, tuple(upper * share for share in GRID))
+    return ClipRange(upper, tuple(upper * fraction for fraction in GRID))
 
 
 def private_clip_range(
@@ -116,7 +116,7 @@ def private_clip_range(
         low, high = (low, middle) if excess > 0 else (middle, high)
     ledger.step(multiplier, 1.0, rounds)
     end = math.exp((low + high) / 2)
-    return ClipRange(end, tuple(end * share for share in GRID))
+    return ClipRange(end, tuple(end * fraction for fraction in GRID))
 
 
 def suggest_clip(moment_k: float, M: float, n: int, d: int, eps: float, delta: float) -> float:

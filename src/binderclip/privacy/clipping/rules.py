@@ -185,8 +185,8 @@ class GroupClip(SensitivityRule):
     def _stds(self, noise_multiplier: float) -> tuple[float, ...]:
         if self.noise_scaling == "flat":
             return super()._stds(noise_multiplier)
-        share = math.sqrt(self.groups) if self.noise_scaling == "joint" else 1.0
-        return tuple(noise_multiplier * share * norm for norm in self.clip_norms)
+        scale = math.sqrt(self.groups) if self.noise_scaling == "joint" else 1.0
+        return tuple(noise_multiplier * scale * norm for norm in self.clip_norms)
 
     def multiplier(self, noise_multiplier: float) -> float:
         """Sigma, or sigma / sqrt(J) for "per_group"."""
@@ -263,8 +263,10 @@ class AdaptiveClip(SensitivityRule):
 
     def update(self, released: Mapping[str, Tensor], expected_batch_size: float) -> None:
         """Move C."""
-        share = float(released["unclipped"]) / expected_batch_size + 0.5
-        moved = self.clip_norms[0] * math.exp(-self.clipbound_learning_rate * (share - self.target_unclipped_quantile))
+        fraction = float(released["unclipped"]) / expected_batch_size + 0.5
+        moved = self.clip_norms[0] * math.exp(
+            -self.clipbound_learning_rate * (fraction - self.target_unclipped_quantile)
+        )
         self.clip_norms = (min(max(moved, self.min_clipbound), self.max_clipbound),)
 
 

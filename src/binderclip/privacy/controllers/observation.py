@@ -106,13 +106,13 @@ def clipping_summary(
     if "norm histogram" not in released:
         return [0.0] * (6 * groups), 0.0
     counts = released["norm histogram"].cpu().double().clamp(min=0)
-    share = counts / counts.sum(dim=1, keepdim=True).clamp(min=1e-9)
+    fractions = counts / counts.sum(dim=1, keepdim=True).clamp(min=1e-9)
     width = float(EDGES[1] - EDGES[0])
     centres = torch.cat([EDGES[:1] - width / 2, EDGES + width / 2]).double()
-    mean = share @ centres
-    deviation = (share @ centres.square() - mean.square()).clamp(min=0).sqrt()
-    total = share.cumsum(dim=1)
+    mean = fractions @ centres
+    deviation = (fractions @ centres.square() - mean.square()).clamp(min=0).sqrt()
+    total = fractions.cumsum(dim=1)
     quartiles = [centres[(total >= q - 1e-9).double().argmax(dim=1)] for q in (0.25, 0.5, 0.75)]
-    clipped = share[:, (len(EDGES) + 1) // 2 :].sum(dim=1)
+    clipped = fractions[:, (len(EDGES) + 1) // 2 :].sum(dim=1)
     loss = float(released["loss"]) / expected_batch_size
     return torch.cat([mean, deviation, *quartiles, clipped]).tolist(), loss

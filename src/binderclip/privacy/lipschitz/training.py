@@ -304,8 +304,8 @@ class LipschitzOptimizer:
         if not 0 < quantile < 1 or not multiplier > 0:
             raise UsageError(f"quantile must be in (0, 1), multiplier above 0; got {quantile} and {multiplier}")
         noise = float(torch.randn((), generator=self.generator, device=self.generator.device)) * multiplier
-        share = (float((norms < limit).sum()) + noise) / self.expected_batch_size
-        coming = min(limit * math.exp(-rate * (share - quantile)), self.loss_constant)
+        fraction = (float((norms < limit).sum()) + noise) / self.expected_batch_size
+        coming = min(limit * math.exp(-rate * (fraction - quantile)), self.loss_constant)
         self._pending = (multiplier, coming)
         return coming
 

@@ -61,8 +61,10 @@ def two_afc_score(
         raise UsageError(f"as many distances as choices, at least one: {len(first)}, {len(second)}, {len(preferred)}")
     if not bool(((preferred >= 0) & (preferred <= 1)).all()):
         raise UsageError("preferred must lie in [0, 1]: the share of people to whom the second was nearer")
-    share = preferred.to(first.dtype)
-    nearer = torch.where(first < second, 1 - share, torch.where(first > second, share, torch.full_like(share, 0.5)))
+    agreement = preferred.to(first.dtype)
+    nearer = torch.where(
+        first < second, 1 - agreement, torch.where(first > second, agreement, torch.full_like(agreement, 0.5))
+    )
     return nearer.mean()
 
 

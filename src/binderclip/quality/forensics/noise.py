@@ -115,6 +115,6 @@ class NoiseDetector(Detector):
 
 
 def _part(image: Float[Tensor, "3 H W"], side: Sequence[int], place: tuple[float, float]) -> Float[Tensor, "3 h w"]:
-    top, left = (int(share * (extent - length + 1))
-                 for share, extent, length in zip(place, image.shape[-2:], side, strict=True))  # fmt: skip
+    top, left = (int(offset * (extent - length + 1))
+                 for offset, extent, length in zip(place, image.shape[-2:], side, strict=True))  # fmt: skip
     return image[:, top : top + side[0], left : left + side[1]]

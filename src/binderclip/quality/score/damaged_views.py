@@ -56,9 +56,9 @@ def _grey_noise(picture: Tensor, level: int, seed: int) -> Tensor:
 
 def _specks(picture: Tensor, level: int, seed: int) -> Tensor:
     """Single pixels that are black or white in all channels."""
-    share = (0.005, 0.015, 0.04, 0.08, 0.15)[level - 1]
+    probability = (0.005, 0.015, 0.04, 0.08, 0.15)[level - 1]
     draws = torch.rand(picture[:, :1].shape, generator=torch.Generator().manual_seed(seed))
-    return picture.where(draws >= share / 2, 0.0).where(draws <= 1 - share / 2, 1.0)
+    return picture.where(draws >= probability / 2, 0.0).where(draws <= 1 - probability / 2, 1.0)
 
 
 def _enlarged(shares: Sequence[float], picture: Tensor, level: int, seed: int) -> Tensor:
@@ -95,14 +95,14 @@ FAMILIES = tuple(FAULTS)
 def _developed(picture: Float[Tensor, "1 3 h w"], rng: np.random.Generator) -> Float[Tensor, "1 3 h w"]:
     """A picture a little darker or brighter, flatter, duller, softer, grainier: as whole photographs differ."""
     veil, stops = float(rng.uniform(0.2, 0.9)), min(2 * STOPS, max(-2 * STOPS, rng.normal(0, STOPS)))
-    contrast, saturation, share = (float(rng.uniform(*limits)) for limits in (CONTRAST, SATURATION, SHARP))
+    contrast, saturation, sharpness = (float(rng.uniform(*limits)) for limits in (CONTRAST, SATURATION, SHARP))
     picture = contrast * exposed(picture, stops) + (1 - contrast) * veil
     grey = picture.mean(1, keepdim=True)
     cast = torch.tensor(rng.uniform(*CAST, 3)).to(picture).view(1, 3, 1, 1)
     picture = cast * (grey + saturation * (picture - grey))
     soft, seed, grain = rng.random() < RARE, int(rng.integers(2**31)), float(rng.uniform(0, GRAIN))
     if soft:
-        picture = resized_and_back(picture.clamp(0, 1), share)
+        picture = resized_and_back(picture.clamp(0, 1), sharpness)
     if rng.random() < RARE:
         picture = picture + grain * torch.randn(picture.shape, generator=torch.Generator().manual_seed(seed))
     return picture.clamp(0, 1)
@@ -201,8 +201,8 @@ class DamagedViews(Sequence[tuple[Tensor, Tensor]]):
 
     def _view(self, picture: Image.Image, side: int, rng: np.random.Generator) -> Float[Tensor, "1 3 h w"]:
         short = min(picture.size)
-        share = rng.uniform(min(1.0, max(0.3, 32 / short)), 1)  # no view of a few pixels
-        width, height = (max(1, int(share * min(extent, 2 * short))) for extent in picture.size)
+        ratio = rng.uniform(min(1.0, max(0.3, 32 / short)), 1)  # no view of a few pixels
+        width, height = (max(1, int(ratio * min(extent, 2 * short))) for extent in picture.size)
         x, y = int(rng.integers(picture.width - width + 1)), int(rng.integers(picture.height - height + 1))
         part = picture.crop((x, y, x + width, y + height))
         part.thumbnail((side, side), Image.Resampling.LANCZOS)

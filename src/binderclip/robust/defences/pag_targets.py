@@ -119,11 +119,11 @@ class PAGTargets:
         total = flat.new_zeros(*classes.shape, flat.shape[1]).double()
         for sigma in self.sigma:
             means, logs = [], []
-            for share, square, examples in zip(self._shares, squares, self._classes, strict=True):
+            for weight, square, examples in zip(self._shares, squares, self._classes, strict=True):
                 weights = -square / (2 * sigma**2)
                 means.append(weights.softmax(dim=1) @ examples.double())
                 # each example stands for an equal part of its class's share
-                logs.append(weights.logsumexp(dim=1) + share.log() - torch.tensor(len(examples)).log())
+                logs.append(weights.logsumexp(dim=1) + weight.log() - torch.tensor(len(examples)).log())
             denoised = torch.stack(means, dim=1)
             posterior = torch.stack(logs, dim=1).softmax(dim=1)
             every = (posterior[..., None] * denoised).sum(dim=1)

@@ -105,19 +105,19 @@ class InformationBottleneckMap:
             tokens = tower.run(tower.embed(pixels.to(tower.device)), stop=self.block + 1)
         values = tokens.x.detach().float()[:, None]
         batch, _, length, width = values.shape
-        share = torch.full_like(values, self.start, requires_grad=True)
-        optimizer = torch.optim.Adam([share], lr=self.lr)
+        logits = torch.full_like(values, self.start, requires_grad=True)
+        optimizer = torch.optim.Adam([logits], lr=self.lr)
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.steps):
             noise = torch.randn(1, self.samples, length, width, generator=generator).to(values.device)
-            passed = nats(share, values)
-            mixed = share.sigmoid() * values + (-share).sigmoid() * noise
+            passed = nats(logits, values)
+            mixed = logits.sigmoid() * values + (-logits).sigmoid() * noise
             seen = tokens.with_x(mixed.flatten(0, 1).to(tower.dtype))
             embedding = tower.project(tower.pool(tower.run(seen, start=self.block + 1))).float()
             near = F.cosine_similarity(embedding, target, dim=-1).view(batch, self.samples)
             # Each picture has its own loss; the sum gives each its own gradient.
             loss = (self.beta * passed.mean(dim=(1, 2, 3)) - near.mean(dim=1)).sum()
-            (share.grad,) = torch.autograd.grad(loss, share)
+            (logits.grad,) = torch.autograd.grad(loss, logits)
             optimizer.step()
         # As in the official code, the map is what passed in the last forward, before the last step.
         grid = tokens.grid

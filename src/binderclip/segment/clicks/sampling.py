@@ -153,8 +153,8 @@ def medoids(
 def _corners(mask: Any, n: int, grey: Any, rng: np.random.Generator) -> Pixels:
     rows, columns = np.nonzero(mask)
     diameter = float(np.hypot(np.ptp(rows), np.ptp(columns)))
-    for share in (0.06, 0.02, 0.01):
-        side = max(1, int(share * diameter))
+    for erosion in (0.06, 0.02, 0.01):
+        side = max(1, int(erosion * diameter))
         inner = ndimage.binary_erosion(mask, np.ones((side, side)))
         if inner.sum() >= 10:
             break
@@ -222,8 +222,8 @@ def patch_entropy(grey: Float[np.ndarray, "H W"], pixel: Any) -> float:
     half = PATCH // 2
     patch = grey[max(0, row - half) : row + half + 1, max(0, column - half) : column + half + 1]
     counts = np.bincount((patch * 255).round().clip(0, 255).astype(int).ravel())
-    share = counts[counts > 0] / patch.size
-    return float(-(share * np.log2(share)).sum())
+    probability = counts[counts > 0] / patch.size
+    return float(-(probability * np.log2(probability)).sum())
 
 
 def _distance(mask: Any, n: int, grey: Any, rng: np.random.Generator) -> Pixels:
@@ -252,7 +252,7 @@ def _per_object(mask: Any, n: int, grey: Any, rng: np.random.Generator) -> Pixel
     order = (order or [int(sizes.argmax())])[:n]
     shares = [n // len(order)] * len(order)
     shares[0] += n - sum(shares)
-    parts = [_medoids(numbers == i + 1, share, grey, rng) for i, share in zip(order, shares, strict=True)]
+    parts = [_medoids(numbers == i + 1, clicks, grey, rng) for i, clicks in zip(order, shares, strict=True)]
     return np.concatenate(parts)
 
 

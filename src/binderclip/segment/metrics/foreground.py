@@ -49,10 +49,10 @@ def s_measure(probs: Any, truth: Any, *, alpha: float = 0.5) -> float:
     Paper: Structure-measure: A new way to evaluate foreground maps (ICCV 2017).
     """
     predicted, mask = _checked(probs, truth)
-    share = float(mask.mean())
-    if share in (0.0, 1.0):
-        return float(predicted.mean() if share else 1 - predicted.mean())
-    whole = share * _uniform(predicted[mask]) + (1 - share) * _uniform(1 - predicted[~mask])
+    prevalence = float(mask.mean())
+    if prevalence in (0.0, 1.0):
+        return float(predicted.mean() if prevalence else 1 - predicted.mean())
+    whole = prevalence * _uniform(predicted[mask]) + (1 - prevalence) * _uniform(1 - predicted[~mask])
     rows, columns = (int(np.round(each.mean())) + 1 for each in np.nonzero(mask))
     parts = 0.0
     for ys in (np.s_[:rows], np.s_[rows:]):
@@ -94,13 +94,13 @@ def e_measure(probs: Any, truth: Any) -> float:
     if held in (0, size):
         agreeing = inside if held else size - outside
         return float((agreeing / (size - 1 + TINY)).mean())
-    share, mean = (inside + outside) / size, held / size
+    fraction, mean = (inside + outside) / size, held / size
     total = np.zeros(LEVELS)
     # Pixels that are in both, in the map alone, in the truth alone, and in none are alike each.
     for count, a, b in (
         (inside, 1, 1), (outside, 1, 0), (held - inside, 0, 1), (size - held - outside, 0, 0),
     ):  # fmt: skip
-        x, y = a - share, b - mean
+        x, y = a - fraction, b - mean
         total += count * (2 * x * y / (x**2 + y**2 + TINY) + 1) ** 2 / 4
     return float((total / (size - 1 + TINY)).mean())
 

@@ -87,7 +87,7 @@ class Segmentation:
         shown = paint(self.image, self.labels.cpu().numpy(), palette, opacity=opacity, quiet=quiet)
         if not legend:
             return shown
-        present = sorted(((share, name) for name, share in self.shares().items()), key=lambda entry: -entry[0])
+        present = sorted(((fraction, name) for name, fraction in self.shares().items()), key=lambda entry: -entry[0])
         # A few stray pixels of a class are not worth a line.
         entries = [(f"{n} {s:.0%}", palette[self.classes.index(n)]) for s, n in present if s >= 0.005]
         return with_legend(shown, entries)
@@ -96,7 +96,9 @@ class Segmentation:
         """The overlay and the share of every class, in a notebook."""
         from binderclip.display import picture_html, table_html
 
-        shares = sorted(((name, share) for name, share in self.shares().items() if share), key=lambda row: -row[1])
+        shares = sorted(
+            ((name, fraction) for name, fraction in self.shares().items() if fraction), key=lambda row: -row[1]
+        )
         return picture_html(self.overlay(), ", ".join(name for name, _ in shares)) + table_html(
             ("class", "share"), shares
         )
@@ -112,7 +114,7 @@ class Segmentation:
         for axes in (left, middle):
             axes.axis("off")
         shares = sorted(self.shares().items(), key=lambda row: -row[1])[:12]
-        bars(right, [name for name, _ in shares], [share for _, share in shares])
+        bars(right, [name for name, _ in shares], [fraction for _, fraction in shares])
         right.set_xlabel("share of the picture")
         return figure
 

@@ -158,8 +158,8 @@ def background_of(
         tau: cosine above which they are alike.
         seed: as in `BackgroundSeed`.
     """
-    share = (attention > attention.mean((1, 2), keepdim=True)).float().mean(-1) + 1e-10
-    weight = (share.sum(1, keepdim=True) / share).log()
+    fraction = (attention > attention.mean((1, 2), keepdim=True)).float().mean(-1) + 1e-10
+    weight = (fraction.sum(1, keepdim=True) / fraction).log()
     looked = (attention * weight[..., None]).sum(1)
     first = looked.argmin(1) if seed == "least" else looked.argmax(1)
     described = torch.nn.functional.normalize((keys * weight[..., None, None]).transpose(1, 2).flatten(2), dim=-1)

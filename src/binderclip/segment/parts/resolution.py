@@ -94,10 +94,10 @@ def side_of(value: int | float | None, whole: int, default: float, name: str) ->
         if value > MOST_SIDE:
             raise UsageError(f"{name} {str(value)[:12]}: the model is shown at most {MOST_SIDE} pixels a side")
         return int(value)
-    share = default if value is None else value
-    if not 0 < share <= 16:
-        raise UsageError(f"{name} {share}: pixels are an integer, a multiple of the model's own side is in (0, 16]")
-    return max(1, round(share * whole))
+    ratio = default if value is None else value
+    if not 0 < ratio <= 16:
+        raise UsageError(f"{name} {ratio}: pixels are an integer, a multiple of the model's own side is in (0, 16]")
+    return max(1, round(ratio * whole))
 
 
 def _check_longest(longest: float) -> None:

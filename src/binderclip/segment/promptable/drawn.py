@@ -51,8 +51,8 @@ def draw(keys: Float[Tensor, "#P C h w"], prompts: PromptTokens) -> Float[Tensor
     )
     alike = functional.normalize(at[..., 0], dim=1).transpose(1, 2) @ keys.flatten(2)
     box, has_box = _box(prompts, cells)
-    share = box / box.sum(1, keepdim=True).clamp(min=1e-6)
-    content = functional.normalize((keys.flatten(2) @ share[..., None])[..., 0], dim=1)
+    weights = box / box.sum(1, keepdim=True).clamp(min=1e-6)
+    content = functional.normalize((keys.flatten(2) @ weights[..., None])[..., 0], dim=1)
     within = (content[:, None] @ keys.flatten(2))[:, 0]
     within = torch.where(has_box[:, None], within, 0.0)
     mask = keys.new_zeros(count, height * width)

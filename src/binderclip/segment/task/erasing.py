@@ -34,6 +34,6 @@ def filled_from_border(
         copied = pixels[nearest[0], nearest[1]]
         sigma = max(1.0, min(x1 - x0, y1 - y0) / 8)
         smooth = ndimage.gaussian_filter(copied, (sigma, sigma, 0))
-        share = np.clip(depth / (2 * sigma), 0, 1)[..., None]
-        filled = np.where(hole[..., None], (1 - share) * copied + share * smooth, pixels)
+        weight = np.clip(depth / (2 * sigma), 0, 1)[..., None]
+        filled = np.where(hole[..., None], (1 - weight) * copied + weight * smooth, pixels)
     return Image.fromarray(filled.round().clip(0, 255).astype(np.uint8))

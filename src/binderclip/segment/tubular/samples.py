@@ -169,12 +169,12 @@ def path_labels(
     outside = ~mask[paths[:, 0, 0], paths[:, 0, 1]]
     follows, nearest = torch.zeros(len(paths), dtype=torch.bool), torch.zeros(len(paths))
     for line in lines:
-        share = _near(paths.float(), line, tolerance).float().mean(1)
+        fraction = _near(paths.float(), line, tolerance).float().mean(1)
         ends = torch.cdist(paths[:, [0, -1]].float().flatten(0, 1), line.float()).argmin(1).view(-1, 2)
         # Of a path that runs along the line, its ends meet the line half its length apart or more.
         along = (ends[:, 0] - ends[:, 1]).abs() >= paths.shape[1] // 2
-        follows |= (share >= WITHIN) & along
-        nearest = nearest.maximum(share)
+        follows |= (fraction >= WITHIN) & along
+        nearest = nearest.maximum(fraction)
     labels = torch.full((len(paths),), -1)
     labels[(nearest < OUTSIDE) | outside] = 0
     labels[follows] = 1

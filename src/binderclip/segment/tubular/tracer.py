@@ -129,7 +129,7 @@ class TubularTrace:
         cost: of the path.
         mask: pixels of the tube along the path; None where the tracer gives none.
         visited: local paths that were judged, (P, n, 2) from the newest pixel back.
-        scores: what the judgement was, (P,).
+        scores: what the part_scores was, (P,).
     """
 
     path: Int[Tensor, "L 2"]
@@ -243,12 +243,12 @@ class TubularTracer:
             if not bool(torch.isfinite(judged).all()):
                 raise UsageError("the score of a strip is NaN or infinite: look at the picture and at what scores it")
             shares = judged.split([len(part) for part in paths])
-            for place, batch, part, share, long in zip(growing, batches, paths, shares, known, strict=True):
-                labels = np.full(len(batch), self.unknown)
-                labels[long] = share.numpy()
+            for place, batch, part, part_scores, long in zip(growing, batches, paths, shares, known, strict=True):
+                batch_scores = np.full(len(batch), self.unknown)
+                batch_scores[long] = part_scores.numpy()
                 visited[place].append(part)
-                scores[place].append(share.float())
-                fronts[place].relax(batch, 1 / (self.eps + labels.clip(0, 1)))
+                scores[place].append(part_scores.float())
+                fronts[place].relax(batch, 1 / (self.eps + batch_scores.clip(0, 1)))
         return [
             self._trace(image, front, torch.cat(seen), torch.cat(score))
             for image, front, seen, score in zip(images, fronts, visited, scores, strict=True)

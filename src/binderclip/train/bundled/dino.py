@@ -117,10 +117,10 @@ class MultiCrop:
         cells = self.large // self.patch
         field = torch.rand(count, 1, max(2, cells // 3), max(2, cells // 3), generator=generator)
         field = functional.interpolate(field, size=(cells, cells), mode="bilinear", align_corners=False).flatten(1)
-        share = self.hidden * torch.rand(count, generator=generator)
-        share = torch.where(torch.rand(count, generator=generator) < 0.5, 0.0, share)
+        fraction = self.hidden * torch.rand(count, generator=generator)
+        fraction = torch.where(torch.rand(count, generator=generator) < 0.5, 0.0, fraction)
         rank = field.argsort(1).argsort(1)
-        return rank >= (cells * cells * (1 - share)).round()[:, None]
+        return rank >= (cells * cells * (1 - fraction)).round()[:, None]
 
 
 class DinoHead(nn.Module):

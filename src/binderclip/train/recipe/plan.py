@@ -98,7 +98,7 @@ def _pass(
     once = not towers.pictures and not towers.captions  # features that are kept, and read again
     read = pairs * (towers.copied_pictures if once else 1)
     decoding = rates.seconds["decode"].of(picture=read, byte=read * picture_bytes)
-    share = min(machines.cores, max(recipe.workers, 1)) / machines.cores
+    fraction = min(machines.cores, max(recipe.workers, 1)) / machines.cores
     steps = pairs / (stage.batch_size * stage.accumulate)
     exchanged = written = 0.0
     worker = None
@@ -114,7 +114,7 @@ def _pass(
             whole = memory.model / (count if parallel == "fsdp" else 1)
             worker = rates.bytes["process"].of(process=1.0) + whole + at_once * memory.sample
     phase = Phase(
-        seconds=decoding / share, operations=cost.flops, read=read * picture_bytes, written=written,
+        seconds=decoding / fraction, operations=cost.flops, read=read * picture_bytes, written=written,
         exchanged=exchanged,
     )  # fmt: skip
     return PlannedPass(name=stage.name, passes=read / samples, phases=[phase], worker=worker)

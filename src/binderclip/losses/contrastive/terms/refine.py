@@ -88,11 +88,11 @@ class RandomFeatureAlignment(nn.Module):
             self.matched.copy_(squares.mean().sqrt())
         step = int(self.step)
         drawn = self._draw(embeddings, sides[0], step)
-        share = 1.0 if self.decay is None else max(0.0, 1 - step / self.decay)
+        decay = 1.0 if self.decay is None else max(0.0, 1 - step / self.decay)
         rows = [(x - r).square().mean(1) for x, r in zip(sides, drawn, strict=True)]
         if self.training:
             self.step += 1
-        return share * torch.stack([embeddings.mean(row) for row in rows]).sum()
+        return decay * torch.stack([embeddings.mean(row) for row in rows]).sum()
 
     def _draw(self, embeddings: Embeddings, like: Float[Tensor, "n d"], step: int) -> list[Float[Tensor, "n d"]]:
         """The vectors of this process's rows, for each side."""

@@ -89,7 +89,9 @@ class Mixture:
     def counts(self) -> tuple[int, int, int, int]:
         """Pictures of each sort in a batch."""
         here = [True, self.scenes is not None, self.cutouts is not None, self.crops is not None]
-        counts = [round(self.batch * share) if there else 0 for share, there in zip(self.share, here, strict=True)]
+        counts = [
+            round(self.batch * fraction) if there else 0 for fraction, there in zip(self.share, here, strict=True)
+        ]
         counts[0] = self.batch - sum(counts[1:])
         return counts[0], counts[1], counts[2], counts[3]
 

@@ -66,9 +66,9 @@ def _noisy(picture: Image.Image, severity: int, rng: np.random.Generator) -> Ima
 
 
 def _specks(picture: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
-    values, share = _values(picture).copy(), (0.04, 0.1)[severity]
+    values, fraction = _values(picture).copy(), (0.04, 0.1)[severity]
     draws = rng.random(values.shape[:2])
-    values[draws < share / 2], values[draws > 1 - share / 2] = 0, 255
+    values[draws < fraction / 2], values[draws > 1 - fraction / 2] = 0, 255
     return _picture(values)
 
 
@@ -89,14 +89,14 @@ def _overexposed(picture: Image.Image, severity: int, rng: np.random.Generator) 
 
 
 def _enlarged(picture: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
-    share = (96, 56)[severity] / max(picture.size)
-    small = picture.resize([max(1, round(side * share)) for side in picture.size], Image.Resampling.BICUBIC)
+    ratio = (96, 56)[severity] / max(picture.size)
+    small = picture.resize([max(1, round(side * ratio)) for side in picture.size], Image.Resampling.BICUBIC)
     return small.resize(picture.size, Image.Resampling.BICUBIC)
 
 
 def _washed_out(picture: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
-    share = (0.3, 0.18)[severity]
-    return _picture(share * _values(picture) + (1 - share) * 200)
+    fraction = (0.3, 0.18)[severity]
+    return _picture(fraction * _values(picture) + (1 - fraction) * 200)
 
 
 TEN_FAULTS: dict[str, Fault] = {
