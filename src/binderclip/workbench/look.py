@@ -130,6 +130,11 @@ def small_copy(source: Any, folder: Path, number: int, side: int = SMALL) -> Pat
     return path
 
 
+def sentences(lines: Sequence[str]) -> str:
+    """Remarks on a result as paragraphs."""
+    return "".join(f"<p>{html.escape(line[:1].upper() + line[1:])}.</p>" for line in lines)
+
+
 def could_not_be_read(count: int) -> str:
     """A sentence on pictures that were left out; empty where there are none."""
     if not count:

@@ -79,9 +79,9 @@ class ChosenPictures:
         return named_pictures(self.paths, self.folder)
 
     @property
-    def arguments(self) -> list[Path]:
+    def arguments(self) -> list[str]:
         """What a task is given: the folder, or the pictures one by one."""
-        return self.paths if self.folder is None else [self.folder]
+        return [str(path) for path in (self.paths if self.folder is None else [self.folder])]
 
     def label(self, path: Path) -> str:
         """What the page calls one of them."""

@@ -14,7 +14,16 @@ from binderclip.tasks.verbs.attack.request import AttackRequest
 from binderclip.tasks.verbs.attack.task import attack
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, small_copy, table
+from binderclip.workbench.look import (
+    could_not_be_read,
+    hint,
+    left_out,
+    packed,
+    picture_rows,
+    sentences,
+    small_copy,
+    table,
+)
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -84,7 +93,7 @@ def work(
     again = AttackRequest(images=chosen.names(), **asked)
     out = run.folder / "attack"
     try:
-        result = attack.run(AttackRequest(images=[str(path) for path in chosen.paths], out=str(out), **asked))
+        result = attack.run(AttackRequest(images=chosen.arguments, out=str(out), **asked))
     except DataError as error:
         raise DataError(f"none of the pictures could be read: {error}") from error
     skipped = [*chosen.skipped, *result.skipped]
@@ -93,8 +102,7 @@ def work(
     rows = [(chosen.label(Path(each.image)), *row[1:]) for each, row in zip(result.pictures, rows, strict=True)]
     write_csv(columns, rows, run.folder / "table.csv")
     said = table([name.capitalize() for name in columns], rows, result.title)
-    said += "".join(f"<p>{line[:1].upper()}{line[1:]}.</p>" for line in result.remarks())
-    said += "<p>An attack that fails proves nothing: a stronger one may not.</p>"
+    said += sentences([*result.remarks(), "an attack that fails proves nothing: a stronger one may not"])
     return Outcome(
         (_pictures(run, chosen, result), said + left_out(skipped)),
         [run.folder / "table.csv", packed(out, result.files(), "attack.zip")],
