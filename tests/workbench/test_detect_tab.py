@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import csv
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -76,8 +76,8 @@ def test_a_detector_is_trained_and_looks_at_pictures_as_by_the_verb(
     said = command(*lines.words(found.again.shell), "--json").json()["images"]
     assert [each["image"] for each in said] == [row["image"] for row in rows]
     assert [each["logit"] for each in said] == pytest.approx([float(row["logit"]) for row in rows], abs=1e-3)
-    printed = lines.python(found.again.python, tmp_path)
-    assert re.findall(r"'([\w-]+\.png)'", printed) == [row["image"] for row in rows]
+    printed = ast.literal_eval(lines.python(found.again.python, tmp_path).splitlines()[-1])
+    assert [each["image"] for each in printed["images"]] == [row["image"] for row in rows]
     assert found.values[0].count("<img") == 4
     assert "is no proof" in found.values[1]
 

@@ -76,7 +76,9 @@ def test_an_enhancer_is_trained_and_enhances_as_by_the_verb(
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / "enhanced" / path.name)))
     shutil.rmtree(tmp_path / "enhanced")
     printed = ast.literal_eval(lines.python(found.again.python, tmp_path).splitlines()[-1])
-    assert [after for *_, after in printed] == pytest.approx([row["mean_after"] for row in rows], abs=1e-4)
+    assert [row["mean_after"] for row in printed["images"]] == pytest.approx(
+        [row["mean_after"] for row in rows], abs=1e-4
+    )
     assert all(row["mean_after"] != row["mean"] for row in rows)
 
 

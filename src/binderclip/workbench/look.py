@@ -21,21 +21,26 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -
 
     Args:
         columns: their heads. rows: their cells; floats are shown with three decimals.
-        caption: what the table is of, read aloud and shown above it.
+        caption: what the table is of, read aloud and shown above it; it and the heads begin with a capital here.
     """
     rows = list(rows)
     numeric = [bool(rows) and all(_is_number(row[n]) for row in rows) for n in range(len(columns))]
     head = "".join(
-        f'<th scope="col"{" class=number" * right}>{html.escape(name)}</th>'
+        f'<th scope="col"{" class=number" * right}>{html.escape(_with_capital(name.strip()))}</th>'
         for name, right in zip(columns, numeric, strict=True)
     )
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    name = html.escape(caption, quote=True)
+    name = html.escape(_with_capital(caption), quote=True)
     return (
         f'<div class="table-box" tabindex="0" role="region" aria-label="{name}"><table>'
         f"<caption><span>{name}</span></caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _with_capital(text: str) -> str:
+    """The text with its first letter as a capital; a letter alone is a symbol, such as p."""
+    return text if len(text) == 1 else text[:1].upper() + text[1:]
 
 
 def _is_number(value: Any) -> bool:

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.tasks.files.writing import write_csv
-from binderclip.workbench.commands import (
-    PICTURES,
-    Arguments,
-    Equivalent,
-    device_words,
-    model_words,
-    python_paths,
-    shell_line,
+from binderclip.tasks.verbs.detect.request import DetectRequest
+from binderclip.tasks.verbs.detect.task import detect
+from binderclip.workbench.commands import Equivalent
+from binderclip.workbench.fields import control
+from binderclip.workbench.look import (
+    could_not_be_read,
+    hint,
+    left_out,
+    packed,
+    picture_rows,
+    sentences,
+    small_copy,
+    table,
 )
-from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, small_copy, table
-from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 from binderclip.workbench.trained_files import MINE, TrainedFiles
 
 if TYPE_CHECKING:
-    from binderclip.evaluate import DetectorSanityCheck
     from binderclip.tasks.verbs.detect.run import Detected
 
 SHOWN = 24
 """Pictures on the page, each beside its map; the table has all."""
-BATCH, STEPS, RATE = 16, 200, 1e-3
 DETECTOR = TrainedFiles("a detector", bundled=("small-detector",))
 
 
 def build(bench: Bench) -> None:
-    from binderclip.quality import DETECTORS
-
     folders = [str(folder) for folder in bench.below()]
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
@@ -49,15 +47,15 @@ def build(bench: Bench) -> None:
             pictures = bench.pictures("Pictures to look at")
             controls = bench.controls("Detect")
             with gr.Accordion("Train a detector", open=False):
-                data = gr.Dropdown(
-                    folders, value=folders[0] if folders else None, label="Folder of real and generated pictures",
+                data = control(
+                    DetectRequest, "train", choices=folders, value=folders[0] if folders else None,
                     info="with 0_real/ and 1_fake/GENERATOR/ in it, in a folder that the workbench was opened on",
                 )  # fmt: skip
-                method = gr.Dropdown(list(DETECTORS), value="linear", label="Method")
-                hold_out = gr.Textbox(
-                    label="Generators to test on only", placeholder="sdxl, stylegan", info="separated by commas",
-                )  # fmt: skip
-                steps = gr.Slider(10, 2000, value=STEPS, step=10, label="Training steps")
+                method = control(DetectRequest, "method")
+                hold_out = control(
+                    DetectRequest, "hold_out", value="", placeholder="sdxl, stylegan", info="separated by commas"
+                )
+                steps = control(DetectRequest, "steps", minimum=10, maximum=2000, step=10)
                 train_controls = bench.controls("Train a detector")
                 train_results = bench.results()
         with gr.Column(scale=3, min_width=320):
@@ -79,131 +77,68 @@ def build(bench: Bench) -> None:
 
 def work(run: Run, files: list[str] | None, folder: str | None, detector: str | None) -> Outcome:
     """Look at pictures as the verb does."""
-    from binderclip.tasks.verbs.detect.run import detected, places_of_maps, write_maps
-
     path = DETECTOR.chosen(run, detector)
     chosen = run.pictures(files, folder)
-    count = len(chosen.paths)
-    # A folder that says which of its pictures are generated is measured as well; uploads say nothing.
-    where = str(chosen.folder or run.folder / PICTURES)
-    run.say("loading the detector")
-    device = run.bench.models.device
-    result = detected(
-        path, chosen.paths, [where], device=device, batch_size=BATCH,
-        progress=lambda done: run.progress(done, count, "looking"),
+    out = run.folder / "maps"
+    request = DetectRequest(
+        images=chosen.arguments, detector=path, maps=out, most=SHOWN, device=run.bench.models.device
     )  # fmt: skip
+    result = detect.run(request)
     skipped = [*chosen.skipped, *result.skipped]
     if not result.rows:
         raise DataError(f"none of the pictures could be used: {skipped[0][1]}")
-    named = [(chosen.label(Path(key)), logit, chance) for key, logit, chance in result.rows]
+    named = [(chosen.label(Path(key)), logit, probability) for key, logit, probability in result.rows]
     write_csv(("image", "logit", "probability"), named, run.folder / "scores.csv")
-    out = run.folder / "maps"
-    out.mkdir()
-    maps = write_maps(result, places_of_maps(chosen.paths, out), SHOWN)
+    columns, rows = result.table()
+    rows = [(label, *row[1:]) for (label, *_), row in zip(named, rows, strict=True)]
+    shown = table(columns, rows, result.title)
+    shown += "<p>Maps: red patches speak for generated, blue ones for real.</p>"
     return Outcome(
-        (_pictures(run, result, named, maps), _tables(result, named, skipped)),
-        [run.folder / "scores.csv", packed(out, maps, "maps.zip")],
-        _again(run, chosen, path),
+        (_pictures(run, result, named), shown + _tables(result.more_tables(), result.remarks()) + left_out(skipped)),
+        [run.folder / "scores.csv", packed(out, result.maps, "maps.zip")],
+        Equivalent.of(request.replaced(images=chosen.names(), detector=DETECTOR.called(run, path), maps="maps")),
         could_not_be_read(len(skipped)),
     )
 
 
 def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) -> Outcome:
     """Train and measure a detector as the verb does."""
-    from binderclip.tasks.verbs.detect.train import trained
-
     if not (data or "").strip():
         raise UsageError("open the workbench on a folder with 0_real/ and 1_fake/ in it, and choose it here")
-    folder = run.bench.open_folder(str(data))
-    held = [name.strip() for name in (hold_out or "").split(",") if name.strip()]
-    out = DETECTOR.new(run, method)
-    device = run.bench.models.device
-    run.say("reading the folder")
-    done = trained(
-        folder, out, method, held, steps=int(steps), batch_size=BATCH, lr=RATE, seed=0, model=run.tower_model,
-        device=device,
+    request = DetectRequest(
+        train=run.bench.open_folder(str(data)), out=DETECTOR.new(run, method), method=method, steps=int(steps),
+        hold_out=[name.strip() for name in (hold_out or "").split(",") if name.strip()], model=run.tower_model,
+        device=run.bench.models.device,
     )  # fmt: skip
-    figures = _check(done.check, done.title)
-    shell = shell_line(
-        "binderclip", "detect", "--train", folder, "--out", MINE, ["--method", method] if method != "linear" else None,
-        [word for name in held for word in ("--hold-out", name)], ["--steps", int(steps)] if steps != STEPS else None,
-        model_words(run.tower_model, device, "small"),
-    )  # fmt: skip
-    python = (
-        "from pathlib import Path; from binderclip.tasks.verbs.detect.train import trained; "
-        f"t = trained(Path({str(folder)!r}), Path({MINE!r}), {method!r}, {held!r}, steps={int(steps)}, "
-        f"batch_size={BATCH}, lr={RATE}, seed=0, model={run.chosen('small')!r}, device={device!r}); "
-        "print(t.check.figures)"
-    )
+    result = detect.run(request)
+    figures = _tables([(result.title, *result.table()), *result.more_tables()], result.remarks())
     return Outcome(
-        (figures + left_out(done.skipped), gr.update(choices=DETECTOR.choices(run.bench, run), value=str(out))),
-        [out],
-        Equivalent(python, shell),
-        could_not_be_read(len(done.skipped)),
+        (figures + left_out(result.skipped), gr.update(choices=DETECTOR.choices(run.bench, run), value=request.out)),
+        [Path(request.out)],
+        Equivalent.of(request.replaced(out=MINE)),
+        could_not_be_read(len(result.skipped)),
     )
 
 
-def _pictures(run: Run, result: Detected, named: Sequence[tuple[str, float, float]], maps: Sequence[Path]) -> str:
+def _pictures(run: Run, result: Detected, named: Sequence[tuple[str, float, float]]) -> str:
     """The pictures that look generated most, each beside its map."""
     entries = []
-    for number, ((key, *_), (name, logit, chance), drawn) in enumerate(zip(result.rows, named, maps, strict=False)):
+    for number, ((key, *_), (name, logit, probability), drawn) in enumerate(
+        zip(result.rows, named, result.maps, strict=False)
+    ):
         parts = [
             (small_copy(path, run.folder / f"small-{kind}", number), f"{what}{name}")
             for kind, path, what in (
                 ("picture", Path(key), ""), ("map", drawn, "which patches speak for generated: ")
             )
         ]  # fmt: skip
-        entries.append((name, f"{'fake' if logit > 0 else 'real'}, probability of fake {chance:.2f}", parts))
+        entries.append((name, f"{'fake' if logit > 0 else 'real'}, probability of fake {probability:.2f}", parts))
     return picture_rows(entries, "pictures, most likely generated first")
 
 
-def _tables(result: Detected, named: Sequence[tuple[str, float, float]], skipped: Sequence[tuple[str, str]]) -> str:
-    rows = [(label, "fake" if logit > 0 else "real", chance, logit) for label, logit, chance in named]
-    caption = f"{number_of(len(rows), 'picture')}, most likely generated first; {result.title}"
-    said = table(("Picture", "Said", "Probability", "Logit"), rows, caption)
-    said += "<p>Maps: red patches speak for generated, blue ones for real.</p>"
-    said += "".join(f"<p>{html.escape(line[:1].upper() + line[1:])}.</p>" for line in result.limits)
-    if result.check is not None:
-        said += _check(result.check, "By generator")
-    return said + left_out(skipped)
-
-
-def _check(check: DetectorSanityCheck, title: str) -> str:
+def _tables(tables: Iterable[tuple[str, Sequence[str], Sequence[tuple[Any, ...]]]], remarks: Sequence[str]) -> str:
     """The figures of each generator, of real pictures after processing, and what follows."""
-    rows: list[tuple[Any, ...]] = [
-        (
-            f.generator, "yes" if f.seen else "no", f.real_accuracy, f.fake_accuracy, f.average_precision,
-            f.oracle_accuracy, f.n_real, f.n_fake,
-        )
-        for f in check.figures
-    ]  # fmt: skip
-    columns = ("Generator", "Seen", "Real right", "Fake found", "AP", "Best threshold", "Real", "Fake")
-    said = table(columns, rows, title)
-    if check.controls:
-        changed = [
-            (c.processing, c.after, c.before, c.p_value, "a shortcut" if c.shortcut else "could be chance")
-            for c in check.controls
-        ]
-        columns_of_controls = ("Real pictures after", "Called fake", "Before", "p", "Finding")
-        said += table(columns_of_controls, changed, "Real pictures after processing, which makes nothing fake")
-    return said + "".join(f"<p>{html.escape(line[:1].upper() + line[1:])}.</p>" for line in check.findings)
-
-
-def _again(run: Run, chosen: ChosenPictures, path: str | Path) -> Equivalent:
-    device = run.bench.models.device
-    called_detector = DETECTOR.called(run, path)
-    shell = shell_line(
-        "binderclip", "detect", Arguments(chosen.names()), "--detector", called_detector, "--maps", "maps",
-        device_words(device),
-    )  # fmt: skip
-    pictures, needed = python_paths(chosen)
-    arguments = [str(chosen.folder)] if chosen.folder else chosen.names()
-    python = (
-        f"{needed}from binderclip.tasks.verbs.detect.run import detected; "
-        f"d = detected(Path({called_detector!r}), {pictures}, {arguments!r}, device={device!r}, batch_size={BATCH}, "
-        "progress=lambda done: None); print(d.rows)"
-    )
-    return Equivalent(python, shell)
+    return "".join(table(columns, rows, title) for title, columns, rows in tables) + sentences(remarks)
 
 
 TAB = Tab(

@@ -12,45 +12,127 @@ from torch import Tensor
 
 from binderclip.data import PROCESSING, RealFakeSet, open_image, real_fake_folder, to_tensor
 from binderclip.data.labelled.real_fake import FAKE, REAL
+from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.evaluate import DetectorSanityCheck
 from binderclip.explain import patch_direct_effect
 from binderclip.quality import Detector, load_detector
-from binderclip.tasks.events import counted, start
-from binderclip.tasks.files.inputs import output_names
-from binderclip.tasks.files.outputs import writable_paths
+from binderclip.tasks.events import Saved, batches, counted, emit, skip, start
+from binderclip.tasks.files.inputs import find_images, output_names
+from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
+from binderclip.tasks.files.writing import short_path, write_csv
 from binderclip.tasks.report.sheet import save_picture
+from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.detect.report import check_tables
+from binderclip.tasks.verbs.detect.request import DetectRequest
+
+SMALL = "small-detector"
+TABLE = ("image", "logit", "probability")
+COLUMNS = ("image", "said", "probability", "logit")
 
 
 @dataclass(frozen=True)
-class Detected:
+class Detected(VerbResult):
     """What a detector says of pictures.
 
     Attributes:
-        detector: that said it.
-        title: method and model.
+        request: what was asked.
+        detector: method and model.
         rows: (path, logit, probability of fake), most likely generated first.
         skipped: (path, reason) of what could not be used.
         limits: what a reader must know, a sentence each.
         check: figures where the folder says the truth, else None.
+        maps: pictures of the first rows' patches.
+        complete: whether there is a row, and one of every picture that was named one by one.
     """
 
-    detector: Detector
-    title: str
+    request: DetectRequest
+    detector: str
     rows: list[tuple[str, float, float]]
     skipped: list[tuple[str, str]]
     limits: list[str]
     check: DetectorSanityCheck | None
+    maps: list[Path]
+    complete: bool = True
+
+    @property
+    def title(self) -> str:
+        """Of the table."""
+        return f"{number_of(len(self.rows), 'image')}, most likely generated first; {self.detector}"
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and a row a picture."""
+        return COLUMNS, [
+            (short_path(key), "fake" if logit > 0 else "real", probability, logit)
+            for key, logit, probability in self.rows
+        ]
+
+    def more_tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
+        """Title, columns and rows of what was measured."""
+        return [] if self.check is None else check_tables(self.check, "by generator")
+
+    def remarks(self) -> list[str]:
+        """What was found out about the detector, and what it does not know."""
+        return [*([] if self.check is None else self.check.findings), *self.limits] if self.rows else []
+
+    def places(self) -> list[str]:
+        """Where the maps are."""
+        if self.request.maps is None or not self.rows:
+            return []
+        maps = f"{number_of(len(self.maps), 'map')} in {self.request.maps}"
+        return [f"{maps}: red patches speak for generated, blue ones for real"]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
-            "detector": self.title,
+            "detector": self.detector,
             "images": [{"image": key, "logit": logit, "fake": chance} for key, logit, chance in self.rows],
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
             "limits": self.limits,
             "check": None if self.check is None else self.check.as_dict(),
+            "maps": [str(path) for path in self.maps],
+            "request": self.request.as_document(),
         }
+
+
+def run(request: DetectRequest) -> Detected:
+    """Look at pictures; where the only argument is a folder of real and generated ones, measure too.
+
+    Args:
+        request: what is asked, with pictures.
+
+    Raises:
+        UsageError: a result would replace one of the pictures, or what is none of ours.
+        CheckpointError: the file is no detector's.
+        DataError: nothing to measure on, or a file cannot be written.
+    """
+    found = find_images(request.images, without=request.maps)
+    paths = found.paths
+    table = None if request.csv is None else writable_path(request.csv, columns=TABLE)
+    places = {} if request.maps is None else places_of_maps(paths, output_folder(request.maps, make=False))
+    start("loading the detector")
+    detector, card = load_detector(request.detector or SMALL, device=request.device)
+    step = batches("picture")
+    logits, kept, skipped = logits_of(
+        detector, paths, batch_size=request.batch_size, progress=lambda done: step(done, len(paths))
+    )
+    order = logits.argsort(descending=True, stable=True).tolist()
+    rows = [(str(paths[kept[i]]), float(logits[i]), float(logits[i].sigmoid())) for i in order]
+    check = None
+    root = Path(request.images[0])
+    if len(request.images) == 1 and root.is_dir() and _labelled(root):
+        data = real_fake_folder(root)
+        check, _ = sanity_check(detector, data, card.get("generators", []), batch_size=request.batch_size)
+    skip(skipped)
+    maps = []
+    if request.maps is not None and rows:
+        output_folder(request.maps)
+        maps = _write_maps(detector, [(key, places[key]) for key, _, _ in rows[: request.most]])
+    if table is not None:
+        write_csv(TABLE, rows, table)
+        emit(Saved(table))
+    complete = bool(rows) and not found.exit_code(skipped)
+    return Detected(request, title_of(detector, card), rows, skipped, limits_of(card), check, maps, complete)
 
 
 def title_of(detector: Detector, card: Mapping[str, Any]) -> str:
@@ -143,23 +225,6 @@ def sanity_check(
     return DetectorSanityCheck(of(every), fakes, own_real=own, processed=processed, seen=seen), skipped
 
 
-def detected(
-    path: str | Path, paths: Sequence[Path], arguments: Sequence[str], *, device: str, batch_size: int,
-    progress: Callable[[int], object] | None = None,
-) -> Detected:  # fmt: skip
-    """Look at pictures; where the only argument is a folder of real and generated ones, measure too."""
-    detector, card = load_detector(path, device=device)
-    logits, rows, skipped = logits_of(detector, paths, batch_size=batch_size, progress=progress)
-    order = logits.argsort(descending=True, stable=True).tolist()
-    said = [(str(paths[rows[i]]), float(logits[i]), float(logits[i].sigmoid())) for i in order]
-    check = None
-    root = Path(arguments[0])
-    if len(arguments) == 1 and root.is_dir() and _labelled(root):
-        data = real_fake_folder(root)
-        check, _ = sanity_check(detector, data, card.get("generators", []), batch_size=batch_size)
-    return Detected(detector, title_of(detector, card), said, skipped, limits_of(card), check)
-
-
 def _labelled(root: Path) -> bool:
     pairs = [root, *(path for path in root.iterdir() if path.is_dir())]
     return any((path / REAL).is_dir() and (path / FAKE).is_dir() for path in pairs)
@@ -176,19 +241,19 @@ def places_of_maps(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
     return dict(zip(map(str, paths), places, strict=True))
 
 
-def write_maps(result: Detected, places: Mapping[str, Path], most: int) -> list[Path]:
-    """Draw the patch effects of the first pictures, each over the part that its map covers.
+def _write_maps(detector: Detector, places: Sequence[tuple[str, Path]]) -> list[Path]:
+    """Draw the patch effects of pictures, each over the part that its map covers.
 
     Raises:
         DataError: a file cannot be written.
     """
-    chosen = [key for key, _, _ in result.rows[:most]]
     written = []
-    for path in counted(chosen, "map", len(chosen)):
-        part = result.detector.mapped(to_tensor(open_image(path, mode="RGB"))).to(result.detector.device)
-        effects = patch_direct_effect(result.detector, part, patch=result.detector.patch)
-        shown = (part[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy()
-        drawn = effects.attribution().overlay(shown)
+    for path, place in counted(places, "map", len(places)):
+        part = detector.mapped(to_tensor(open_image(path, mode="RGB"))).to(detector.device)
+        effects = patch_direct_effect(detector, part, patch=detector.patch)
+        pixels = (part[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy()
+        drawn = effects.attribution().overlay(pixels)
         enlarged = max(1, 384 // max(drawn.size))
-        written.append(save_picture(drawn.resize((drawn.width * enlarged, drawn.height * enlarged)), places[path]))
+        written.append(save_picture(drawn.resize((drawn.width * enlarged, drawn.height * enlarged)), place))
+        emit(Saved(written[-1]))
     return written

@@ -20,8 +20,12 @@ from binderclip.evaluate import DetectorSanityCheck
 from binderclip.fit import Checkpoint
 from binderclip.models.files.devices import resolve_device
 from binderclip.quality import Detector, create_detector, save_detector, train_detector
-from binderclip.tasks.events import batches, start
+from binderclip.tasks.events import Saved, batches, emit, skip, start
+from binderclip.tasks.files.outputs import writable_path
 from binderclip.tasks.files.results import ask_for_room, save_or_keep, size_of
+from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.detect.report import check_tables
+from binderclip.tasks.verbs.detect.request import DetectRequest
 from binderclip.tasks.verbs.detect.run import sanity_check, title_of
 
 HELD = 0.25
@@ -33,20 +37,44 @@ CHECKPOINTS = 20
 
 
 @dataclass(frozen=True)
-class TrainedDetector:
-    """A detector's file and how it did on what it has not seen.
+class TrainedDetector(VerbResult):
+    """A detector's file, `request.out`, and how it did on what it has not seen.
 
     Attributes:
+        request: what was asked.
         card: what stands in the file beside the weights.
         check: on the pictures that were held out.
         title: method, model, and how many these were.
         skipped: (path, reason) of what could not be read.
+        complete: always: no picture was named one by one.
     """
 
+    request: DetectRequest
     card: dict[str, Any]
     check: DetectorSanityCheck
     title: str
     skipped: list[tuple[str, str]]
+    complete: bool = True
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and a row a generator."""
+        return check_tables(self.check, self.title)[0][1:]
+
+    def more_tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
+        """Title, columns and rows of real pictures after processing."""
+        return check_tables(self.check, self.title)[1:]
+
+    def remarks(self) -> list[str]:
+        """What was found out about the detector."""
+        return self.check.findings
+
+    def places(self) -> list[str]:
+        """Where the detector is."""
+        return [f"detector {self.request.out}"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"detector": self.request.out, **self.card, "request": self.request.as_document()}
 
 
 def halves(data: RealFakeSet, hold_out: Sequence[str], seed: int) -> tuple[RealFakeSet, RealFakeSet]:
@@ -112,51 +140,55 @@ def _pictures(data: RealFakeSet) -> str:
     return hashlib.blake2b(told.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
 
 
-def trained(
-    folder: Path, out: Path, method: str, hold_out: Sequence[str], *, steps: int, batch_size: int, lr: float, seed: int,
-    model: str, device: str, resume: bool = False,
-) -> TrainedDetector:  # fmt: skip
+def train(request: DetectRequest) -> TrainedDetector:
     """Train on one part of the folder, measure on the other, and write the file.
 
     Checkpoints lie beside the file until it is written; with `resume` training goes on from them and ends with the same
     detector.
 
+    Args:
+        request: what is asked, with `train` and `out`.
+
     Raises:
         CheckpointError: what is there belongs to other settings or pictures.
-        UsageError: an unknown method or generator.
+        UsageError: an unknown generator, or a file that is none of ours.
         DataError: too few pictures, or none aligned where pairs are needed.
         OutputError: the file has no room, which is said before the training.
     """
-    where = resolve_device(device)
+    assert request.train is not None
+    assert request.out is not None
+    out = writable_path(request.out)
+    device = resolve_device(request.device)
     left = checkpoints_of(out)
-    if left.is_dir() and not resume:
+    if left.is_dir() and not request.resume:
         raise UsageError(f"{left} holds a training that was stopped: go on with it (--resume), or remove the folder")
-    named = real_fake_folder(folder)
+    start("reading the folders")
+    named = real_fake_folder(request.train)
     start("loading the model")
-    torch.manual_seed(seed)
-    detector = create_detector(method, model)
-    detector.to(where)
+    torch.manual_seed(request.seed)
+    detector = create_detector(request.method, request.model)
+    detector.to(device)
     # Of the file, and of a checkpoint, which holds two moments of every weight as well.
     ask_for_room(out, 4 * size_of(detector))
     start("looking at every picture")
     data, left_out = usable(detector, named)
-    learn, test = halves(data, hold_out, seed)
-    step = batches("step")
+    learn, test = halves(data, request.hold_out, request.seed)
+    settings = {name: getattr(request, name) for name in ("steps", "batch_size", "lr", "seed")}
     own = {
-        "method": method, "model": model, "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed,
-        "hold_out": list(hold_out), "pictures": _pictures(learn),
+        "method": request.method, "model": request.model, **settings, "hold_out": request.hold_out,
+        "pictures": _pictures(learn),
     }  # fmt: skip
-    kept = Checkpoint(left, every=max(1, steps // CHECKPOINTS), identity=own)
-    train_detector(
-        detector, learn, steps=steps, batch_size=batch_size, lr=lr, seed=seed, progress=step, checkpoint=kept
-    )
-    check, _ = sanity_check(detector, test, learn.made_by, batch_size=batch_size)
+    kept = Checkpoint(left, every=max(1, request.steps // CHECKPOINTS), identity=own)
+    train_detector(detector, learn, **settings, progress=batches("step"), checkpoint=kept)
+    check, _ = sanity_check(detector, test, learn.made_by, batch_size=request.batch_size)
     card = {
-        "method": method, "generators": learn.made_by, "real": len(learn.rows(label=0)),
-        "fake": len(learn.rows(label=1)), "held_out": len(test), "steps": steps, "batch_size": batch_size, "lr": lr,
-        "seed": seed, "check": check.as_dict(),
+        "method": request.method, "generators": learn.made_by, "real": len(learn.rows(label=0)),
+        "fake": len(learn.rows(label=1)), "held_out": len(test), **settings, "check": check.as_dict(),
     }  # fmt: skip
     save_or_keep(lambda place: save_detector(detector, place, card), out)
     shutil.rmtree(left, ignore_errors=True)
+    emit(Saved(out))
+    skipped = [*named.skipped, *left_out]
+    skip(skipped)
     title = f"{title_of(detector, card)}: {number_of(len(test), 'picture')} held out"
-    return TrainedDetector(card, check, title, [*named.skipped, *left_out])
+    return TrainedDetector(request, card, check, title, skipped)

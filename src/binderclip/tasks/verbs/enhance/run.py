@@ -16,15 +16,20 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from binderclip.data import open_header, open_image, to_tensor
+from binderclip.display import number_of
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
-from binderclip.quality import IlluminationNet
-from binderclip.tasks.events import batches
-from binderclip.tasks.files.inputs import file_stamp, output_names
+from binderclip.quality import IlluminationNet, load_enhancer
+from binderclip.tasks.events import Saved, counted, emit, skip, start
+from binderclip.tasks.files.inputs import file_stamp, find_images, output_names
 from binderclip.tasks.files.outputs import output_folder, writable_paths
-from binderclip.tasks.files.writing import write_json
+from binderclip.tasks.files.writing import short_path, write_json
+from binderclip.tasks.report.photographs import weak_on_photographs
 from binderclip.tasks.report.sheet import contact_sheet, save_picture
+from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.enhance.request import EnhanceRequest
+from binderclip.tasks.verbs.enhance.train import trained
 
 SHEET, RECORD = "before-after.png", "enhanced.json"
 PAIRS = 15
@@ -32,6 +37,10 @@ STAMP = "binderclip:made-of"
 """Text in a result's PNG: size and time of the picture's file."""
 WHITE = 250
 """Value of 255 from which all three channels count as white."""
+HARDLY = 0.01
+"""Mean change of brightness below which nobody sees a difference."""
+WEAKNESS = "judges the light of photographs badly"
+COLUMNS = ("image", "mean", "after", "white", "white after")
 
 
 @dataclass(frozen=True)
@@ -52,29 +61,95 @@ class EnhancedPicture:
 
 
 @dataclass(frozen=True)
-class EnhancedPictures:
-    """What a run made.
+class EnhancedPictures(VerbResult):
+    """What a run made, in the folder `request.out`.
 
     Attributes:
+        request: what was asked.
+        card: what the enhancer learned from, and how.
         rows: in the order of the pictures.
         skipped: (path, reason) of what could not be used.
         kept: results that were there from an earlier run.
         sheet: of pairs; None where there is no result.
+        weak: the sentence that the model is weak on photographs, where it is.
+        complete: whether there is a result, and one of every picture that was named one by one.
     """
 
+    request: EnhanceRequest
+    card: dict[str, Any]
     rows: list[EnhancedPicture]
     skipped: list[tuple[str, str]]
     kept: int
     sheet: Path | None
+    weak: list[str]
+    complete: bool = True
+
+    @property
+    def title(self) -> str:
+        """Of the table."""
+        return f"{number_of(len(self.rows), 'picture')}: mean brightness and share of white pixels, before and after"
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and a row a picture."""
+        rows = [(short_path(row.image), row.mean, row.mean_after, row.white, row.white_after) for row in self.rows]
+        return COLUMNS, rows
+
+    def remarks(self) -> list[str]:
+        """What was there before, and whether anybody would see a difference."""
+        if not self.rows:
+            return []
+        change = sum(abs(row.mean_after - row.mean) for row in self.rows) / len(self.rows)
+        lines = [f"{self.kept} of them were there from an earlier run"] if self.kept else []
+        if change < HARDLY:
+            lines.append(
+                f"results hardly differ from their pictures ({change:.3f} of the range of brightness): train with more "
+                "--steps or less --content"
+            )
+        return [*lines, *self.weak]
+
+    def places(self) -> list[str]:
+        """Where the sheet is."""
+        return [f"sheet {self.sheet}"] if self.rows else []
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
+            "out": self.request.out,
+            "training": self.card,
             "images": [asdict(row) for row in self.rows],
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
             "kept": self.kept,
             "sheet": None if self.sheet is None else str(self.sheet),
+            "request": self.request.as_document(),
         }
+
+
+def run(request: EnhanceRequest) -> EnhancedPictures:
+    """Train an enhancer or open one, and write a PNG for every picture.
+
+    Args:
+        request: what is asked.
+
+    Raises:
+        UsageError: the folder holds results of another enhancer, or a result would replace one of the pictures.
+        DataError: a folder to learn from without a picture that can be read, or a file that cannot be written.
+        OutputError: the enhancer's file has no room.
+    """
+    found = find_images(request.images, without=request.out)
+    output_folder(request.out, make=False)
+    places_of_results(found.paths, request)  # before a training, not after it
+    left_out: list[tuple[str, str]] = []
+    if request.enhancer is not None:
+        start("opening the enhancer")
+        network, card = load_enhancer(request.enhancer, device=request.device)
+    else:
+        network, card, left_out = trained(request)
+    rows, skipped, kept = _enhanced(network, found.paths, request)
+    skip([*left_out, *skipped])
+    sheet = _sheet(rows, Path(request.out) / SHEET) if rows else None
+    weak = [] if request.enhancer else weak_on_photographs(request.model, found.paths, weakness=WEAKNESS)
+    complete = bool(rows) and not found.exit_code(skipped)
+    return EnhancedPictures(request, card, rows, skipped, kept, sheet, weak, complete)
 
 
 def identity(network: IlluminationNet, longest: int) -> str:
@@ -85,39 +160,38 @@ def identity(network: IlluminationNet, longest: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def places_of_results(paths: Sequence[Path], arguments: Sequence[str], folder: Path) -> list[Path]:
+def places_of_results(paths: Sequence[Path], request: EnhanceRequest) -> list[Path]:
     """Where the result of each picture goes.
 
     Raises:
         UsageError: a result would replace one of the pictures, or what is none of ours.
     """
-    above = Path(arguments[0]) if len(arguments) == 1 and Path(arguments[0]).is_dir() else None
-    names = output_names(paths, above, taken=[Path(SHEET).stem])
+    folder, first = Path(request.out), Path(request.images[0])
+    root = first if len(request.images) == 1 and first.is_dir() else None
+    names = output_names(paths, root, taken=[Path(SHEET).stem])
     writable_paths([folder / RECORD, folder / SHEET])
     return writable_paths([folder / f"{name}.png" for name in names], sources=paths)
 
 
-def enhanced(
-    network: IlluminationNet, paths: Sequence[Path], arguments: Sequence[str], folder: Path, *, longest: int,
-    device: str,
-) -> EnhancedPictures:  # fmt: skip
-    """Write a PNG for every picture, but for those that an equal run has made of the same file already.
+def _enhanced(
+    network: IlluminationNet, paths: Sequence[Path], request: EnhanceRequest
+) -> tuple[list[EnhancedPicture], list[tuple[str, str]], int]:
+    """Write the results, but for those that an equal run has made of the same file already.
 
-    Raises:
-        UsageError: the folder holds results of another enhancer, or a result would replace one of the pictures.
-        DataError: a file cannot be written.
+    Returns:
+        A row a result, (path, reason) of what could not be used, and how many results were there.
     """
-    results = places_of_results(paths, arguments, folder)
-    network = network.to(resolve_device(device)).eval()
-    own = identity(network, longest)
+    results = places_of_results(paths, request)
+    folder = Path(request.out)
+    network = network.to(resolve_device(request.device)).eval()
+    own = identity(network, request.max_side)
     record = folder / RECORD
     if record.exists() and _before(record) != own:
         raise UsageError(f"{folder} holds results of another enhancer or --max-side: take another --out")
     output_folder(folder)
     write_json({"enhancer": own}, record)
-    step = batches("picture")
     rows, skipped, kept = [], [], 0
-    for number, (path, result) in enumerate(zip(paths, results, strict=True), 1):
+    for path, result in counted(zip(paths, results, strict=True), "picture", len(paths)):
         try:
             picture = open_image(path, mode="RGB")
             if min(picture.size) < 2:
@@ -127,23 +201,30 @@ def enhanced(
                 made = open_image(result, mode="RGB")
                 kept += 1
             else:
-                made = _made(network, picture, longest)
-                told = PngInfo()
-                told.add_text(STAMP, stamp)
-                draft = save_picture(made, folder / f".{result.name}", pnginfo=told)
+                made = _made(network, picture, request.max_side)
+                text = PngInfo()
+                text.add_text(STAMP, stamp)
+                draft = save_picture(made, folder / f".{result.name}", pnginfo=text)
                 os.replace(draft, result)
+                emit(Saved(result))
         except DataError as error:
             skipped.append((str(path), str(error)))
         else:
             rows.append(EnhancedPicture(str(path), str(result), *_tones(picture, made)))
-        step(number, len(paths))
-    sheet = None
-    if rows:
-        cards = [card for row in rows[:PAIRS]
-                 for card in ((row.image, Path(row.image).name, "before"), (row.result, "", "after"))]  # fmt: skip
-        more = f" (the first {PAIRS} of {len(rows)})" if len(rows) > PAIRS else ""
-        sheet = contact_sheet(cards, folder / SHEET, title=f"before and after{more}")
-    return EnhancedPictures(rows, skipped, kept, sheet)
+    return rows, skipped, kept
+
+
+def _sheet(rows: Sequence[EnhancedPicture], path: Path) -> Path:
+    """Write the sheet of pairs."""
+    cards = [
+        card
+        for row in rows[:PAIRS]
+        for card in ((row.image, Path(row.image).name, "before"), (row.result, "", "after"))
+    ]
+    more = f" (the first {PAIRS} of {len(rows)})" if len(rows) > PAIRS else ""
+    sheet = contact_sheet(cards, path, title=f"before and after{more}")
+    emit(Saved(sheet))
+    return sheet
 
 
 def _stamp_in(result: Path) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
 from binderclip.quality import (
     CLIPLIT,
-    ENHANCERS,
     RAVE,
     IlluminationNet,
     create_enhancer,
@@ -28,83 +26,72 @@ from binderclip.quality import (
 from binderclip.tasks.events import line, start
 from binderclip.tasks.files.outputs import output_folder, writable_path
 from binderclip.tasks.files.results import ask_for_room, save_or_keep, size_of
+from binderclip.tasks.verbs.enhance.request import EnhanceRequest
 
 FILE = "enhancer.safetensors"
 WIDTH, LEVEL, STD = 16, 0.9, 0.1
 """A smaller network than the paper's, which begins near its pictures and never darkens; a few hundred steps move it."""
 LATENT_RATE, PROMPT_RATE = 5e-3, 1e-3
 """Of vectors and prompts: the papers' belong to thousands of steps."""
+SETTINGS = ("method", "model", "steps", "rounds", "prompt_steps", "batch_size", "lr", "content", "side", "seed")
+"""Fields of a request that its training depends on, beside the pictures."""
 
 
-@dataclass(frozen=True)
-class EnhancerTraining:
-    """What a training depends on, beside the pictures."""
-
-    method: str
-    model: str
-    steps: int
-    rounds: int
-    prompt_steps: int
-    batch_size: int
-    lr: float
-    content: float
-    side: int
-    seed: int
-
-
-def trained(
-    training: EnhancerTraining, dark: Path, bright: Path, folder: Path, *, device: str
-) -> tuple[IlluminationNet, dict[str, Any], list[tuple[str, str]]]:
+def trained(request: EnhanceRequest) -> tuple[IlluminationNet, dict[str, Any], list[tuple[str, str]]]:
     """Train on two folders and write the enhancer into the output folder, or take the one of an equal run from there.
+
+    Args:
+        request: with `dark` and `bright`.
 
     Returns:
         The network, its card, and (path, reason) of what could not be read.
 
     Raises:
-        UsageError: an unknown method, or another enhancer in the output folder.
+        UsageError: another enhancer in the output folder.
         DataError: a folder without a picture that can be read.
         OutputError: the file has no room, which is said before the training.
     """
-    if training.method not in ENHANCERS:
-        raise UsageError(f"--method {training.method!r} is unknown: one of {', '.join(ENHANCERS)}")
-    where = resolve_device(device)
+    device = resolve_device(request.device)
+    folder = Path(request.out)
     file = folder / FILE
     if file.exists():
         writable_path(file)
     sets, skipped = {}, []
-    for name, place in (("dark", dark), ("bright", bright)):
+    for name, place in (("dark", request.dark), ("bright", request.bright)):
+        assert place is not None
         start(f"reading {place}")
-        sets[name], left_out = squares(list_images(place, without=folder), training.side)
+        sets[name], left_out = squares(list_images(place, without=folder), request.side)
         skipped += left_out
         if not len(sets[name]):
             raise DataError(f"--{name} {place}: no picture there can be read")
     counts = {name: len(pictures) for name, pictures in sets.items()}
-    card = {**asdict(training), **counts, "pictures": _digest(sets["dark"], sets["bright"])}
+    settings = {name: getattr(request, name) for name in SETTINGS}
+    card = {**settings, **counts, "pictures": _digest(sets["dark"], sets["bright"])}
     if file.exists():
-        network, before = load_enhancer(file, device=device)
+        network, before = load_enhancer(file, device=request.device)
         if before != card:
             raise UsageError(f"{file} was trained on other pictures or settings: take another --out, or --enhancer")
         return network, card, skipped
     start("loading the model")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
+        torch.manual_seed(request.seed)
         network = IlluminationNet(WIDTH, level=LEVEL, std=STD, most=1.0)
     ask_for_room(file, size_of(network))
     trainer = create_enhancer(
-        training.method, training.model, network=network, content=training.content, seed=training.seed, device=where
+        request.method, request.model, network=network, content=request.content, seed=request.seed, device=device
     )
     shared: dict[str, Any] = {
-        "warmup_steps": 0, "steps": training.steps, "lr": training.lr, "batch_size": training.batch_size,
+        "warmup_steps": 0, "steps": request.steps, "lr": request.lr, "batch_size": request.batch_size,
         "progress": line,
     }  # fmt: skip
     if isinstance(trainer, RAVE):
         trainer.fit(sets["dark"], sets["bright"], **shared)
     else:
         assert isinstance(trainer, CLIPLIT)
-        rate = LATENT_RATE if training.method == "clip-lit-latent" else PROMPT_RATE
+        rate = LATENT_RATE if request.method == "clip-lit-latent" else PROMPT_RATE
         trainer.fit(
-            sets["dark"], sets["bright"], rounds=training.rounds, prompt_steps=training.prompt_steps,
-            refine_steps=training.prompt_steps, prompt_lr=rate, **shared,
+            sets["dark"], sets["bright"], rounds=request.rounds, prompt_steps=request.prompt_steps,
+            refine_steps=request.prompt_steps, prompt_lr=rate, **shared,
         )  # fmt: skip
     save_or_keep(lambda place: save_enhancer(trainer.network, place, card), output_folder(folder) / FILE)
     return trainer.network, card, skipped

@@ -1,5 +1,0 @@
-"""`binderclip enhance`."""
-
-from binderclip.cli.verbs.enhance.command import register
-
-__all__ = ["register"]
