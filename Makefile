@@ -13,20 +13,20 @@ demo: $(VENV)/.demo-$(STAMP)
 
 # What takes minutes is left out (tests/slow.txt), but for one of each kind.
 test: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The examples in docstrings.
 doctest: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/binderclip
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --doctest-modules src/binderclip
 
 # Tests of what has only true annotations so far (tests/shapes.txt, a path a line), with every type and shape checked at
 # every call.
 SHAPES ?= $(shell cat tests/shapes.txt)
 shapes: $(VENV)/.dev-$(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(SHAPES) \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(SHAPES) \
 		"--jaxtyping-packages=binderclip,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 
 lint: $(VENV)/.dev-$(STAMP)
@@ -74,7 +74,7 @@ $(VENV)/.dev-$(STAMP): $(VENV)/.venv-ok
 BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome
 $(VENV)/.browser: $(VENV)/.venv-ok
 	@which $(BROWSERS) 2>/dev/null | grep -q . \
-		|| { apt-get update -qq && apt-get install -y -qq chromium-headless-shell; } >/dev/null 2>&1 \
+		|| { which apt-get && apt-get update -qq && apt-get install -y -qq chromium-headless-shell; } >/dev/null 2>&1 \
 		|| echo "no Chromium here, and none could be installed: the browser tests will be skipped" >&2
 	@test -f $(VENV)/axe-core/axe.min.js \
 		|| { mkdir -p $(VENV)/axe-core && cd $(VENV)/axe-core && npm pack --silent axe-core@4 \
