@@ -77,13 +77,16 @@ def build(bench: Bench) -> None:
 
 def work(run: Run, files: list[str] | None, folder: str | None, detector: str | None) -> Outcome:
     """Look at pictures as the verb does."""
+    from binderclip.tasks.verbs.detect.run import Detected
+
     path = DETECTOR.chosen(run, detector)
     chosen = run.pictures(files, folder)
     out = run.folder / "maps"
     request = DetectRequest(
-        images=chosen.arguments, detector=path, maps=out, most=SHOWN, device=run.bench.models.device
+        images=chosen.arguments, detector=str(path), maps=str(out), most=SHOWN, device=run.bench.models.device
     )  # fmt: skip
     result = detect.run(request)
+    assert isinstance(result, Detected)
     skipped = [*chosen.skipped, *result.skipped]
     if not result.rows:
         raise DataError(f"none of the pictures could be used: {skipped[0][1]}")
@@ -105,16 +108,17 @@ def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) ->
     """Train and measure a detector as the verb does."""
     if not (data or "").strip():
         raise UsageError("open the workbench on a folder with 0_real/ and 1_fake/ in it, and choose it here")
+    out = DETECTOR.new(run, method)
     request = DetectRequest(
-        train=run.bench.open_folder(str(data)), out=DETECTOR.new(run, method), method=method, steps=int(steps),
+        train=str(run.bench.open_folder(str(data))), out=str(out), method=method, steps=int(steps),
         hold_out=[name.strip() for name in (hold_out or "").split(",") if name.strip()], model=run.tower_model,
         device=run.bench.models.device,
     )  # fmt: skip
     result = detect.run(request)
     figures = _tables([(result.title, *result.table()), *result.more_tables()], result.remarks())
     return Outcome(
-        (figures + left_out(result.skipped), gr.update(choices=DETECTOR.choices(run.bench, run), value=request.out)),
-        [Path(request.out)],
+        (figures + left_out(result.skipped), gr.update(choices=DETECTOR.choices(run.bench, run), value=str(out))),
+        [out],
         Equivalent.of(request.replaced(out=MINE)),
         could_not_be_read(len(result.skipped)),
     )

@@ -84,7 +84,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, enhancer: str | 
     path = ENHANCER.chosen(run, enhancer)
     chosen = run.pictures(files, folder)
     request = EnhanceRequest(
-        images=chosen.arguments, enhancer=path, out=run.folder / OUT, device=run.bench.models.device
+        images=chosen.arguments, enhancer=str(path), out=str(run.folder / OUT), device=run.bench.models.device
     )
     result = enhance.run(request)
     skipped = [*chosen.skipped, *result.skipped]
@@ -114,10 +114,10 @@ def learn(run: Run, dark: str | None, bright: str | None, method: str, steps: in
     for given, what in ((dark, "backlit or dark"), (bright, "well-lit")):
         if not (given or "").strip():
             raise UsageError(f"open the workbench on a folder of {what} pictures, and choose it here")
-        folders.append(run.bench.open_folder(str(given)))
+        folders.append(str(run.bench.open_folder(str(given))))
     request = EnhanceRequest(
         images=folders[:1], dark=folders[0], bright=folders[1], method=method, steps=int(steps), content=content,
-        model=run.tower_model, out=run.folder / OUT, device=run.bench.models.device,
+        model=run.tower_model, out=str(run.folder / OUT), device=run.bench.models.device,
     )  # fmt: skip
     _, card, skipped = trained(request)
     file = ENHANCER.new(run, method)

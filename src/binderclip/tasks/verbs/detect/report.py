@@ -29,7 +29,7 @@ def check_tables(check: DetectorSanityCheck, title: str) -> list[tuple[str, tupl
         (c.processing, c.after, c.before, c.p_value, "a shortcut" if c.shortcut else "could be chance")
         for c in check.controls
     ]
-    tables = [(title, FIGURES, generators)]
+    tables: list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]] = [(title, FIGURES, generators)]
     if controls:
         tables.append(("real pictures after processing, which makes nothing fake", CONTROLS, controls))
     return tables

@@ -61,8 +61,7 @@ class EnhanceRequest(Request):
         int,
         Field(ge=1, le=10**6),
         Option(
-            "Training steps of the network, in each round.",
-            label="Training steps, in each of clip-lit's two rounds",
+            "Training steps of the network, in each round.", label="Training steps, in each of clip-lit's two rounds"
         ),
     ] = 300
     rounds: Annotated[int, Field(ge=1, le=100), Option("Of network and prompts in turn; `rave` has one.")] = 2
