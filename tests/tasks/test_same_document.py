@@ -44,6 +44,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Callable[[int], 
     return Inputs(folder, folder / "pictures", tiny_clip(1))
 
 
+def anomaly(inputs: Inputs) -> Request:
+    return tasks.anomaly.request(
+        folder=inputs.pictures, name="noise", state=["{} with a hole", "broken {}"], scales=(1, 2), threshold=0.5,
+        most=1, npy=True, model=inputs.model,
+    )  # fmt: skip
+
+
 def attack(inputs: Inputs) -> Request:
     return tasks.attack.request(
         model=inputs.model, images=[inputs.pictures], labels=["a cat", "a dog"], method="cw", eps="9/255", steps=2,
@@ -63,7 +70,7 @@ def enhance(inputs: Inputs) -> Request:
     return tasks.enhance.request(images=[inputs.pictures], enhancer=enhancer, out="enhanced", max_side=40)
 
 
-CASES: dict[str, Callable[[Inputs], Request]] = {"attack": attack, "detect": detect, "enhance": enhance}
+CASES: dict[str, Callable[[Inputs], Request]] = {case.__name__: case for case in (anomaly, attack, detect, enhance)}
 
 
 def test_every_task_is_asked() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.request import Request as Request
     from binderclip.tasks.request import VerbResult as VerbResult
     from binderclip.tasks.request import VerbTask as VerbTask
+    from binderclip.tasks.verbs.anomaly.task import anomaly as anomaly
     from binderclip.tasks.verbs.attack.task import attack as attack
     from binderclip.tasks.verbs.detect.task import detect as detect
     from binderclip.tasks.verbs.enhance.task import enhance as enhance

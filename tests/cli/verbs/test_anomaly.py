@@ -176,8 +176,8 @@ def test_the_report_shows_no_picture_twice(command: Command) -> None:
 def test_nothing_is_made_before_the_options_are_right(command: Command, inspected: Path) -> None:
     bare = inspected / "test" / "spot"
     for options, said in [
-        (("--method", "magic"), "--method 'magic' is unknown; there are auto, winclip, clap"),
-        (("--method", "magic", "--no-words"), "--method 'magic' is unknown; there are auto, winclip, clap"),
+        (("--method", "magic"), "--method 'magic' is unknown: one of auto, winclip, clap"),
+        (("--method", "magic", "--no-words"), "--method 'magic' is unknown: one of auto, winclip, clap"),
         (("--scales", " , "), "up to ten numbers of patches from 1 to 100"),
         (("--scales", "0"), "numbers of patches"),
         (("--seed", 0), "--seed is that of clap's training; winclip draws nothing"),
@@ -199,7 +199,7 @@ def test_mistakes_are_short(command: Command, inspected: Path, tmp_path: Path) -
     for words, code, said in [
         (("nowhere",), 2, "there is no folder nowhere"),
         ((inspected, "--normal", "nowhere"), 2, "`none` compares with words alone"),
-        ((inspected, "--method", "magic"), 2, "--method 'magic' is unknown; there are auto, winclip"),
+        ((inspected, "--method", "magic"), 2, "--method 'magic' is unknown: one of auto, winclip"),
         ((inspected, "--scales", "two"), 2, "numbers of patches"),
         ((inspected, "--normal", "none", "--no-words"), 2, "--no-words compares with normal pictures alone"),
         ((inspected, "--method", "clap", "--no-words"), 2, "--no-words is winclip's"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -13,9 +13,10 @@ from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.report.sheet import contact_sheet
-from binderclip.tasks.verbs.anomaly.inspection import AnomalyRequest, figures
-from binderclip.tasks.verbs.anomaly.run import carry_out, default_model, parse_threshold
-from binderclip.workbench.commands import PICTURES, Equivalent, model_words, python_load, shell_line
+from binderclip.tasks.verbs.anomaly.request import AnomalyRequest
+from binderclip.tasks.verbs.anomaly.task import anomaly
+from binderclip.workbench.commands import PICTURES, Equivalent
+from binderclip.workbench.fields import control
 from binderclip.workbench.look import (
     check_size,
     could_not_be_read,
@@ -28,45 +29,45 @@ from binderclip.workbench.look import (
     small_copy,
     table,
 )
-from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
     from binderclip.tasks.verbs.anomaly.inspection import Inspection
 
 SHOWN = 24
 """Pictures on the page, and in the sheet; the table and the files have more."""
-OVERLAYS = 60
 SOUND = "sound"
 """What a line calls a folder of sound pictures that were uploaded."""
+OUT = "anomalies"
+ABOUT = {
+    "auto": "auto: patchcore with sound pictures, else winclip",
+    "winclip": "winclip: words, and the nearest sound windows",
+    "clap": "clap: restores hidden regions; learns from sound pictures, minutes",
+    "patchcore": "patchcore: the nearest sound patches of a classifier, no words",
+    "padim": "padim: how far patches are from those of sound pictures, no words",
+}
 
 
 def build(bench: Bench) -> None:
-    from binderclip.segment.anomaly import BASELINES, METHODS
-
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Pictures to inspect")
             sound = bench.pictures("Sound pictures, if there are some", folder_label="Or a folder of sound pictures")
-            name = gr.Textbox(label="What the pictures show", placeholder="metal nut", info="for the words")
-            method = gr.Dropdown(
-                [(_about(name), name) for name in ("auto", *BASELINES, *METHODS)], value="auto", label="Method",
-            )  # fmt: skip
-            threshold = gr.Textbox(
-                label="A picture fails from which score", placeholder="0.4, or normal",
+            name = control(AnomalyRequest, "name", value="", placeholder="metal nut", info="for the words")
+            method = control(AnomalyRequest, "method", about=ABOUT)
+            threshold = control(
+                AnomalyRequest, "threshold", placeholder="0.4, or normal",
                 info="normal: above every sound picture; empty: nothing is judged",
             )  # fmt: skip
             with gr.Accordion("Words and settings", open=False):
-                state = gr.Textbox(
-                    label="What damaged means, a phrase a line", lines=2, placeholder="{} with a crack",
+                state = control(
+                    AnomalyRequest, "state", value="", lines=2, placeholder="{} with a crack",
                     info="instead of the usual phrases",
                 )  # fmt: skip
-                fine = gr.Textbox(label="What sound means, a phrase a line", lines=2, placeholder="flawless {}")
-                words = gr.Checkbox(
-                    label="Words count beside sound pictures", value=True,
-                    info="winclip; weak words mislead the maps",
-                )  # fmt: skip
-                shots = gr.Slider(1, 64, value=16, step=1, label="Most sound pictures that are used")
-                steps = gr.Slider(25, 1875, value=400, step=25, label="Training steps of clap (the paper's: 1875)")
+                fine = control(AnomalyRequest, "sound", value="", lines=2, placeholder="flawless {}")
+                words = control(AnomalyRequest, "words", info="winclip; weak words mislead the maps")
+                shots = control(AnomalyRequest, "shots", maximum=64)
+                steps = control(AnomalyRequest, "steps", minimum=25, maximum=1875, step=25, value=400)
             controls = bench.controls("Inspect")
         with gr.Column(scale=3, min_width=320):
             shown = gr.HTML(
@@ -79,17 +80,6 @@ def build(bench: Bench) -> None:
             results = bench.results()
     inputs = [*pictures.inputs, *sound.inputs, name, method, state, fine, words, shots, steps, threshold]
     bench.connect(controls, work, inputs, [shown, report], results, also=[name.submit])
-
-
-def _about(method: str) -> str:
-    known = {
-        "auto": "patchcore with sound pictures, else winclip",
-        "winclip": "words, and the nearest sound windows",
-        "clap": "restores hidden regions; learns from sound pictures, minutes",
-        "patchcore": "the nearest sound patches of a classifier, no words",
-        "padim": "how far patches are from those of sound pictures, no words",
-    }
-    return f"{method}: {known[method]}" if method in known else method
 
 
 def work(
@@ -117,27 +107,30 @@ def work(
     inspected = chosen.folder or gathered(kept, run.folder / PICTURES)
     normal = None if compared is None else compared.folder or gathered(compared.paths, run.folder / SOUND)
     request = AnomalyRequest(
-        folder=str(inspected), name=(name or "").strip() or "object", normal=None if normal is None else str(normal),
-        shots=int(shots), method=method, state=_phrases(state), sound=_phrases(fine),
-        words=words or method not in ("auto", "winclip"), size=None, scales=None,
-        out=str(run.folder / "anomalies"), most=OVERLAYS,
-        npy=False, seed=None, steps=int(steps) if method == "clap" else None,
-        model=run.chosen("auto" if method == "auto" else default_model(method)),
-        device=run.bench.models.device, dtype="float32", json=False,
-        threshold=parse_threshold((threshold or "").strip() or None),
+        folder=str(inspected), name=(name or "").strip() or "object",
+        normal=None if normal is None else str(normal), shots=int(shots), method=method,
+        state=_phrases(state), sound=_phrases(fine), words=words or method not in ("auto", "winclip"),
+        out=str(run.folder / OUT), steps=int(steps) if method == "clap" else None,
+        model=run.chosen("") or None, device=run.bench.models.device,
+        threshold=(threshold or "").strip() or None,
     )  # fmt: skip
-    done, out, report = carry_out(request)
-    done.skipped += [(str(path), why) for path, why in unusable.items()]
+    result = anomaly.run(request)
+    result.skipped += [(str(path), why) for path, why in unusable.items()]
     run.say("drawing")
-    _name_as_on_the_page(out / "scores.csv", inspected)
+    _name_as_on_the_page(result.out / "scores.csv", inspected)
+    again = request.replaced(
+        folder=chosen.folder or PICTURES, normal=None if compared is None else compared.folder or SOUND, out=OUT
+    )
     return Outcome(
         (
-            _shown(done, run.folder) + _tables(done, done.request),
-            report_frame(report, "The report: figures, scores of all pictures, the most and the least suspicious"),
+            _shown(result, run.folder) + _tables(result),
+            report_frame(
+                result.report, "The report: figures, scores of all pictures, the most and the least suspicious"
+            ),
         ),
-        [*_files(done, out), report],
-        _again(done.request, chosen, compared, method),
-        could_not_be_read(len(done.skipped)),
+        [*_files(result), result.report],
+        Equivalent.of(again),
+        could_not_be_read(len(result.skipped)),
     )
 
 
@@ -152,8 +145,8 @@ def _unusable(paths: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def _phrases(text: str | None) -> tuple[str, ...]:
-    return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
+def _phrases(text: str | None) -> list[str]:
+    return [line.strip() for line in (text or "").splitlines() if line.strip()]
 
 
 def _label(done: Inspection, row: int) -> str:
@@ -183,29 +176,24 @@ def _shown(done: Inspection, folder: Path) -> str:
     return picture_rows(entries, "pictures, most suspicious first")
 
 
-def _tables(done: Inspection, request: AnomalyRequest) -> str:
-    held, labelled, judged = done.held is not None, done.folder.labelled, done.threshold is not None
-    columns = ["Rank", "Picture", "Score", *(["p"] * held), *(["Known"] * labelled), *(["Result"] * judged)]
-    rows = []
-    for rank, row in enumerate(done.order(), 1):
-        cells: list[Any] = [rank, _label(done, row), float(done.found.scores[row])]
-        rows.append(
-            [*cells, *([done.chance(row)] * held), *([done.label(row)] * labelled), *([done.verdict(row)] * judged)]
-        )
+def _tables(done: Inspection) -> str:
+    columns, rows = done.table()
+    ranked = enumerate(zip(done.order(), rows, strict=True), 1)
+    rows = [(rank, _label(done, row), *cells[1:]) for rank, (row, cells) in ranked]
     against = f"{len(done.normal)} sound pictures" if done.normal else "words alone"
-    seen = number_of(len(rows), "picture")
-    caption = f"{seen}, most suspicious first, compared with {against}; {request.method}, {request.model}"
-    shown = table(columns, rows, caption)
+    method = f"{done.settled.method}, {done.settled.model}"
+    caption = f"{number_of(len(rows), 'picture')}, most suspicious first, compared with {against}; {method}"
+    shown = table(("rank", "picture", *columns[1:]), rows, caption)
     if done.threshold is not None:
         fail = f"{done.failed()} of {len(rows)} pictures fail: their score is at or above {done.threshold:.4g}."
         shown = f"<p>{fail}</p>{shown}"
-    if held:
+    if done.held is not None:
         shown += (
             "<p>p is the share of sound pictures, the picture itself among them, that score as high: small is "
             "suspicious.</p>"
         )
-    if done.score is not None and (values := figures(done.score)):
-        shown += table(("Measure", "Value"), list(values.items()), "Against the folder's own labels")
+    if values := done.figures():
+        shown += table(("measure", "value"), list(values.items()), "against the folder's own labels")
     return shown + left_out(done.skipped)
 
 
@@ -216,48 +204,12 @@ def _name_as_on_the_page(path: Path, root: Path) -> None:
     write_csv(head, [[str(Path(row[0]).relative_to(root)), *row[1:]] for row in rows], path)
 
 
-def _files(done: Inspection, out: Path) -> list[Path]:
+def _files(done: Inspection) -> list[Path]:
+    out = done.out
     sheet = [(done.overlays[row], _label(done, row), _said(done, row)) for row in done.order()[:SHOWN]]
     contact_sheet(sheet, out / "sheet.png", title="most suspicious first", columns=4, side=240)
     overlays = [done.overlays[row] for row in done.order() if row in done.overlays]
     return [out / "scores.csv", out / "sheet.png", packed(out, overlays, "overlays.zip")]
-
-
-def _again(request: AnomalyRequest, chosen: ChosenPictures, compared: ChosenPictures | None, method: str) -> Equivalent:
-    """The run as lines: `request` as it was carried out, `method` as it was chosen."""
-    from binderclip.segment.anomaly import BASELINES
-
-    where = str(chosen.folder or PICTURES)
-    normal = None if compared is None else str(compared.folder or SOUND)
-    words = [word for phrase in request.state for word in ("--state", phrase)]
-    words += [word for phrase in request.sound for word in ("--sound", phrase)]
-    shell = shell_line(
-        "binderclip", "anomaly", where, "--name", request.name, ["--normal", normal] if normal else None,
-        ["--shots", request.shots] if request.shots != 16 else None,
-        ["--method", method] if method != "auto" else None, words,
-        None if request.words else "--no-words", ["--steps", request.steps] if request.steps is not None else None,
-        model_words(request.model, request.device, default_model(request.method)),
-        None if request.threshold is None else ["--threshold", request.threshold],
-    )  # fmt: skip
-    options: dict[str, Any] = {"anomalous": request.state, "normal": request.sound, "steps": request.steps}
-    given = {key: value for key, value in options.items() if value}
-    if not request.words:
-        given["words"] = False
-    baseline = request.method in BASELINES
-    load, methods = ("load_vision", "BASELINES") if baseline else ("load", "METHODS")
-    stands_on = python_load(request.model, request.device, load) + ("" if baseline else f", {request.name!r}")
-    python = (
-        "from binderclip.data import InspectionFolder, list_images; from binderclip.data.labelled.inspection_folder "
-        f"import spread_choice; from binderclip.models import {load}; from binderclip.segment.anomaly import {methods}"
-        f"; folder = InspectionFolder({where!r}); d = {methods}[{request.method!r}]({stands_on}"
-        f"{''.join(f', {key}={value!r}' for key, value in given.items())}); "
-    )
-    sound = f"list_images({normal!r})" if normal else "folder.normal"
-    python += f"normal = spread_choice({sound}, {request.shots}); folder.leave_out(normal); "
-    python += "normal and d.fit(normal); "
-    python += "found = d([p.path for p in folder.pictures]); print(sorted(zip(found.scores.tolist(), map(str, "
-    python += "(p.path for p in folder.pictures))), reverse=True))"
-    return Equivalent(python, shell)
 
 
 TAB = Tab("Anomaly", "Which pictures are damaged, and where, by words and by a few sound ones.", build, order=45)

@@ -1,11 +1,15 @@
-"""What `binderclip anomaly` was asked for and what it found."""
+"""What `binderclip anomaly` found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from binderclip.display import number_of
+from binderclip.tasks.files.writing import short_path
+from binderclip.tasks.request import VerbResult
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,39 +17,18 @@ if TYPE_CHECKING:
     from binderclip.data import Inspected, InspectionFolder
     from binderclip.segment.anomaly import Anomalies
     from binderclip.segment.metrics.anomaly import AnomalyScore
+    from binderclip.tasks.verbs.anomaly.request import AnomalyRequest
 
-
-@dataclass(frozen=True)
-class AnomalyRequest:
-    """The options, as given; `method` and `model` may be `auto`, which `run.settled` replaces."""
-
-    folder: str
-    name: str
-    normal: str | None
-    shots: int
-    method: str
-    state: tuple[str, ...]
-    sound: tuple[str, ...]
-    words: bool
-    size: int | None
-    scales: tuple[int, ...] | None
-    out: str
-    most: int
-    npy: bool
-    seed: int | None
-    steps: int | None
-    model: str
-    device: str
-    dtype: str
-    json: bool
-    threshold: float | str | None = None
+REPORT = "report.html"
 
 
 @dataclass
-class Inspection:
+class Inspection(VerbResult):
     """What was found: pictures in the order of the folder, their scores and maps.
 
     Attributes:
+        request: what was asked.
+        settled: the request as it was carried out, with a method and a model.
         folder: the pictures and what is known of them.
         pictures: those that could be read.
         found: their scores and maps.
@@ -56,11 +39,13 @@ class Inspection:
         score: against the truth, or None.
         masks: pictures whose damaged pixels are known.
         overlays: picture's row -> file.
-        request: the options as they were carried out.
         threshold: score at which a picture fails; None where nothing is judged.
+        weak: the sentence that the model is weak on photographs, where it is.
+        complete: always: no picture is named one by one.
     """
 
     request: AnomalyRequest
+    settled: AnomalyRequest
     folder: InspectionFolder
     pictures: list[Inspected]
     found: Anomalies
@@ -71,6 +56,23 @@ class Inspection:
     masks: int = 0
     overlays: dict[int, Path] = field(default_factory=dict)
     threshold: float | None = None
+    weak: list[str] = field(default_factory=list)
+    complete: bool = True
+
+    @property
+    def out(self) -> Path:
+        """The folder of the files."""
+        return Path(self.request.out)
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.out / REPORT
+
+    @property
+    def against(self) -> str:
+        """What pictures were compared with."""
+        return f"{len(self.normal)} normal pictures" if self.normal else "words alone"
 
     def order(self) -> list[int]:
         """Rows, most anomalous first."""
@@ -98,6 +100,80 @@ class Inspection:
         """`good`, `damaged` or empty."""
         damaged = self.pictures[row].damaged
         return "" if damaged is None else "damaged" if damaged else "good"
+
+    @property
+    def title(self) -> str:
+        """Of the table."""
+        return (
+            f"{number_of(len(self.pictures), 'picture')} of {short_path(self.folder.root)}, most anomalous first; "
+            f"{self.settled.method}, {self.settled.model}, {self.against}"
+        )
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and a row a picture, most anomalous first."""
+        chance, known, judged = self.held is not None, self.folder.labelled, self.threshold is not None
+        columns = ("image", "score", *("p",) * chance, *("known",) * known, *("result",) * judged)
+        rows = []
+        for row in self.order():
+            cells: tuple[Any, ...] = (short_path(self.pictures[row].path), float(self.found.scores[row]))
+            cells += (self.chance(row),) * chance + (self.label(row),) * known + (self.verdict(row),) * judged
+            rows.append(cells)
+        return columns, rows
+
+    def figures(self) -> dict[str, float]:
+        """The figures that could be measured against the folder's own labels, by name."""
+        return {} if self.score is None else figures(self.score)
+
+    def measured(self) -> list[str]:
+        """What was measured, and how many pictures failed, a line each."""
+        lines = []
+        if self.score is not None:
+            values = ", ".join(f"{name} {value:.3f}" for name, value in self.figures().items())
+            masks = f" ({number_of(self.masks, 'mask')})" if self.masks else ""
+            lines.append(f"{values}{masks}" if values else "only one kind of picture: nothing to measure")
+        if self.threshold is not None:
+            lines.append(
+                f"{self.failed()} of {number_of(len(self.pictures), 'picture')} failed, with a score at or above "
+                f"{self.threshold:.4g}"
+            )
+        return lines
+
+    def remarks(self) -> list[str]:
+        """Whether the model is weak on such pictures."""
+        return self.weak
+
+    def places(self) -> list[str]:
+        """Where the report is."""
+        return [f"report {self.report}"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        judged = self.threshold is not None
+        return {
+            "folder": self.folder.root,
+            "method": self.settled.method,
+            "model": self.settled.model,
+            "normal": self.normal,
+            "images": [
+                {
+                    "image": self.pictures[row].path,
+                    "score": float(self.found.scores[row]),
+                    "p": self.chance(row),
+                    "kind": self.pictures[row].kind,
+                    "damaged": self.pictures[row].damaged,
+                    "overlay": self.overlays.get(row),
+                    **({"fails": self.fails(row)} if judged else {}),
+                }
+                for row in self.order()
+            ],
+            "measured": None if self.score is None else self.figures(),
+            "masks": self.masks,
+            "threshold": self.threshold,
+            "failed": self.failed() if judged else None,
+            "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
+            "report": self.report,
+            "request": self.request.as_document(),
+        }
 
 
 def figures(score: AnomalyScore) -> dict[str, float]:

@@ -12,25 +12,23 @@ from binderclip.tasks.report.page import Page
 if TYPE_CHECKING:
     from PIL import Image
 
-    from binderclip.tasks.verbs.anomaly.inspection import AnomalyRequest, Inspection
+    from binderclip.tasks.verbs.anomaly.inspection import Inspection
 
 PAIRS = 24
 CALM = 6
 SIDE = 150
 
 
-def write_report(done: Inspection, request: AnomalyRequest, path: Path) -> Path:
+def write_report(done: Inspection) -> Path:
     """Write the page, self-contained."""
-    from binderclip.tasks.verbs.anomaly.inspection import figures
-
-    against = f"{len(done.normal)} normal pictures" if done.normal else "words alone"
+    request = done.settled
     page = Page(
         f"Anomalies in {done.folder.root.name or done.folder.root}",
-        f"{number_of(len(done.pictures), 'picture')} of <q>{escape(request.name)}</q>, compared with {against}; method "
-        f"<code>{escape(request.method)}</code>, model <code>{escape(request.model)}</code>. Made by "
+        f"{number_of(len(done.pictures), 'picture')} of <q>{escape(request.name)}</q>, compared with {done.against}; "
+        f"method <code>{escape(request.method)}</code>, model <code>{escape(str(request.model))}</code>. Made by "
         "<code>binderclip anomaly</code>.",
     )
-    if done.score is not None and (values := figures(done.score)):
+    if values := done.figures():
         text = "Against the folder's own labels"
         text += (
             f" and {number_of(done.masks, 'mask')}."
@@ -54,7 +52,7 @@ def write_report(done: Inspection, request: AnomalyRequest, path: Path) -> Path:
     if done.skipped:
         page.section("Left out", f"{number_of(len(done.skipped), 'file')} could not be used.")
         page.table(["file", "why"], [[Path(key).name, reason] for key, reason in done.skipped])
-    return page.save(path)
+    return page.save(done.report)
 
 
 def _scores_text(done: Inspection) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
-from binderclip.tasks.events import Counted, emit, start, warn
+from binderclip.tasks.events import Counted, Saved, emit, skip, start, warn
 from binderclip.tasks.files.inputs import note_left_out, output_names
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.writing import write_array, write_csv
-from binderclip.tasks.verbs.anomaly.inspection import AnomalyRequest, Inspection
+from binderclip.tasks.models import image_text_model
+from binderclip.tasks.report.photographs import weak_on_photographs
+from binderclip.tasks.verbs.anomaly.inspection import REPORT, Inspection
+from binderclip.tasks.verbs.anomaly.request import AUTO, AnomalyRequest
 
 if TYPE_CHECKING:
     from binderclip.data import Inspected, InspectionFolder
@@ -25,42 +27,42 @@ TABLE = "scores.csv"
 COLUMNS = ("image", "score", "p", "kind", "damaged")
 
 
-def carry_out(request: AnomalyRequest) -> tuple[Inspection, Path, Path]:
-    """Score, measure and write; what was found, the folder of the results, and the report.
+def run(request: AnomalyRequest) -> Inspection:
+    """Score, measure and write.
 
     Args:
-        request: the options.
+        request: what is asked.
 
     Raises:
-        UsageError: options that do not fit together.
+        UsageError: options that do not fit together, or a result that would replace what is none of ours.
         DataError: no picture can be read, or a file cannot be written.
     """
     from binderclip.data import InspectionFolder
 
-    if request.method != "auto":
-        check_options(request)
     results = output_folder(request.out, make=False)
     note_left_out(request.folder, results)
     folder = InspectionFolder(request.folder, without=results)
     normal = _normal(request, folder)
-    request = settled(request, bool(normal))
-    check_options(request)
-    _check_files(request, folder, results)
+    settled = settle(request, bool(normal))
+    _check_files(settled, folder, results)
     start("loading the model")
-    detector = _detector(request, normal)
-    out = output_folder(request.out)
-    done = _inspected(request, detector, folder, normal)
-    done.threshold = _threshold(request, done)
+    detector = _detector(settled, normal)
+    output_folder(results)
+    done = _inspected(request, settled, detector, folder, normal)
+    done.threshold = _threshold(done)
     if folder.labelled:
         start("measuring")
         done.score, done.masks = _measured(done)
     start("drawing the overlays")
-    _write(done, request, out)
+    _write(done)
     from binderclip.tasks.verbs.anomaly.report import write_report
 
     start("writing the report")
-    report = write_report(done, request, out / "report.html")
-    return done, out, report
+    write_report(done)
+    emit(Saved(done.report))
+    skip(done.skipped)
+    done.weak = weak_on_photographs(settled.model or "", [entry.path for entry in done.pictures])
+    return done
 
 
 def _check_files(request: AnomalyRequest, folder: InspectionFolder, out: Path) -> None:
@@ -71,7 +73,7 @@ def _check_files(request: AnomalyRequest, folder: InspectionFolder, out: Path) -
     """
     paths = [entry.path for entry in folder.pictures]
     names = output_names(paths, folder.root)
-    writable_paths([out / "report.html", *(out / f"{name}-anomaly.png" for name in names)], sources=paths)
+    writable_paths([out / REPORT, *(out / f"{name}-anomaly.png" for name in names)], sources=paths)
     if request.npy:
         writable_paths([out / f"{name}.npy" for name in names], beside=out / TABLE, columns=COLUMNS)
     if (out / TABLE).exists():
@@ -106,8 +108,8 @@ def _normal(request: AnomalyRequest, folder: InspectionFolder) -> list[Path]:
     return chosen
 
 
-def settled(request: AnomalyRequest, normal: bool) -> AnomalyRequest:
-    """The request with a method and a model in the place of `auto`.
+def settle(request: AnomalyRequest, normal: bool) -> AnomalyRequest:
+    """The request with a method and a model in the place of `auto` and None.
 
     With normal pictures `patchcore`: over the example wall and five sets of textile, bricks and gravel it has a mean
     image AUROC of 0.76 (winclip 0.72), and of planted defects it says better where, on all four of them. Without them,
@@ -118,18 +120,18 @@ def settled(request: AnomalyRequest, normal: bool) -> AnomalyRequest:
         normal: whether there are normal pictures.
     """
     method = request.method
-    if method == "auto":
+    if method == AUTO:
         wordy = request.state or request.sound or request.scales is not None or not request.words
         method = "patchcore" if normal and not wordy and _is_classifier(request.model) else "winclip"
-    model = default_model(method) if request.model == "auto" else request.model
-    return replace(request, method=method, model=model)
+    settled: AnomalyRequest = request.replaced(method=method, model=request.model or default_model(method))
+    return settled
 
 
-def _is_classifier(model: str) -> bool:
-    """Whether a model is one that `patchcore` stands on; `auto` is."""
+def _is_classifier(model: str | None) -> bool:
+    """Whether a model is one that `patchcore` stands on; None is."""
     from binderclip.models.files.folders import bundled_of, folder_kind
 
-    if model == "auto" or model in bundled_of("classifier"):
+    if model is None or model in bundled_of("classifier"):
         return True
     return Path(model).is_dir() and folder_kind(model) == "classifier"
 
@@ -139,46 +141,13 @@ def default_model(method: str) -> str:
     return "lite0" if method in ("patchcore", "padim") else "small"
 
 
-def check_options(request: AnomalyRequest) -> None:
-    """Options that need neither pictures nor a model.
-
-    Raises:
-        UsageError: an unknown method, or an option that is another method's.
-    """
-    from binderclip.segment.anomaly import BASELINES, METHODS
-
-    if request.method not in {**METHODS, **BASELINES}:
-        there = ", ".join(["auto", *METHODS, *BASELINES])
-        raise UsageError(f"--method {request.method!r} is unknown; there are {there}")
-    if request.threshold == "normal" and request.method == "clap":
-        raise UsageError(
-            "--threshold normal scores each normal picture without itself, which clap cannot: give a number"
-        )
-    if request.method in BASELINES:
-        others = {"--state": request.state, "--sound": request.sound, "--scales": request.scales,
-                  "--steps": request.steps, "--no-words": not request.words}  # fmt: skip
-        if given := [option for option, value in others.items() if value]:
-            raise UsageError(f"{given[0]}: {request.method} has neither words nor training")
-        return
-    if request.method == "winclip":
-        if request.steps is not None:
-            raise UsageError("--steps are those of clap's training; winclip trains nothing")
-        if request.seed is not None:
-            raise UsageError("--seed is that of clap's training; winclip draws nothing")
-        return
-    if request.scales is not None:
-        raise UsageError(f"--scales are winclip's windows; {request.method} has none")
-    if not request.words:
-        raise UsageError("--no-words is winclip's")
-
-
 def _detector(request: AnomalyRequest, normal: Sequence[Path]) -> Any:
     """The detector of the request, what it needs checked before the model is loaded.
 
     Raises:
         UsageError: no normal pictures for what compares with them alone.
     """
-    from binderclip.models import load, load_vision
+    from binderclip.models import load_vision
     from binderclip.segment.anomaly import BASELINES, METHODS
 
     learns = request.method != "winclip"
@@ -187,6 +156,7 @@ def _detector(request: AnomalyRequest, normal: Sequence[Path]) -> Any:
     if not request.words and not normal:
         raise UsageError("--no-words compares with normal pictures alone: give --normal FOLDER with some")
     options: dict[str, Any] = {"size": request.size}
+    assert request.model is not None
     if request.method in BASELINES:
         backbone = load_vision(request.model, device=request.device, dtype=request.dtype)
         return BASELINES[request.method](backbone, seed=request.seed or 0, **options)
@@ -198,12 +168,14 @@ def _detector(request: AnomalyRequest, normal: Sequence[Path]) -> Any:
         options |= {key: v for key, v in (("seed", request.seed), ("steps", request.steps)) if v is not None}
     else:
         options |= {"scales": (2, 3) if request.scales is None else request.scales, "words": request.words}
-    clip = load(request.model, device=request.device, dtype=request.dtype)
+    clip = image_text_model(request.model, device=request.device, dtype=request.dtype)
     start("reading the words")
     return METHODS[request.method](clip, request.name, **options)
 
 
-def _inspected(request: AnomalyRequest, detector: Any, folder: InspectionFolder, normal: Sequence[Path]) -> Inspection:
+def _inspected(
+    request: AnomalyRequest, settled: AnomalyRequest, detector: Any, folder: InspectionFolder, normal: Sequence[Path]
+) -> Inspection:
     import torch
 
     from binderclip.segment.anomaly import BASELINES, Anomalies
@@ -214,14 +186,14 @@ def _inspected(request: AnomalyRequest, detector: Any, folder: InspectionFolder,
         used, opened, skipped = _opened(normal)
         if not used:
             raise DataError(f"none of {len(normal)} normal pictures could be read: {skipped[0][1]}")
-        if request.method == "clap":
+        if settled.method == "clap":
             start("clap trains its restorer")
-            warn(f"{request.method} trains its restorer (normal pictures: {len(used)}); on a processor this takes long")
+            warn(f"{settled.method} trains its restorer (normal pictures: {len(used)}); on a processor this takes long")
             detector.fit(opened)
         else:
             levels = detector.encode(opened)
             detector.fit(levels)
-            if len(used) > (detector.least if request.method in BASELINES else 1):
+            if len(used) > (detector.least if settled.method in BASELINES else 1):
                 start("each normal picture against the others")
                 held = detector.score(levels, without=torch.arange(len(used))).scores.cpu()
     kept: list[Inspected] = []
@@ -234,17 +206,18 @@ def _inspected(request: AnomalyRequest, detector: Any, folder: InspectionFolder,
     if not kept:
         raise DataError(f"of {number_of(len(folder), 'picture')} none could be read: {skipped[-1][1]}")
     found = Anomalies(torch.cat([p.scores for p in parts]).cpu(), torch.cat([p.maps for p in parts]).cpu())
-    return Inspection(request, folder, kept, found, used, held, skipped)
+    return Inspection(request, settled, folder, kept, found, used, held, skipped)
 
 
-def _threshold(request: AnomalyRequest, done: Inspection) -> float | None:
+def _threshold(done: Inspection) -> float | None:
     """The score at which a picture fails.
 
     Raises:
         UsageError: `normal` with too few normal pictures.
     """
-    if request.threshold != "normal":
-        return None if request.threshold is None else float(request.threshold)
+    threshold = done.request.threshold
+    if threshold != "normal":
+        return None if threshold is None else float(threshold)
     if done.held is None:
         raise UsageError(
             "--threshold normal needs normal pictures that can be held against each other: --normal FOLDER"
@@ -316,8 +289,9 @@ def _size(path: Path) -> tuple[int, int]:
     return picture.height, picture.width
 
 
-def _write(done: Inspection, request: AnomalyRequest, out: Path) -> None:
+def _write(done: Inspection) -> None:
     """scores.csv, overlays, and maps."""
+    request, out = done.request, done.out
     names = output_names([entry.path for entry in done.pictures], done.folder.root)
     limits = done.found.limits()
     from binderclip.tasks.report.sheet import save_picture
@@ -339,20 +313,3 @@ def _write(done: Inspection, request: AnomalyRequest, out: Path) -> None:
         for row, entry in enumerate(done.pictures):
             values = done.found.maps_at(_size(entry.path), row)[0].numpy().astype(np.float32)
             write_array(values, out / f"{names[row]}.npy")
-
-
-def parse_threshold(text: str | None) -> float | str | None:
-    """The threshold of --threshold: a score, `normal`, or None.
-
-    Raises:
-        UsageError: something else.
-    """
-    if text is None or text == "normal":
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UsageError(f"--threshold {text!r}: give a score such as 0.4, or normal")
-    return value
