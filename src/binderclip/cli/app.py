@@ -142,7 +142,7 @@ def verb_app(verb: str) -> typer.Typer:
     from binderclip.cli.shared.verb import VerbApp
 
     alone = VerbApp(rich_markup_mode="markdown", pretty_exceptions_enable=False)
-    importlib.import_module(f"binderclip.cli.verbs.{verb}").register(alone)
+    importlib.import_module(f"binderclip.cli.verbs.{verb.replace('-', '_')}").register(alone)
     return alone
 
 

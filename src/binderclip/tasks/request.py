@@ -192,7 +192,7 @@ class Request(BaseModel):
         """The line of Python that asks the same, and prints what comes of it."""
         fields = self.model_dump(mode="json", include=set(self.given()))
         given = ", ".join(f"{name}={value!r}" for name, value in fields.items())
-        name = self.task.replace(" ", "_")
+        name = self.task.replace(" ", "_").replace("-", "_")
         return f"from binderclip.tasks import {name}; print({name}({given}).as_dict())"
 
     @classmethod

@@ -87,6 +87,20 @@ def print_result(result: Any, json: bool) -> None:
         note(line)
 
 
+def print_whole(result: Any, json: bool) -> None:
+    """As `print_result`, but every row, and where the files are as lines of stdout."""
+    if json:
+        print_json(result.as_dict())
+        return
+    columns, rows = result.table()
+    if rows:
+        print_table(result.title, columns, rows)
+    for line in result.places():
+        console.print(printable(line), soft_wrap=True)
+    for line in result.remarks():
+        note(line)
+
+
 def note(message: str) -> None:
     """Print a note for a person to stderr."""
     notes.print(printable(message), style="dim", soft_wrap=True)

@@ -13,7 +13,7 @@ import typer
 import typer.core
 
 from binderclip.cli.shared.progress import Terminal
-from binderclip.cli.shared.task_command import with_request
+from binderclip.cli.shared.task_command import refuse_moved, with_request
 from binderclip.errors import UsageError
 from binderclip.tasks.events import listening
 from binderclip.tasks.files.outputs import Output, VerbCall, calling, named_paths, real_path
@@ -39,6 +39,7 @@ class VerbCommand(typer.core.TyperCommand):
         # Wrapped, a function keeps its attributes; what is inside a check of annotations does not have them.
         task = getattr(self.callback, "task", None)
         if task is not None:
+            refuse_moved(args, str(self.name), self.callback.moved)  # type: ignore[union-attr]
             args = with_request(args, task)
         if not ctx.resilient_parsing:
             given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
