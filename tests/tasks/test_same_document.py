@@ -1,4 +1,7 @@
-"""Every task gives the same document: asked by words, by `--from`, and by the line of Python."""
+"""Every task gives the same document: asked by words, by `--from`, and by the line of Python.
+
+A verb that does several things is asked each of them: `NAME --OPTION`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from binderclip import tasks
 from binderclip.documents import json_text
 from binderclip.quality import IlluminationNet, create_detector, save_detector, save_enhancer
+from binderclip.segment.promptable import PromptModel, PromptNetwork
 from binderclip.tasks import Request, VerbTask
 
 Command = Callable[..., Any]
@@ -26,12 +31,27 @@ class Inputs:
 
     Attributes:
         folder: where a request may put further files that it reads.
-        pictures: a folder of pictures of 32 x 32 to 64 x 50 pixels. model: a tiny one.
+        pictures: a folder of pictures of 32 x 32 to 64 x 50 pixels. model, segmenter: tiny ones.
     """
 
     folder: Path
     pictures: Path
     model: Path
+    segmenter: Path
+
+
+CASES: dict[str, Callable[[Inputs], Request]] = {}
+"""What is asked: the task, and words after it where a task has several cases -> its request."""
+
+
+def case(name: str) -> Callable[[Callable[[Inputs], Request]], Callable[[Inputs], Request]]:
+    """Add a function to `CASES`."""
+
+    def add(make: Callable[[Inputs], Request]) -> Callable[[Inputs], Request]:
+        CASES[name] = make
+        return make
+
+    return add
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +61,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Callable[[int], 
     (folder / "pictures").mkdir()
     for name, size in (("a", (40, 32)), ("b", (32, 32)), ("-c", (64, 50))):
         Image.fromarray(rng.integers(60, 190, (*size, 3)).astype(np.uint8)).save(folder / f"pictures/{name}.png")
-    return Inputs(folder, folder / "pictures", tiny_clip(1))
+    torch.manual_seed(0)
+    settings = {"side": 64, "width": 32, "heads": 2, "blocks": 1, "layers": 1}
+    segmenter = PromptModel(PromptNetwork(**settings), settings=settings, name="tiny").eval()
+    return Inputs(folder, folder / "pictures", tiny_clip(1), segmenter.save(folder / "segmenter"))
 
 
+@case("anomaly")
 def anomaly(inputs: Inputs) -> Request:
     return tasks.anomaly.request(
         folder=inputs.pictures, name="noise", state=["{} with a hole", "broken {}"], scales=(1, 2), threshold=0.5,
@@ -51,6 +75,7 @@ def anomaly(inputs: Inputs) -> Request:
     )  # fmt: skip
 
 
+@case("attack")
 def attack(inputs: Inputs) -> Request:
     return tasks.attack.request(
         model=inputs.model, images=[inputs.pictures], labels=["a cat", "a dog"], method="cw", eps="9/255", steps=2,
@@ -58,6 +83,7 @@ def attack(inputs: Inputs) -> Request:
     )  # fmt: skip
 
 
+@case("detect")
 def detect(inputs: Inputs) -> Request:
     detector = save_detector(
         create_detector("linear", str(inputs.model)), inputs.folder / "detector.safetensors", {"method": "linear"}
@@ -65,16 +91,62 @@ def detect(inputs: Inputs) -> Request:
     return tasks.detect.request(images=[inputs.pictures], detector=detector, maps="maps", most=1, csv="scores.csv")
 
 
+@case("enhance")
 def enhance(inputs: Inputs) -> Request:
     enhancer = save_enhancer(IlluminationNet(4, std=1e-4), inputs.folder / "enhancer.safetensors", {"method": "rave"})
     return tasks.enhance.request(images=[inputs.pictures], enhancer=enhancer, out="enhanced", max_side=40)
 
 
-CASES: dict[str, Callable[[Inputs], Request]] = {case.__name__: case for case in (anomaly, attack, detect, enhance)}
+@case("click")
+def click(inputs: Inputs) -> Request:
+    return tasks.click.request(
+        image=inputs.pictures / "a.png", point=[(10, 12.5), (20, 20)], outside=[(1, 1)], box=(2, 2, 30, 30), cut=False,
+        model=inputs.segmenter, out="mask.png", overlay="clicked.png",
+    )  # fmt: skip
+
+
+@case("explain")
+def explain(inputs: Inputs) -> Request:
+    return tasks.explain.request(
+        images=[inputs.pictures], label="a cat", method="smoothgrad", set=["n_samples=2", "level=0.1"], npy=True,
+        legend=False, report="page.html", model=inputs.model,
+    )  # fmt: skip
+
+
+@case("explain --words")
+def explain_words(inputs: Inputs) -> Request:
+    return tasks.explain.request(images=[inputs.pictures / "b.png", "--a cat"], words=True, model=inputs.model)
+
+
+@case("explain --compare")
+def explain_compare(inputs: Inputs) -> Request:
+    return tasks.explain.request(
+        images=[inputs.pictures / "b.png"], label="a cat", compare=True, method="saliency,input_x_gradient",
+        model=inputs.model,
+    )  # fmt: skip
+
+
+@case("locate")
+def locate(inputs: Inputs) -> Request:
+    (inputs.folder / "boxes.csv").write_text("0,0,9,9,left\n9,9,30,30,right\n")
+    return tasks.locate.request(
+        image=inputs.pictures / "a.png", texts=["a cat", "-a dog"], boxes=inputs.folder / "boxes.csv", preset="crop",
+        assign="hungarian", negatives=["red, round", "a tree"], model=inputs.model,
+    )  # fmt: skip
+
+
+@case("masks")
+def masks(inputs: Inputs) -> Request:
+    return tasks.masks.request(
+        images=[inputs.pictures], points_per_side=2, pred_iou_thresh=-9, stability_score_thresh=0, redo=True,
+        model=inputs.segmenter,
+    )  # fmt: skip
 
 
 def test_every_task_is_asked() -> None:
-    assert set(CASES) == {name for name in tasks.__all__ if isinstance(getattr(tasks, name), VerbTask)}
+    assert {name.split()[0] for name in CASES} == {
+        name for name in tasks.__all__ if isinstance(getattr(tasks, name), VerbTask)
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -85,7 +157,8 @@ def test_all_ways_to_ask_give_the_same_document(
     assert type(request).from_document(json.loads(json_text(request.as_document()))) == request
 
     def words() -> Any:
-        return command(*request.task.split(), *request.argv(), "--json").json()
+        # In front, since behind `--` there are no options.
+        return command(*request.task.split(), "--json", *request.argv()).json()
 
     def document() -> Any:
         # What --json printed is a request as well.

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from binderclip.errors import UsageError
+from binderclip.workbench.commands import Equivalent
 
 MASK = "a[download='mask.png']"
 
@@ -168,26 +169,26 @@ def test_what_is_none_of_the_object_comes_after_the_object(opened: Any, lines: A
     opened.press(200.0, 190.0, "box")
     opened.press(20.0, 20.0, "box")
     opened.press(10.0, 10.0, "out")
-    from binderclip.workbench.tabs.click import _again
-
     shutil.copy(photographs / "coffee.jpg", "coffee.jpg")
-    assert command(*lines.words(_again(opened, "cpu").shell)).code == 0
-    np.testing.assert_array_equal(np.asarray(Image.open("coffee-mask.png")) > 0, opened.session.mask.numpy())
+    again = Equivalent.of(opened.request("cpu"))
+    assert command(*lines.words(again.shell)).code == 0
+    mask = opened.session.mask.numpy()
+    np.testing.assert_array_equal(np.asarray(Image.open("coffee-mask.png")) > 0, mask)
+    exec(again.python, {})
+    np.testing.assert_array_equal(np.asarray(Image.open("coffee-mask-2.png")) > 0, mask)
     opened.undo()
     opened.undo()
     assert opened.box is None
 
 
 def test_the_lines_name_the_model_that_cut_and_where_it_ran(opened: Any) -> None:
-    from binderclip.workbench.tabs.click import _again
-
     opened.press(100.0, 80.0, "in")
     opened.model = "hf:facebook/sam-vit-base"
-    again = _again(opened, "cuda")
+    again = Equivalent.of(opened.request("cuda"))
     assert again.shell.endswith("--model hf:facebook/sam-vit-base --device cuda")
-    assert "load_promptable('hf:facebook/sam-vit-base', device='cuda')" in again.python
+    assert "model='hf:facebook/sam-vit-base', device='cuda'" in again.python
     opened.model = "small-sam"
-    again = _again(opened, "cpu")
+    again = Equivalent.of(opened.request("cpu"))
     assert "--model" not in again.shell
     assert "device" not in again.shell + again.python
 

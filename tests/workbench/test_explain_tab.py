@@ -62,20 +62,24 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(run_of, photographs: P
         tab.work(run, str(photographs / "cat.jpg"), label, methods)
 
 
-def test_the_line_of_python_draws_what_the_page_shows(
-    run_of, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_line_draws_what_the_page_shows(
+    run_of, photographs: Path, tmp_path: Path, command, lines, monkeypatch: pytest.MonkeyPatch
 ):
     """Also of a picture that is made smaller before it is explained."""
+    run = run_of()
     with Image.open(photographs / "coffee.jpg") as opened:
         opened.resize((1210, 797)).save(tmp_path / "large.png")
-    run = run_of()
     outcome = tab.work(run, str(tmp_path / "large.png"), "a cup", ["gradcam", "saliency"])
     monkeypatch.chdir(tmp_path)
-    exec(outcome.again.python, {})
-    for name in ("gradcam", "saliency"):
-        own = np.asarray(Image.open(f"{name}.png").convert("RGB"))
-        # On the page a strip stands below.
-        np.testing.assert_array_equal(own, np.asarray(Image.open(run.folder / f"{name}.png"))[: own.shape[0]])
+    for python, shell, name in zip(
+        outcome.again.python.splitlines(), outcome.again.shell.splitlines(), ("gradcam", "saliency"), strict=True
+    ):
+        shown = np.asarray(Image.open(run.folder / f"{name}.png"))
+        exec(python, {})
+        np.testing.assert_array_equal(np.asarray(Image.open(f"{name}.png")), shown)
+        Path(f"{name}.png").unlink()
+        assert command(*lines.words(shell)).code == 0
+        np.testing.assert_array_equal(np.asarray(Image.open(f"{name}.png")), shown)
 
 
 def test_a_caption_that_begins_with_a_dash_is_one_in_the_line(run_of, photographs: Path, command, lines):

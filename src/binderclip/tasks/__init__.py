@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from binderclip.tasks.request import VerbTask as VerbTask
     from binderclip.tasks.verbs.anomaly.task import anomaly as anomaly
     from binderclip.tasks.verbs.attack.task import attack as attack
+    from binderclip.tasks.verbs.click.task import click as click
     from binderclip.tasks.verbs.detect.task import detect as detect
     from binderclip.tasks.verbs.enhance.task import enhance as enhance
+    from binderclip.tasks.verbs.explain.task import explain as explain
+    from binderclip.tasks.verbs.locate.task import locate as locate
+    from binderclip.tasks.verbs.masks.task import masks as masks
 
 lazy_exports(__name__)

@@ -34,6 +34,11 @@ Labels = Annotated[
     ),
 ]
 Model = Annotated[str, Option(MODEL_HELP, ("--model", "-m"), label="Model")]
+SegmenterModel = Annotated[
+    str,
+    Option("`small-sam`, `hf:facebook/sam-vit-base` or another SAM, or a run folder.", ("--model", "-m")),
+]
+"""A promptable model, which cuts out what it is pointed at."""
 Device = Annotated[str, Option("Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`.")]
 Dtype = Annotated[str, Option("Precision of the towers: `float32`, `bfloat16` or `float16`.")]
 BatchSize = Annotated[int, Field(ge=1, le=65_536), Option("Images that go through the model at once.")]

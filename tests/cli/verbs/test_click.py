@@ -75,7 +75,7 @@ def test_prompts_end_at_the_border(command: Command, folder: Path) -> None:
         (("--point", "10,40"), "point 10,40 is outside the picture"),
         (("--point", "10,10", "--not", "10,40"), "point 10,40 is outside the picture"),
         (("--point", "-0.5,10"), "point -0.5,10 is outside the picture"),
-        (("--point", "nan,10"), "point nan,10 is outside the picture"),
+        (("--point", "nan,10"), "--point 'nan,10': write two numbers"),
     ]:
         done = command("click", "plain.png", "-m", folder, *options)
         assert (done.code, said in done.err) == (2, True), done.err

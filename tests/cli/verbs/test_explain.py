@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from binderclip.cli.verbs.explain import coloured
+
 Command = Callable[..., Any]
 
 
@@ -160,6 +162,15 @@ def test_a_settings_layer_and_method_are_checked(command: Command, pictures: Pat
 def test_words_of_a_caption(command: Command, pictures: Path) -> None:
     done = command("explain", "--words", pictures / "cat.jpg", "a cat and a truck", "--json").json()
     assert [entry["word"] for entry in done["words"]] == ["a", "cat", "and", "a", "truck"]
+
+
+def test_words_are_coloured_by_sign_and_marked_when_wrong() -> None:
+    line = coloured([("a", 0.01), ("red", 1.0), ("cat", -0.8), ("here", None)], [False, False, True, False])
+    assert line.plain == "a red cat here"
+    styles = {line.plain[span.start : span.end].strip(): str(span.style) for span in line.spans}
+    assert styles["red"] == "bold green"
+    assert styles["cat"] == "bold red underline"
+    assert "strike" in styles["here"]
 
 
 @pytest.mark.parametrize("label", ["cat", None])

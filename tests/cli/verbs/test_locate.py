@@ -82,7 +82,7 @@ def test_masks_alone_are_regions_and_every_preset_runs(command, scene) -> None:
         (("scene.png", "a cat", "--boxes", "scene.png"), 1, "not a text file"),
         (("boxes.csv", "a cat", "--boxes", "boxes.csv"), 1, "boxes.csv"),
         (("scene.png", "a cat", "--boxes", "boxes.csv", "--preset", "fgvp"), 2, "give --masks"),
-        (("scene.png", "a cat", "--boxes", "boxes.csv", "--preset", "star"), 2, "there are red-circle, fgvp"),
+        (("scene.png", "a cat", "--boxes", "boxes.csv", "--preset", "star"), 2, "one of red-circle, fgvp"),
         (("scene.png", "a cat", "--boxes", "boxes.csv", "--assign", "star"), 2, "--assign 'star' is unknown"),
         (("scene.png", "a cat", "--masks", "small.png"), 2, "small.png is 8 x 8 pixels, the image 256 x 256"),
         (("scene.png", "a cat", "--boxes", "far.csv", "--masks", "labels.png"), 2, "outside"),

@@ -12,9 +12,12 @@ import gradio as gr
 
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.tasks.arguments.boxes import parse_box
+from binderclip.tasks.arguments.points import parse_point
 from binderclip.tasks.files.writing import write_json
-from binderclip.tasks.verbs.click import cuts_out
-from binderclip.workbench.commands import Arguments, Equivalent, model_words, python_load, shell_line
+from binderclip.tasks.models import cached_models, promptable_model
+from binderclip.tasks.verbs.click.request import SMALL_SAM, Box, ClickRequest, Point, cuts_out
+from binderclip.workbench.commands import Equivalent
+from binderclip.workbench.fields import control
 from binderclip.workbench.jobs import MOST_WAITING
 from binderclip.workbench.look import check_size
 from binderclip.workbench.tab import Bench, Tab, result_values, said_html
@@ -30,13 +33,9 @@ KEPT = 6
 """Pictures that are held encoded, of all pages together: the last ones. An older one is chosen again by its user."""
 SIDE = 900
 """Longer side of the picture that is clicked on, in pixels."""
-MODEL = "small-sam"
 LINE = "click"
 """Gradio's line for what is pressed here, one press at a time."""
 MODES = [("It is the object", "in"), ("It is not the object", "out"), ("A corner of a box", "box")]
-BLUE, GREEN, RED = (20, 90, 220), (20, 160, 60), (210, 30, 30)
-Point = tuple[float, float]
-Box = tuple[float, float, float, float]
 
 
 @dataclass
@@ -54,6 +53,15 @@ class _Cut:
     def scale(self) -> float:
         """Pixels of the picture for each one that is seen."""
         return self.session.size[1] / self.seen.width
+
+    def request(self, device: str) -> ClickRequest:
+        """What asks the verb for the same mask."""
+        points: tuple[list[Point], list[Point]] = ([], [])
+        for each in self.session.clicks:
+            points[not each.positive].append((each.x, each.y))
+        return ClickRequest(
+            image=self.path.name, point=points[0], outside=points[1], box=self.box, model=self.model, device=device
+        )
 
     @property
     def box(self) -> Box | None:
@@ -90,7 +98,7 @@ class _Cut:
 
     def region(self, text: str) -> Box:
         """The box of a text, checked against the picture."""
-        region = parse_box(text, "the box")
+        region = parse_box(text, "Box")
         region.bounds(*self.session.size)
         assert region.box is not None
         return region.box
@@ -142,8 +150,8 @@ def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Picture", many=False, height=110)
-            model = gr.Textbox(
-                label="Model that cuts out", value=MODEL,
+            model = control(
+                ClickRequest, "model", label="Model that cuts out",
                 info="small-sam, hf:facebook/sam-vit-base, a run folder; Enter opens it",
             )  # fmt: skip
             mode = gr.Radio(MODES, value="in", label="What a click on the picture says")
@@ -194,7 +202,7 @@ def build(bench: Bench) -> None:
         try:
 
             def work(_: Any) -> list[Any]:
-                cuts[page] = cut = _opened(Path(file), name.strip() or MODEL, bench)
+                cuts[page] = cut = _opened(Path(file), name.strip() or SMALL_SAM, bench)
                 return _outcome(cut, bench.sessions.new_results(*page, "click"), bench.models.device)
 
             return list(await bench.ask(request, work))
@@ -214,7 +222,7 @@ def build(bench: Bench) -> None:
         def change(cut: _Cut) -> None:
             if not place.strip() and not area.strip():
                 raise UsageError("write a point, such as 310,120, or a box, such as 40,30,300,280")
-            point = _point(place) if place.strip() else None
+            point = parse_point(place, "Point") if place.strip() else None
             cut.add(point, cut.region(area) if area.strip() else None, how)
 
         return await act(request, change)
@@ -234,25 +242,18 @@ def build(bench: Bench) -> None:
 
 def _opened(path: Path, name: str, bench: Bench) -> _Cut:
     from binderclip.data import open_image
-    from binderclip.segment import CutSegmenter, InteractiveSession, load_promptable
+    from binderclip.segment import CutSegmenter, InteractiveSession
 
     check_size(path)
     picture = open_image(path).convert("RGB")
-    segmenter = bench.models.get("promptable", name, lambda: load_promptable(name, device=bench.models.device))
+    with cached_models(bench.models.get):
+        segmenter: Any = promptable_model(name, device=bench.models.device)
     if cuts_out(name):
         segmenter = CutSegmenter(segmenter)
     seen = picture.copy()
     seen.thumbnail((SIDE, SIDE))
     # Every prompt is asked of the picture anew, as the verb does: the same prompts give the same mask.
     return _Cut(path, name, InteractiveSession(segmenter, picture, feedback=False), seen)
-
-
-def _point(text: str) -> Point:
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"the point {text!r}: write two numbers, such as 120,80") from error
-    return x, y
 
 
 def _outcome(cut: _Cut, folder: Path, device: str) -> list[Any]:
@@ -279,7 +280,7 @@ def _outcome(cut: _Cut, folder: Path, device: str) -> list[Any]:
     return [
         said_html(said),
         gr.update(value=str(folder / "clicked.png"), visible=True),
-        *result_values(_again(cut, device), files),
+        *result_values(Equivalent.of(cut.request(device)), files),
     ]
 
 
@@ -297,6 +298,7 @@ def _drawn(cut: _Cut, mask: Any) -> Image.Image:
     from PIL import Image, ImageDraw
 
     from binderclip.segment.output.palette import paint
+    from binderclip.tasks.verbs.click.run import BLUE, GREEN, RED
 
     shown = cut.seen
     if mask.any():
@@ -315,29 +317,6 @@ def _drawn(cut: _Cut, mask: Any) -> Image.Image:
         draw.line((x - size, y, x + size, y), fill=BLUE, width=3)
         draw.line((x, y - size, x, y + size), fill=BLUE, width=3)
     return shown
-
-
-def _again(cut: _Cut, device: str) -> Equivalent:
-    inside = [f"{click.x:g},{click.y:g}" for click in cut.session.clicks if click.positive]
-    outside = [f"{click.x:g},{click.y:g}" for click in cut.session.clicks if not click.positive]
-    box = None if cut.box is None else ",".join(f"{value:g}" for value in cut.box)
-    shell = shell_line(
-        "binderclip", "click", Arguments([cut.path.name]), [word for at in inside for word in ("--point", at)],
-        [word for at in outside for word in ("--not", at)], ["--box", box] if box else None,
-        model_words(cut.model, device, MODEL),
-    )  # fmt: skip
-    steps = "".join(f"s.click({click.x:g}, {click.y:g}, positive={click.positive}); " for click in cut.session.clicks)
-    steps += f"s.box({', '.join(box.split(','))}); " if box else ""
-    wrapper = "CutSegmenter" if cuts_out(cut.model) else ""
-    names = ", ".join(filter(None, (wrapper, "InteractiveSession", "load_promptable")))
-    loaded = python_load(cut.model, device, "load_promptable")
-    python = (
-        f"from binderclip.segment import {names}; "
-        f"m = {f'{wrapper}({loaded})' if wrapper else loaded}; "
-        f"s = InteractiveSession(m, {cut.path.name!r}, feedback=False); {steps}"
-        "print(s.mask.float().mean())"
-    )
-    return Equivalent(python, shell)
 
 
 TAB = Tab("Click", "Cut out what you point at, by clicks and boxes.", build, order=35)

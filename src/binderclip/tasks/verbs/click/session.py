@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.documents import parse_json
 from binderclip.errors import UsageError
+from binderclip.tasks.verbs.click.request import ClickRequest
 
 if TYPE_CHECKING:
     from binderclip.segment import InteractiveSession
 
-__all__ = ["SessionRequest", "session_after"]
-
-Pair = tuple[float, float]
+__all__ = ["session_after"]
 
 
-@dataclass(frozen=True)
-class SessionRequest:
-    """What is done in one call, in this order: steps taken back or done again, the box, points, scribbles.
-
-    Attributes:
-        path: of the file; made where it is missing.
-        undo, redo: number of steps.
-        box: xyxy in pixels, or None.
-        inside, away: points of the object and of what is none of it.
-        scribbles: lines over the object.
-    """
-
-    path: Path
-    undo: int = 0
-    redo: int = 0
-    box: tuple[float, float, float, float] | None = None
-    inside: tuple[Pair, ...] = ()
-    away: tuple[Pair, ...] = ()
-    scribbles: tuple[tuple[Pair, ...], ...] = ()
-
-    @property
-    def prompts(self) -> int:
-        """Number of new ones."""
-        return len(self.inside) + len(self.away) + len(self.scribbles) + (self.box is not None)
-
-
-def session_after(request: SessionRequest, picture: Any, image: Path, segmenter: Any, model: str) -> InteractiveSession:
+def session_after(request: ClickRequest, picture: Any, image: Path, segmenter: Any) -> InteractiveSession:
     """The session as it is after a call; it is written only when all of it went well.
 
+    Steps are taken back, then done again; the box, the points and the scribbles follow in this order.
+
     Args:
-        request: what is done.
+        request: what is done, with its session.
         picture: opened. image: its path, which the file names.
-        segmenter: and the name of its `model`.
+        segmenter: of the request's model.
 
     Raises:
         UsageError: nothing to go on with, another picture than the one that was clicked, more steps back than there
@@ -59,11 +33,11 @@ def session_after(request: SessionRequest, picture: Any, image: Path, segmenter:
     from binderclip.segment import InteractiveSession
     from binderclip.segment.promptable import load_session, save_session
 
-    path = request.path
+    path = Path(request.session or "")
     if path.is_file():
         session = load_session(path, segmenter, picture)
         _check_picture(path, image)
-    elif not request.prompts:
+    elif not (request.point or request.outside or request.scribble or request.box):
         raise UsageError(f"there is no session {path} yet: begin it with --point, --box or --scribble")
     else:
         session = InteractiveSession(segmenter, picture)
@@ -77,13 +51,13 @@ def session_after(request: SessionRequest, picture: Any, image: Path, segmenter:
             step()
     if request.box is not None:
         session.box(*request.box)
-    for positive, points in ((True, request.inside), (False, request.away)):
+    for positive, points in ((True, request.point), (False, request.outside)):
         for x, y in points:
             session.click(x, y, positive=positive)
-    for line in request.scribbles:
+    for line in request.scribble:
         session.scribble(line)
     session.image = str(image)
-    save_session(session, path, model=model)
+    save_session(session, path, model=request.model)
     return session
 
 

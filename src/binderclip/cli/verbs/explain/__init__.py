@@ -1,5 +1,0 @@
-"""`binderclip explain`."""
-
-from binderclip.cli.verbs.explain.command import register
-
-__all__ = ["register"]
