@@ -143,6 +143,24 @@ def masks(inputs: Inputs) -> Request:
     )  # fmt: skip
 
 
+@case("quality")
+def quality(inputs: Inputs) -> Request:
+    return tasks.quality.request(
+        images=[inputs.pictures], model=inputs.model, scores=["quality", "sharpness"], pair=("-sharp", "a, b"),
+        by="sharpness", sheet="sheet.png", csv="scores.csv",
+    )  # fmt: skip
+
+
+@case("quality --reference")
+def quality_reference(inputs: Inputs) -> Request:
+    return tasks.quality.request(images=[inputs.pictures], reference=inputs.pictures, distance="lpips", max_side=48)
+
+
+@case("quality --against")
+def quality_against(inputs: Inputs) -> Request:
+    return tasks.quality.request(images=[inputs.pictures], against=inputs.pictures, model=inputs.model)
+
+
 def test_every_task_is_asked() -> None:
     assert {name.split()[0] for name in CASES} == {
         name for name in tasks.__all__ if isinstance(getattr(tasks, name), VerbTask)

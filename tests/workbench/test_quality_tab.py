@@ -60,7 +60,7 @@ def test_pictures_are_ordered_as_by_the_verb(
     page = outcome.values[0]
     assert re.findall(r"<figcaption>(\w+\.jpg)<", page) == [row["image"] for row in rows]
     # Which column is what, and what small does not know.
-    assert "quality comes from lite0-quality" in outcome.values[1]
+    assert "Quality comes from lite0-quality" in outcome.values[1]
     assert "(p012)" in outcome.values[1]
 
 

@@ -2,34 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isinf
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from binderclip.data.images import list_images, open_image, to_tensor
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
 from binderclip.quality import LPIPS, create_metric
 from binderclip.quality.score.native_files import reduced_picture
+from binderclip.tasks.events import Saved, batches, emit, skip, start
+from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.files.outputs import picture_path, writable_path
+from binderclip.tasks.files.writing import short_path, write_csv
+from binderclip.tasks.report.sheet import contact_sheet
+from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.quality.request import QualityRequest
 
 COLUMNS = ("distance", "PSNR (dB)")
+ON_SHEET = 30
+"""Pictures of the sheet, each beside its original."""
 
 
 @dataclass(frozen=True)
-class ReferenceComparison:
+class ReferenceComparison(VerbResult):
     """Pictures from the one farthest from its original to the nearest.
 
     Attributes:
+        request: what was asked.
         rows: (path, reference, distance, PSNR in dB; infinite for equal pictures).
         skipped: (path, reason) of what could not be compared.
         reduced: pairs that were reduced before they were compared.
+        complete: whether there is a row, and every picture that was named one by one could be compared.
     """
 
+    request: QualityRequest
     rows: list[tuple[str, str, float, float]]
     skipped: list[tuple[str, str]]
     reduced: int
+    complete: bool = True
+
+    @property
+    def distance(self) -> str:
+        """What the distance is by."""
+        return "the weights given" if self.request.weights else self.request.distance
+
+    @property
+    def title(self) -> str:
+        """How many pictures, in which order."""
+        return f"{number_of(len(self.rows), 'picture')}, farthest from the original first by {self.distance}"
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and a row a picture."""
+        return ("image", *COLUMNS), [(short_path(key), distance, psnr) for key, _, distance, psnr in self.rows]
+
+    def remarks(self) -> list[str]:
+        """What to know of the distances, a sentence each."""
+        pairs, side = number_of(self.reduced, "pair"), self.request.max_side
+        return [f"{pairs} reduced to {side} px before the comparison: --max-side"] if self.reduced and self.rows else []
+
+    def places(self) -> list[str]:
+        """Where the sheet is."""
+        return [f"sheet {self.request.sheet}"] if self.request.sheet and self.rows else []
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; of equal pictures the PSNR is None."""
+        return {
+            "distance": self.distance,
+            "reduced": self.reduced,
+            "images": [
+                {"image": a, "reference": b, "distance": d, "psnr": None if isinf(p) else p} for a, b, d, p in self.rows
+            ],
+            "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
+            "request": self.request.as_document(),
+        }
 
 
 def partners(images: Sequence[Path], arguments: Sequence[str], reference: Path) -> list[tuple[Path, Path | None]]:
@@ -61,22 +112,23 @@ def partners(images: Sequence[Path], arguments: Sequence[str], reference: Path) 
 
 
 @torch.no_grad()
-def compared(
-    pairs: Sequence[tuple[Path, Path | None]], distance: str, *, weights: Path | None, longest: int, device: str,
-    progress: Callable[[int], object],
-) -> ReferenceComparison:  # fmt: skip
-    """Measure all pairs.
+def compared(request: QualityRequest) -> ReferenceComparison:
+    """Measure how far the pictures of a request are from their originals, and write the table and the sheet.
 
-    Args:
-        pairs: picture and original.
-        distance: `st-lpips` or `lpips`, on `lite0`.
-        weights: that `LPIPS.from_weights` opens instead, or None.
-        longest: larger pairs are reduced to this longer side in pixels.
-        device: where.
-        progress: called with the number of pairs done.
+    Raises:
+        UsageError: no such originals, or a result that would replace what is none of ours.
+        DataError: two originals differ by their suffix alone.
     """
-    where = resolve_device(device)
-    metric: LPIPS = LPIPS.from_weights(weights) if weights is not None else create_metric(distance)
+    assert request.reference is not None
+    longest = request.max_side
+    found = find_images(request.images)
+    sheet = picture_path(request.sheet) if request.sheet else None
+    table = writable_path(request.csv, columns=("image", "reference", *COLUMNS)) if request.csv else None
+    pairs = partners(found.paths, request.images, request.reference)
+    start("loading lite0")
+    step = batches("picture")
+    where = resolve_device(request.device)
+    metric: LPIPS = LPIPS.from_weights(request.weights) if request.weights else create_metric(request.distance)
     metric.to(where)
     rows, skipped, smaller = [], [], 0
     for number, (image, original) in enumerate(pairs, 1):
@@ -96,6 +148,18 @@ def compared(
             rows.append((str(image), str(original), float(metric(x, y)), psnr))
         except (DataError, UsageError) as problem:  # too small for the network
             skipped.append((str(image), str(problem)))
-        progress(number)
+        step(number, len(pairs))
     rows.sort(key=lambda row: -row[2])
-    return ReferenceComparison(rows, skipped, smaller)
+    skip(skipped)
+    complete = bool(rows) and not found.exit_code(skipped)
+    comparison = ReferenceComparison(request, rows, skipped, smaller, complete=complete)
+    if table is not None:
+        write_csv(("image", "reference", *COLUMNS), rows, table)
+        emit(Saved(table))
+    if sheet is not None and rows:
+        cards = [
+            card for a, b, d, _ in rows[:ON_SHEET] for card in ((b, "original", ""), (a, Path(a).name, f"{d:.3f}"))
+        ]
+        contact_sheet(cards, sheet, title=f"farthest from the original first, by {comparison.distance}")
+        emit(Saved(sheet))
+    return comparison

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from binderclip.errors import UsageError
-from binderclip.tasks.arguments.labels import parse_labels
 
-AT_FIRST = "quality,brightness,sharpness,noisiness,aesthetic"
+AT_FIRST = ("quality", "brightness", "sharpness", "noisiness", "aesthetic")
 """Columns of a model that knows the words."""
 QUALITY = "quality"
 """The column that comes from bundled weights where the model has some."""
@@ -39,7 +38,7 @@ def pairs_of(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def named_pairs(scores: str, own: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+def named_pairs(scores: Sequence[str], own: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """Column -> (better, worse): keywords, and pairs of the user's own, named by their better end.
 
     Raises:
@@ -48,7 +47,7 @@ def named_pairs(scores: str, own: Sequence[tuple[str, str]]) -> dict[str, tuple[
     from binderclip.quality import PAIRS
 
     columns: dict[str, tuple[str, str]] = {}
-    for name in parse_labels(scores, "--scores", files=False):
+    for name in scores:
         if name not in PAIRS:
             raise UsageError(f"--scores {name!r} is unknown: {', '.join(PAIRS)}; --pair takes words of your own")
         columns[name] = PAIRS[name]

@@ -1,5 +1,0 @@
-"""`binderclip quality`."""
-
-from binderclip.cli.verbs.quality.command import register
-
-__all__ = ["register"]
