@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
@@ -30,6 +31,10 @@ import torch
 # pytest loads, hands its size on to the workers of xdist.
 for size in ("COLUMNS", "LINES"):
     os.environ.pop(size, None)
+
+# The same examples in every run; on a loaded machine the first one, which imports, takes longer than any deadline.
+hypothesis.settings.register_profile("binderclip", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("binderclip")
 
 _PYTEST_RAISES = pytest.raises
 SLOW = Path(__file__).with_name("slow.txt")

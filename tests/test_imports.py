@@ -74,7 +74,9 @@ def test_classify_loads_the_model_alone(picture: Path) -> None:
     assert not {"scipy", "sklearn", "matplotlib", "pyarrow"} & found
     # The bundled model is of torch alone here: these take longer to import than it takes to answer.
     assert not SLOW & found
-    verbs = {name.split(".")[3] for name in found if name.startswith("binderclip.cli.verbs.")}
+    verbs = {
+        name.split(".")[3] for name in found if name.startswith(("binderclip.cli.verbs.", "binderclip.tasks.verbs."))
+    }
     assert verbs == {"classify"}
 
 

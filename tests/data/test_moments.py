@@ -13,7 +13,7 @@ from binderclip.data.moments import Moments
 from binderclip.errors import UsageError
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 40), st.integers(1, 6), st.lists(st.integers(0, 40), max_size=5), st.integers(0, 2**31))
 def test_any_split_gives_numpys_covariance(n: int, d: int, cuts: list[int], seed: int) -> None:
     rows = np.random.default_rng(seed).normal(3, 2, (n, d))

@@ -14,7 +14,7 @@ geometry = st.tuples(lengths, lengths, sides, sides, sides, sides).map(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(geometry)
 def test_geometry(case: tuple) -> None:
     """Every pixel is covered, the last window ends at the border, and the count map counts."""
@@ -39,7 +39,7 @@ def test_geometry(case: tuple) -> None:
     assert all(0 < step <= stride[0] for step in steps)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(geometry, st.integers(0, 2**31))
 def test_merging_what_was_cut_gives_it_back(case: tuple, seed: int) -> None:
     size, window, stride = case

@@ -93,7 +93,7 @@ def test_in_a_box_the_linf_optimum_is_the_clipped_one() -> None:
     assert torch.allclose(found.images, (x + 0.4 * model.w.detach().sign()).clamp(0, 1))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     norm=st.sampled_from(["linf", "l2"]),
     eps=st.floats(0, 2),

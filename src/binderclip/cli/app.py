@@ -1,7 +1,8 @@
 """The Typer application, and the one place where errors become messages and exit codes.
 
-A verb is a file or folder in `verbs/` whose `register` adds its command (or a group of commands) to an application. It
-is imported when it is called, and its heavy imports stand inside the function, so `binderclip --help` answers at once.
+A verb is a task of `binderclip.tasks`. Where its result is printed in a way of its own, or it has several commands, it
+is a file or folder in `verbs/` whose `register` adds them to an application. It is imported when it is called, and its
+heavy imports stand inside the function, so `binderclip --help` answers at once.
 Exit codes: 0 done, 2 bad usage, 1 failed.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import importlib.util
 import os
 import sys
 import warnings
@@ -142,7 +144,15 @@ def verb_app(verb: str) -> typer.Typer:
     from binderclip.cli.shared.verb import VerbApp
 
     alone = VerbApp(rich_markup_mode="markdown", pretty_exceptions_enable=False)
-    importlib.import_module(f"binderclip.cli.verbs.{verb.replace('-', '_')}").register(alone)
+    name = verb.replace("-", "_")
+    module = f"binderclip.cli.verbs.{name}"
+    if importlib.util.find_spec(module) is None:  # a task whose result is printed as any other
+        from binderclip import tasks
+        from binderclip.cli.shared.task_command import add_task
+
+        add_task(alone, getattr(tasks, name))
+    else:
+        importlib.import_module(module).register(alone)
     return alone
 
 

@@ -45,7 +45,7 @@ PANELS: dict[str, dict[str, str]] = {
         "cache": "the cache of image and text features",
     },
 }
-"""Panel -> verb -> line, in the order of the help; a verb is `cli/verbs/NAME.py` or a folder of that name."""
+"""Panel -> verb -> line, in the order of the help; a verb is a task, or in `cli/verbs` by its name."""
 
 VERBS = tuple(verb for panel in PANELS.values() for verb in panel)
 

@@ -36,8 +36,8 @@ Where things are:
     TAB = Tab("Count", "How many pictures there are.", build, order=90)
 
 `work` runs in a thread of its own, one at a time on the whole server; it is stopped from outside (`jobs.JobStopped`),
-also between two of its lines, when its user presses Stop or closes the page. It calls the functions that the verbs call
-(`cli/verbs/*/run.py` or a room); the method itself is not written again. What is quick (a slider, a click) is an
+also between two of its lines, when its user presses Stop or closes the page. It asks the tasks that the verbs
+are (`binderclip.tasks`); the method itself is not written again. What is quick (a slider, a click) is an
 ordinary Gradio event: `bench.session(request)` says whose files it may touch. Files for the page lie in `run.folder`,
 or in a folder of `bench.sessions.new_results`; nothing else can be read by the browser. Text from a user or a file goes
 through `html.escape`, or through `look.table`, which does it.

@@ -58,7 +58,7 @@ def test_no_pair_of_thresholds_with_the_same_rate_has_fewer_errors() -> None:
     assert wrong <= best, "brute force over both thresholds with exactly equal rates"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("ab")), min_size=1, max_size=40))
 def test_weights_make_classes_and_groups_independent(rows: list[tuple[str, str]]) -> None:
     y, group = (np.array(column) for column in zip(*rows, strict=True))

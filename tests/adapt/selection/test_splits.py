@@ -17,7 +17,7 @@ labels = st.lists(st.integers(0, 4), min_size=2, max_size=60).map(lambda v: np.u
 
 
 @given(labels, st.integers(1, 8), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_parts_are_disjoint_whole_and_never_share_a_look_alike(y: np.ndarray, shots: int, seed: int) -> None:
     groups = np.random.default_rng(seed).integers(0, max(1, len(y) * 2 // 3), len(y))
     parts = split_parts(y, groups, shots=shots, seed=seed)
@@ -28,7 +28,7 @@ def test_parts_are_disjoint_whole_and_never_share_a_look_alike(y: np.ndarray, sh
 
 
 @given(labels, st.integers(2, 5), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_class_is_left_to_train_on_in_every_fold(y: np.ndarray, folds: int, seed: int) -> None:
     groups = np.arange(len(y))
     fold = folds_of(y, groups, folds, seed)

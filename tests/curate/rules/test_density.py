@@ -33,7 +33,7 @@ def problems(draw: st.DrawFn, clusters: int, size: int) -> tuple[np.ndarray, np.
     return weights / weights.sum(), sizes, total, balance
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problem=problems(8, 60))
 def test_quotas_are_scipys_solution_of_the_program(problem: tuple[np.ndarray, np.ndarray, int, float]) -> None:
     probs, sizes, total, balance = problem
@@ -56,7 +56,7 @@ def test_quotas_are_scipys_solution_of_the_program(problem: tuple[np.ndarray, np
     assert np.abs(quota_qp(probs, sizes, total, balance=balance, repair=False) - solved.x).max() < 0.5 + 1e-3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problem=problems(4, 6))
 def test_repaired_quotas_are_the_best_whole_numbers(problem: tuple[np.ndarray, np.ndarray, int, float]) -> None:
     probs, sizes, total, balance = problem

@@ -37,7 +37,7 @@ def looped(captions: list[str], names: list[list[str]], against: dict[str, list[
     return counts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(captions=st.lists(TEXTS, max_size=8), names=st.lists(NAMES, min_size=1, max_size=4))
 def test_it_is_the_loop_over_captions_and_concepts(captions: list[str], names: list[list[str]]) -> None:
     against = {"crane": ["bird"]} if any("crane" in own for own in names) else {}

@@ -70,7 +70,7 @@ def test_numbers_are_uniform_and_differ_by_seed_epoch_and_key() -> None:
     assert len({tuple(other[0]) for other in others}) == 4
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.permutations(range(6)), st.integers(1, 6), st.integers(0, 5), st.sampled_from([3, 4]))
 def test_a_view_depends_on_seed_key_and_epoch_only(order: list[int], n: int, epoch: int, channels: int) -> None:
     pixels, names = drawings()[:, :channels], keys(6)
@@ -112,7 +112,7 @@ def test_float_and_byte_pixels_agree_and_the_input_is_left_alone() -> None:
     assert torch.equal(floats, kept)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     channels=st.sampled_from([3, 4]),
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),

@@ -58,7 +58,7 @@ def test_boxes_are_those_of_torchvision_half_open() -> None:
 # --- pasting ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 200), st.integers(0, 3), st.integers(1, 4), st.sampled_from(["uniform-size", "each"]))
 def test_every_pixel_is_the_targets_or_the_sources(seed: int, below: int, above: int, select: str) -> None:
     target, source = sample(seed, below), sample(seed + 1000, above)

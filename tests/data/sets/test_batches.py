@@ -28,7 +28,7 @@ def test_orders_differ_by_seed_and_epoch() -> None:
         epoch_order(4, rank=2, world=2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 25), st.integers(1, 8), st.booleans(), st.booleans(), st.integers(0, 3), st.integers(1, 3))
 def test_batches_cover_the_set_and_resume_in_the_middle(
     n: int, size: int, shuffle: bool, drop_last: bool, start: int, world: int

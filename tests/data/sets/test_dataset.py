@@ -97,7 +97,7 @@ def test_where() -> None:
         dataset.where(fourth=1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 19), unique=True), st.data())
 def test_a_subset_of_a_subset_is_indexing_twice(first: list[int], data: st.DataObject) -> None:
     second = data.draw(st.lists(st.integers(0, max(len(first) - 1, 0)), unique=True) if first else st.just([]))
@@ -146,7 +146,7 @@ def test_join_unites_classes_by_name_and_keeps_the_source() -> None:
     assert join([one]) is one
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=5))
 def test_a_joined_set_is_its_parts_one_after_the_other(sizes: list[int]) -> None:
     parts = [numbered(size, source=f"p{number}") for number, size in enumerate(sizes)]

@@ -62,7 +62,7 @@ def test_transparent_colours_do_not_bleed_when_resized() -> None:
     assert small[small[..., 3] > 0][:, 1].max() <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 90),
     height=st.integers(1, 90),

@@ -224,7 +224,7 @@ def test_an_address_cannot_leave_the_quotes_of_a_shell() -> None:
 # --- truncation ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 9), within=st.integers(0, 1023))
 def test_wherever_a_shard_is_cut_it_is_reported(tmp_path: Path, cut: int, within: int) -> None:
     """A member takes 1,024 bytes here (header and one block), a sample two members; the end mark begins at 10,240."""

@@ -103,7 +103,7 @@ def test_a_perfect_predictor_has_the_gap_of_the_base_rates_alone() -> None:
     assert demographic_parity_difference(**fewer) == pytest.approx(1 / 2 - 3 / 7)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("abc")), min_size=2, max_size=40))
 def test_gaps_lie_between_0_and_1_and_do_not_depend_on_names_or_order(rows: list[tuple[bool, bool, str]]) -> None:
     y, said, group = (list(column) for column in zip(*rows, strict=True))
@@ -223,7 +223,7 @@ def test_mistakes_are_named() -> None:
         attribute_leakage(good, ["a", "a", "b"])
 
 
-@settings(max_examples=12, deadline=None)  # fairlearn takes most of the time
+@settings(max_examples=12)  # fairlearn takes most of the time
 @given(seed=st.integers(0, 10_000), groups=st.integers(2, 4))
 def test_rates_and_gaps_are_fairlearn_s_where_they_are_defined(seed: int, groups: int) -> None:
     rng = np.random.default_rng(seed)

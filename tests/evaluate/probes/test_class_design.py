@@ -47,7 +47,7 @@ def test_rates_before_and_after_an_added_class_are_counted_by_hand() -> None:
         assert (row.before_low, row.before_high) == pytest.approx((peer.low, peer.high))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_an_added_class_never_raises_a_rate(seed: int) -> None:
     table = random_table("abxyc", seed=seed)

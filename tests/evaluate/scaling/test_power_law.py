@@ -21,7 +21,7 @@ def law(a: float, b: float, c: float) -> PowerLaw:
     return PowerLaw(a, b, c, 0.0, {})
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(a=st.floats(0.1, 50), b=st.floats(0.05, 0.8), share=st.floats(0.0, 0.8))
 def test_a_planted_law_is_found(a: float, b: float, share: float) -> None:
     c = share * a * X[0] ** -b
@@ -106,7 +106,7 @@ def test_the_bootstrap_of_errors_that_nearly_do_is_finite() -> None:
 POSITIVE = st.floats(0.05, 3)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(a=st.tuples(POSITIVE, POSITIVE), b=st.tuples(POSITIVE, POSITIVE), c=st.tuples(st.floats(0, 2), st.floats(0, 2)))
 def test_crossings_are_those_of_a_fine_grid(
     a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]

@@ -24,7 +24,7 @@ def test_a_logistic_relation_is_found_whole() -> None:
     assert (falling.srcc, falling.plcc) == (pytest.approx(-1), pytest.approx(1, abs=1e-6))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_the_curve_fits_no_worse_than_the_mean_and_ranks_ignore_monotone_maps(seed: int) -> None:
     rng = np.random.default_rng(seed)

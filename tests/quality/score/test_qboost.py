@@ -30,7 +30,7 @@ def table(seed: int, count: int = 6) -> Tensor:
     return 3 * torch.randn(count, len(WORDS), generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_the_ensemble_is_a_product_of_experts_with_weights_one_half_and_zero(seed: int) -> None:
     values = table(seed)

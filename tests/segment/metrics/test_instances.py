@@ -284,7 +284,7 @@ def test_pooled_and_averaged_are_different_numbers_and_merge_is_one_pass(make_di
         first.compute()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), shuffle=st.randoms(use_true_random=False), data=st.data())
 def test_order_labels_and_pictures_do_not_matter(seed: int, shuffle, data, make_discs) -> None:
     ours, true = make_discs(seed % 1000, n=4)

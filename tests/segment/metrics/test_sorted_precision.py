@@ -80,7 +80,7 @@ def test_one_pair_scores_half_of_one_plus_its_iou(pixels: int) -> None:
     assert sorted_ap(ours, true) == pytest.approx((1 + pixels / 10) / 2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     ious=st.lists(st.floats(0.01, 0.999), min_size=1, max_size=8),
     missed=st.integers(0, 4),
