@@ -32,12 +32,14 @@ class Inputs:
     Attributes:
         folder: where a request may put further files that it reads.
         pictures: a folder of pictures of 32 x 32 to 64 x 50 pixels. model, segmenter: tiny ones.
+        planted: a set with classes and groups, one of which is harder.
     """
 
     folder: Path
     pictures: Path
     model: Path
     segmenter: Path
+    planted: Path
 
 
 CASES: dict[str, Callable[[Inputs], Request]] = {}
@@ -55,7 +57,7 @@ def case(name: str) -> Callable[[Callable[[Inputs], Request]], Callable[[Inputs]
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Callable[[int], Path]) -> Inputs:
+def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Callable[[int], Path], planted: Path) -> Inputs:
     folder = tmp_path_factory.mktemp("inputs")
     rng = np.random.default_rng(0)
     (folder / "pictures").mkdir()
@@ -64,7 +66,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Callable[[int], 
     torch.manual_seed(0)
     settings = {"side": 64, "width": 32, "heads": 2, "blocks": 1, "layers": 1}
     segmenter = PromptModel(PromptNetwork(**settings), settings=settings, name="tiny").eval()
-    return Inputs(folder, folder / "pictures", tiny_clip(1), segmenter.save(folder / "segmenter"))
+    return Inputs(folder, folder / "pictures", tiny_clip(1), segmenter.save(folder / "segmenter"), planted)
 
 
 @case("anomaly")
@@ -159,6 +161,14 @@ def quality_reference(inputs: Inputs) -> Request:
 @case("quality --against")
 def quality_against(inputs: Inputs) -> Request:
     return tasks.quality.request(images=[inputs.pictures], against=inputs.pictures, model=inputs.model)
+
+
+@case("probe")
+def probe(inputs: Inputs) -> Request:
+    return tasks.probe.request(
+        model=inputs.model, data=inputs.planted, groups=["light,camera", "light"], labels=["food", "animal"],
+        positive="food", limit=60, draws=100, null="all",
+    )  # fmt: skip
 
 
 def test_every_task_is_asked() -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.explain.task import explain as explain
     from binderclip.tasks.verbs.locate.task import locate as locate
     from binderclip.tasks.verbs.masks.task import masks as masks
+    from binderclip.tasks.verbs.probe.task import probe as probe
     from binderclip.tasks.verbs.quality.task import quality as quality
 
 lazy_exports(__name__)

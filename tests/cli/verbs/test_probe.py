@@ -113,4 +113,4 @@ def test_groups_that_share_no_class_are_said_not_to_be_tested_and_another_null_t
     assert "over all pictures" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     wrong = command(*words, "--null", "none")
     assert wrong.code == 2
-    assert "--null none: it is given or all" in wrong.err
+    assert "--null 'none' is unknown: one of given, all" in wrong.err

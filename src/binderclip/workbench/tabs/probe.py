@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
 
 import gradio as gr
 
 from binderclip.tasks.arguments.labels import parse_labels
-from binderclip.tasks.verbs.probe.report import GAP_COLUMNS, gap_rows
-from binderclip.workbench.commands import Equivalent, device_argument, device_words, shell_line
-from binderclip.workbench.look import could_not_be_read, hint, left_out, report_frame, table
+from binderclip.tasks.verbs.probe.request import ProbeRequest
+from binderclip.tasks.verbs.probe.task import probe
+from binderclip.workbench.commands import Equivalent
+from binderclip.workbench.fields import control
+from binderclip.workbench.look import could_not_be_read, hint, left_out, report_frame, sentences, table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -19,31 +20,32 @@ if TYPE_CHECKING:
 SETS = ("openmoji", "emoji", "openclipart")
 """Named sets that are offered; the others are taken as well."""
 MOST = 500
-BATCH, DRAWS = 64, 1000
+OUT = "probe"
 
 
 def build(bench: Bench) -> None:
     offered = [*((str(folder), str(folder)) for folder in bench.below()), *((name, name) for name in SETS)]
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            data = gr.Dropdown(
-                offered, value=offered[0][1], label="Pictures with classes", allow_custom_value=True,
+            data = control(
+                ProbeRequest, "data", choices=offered, value=offered[0][1], allow_custom_value=True,
                 info="a folder of class-named folders, below one that the workbench was opened on, with groups in a "
                 "column of its captions.csv or metadata.csv; or a named set",
             )  # fmt: skip
-            groups = gr.Textbox(
-                label="Columns that make groups", placeholder="place; age, sex",
+            groups = control(
+                ProbeRequest, "groups", value="", placeholder="place; age, sex",
                 info="commas join columns whose combinations are the groups, semicolons part groupings; "
                 "empty: every column with 2 to 12 values",
             )  # fmt: skip
-            labels = gr.Textbox(
-                label="Classes to tell apart", placeholder="gull, heron", info="empty: those of the data"
-            )
-            positive = gr.Textbox(
-                label="A class that is a decision", placeholder="gull",
+            labels = control(
+                ProbeRequest, "labels", label="Classes to tell apart", placeholder="gull, heron",
+                info="empty: those of the data",
+            )  # fmt: skip
+            positive = control(
+                ProbeRequest, "positive", placeholder="gull",
                 info="also compares how often it is said, and how often rightly",
             )  # fmt: skip
-            limit = gr.Slider(20, 10_000, value=MOST, step=20, label="Pictures at most")
+            limit = control(ProbeRequest, "limit", maximum=10_000, step=20, value=MOST)
             controls = bench.controls("Probe")
         with gr.Column(scale=3, min_width=320):
             found = gr.HTML(
@@ -59,60 +61,27 @@ def build(bench: Bench) -> None:
 
 def work(run: Run, data: str | None, groups: str, labels: str, positive: str, limit: float) -> Outcome:
     """Measure as the verb does."""
-    from binderclip.tasks.verbs.probe.report import write_results
-    from binderclip.tasks.verbs.probe.run import probed
-
-    called = run.data(data)
-    groupings = [one.split(",") for one in (groups or "").split(";") if one.strip()]
-    chosen = [tuple(part.strip() for part in one if part.strip()) for one in groupings]
     classes = parse_labels(labels, "Labels", files=False) if (labels or "").strip() else None
-    decision = (positive or "").strip() or None
-    run.say(f"loading {run.model_name}")
-    device = run.bench.models.device
-    done = probed(
-        run.model_name, called, chosen, None, int(limit), labels=classes, positive=decision, draws=DRAWS,
-        device=device, batch_size=BATCH,
+    request = ProbeRequest(
+        model=run.model_name, data=run.data(data),
+        groups=[one.strip() for one in (groups or "").split(";") if one.strip()], labels=classes,
+        positive=(positive or "").strip() or None, limit=int(limit), out=str(run.folder / OUT),
+        device=run.bench.models.device,
     )  # fmt: skip
-    run.say("writing the page")
-    out = run.folder / "probe"
-    out.mkdir()
-    page = write_results(done, out)
-    files = [page, *(out / name for name in ("groups.csv", "probe.json", "predictions.parquet"))]
+    result = probe.run(request)
+    folder = result.report.parent
     return Outcome(
-        (_tables(done), report_frame(page, "The report: every group, the surest mistakes, what helps")),
-        files,
-        _again(run, called, chosen, classes, decision, int(limit)),
-        could_not_be_read(len(done.skipped)),
+        (_tables(result), report_frame(result.report, "The report: every group, the surest mistakes, what helps")),
+        [result.report, *(folder / name for name in ("groups.csv", "probe.json", "predictions.parquet"))],
+        Equivalent.of(request.replaced(out=OUT)),
+        could_not_be_read(len(result.skipped)),
     )
 
 
-def _tables(done: Probe) -> str:
-    said = ""
-    for report in done.reports:
-        by = " x ".join(report.names)
-        caption = f"{done.model} on {done.source}, by {by}: {report.compared} groups of {len(done.table)} pictures"
-        said += table([name.capitalize() for name in GAP_COLUMNS], gap_rows(report), caption)
-    said += "".join(f"<p>left out: {html.escape(line)}</p>" for line in done.left_out)
-    return said + left_out(done.skipped)
-
-
-def _again(
-    run: Run, data: str, groups: list[tuple[str, ...]], labels: list[str] | None, positive: str | None, limit: int
-) -> Equivalent:
-    device = run.bench.models.device
-    shell = shell_line(
-        "binderclip", "probe", run.model_name, "--data", data,
-        [word for columns in groups for word in ("--groups", ",".join(columns))],
-        ["--labels", ",".join(labels)] if labels else None, ["--positive", positive] if positive else None,
-        ["--limit", limit], device_words(device),
-    )  # fmt: skip
-    python = (
-        "from binderclip.tasks.verbs.probe.run import probed; "
-        f"p = probed({run.model_name!r}, {data!r}, {groups!r}, None, {limit}, labels={labels!r}, "
-        f"positive={positive!r}, draws={DRAWS}{device_argument(device)}); "
-        "print([(r.names, r.gaps) for r in p.reports])"
-    )
-    return Equivalent(python, shell)
+def _tables(result: Probe) -> str:
+    tables = [(result.title, *result.table()), *result.more_tables()]
+    shown = "".join(table(columns, rows, title) for title, columns, rows in tables)
+    return shown + sentences(result.remarks()) + left_out(result.skipped)
 
 
 TAB = Tab(

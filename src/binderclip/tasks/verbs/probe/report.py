@@ -14,6 +14,8 @@ from binderclip.errors import DataError
 from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.report.page import Page
 from binderclip.tasks.report.sheet import figure_picture
+from binderclip.tasks.verbs.probe.gaps import GAP_COLUMNS, gap_rows
+from binderclip.tasks.verbs.probe.run import FIGURES, PAGE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 SIDE, MOST, MOST_GROUPS = 132, 12, 24
 """Side of a picture in pixels, pictures of a group, and groups of a plot."""
-GAP_COLUMNS = ("measure", "gap", "95%", "by chance", "p", "finding", "smallest", "largest")
 
 
 def write_results(found: Probe, folder: Path) -> Path:
@@ -33,12 +34,11 @@ def write_results(found: Probe, folder: Path) -> Path:
         DataError: a file cannot be written.
     """
     # First what says whose the folder is: the next two files have no place for it.
-    write_json(found.as_dict(), folder / "probe.json")
-    found.table.save(folder / "predictions.parquet")
+    write_json(found.figures(), folder / FIGURES)
+    found.predictions.save(folder / "predictions.parquet")
     rows = [(" x ".join(report.names), *row) for report in found.reports for row in report.rows()]
     write_csv(("grouping", "measure", "group", "n", "value", "low", "high"), rows, folder / "groups.csv")
-    path = folder / "report.html"
-    return _page(found).save(path)
+    return _page(found).save(folder / PAGE)
 
 
 def _page(found: Probe) -> Page:
@@ -50,8 +50,8 @@ def _page(found: Probe) -> Page:
         told = f"no gap could be {'tested' if untested else 'measured'}"
     page = Page(
         f"Groups of pictures that {found.model} treats unlike",
-        f"{number_of(len(found.table), 'picture')} of {escape(found.source)}, "
-        f"{number_of(len(found.table.classes), 'class')}: {told}. Made by "
+        f"{number_of(len(found.predictions), 'picture')} of {escape(found.source)}, "
+        f"{number_of(len(found.predictions.classes), 'class')}: {told}. Made by "
         "<code>binderclip probe</code>.",
     )
     among = "within each class for accuracy and rates, so that an unequal mix of classes is not held against the model"
@@ -139,7 +139,7 @@ def _dots(report: GroupReport) -> Any:
 
 def _worst(found: Probe, names: tuple[str, ...], group: tuple[Any, ...]) -> list[tuple[Image.Image, str]]:
     """Pictures of a group that are wrong, the surest first, each with what was said and what it is."""
-    table = found.table
+    table = found.predictions
     grouping = table.groups(*names)
     mine = (grouping.index == grouping.values.index(group)) & table.known & (table.predicted >= 0) & ~table.correct
     confidence, shown = np.nan_to_num(table.confidence()), []
@@ -166,17 +166,3 @@ def _picture(found: Probe, row: int) -> Image.Image | None:
 
 def _label(group: tuple[Any, ...]) -> str:
     return " / ".join(map(str, group))
-
-
-def gap_rows(report: GroupReport) -> list[tuple[Any, ...]]:
-    """One row a gap, in the order of `GAP_COLUMNS`."""
-    rows = []
-    for gap in report.gaps.values():
-        if gap.reason:
-            rows.append((gap.measure, "", "", "", "", gap.finding, "", ""))
-            continue
-        ends = (" / ".join(map(str, gap.smallest)), " / ".join(map(str, gap.largest)))
-        limits = "" if math.isnan(gap.low) else f"{gap.low:.3f} to {gap.high:.3f}"
-        chance, p = ("" if math.isnan(value) else f"{value:.3f}" for value in (gap.chance, gap.p_adjusted))
-        rows.append((gap.measure, f"{gap.difference:.3f}", limits, chance, p, gap.finding, *ends))
-    return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,12 @@ from binderclip.evaluate.probes import (
     true_positive_rate_measure,
 )
 from binderclip.models import load_encoder, resolve_templates
-from binderclip.tasks.events import batches, start
+from binderclip.tasks.events import Saved, batches, emit, skip, start
+from binderclip.tasks.files.outputs import output_folder, writable_paths
+from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep
+from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.probe.gaps import GAP_COLUMNS, gap_rows
+from binderclip.tasks.verbs.probe.request import ProbeRequest
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -43,6 +49,7 @@ LEAST, MOST_VALUES, LEAST_HALF = 20, 12, 40
 A_GAP = 40
 """Permutations for each gap of a page: with fewer than 20, none could pass a correction for all of them."""
 NOT_GROUPS = ("split", "id", "key")
+PAGE, FIGURES = "report.html", "probe.json"
 
 
 @dataclass(frozen=True)
@@ -69,69 +76,133 @@ class Mitigation:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """All that was measured.
+class Probe(VerbResult):
+    """All that was measured, written into the folder `request.out`.
 
     Attributes:
+        request: what was asked.
         model, source: names.
-        table: the predictions. data: their pictures, row by row.
+        predictions: a row a picture. data: their pictures, row by row.
         reports: one a grouping; `p_adjusted` is over the gaps of all of them.
         mitigations: beside the model as it is, on the same half.
         left_out: what was not measured, and why.
         skipped: (key, reason) of pictures that could not be read.
+        complete: always: no picture is named one by one.
     """
 
+    request: ProbeRequest
     model: str
     source: str
-    table: PredictionTable
+    predictions: PredictionTable
     data: ImageTextDataset
     reports: list[GroupReport]
     mitigations: list[Mitigation]
     left_out: list[str]
     skipped: list[tuple[str, str]]
+    complete: bool = True
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return Path(self.request.out) / PAGE
+
+    @property
+    def title(self) -> str:
+        """Of the first grouping's table."""
+        return self._tables()[0][0]
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and a row a gap of the first grouping."""
+        return self._tables()[0][1:]
+
+    def more_tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
+        """Title, columns and rows of every other grouping."""
+        return self._tables()[1:]
+
+    def _tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
+        return [
+            (
+                f"{self.model} on {self.source}, by {' x '.join(report.names)}: "
+                f"{number_of(report.compared, 'group')} compared",
+                GAP_COLUMNS,
+                gap_rows(report),
+            )
+            for report in self.reports
+        ]
+
+    def remarks(self) -> list[str]:
+        """What was not measured, and why."""
+        return [f"left out: {line}" for line in self.left_out]
+
+    def places(self) -> list[str]:
+        """Where the page is."""
+        return [f"report {self.report}"]
+
+    def figures(self) -> dict[str, Any]:
+        """What was measured, as plain values."""
         return {
-            "model": self.model, "data": self.source, "count": len(self.table), "classes": list(self.table.classes),
-            "reports": [report.as_dict() for report in self.reports],
+            "model": self.model, "data": self.source, "count": len(self.predictions),
+            "classes": list(self.predictions.classes), "reports": [report.as_dict() for report in self.reports],
             "mitigations": [vars(one) for one in self.mitigations],
             "left_out": self.left_out,
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
         }  # fmt: skip
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**self.figures(), "report": self.report, "request": self.request.as_document()}
 
-def probed(
-    name: str, source: str, groups: Sequence[tuple[str, ...]], split: str | None, limit: int | None,
-    *, labels: Sequence[str] | None = None, positive: str | None = None,
-    templates: str = "simple", draws: int = 1000, null: Null = "given", seed: int = 0, device: str = "cpu",
-    dtype: str = "float32", batch_size: int = 64,
-) -> Probe:  # fmt: skip
-    """Classify the pictures once and compare their groups.
+
+def run(request: ProbeRequest) -> Probe:
+    """Classify the pictures once, compare their groups, and write the folder.
+
+    Args:
+        request: what is asked.
 
     Raises:
-        UsageError: shards, an unknown column or class, or too few classes.
-        DataError: too few pictures, no labels, or no column that makes groups.
+        UsageError: shards, an unknown column or class, too few classes, or a result that would replace what is none of
+            ours.
+        DataError: too few pictures, no labels, no column that makes groups, or a file that cannot be written.
     """
-    sentences = resolve_templates(templates)
-    split = held_out_split(source) if split is None else split
+    from binderclip.tasks.verbs.probe.report import write_results
+
+    folder = output_folder(request.out, make=False)
+    writable_paths([folder / PAGE, folder / FIGURES])
+    writable_paths([folder / "groups.csv", folder / "predictions.parquet"], beside=folder / FIGURES)
+    ask_for_room(folder, REPORT)
+    start("loading the model")
+    found = _probed(request)
+    start("writing the page")
+    save_or_keep(lambda place: write_results(found, output_folder(place)), folder)
+    emit(Saved(found.report))
+    skip(found.skipped)
+    return found
+
+
+def _probed(request: ProbeRequest) -> Probe:
+    """Classify the pictures once and compare their groups."""
+    source, positive = request.data, request.positive
+    sentences = resolve_templates(request.templates)
+    split = held_out_split(source) if request.split is None else request.split
     data = load_data(source, split=None if split == "all" else split)
     if not isinstance(data, ImageTextDataset):
         raise UsageError(f"{source}: shards are streamed; give a folder or a named set")
-    classes = list(labels or data.classes)
+    classes = list(request.labels or data.classes)
     if len(classes) < 2:
         raise UsageError(
             f"{source} has {number_of(len(classes), 'class')}: a probe compares answers, give two labels or more"
         )
     if positive is not None and positive not in classes:
         raise UsageError(f"positive class {positive}: the classes are {', '.join(classes[:20])}")
-    for column in (column for names in groups for column in names):
+    for column in (column for names in request.groupings for column in names):
         data.column(column)  # an unknown one is refused before any work
-    model = load_encoder(name, device=device, dtype=dtype)
+    model = load_encoder(request.model, device=request.device, dtype=request.dtype)
     bank = model.text_bank(classes, sentences)
-    count = min(len(data), limit or len(data))
+    count = min(len(data), request.limit or len(data))
     step = batches("picture")
-    done = predict(model, data, bank, batch_size=batch_size, limit=limit, progress=lambda n: step(n, count))
+    done = predict(
+        model, data, bank, batch_size=request.batch_size, limit=request.limit, progress=lambda n: step(n, count)
+    )
     table = done.table
     if len(table) < LEAST:
         raise DataError(
@@ -140,17 +211,20 @@ def probed(
     if not table.known.any():
         raise DataError(f"no picture of {source} has one of the classes {', '.join(classes[:10])}: nothing is right")
     start("comparing groups")
-    chosen, left_out = _groupings(table, groups)
+    chosen, left_out = _groupings(table, request.groupings)
     measures = _measures(positive)
-    draws = max(draws, A_GAP * len(chosen) * len(measures))
-    reports = [group_report(table, *names, measures=measures, draws=draws, seed=seed, null=null) for names in chosen]
+    draws = max(request.draws, A_GAP * len(chosen) * len(measures))
+    null: Null = "all" if request.null == "all" else "given"
+    reports = [
+        group_report(table, *names, measures=measures, draws=draws, seed=request.seed, null=null) for names in chosen
+    ]
     mitigations = []
     for report in reports:
         start(f"measuring mitigations for {' x '.join(report.names)}")
-        mitigations += _mitigated(model, bank, table, done.features, report, positive, seed, left_out)
+        mitigations += _mitigated(model, bank, table, done.features, report, positive, request.seed, left_out)
     left_out += [line for report in reports for line in report.reasons]
     where = f"{source}, split {split}" if split else source
-    return Probe(model.name, where, table, done.data, _adjusted(reports), mitigations, left_out, done.skipped)
+    return Probe(request, model.name, where, table, done.data, _adjusted(reports), mitigations, left_out, done.skipped)
 
 
 def _measures(positive: str | None) -> list[Measure]:

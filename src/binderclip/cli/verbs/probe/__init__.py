@@ -1,5 +1,0 @@
-"""`binderclip probe`."""
-
-from binderclip.cli.verbs.probe.command import register
-
-__all__ = ["register"]
