@@ -85,6 +85,13 @@ def attack(inputs: Inputs) -> Request:
     )  # fmt: skip
 
 
+@case("curate")
+def curate(inputs: Inputs) -> Request:
+    return tasks.curate.request(
+        data=inputs.pictures, recipe="exact-duplicates", set=["seed=3"], shards=True, workers=2, out="chosen"
+    )
+
+
 @case("detect")
 def detect(inputs: Inputs) -> Request:
     detector = save_detector(

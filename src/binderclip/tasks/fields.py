@@ -46,3 +46,14 @@ AllowPipe = Annotated[
     bool,
     Option("Let shards named `pipe:COMMAND` run that command; only for what you wrote yourself.", ("--allow-pipe",)),
 ]
+Ray = Annotated[
+    str | None,
+    Option(
+        "Let the workers of a Ray cluster compute: `local`, `auto`, HOST:PORT or ray://HOST:PORT.", metavar="ADDRESS"
+    ),
+]
+Workers = Annotated[
+    int | None,
+    Field(ge=1, le=10_000),
+    Option("Shards that are worked on at once [default: 1; with --ray one a processor, or GPU]."),
+]

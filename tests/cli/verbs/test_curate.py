@@ -106,7 +106,7 @@ def test_the_list_names_everything(command: Command) -> None:
     shown = command("curate", "--list").out
     for name in ("density-pruning", "metaclip", "clip_score", "datacomp-basic"):
         assert name in shown
-    assert set(command("curate", "--list", "--json").json()) == {"presets", "rules", "columns"}
+    assert set(command("curate", "--list", "--json").json()) == {"presets", "rules", "columns", "request"}
 
 
 @pytest.mark.parametrize(

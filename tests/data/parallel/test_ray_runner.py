@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from binderclip import load
-from binderclip.cli.shared.cluster import shard_runner
 from binderclip.curate import (
     KeySelection,
     LateModel,
@@ -30,6 +29,7 @@ from binderclip.data import LocalRunner, RayRunner, load_data, write_shards
 from binderclip.data.parallel import ray_runner
 from binderclip.errors import DataError, MissingDependency, UsageError
 from binderclip.search import SearchIndex
+from binderclip.tasks.cluster import shard_runner
 
 pytest.importorskip("ray")
 

@@ -19,6 +19,7 @@ from binderclip.tasks.files.writing import write_json
 
 if TYPE_CHECKING:
     from binderclip.data import ClusterPlan, Machines
+    from binderclip.tasks.plan import PlannedWork
 
 PANEL = "Plan"
 GB = 1e9
@@ -109,6 +110,17 @@ class PlanOptions:
             "operations": operations,
         }  # fmt: skip
         return Machines(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+
+
+def show_planned(result: PlannedWork, json: bool) -> None:
+    """Print what a task's work would cost, or its document."""
+    if json:
+        print_json(result.as_dict())
+        return
+    print_table(result.title, *result.table())
+    typer.echo(result.plan.stops)
+    for line in [*result.remarks(), *result.places()]:
+        note(line)
 
 
 def show_plan(plan: ClusterPlan, title: str, out: str | Path | None, *, json: bool) -> None:

@@ -54,11 +54,13 @@ def add_task(
         code = show(result, json)
         raise typer.Exit(int(not result.complete) if code is None else code)
 
-    fields = [_parameter(request, name) for name in request.model_fields]
+    in_panel = {name: bool(option_of(field).panel) for name, field in request.model_fields.items()}
+    fields = [_parameter(request, name) for name in request.model_fields if not in_panel[name]]
+    panelled = [_parameter(request, name) for name in request.model_fields if in_panel[name]]
     own = max(row for row, each in enumerate(fields) if each.name not in _LAST) + 1
     source = inspect.Parameter("from_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_From)
     shown = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
-    parameters = [*fields[:own], source, *fields[own:], shown]
+    parameters = [*fields[:own], source, *fields[own:], shown, *panelled]
     # Whoever checks annotations at run time has wrapped it, and readers of a signature look at what is inside.
     command: Any = inspect.unwrap(verb)
     command.__signature__ = inspect.Signature(parameters)

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
+from binderclip.cli.shared.cluster import Ray, Workers
 from binderclip.cli.shared.options import DEFAULT_MODEL, AllowPipe, BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
+from binderclip.tasks.cluster import shard_runner
 from binderclip.tasks.events import batches
 from binderclip.tasks.files.outputs import OUTPUT, output_folder, outside_pool, writable_path
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
+from binderclip.cli.shared.cluster import Ray, Workers
 from binderclip.cli.shared.options import DEFAULT_MODEL, BatchSize, Device, Dtype, Json, Model, TransformName
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import stages
@@ -17,6 +17,7 @@ from binderclip.cli.shared.verb import VerbApp
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.tasks.arguments.transform import fitted, parse_transform
+from binderclip.tasks.cluster import shard_runner
 from binderclip.tasks.events import batches
 from binderclip.tasks.files.outputs import OUTPUT, picture_path
 from binderclip.tasks.files.writing import short_path, short_reason

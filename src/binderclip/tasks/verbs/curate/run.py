@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from binderclip.curate import (
     CLEANERS,
@@ -20,58 +20,117 @@ from binderclip.curate import (
     computed_columns,
     model_signals,
     open_table,
+    read_recipe,
     write_decisions,
     write_kept_shards,
 )
 from binderclip.data.storage import is_object, join_place, upload
+from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.models.files.registry import DEFAULT
-from binderclip.tasks.events import Counted, emit, start
-from binderclip.tasks.files.outputs import output_folder
+from binderclip.tasks.cluster import shard_runner
+from binderclip.tasks.events import Counted, emit, skip, start
+from binderclip.tasks.files.outputs import output_folder, outside_pool, writable_paths
 from binderclip.tasks.files.writing import write_json
+from binderclip.tasks.models import image_text_model
+from binderclip.tasks.request import VerbResult
 from binderclip.tasks.verbs.curate.report import write_report
+from binderclip.tasks.verbs.curate.request import CurateRequest
 
 if TYPE_CHECKING:
+    from binderclip.curate import CurationReport
     from binderclip.data import ShardRunner
-    from binderclip.models import ImageTextModel
+
+
+FOLDER = "curated"
+REPORT = "report.json"
 
 
 @dataclass(frozen=True)
-class CurationDone:
-    """What was found, and the files that tell of it."""
+class CurationDone(VerbResult):
+    """What was found, and the files that tell of it.
 
-    curated: Curated
+    Attributes:
+        request: what was asked.
+        report: what each stage kept.
+        folder: of files or objects.
+        files: in it.
+        complete: always: no picture is named one by one.
+    """
+
+    request: CurateRequest
+    report: CurationReport
     folder: str
     files: list[str]
+    complete: bool = True
+
+    @property
+    def title(self) -> str:
+        """Of the table."""
+        report = self.report
+        share = report.kept / max(report.entered, 1)
+        return f"{self.request.data}: {report.kept:,} of {number_of(report.entered, 'sample')} kept ({share:.1%})"
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and a row a stage."""
+        rows = [(name, entered, kept, part) for name, _, entered, kept, part in self.report.rows()]
+        return ("stage", "in", "out", "share"), rows
+
+    def remarks(self) -> list[str]:
+        """Whether nothing is kept."""
+        if self.report.kept or not self.report.entered:
+            return []
+        return ["nothing is kept: the first stage whose `out` is 0 says where it went"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "data": self.request.data, "recipe": self.request.recipe, "out": self.folder, **self.report.as_dict(),
+            "files": self.files, "request": self.request.as_document(),
+        }  # fmt: skip
 
 
-def curated(
-    data: str,
-    recipe: CurationRecipe,
-    out: str,
-    *,
-    split: str | None,
-    model: str | None,
-    device: str,
-    dtype: str,
-    workers: int,
-    shards: bool,
-    allow_pipe: bool,
-    runner: ShardRunner | None = None,
-) -> CurationDone:
-    """Curate a pool and write the folder `out`, of files or objects; the options are those of the verb.
+def run(request: CurateRequest) -> CurationDone:
+    """Curate a pool and write the folder, of files or objects.
+
+    Args:
+        request: with a pool and a recipe.
 
     Raises:
-        UsageError: as of the recipe's rules.
+        UsageError: as of the recipe's rules, or a result that would replace what is none of ours.
         DataError: the pool holds nothing usable, or cannot be written out.
     """
+    assert request.data is not None
+    assert request.recipe is not None
+    out = request.out or FOLDER
+    outside_pool(out, request.data)
+    if not is_object(out):
+        folder = output_folder(out, make=False)
+        writable_paths([folder / REPORT, folder / "report.html"])
+        writable_paths([folder / "selection.npy", folder / "samples.parquet"], beside=folder / REPORT)
+    recipe = read_recipe(request.recipe, request.set)
+    start("opening the pool")
+    with shard_runner(request.ray, request.workers, request.device) as runner:
+        found, table = _curated(request, recipe, out, runner)
+    start("writing")
+    files = _saved(found, table, request, recipe, out)
+    skip(found.report.skipped)
+    return CurationDone(request, found.report, out, files)
+
+
+def _curated(
+    request: CurateRequest, recipe: CurationRecipe, out: str, runner: ShardRunner | None
+) -> tuple[Curated, SampleTable]:
+    """Run the stages over the pool."""
+    assert request.data is not None
     store = ColumnStore(join_place(out if is_object(out) else Path(out).absolute(), "columns"))
-    scorer = partial(_loaded, model or recipe.model or DEFAULT, device=device, dtype=dtype)
+    name = request.model or recipe.model or DEFAULT
+    scorer = partial(image_text_model, name, device=request.device, dtype=request.dtype)
     late = LateModel(scorer, lambda: start("loading the model"))
     signals = model_signals(late, cleaner=CLEANERS[recipe.cleaner])
     texts = CurationPipeline(list(recipe.stages), signals).reads_text
-    table = open_table(data, split, store=store, allow_pipe=allow_pipe, texts=texts)
-    if shards and not is_object(out):
+    table = open_table(request.data, request.split, store=store, allow_pipe=request.allow_pipe, texts=texts)
+    if request.shards and not is_object(out):
         check_kept_folder(table, Path(out) / "shards")
     asked = [name for id in table.ids[:1] for name in computed_columns(table.load(id), recipe.needs, signals)]
     if any(hasattr(signals[name], "model") for name in asked):
@@ -85,34 +144,34 @@ def curated(
 
     pipeline = CurationPipeline(list(recipe.stages), signals)
     found = pipeline.run(
-        table, seed=recipe.seed, workers=workers, store=store, scores=True, progress=progress, runner=runner
-    )
+        table, seed=recipe.seed, workers=request.workers or 1, store=store, scores=True, progress=progress,
+        runner=runner,
+    )  # fmt: skip
     if not found.report.entered:
         why = f": {found.report.skipped[0][0]}: {found.report.skipped[0][1]}" if found.report.skipped else ""
-        raise DataError(f"{data} holds no sample that can be used{why}")
-    start("writing")
+        raise DataError(f"{request.data} holds no sample that can be used{why}")
+    return found, table
+
+
+def _saved(found: Curated, table: SampleTable, request: CurateRequest, recipe: CurationRecipe, out: str) -> list[str]:
+    """Write what was decided into a folder of files or objects."""
+    assert request.data is not None
     if not is_object(out):
-        folder = output_folder(out)
-        return CurationDone(found, out, [str(path) for path in _write(found, table, data, recipe.seed, folder, shards)])
+        return [
+            str(path) for path in _write(found, table, request.data, recipe.seed, output_folder(out), request.shards)
+        ]
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        files = _write(found, table, data, recipe.seed, folder, shards)
-        there = [upload(path, str(join_place(out, path.relative_to(folder).as_posix()))) for path in files]
-    return CurationDone(found, out, there)
+        files = _write(found, table, request.data, recipe.seed, folder, request.shards)
+        return [upload(path, str(join_place(out, path.relative_to(folder).as_posix()))) for path in files]
 
 
 def _write(found: Curated, table: SampleTable, data: str, seed: int, folder: Path, shards: bool) -> list[Path]:
     """Write what was decided into a folder; gives the files."""
     # First what says whose the folder is: the next two files have no place for it.
-    write_json({"data": data, "seed": seed, **found.report.as_dict()}, folder / "report.json")
+    write_json({"data": data, "seed": seed, **found.report.as_dict()}, folder / REPORT)
     files = [found.selection.save(folder / "selection.npy")]
     files.append(write_decisions(found, table, folder / "samples.parquet"))
     files.append(write_report(found, table, data, folder / "report.html"))
-    files.append(folder / "report.json")
+    files.append(folder / REPORT)
     return files + (write_kept_shards(found, table, folder / "shards") if shards else [])
-
-
-def _loaded(name: str, device: str, dtype: str) -> ImageTextModel:
-    from binderclip.models import load
-
-    return load(name, device=device, dtype=dtype)

@@ -55,9 +55,7 @@ class ProbeRequest(Request):
     templates: Annotated[str, Option("Sentences around a class name.", ("--templates", "-t"))] = "simple"
     split: Annotated[str | None, Option("Of a named set, or `all` [default: the held-out one].")] = None
     limit: Annotated[
-        int | None,
-        Field(ge=20, le=10**6),
-        Option("Use only the first so many pictures.", label="Pictures at most"),
+        int | None, Field(ge=20, le=10**6), Option("Use only the first so many pictures.", label="Pictures at most")
     ] = None
     draws: Annotated[
         int, Field(ge=100, le=20_000), Option("Resamples, and permutations; more where many gaps need it.")

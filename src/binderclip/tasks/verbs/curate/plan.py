@@ -1,47 +1,43 @@
-"""The work of `binderclip curate --plan`."""
+"""What `curate --plan` says."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from binderclip.cli.shared.plan import PlanOptions
 from binderclip.curate import AssumedPool, CurationRecipe, plan_curation, read_recipe
-from binderclip.data import ClusterPlan
 from binderclip.data.files import read_file
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.plan import PlannedWork, planned_work
+from binderclip.tasks.verbs.curate.request import CurateRequest
 
 
-def planned(
-    recipe: str,
-    overrides: Sequence[str],
-    asked: PlanOptions,
-    *,
-    shards: bool,
-    kind: Literal["shards", "parts"],
-    kept: str | None,
-    encode: str | None,
-    model: str | None,
-    width: int | None,
-) -> ClusterPlan:
-    """The plan of a recipe; the options are those of the verb.
+def planned(request: CurateRequest) -> PlannedWork:
+    """The plan of a recipe.
+
+    Args:
+        request: with `plan` and a recipe.
 
     Raises:
         UsageError: as of `read_recipe` and `plan_curation`, or an option that is no list of numbers.
     """
-    checked = read_recipe(recipe, overrides)
-    rates = None if encode is None else _numbers(encode, "--encode-rate")
+    assert request.recipe is not None
+    recipe = read_recipe(request.recipe, request.set)
+    rates = None if request.encode_rate is None else _numbers(request.encode_rate, "--encode-rate")
     if rates is not None and len(rates) > 2:
-        raise UsageError(f"--encode-rate {encode}: give pictures a second, and captions a second")
-    given: dict[str, Any] = {**asked.bytes_of_picture, **({} if width is None else {"width": width})}
-    pool = AssumedPool(kind=kind, encode=None if rates is None else (rates[0], rates[-1]), **given)
-    shares = [] if kept is None else _shares(kept, checked)
-    return plan_curation(
-        checked, asked.needed_samples, asked.counted_machines(), pool=pool, kept=shares, shards=shards,
-        model=model or "",
+        raise UsageError(f"--encode-rate {request.encode_rate}: give pictures a second, and captions a second")
+    width: dict[str, Any] = {} if request.width is None else {"width": request.width}
+    pool = AssumedPool(
+        kind="parts" if request.pool == "embedded" else "shards",
+        encode=None if rates is None else (rates[0], rates[-1]), **request.bytes_of_picture(), **width,
     )  # fmt: skip
+    plan = plan_curation(
+        recipe, request.needed_samples(), request.counted_machines(), pool=pool,
+        kept=[] if request.kept is None else _shares(request.kept, recipe), shards=request.shards,
+        model=request.model or "",
+    )  # fmt: skip
+    return planned_work(request, plan, request.recipe, request.out)
 
 
 def _numbers(text: str, option: str) -> list[float]:

@@ -1,5 +1,0 @@
-"""`binderclip curate`."""
-
-from binderclip.cli.verbs.curate.command import register
-
-__all__ = ["register"]
