@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.request import Request as Request
     from binderclip.tasks.request import VerbResult as VerbResult
     from binderclip.tasks.request import VerbTask as VerbTask
+    from binderclip.tasks.verbs.adapt.task import adapt as adapt
     from binderclip.tasks.verbs.anomaly.task import anomaly as anomaly
     from binderclip.tasks.verbs.attack.task import attack as attack
     from binderclip.tasks.verbs.click.task import click as click

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 __all__ = [
     "Counted",
     "Event",
     "LeftOut",
     "Listener",
+    "Measured",
     "Saved",
     "Started",
     "StopToken",
@@ -90,7 +91,19 @@ class Saved:
     path: Path
 
 
-Event: TypeAlias = "Started | Counted | LeftOut | Warned | Saved"
+@dataclass(frozen=True)
+class Measured:
+    """A part of the result is there before the others.
+
+    Attributes:
+        name: of the part, such as a method's. outcome: its figures, or as text why there are none.
+    """
+
+    name: str
+    outcome: Any
+
+
+Event: TypeAlias = "Started | Counted | LeftOut | Warned | Saved | Measured"
 Listener: TypeAlias = Callable[[Event], object]
 
 

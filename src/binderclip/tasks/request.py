@@ -244,6 +244,10 @@ class VerbResult(ABC):
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
 
+    def conclusion(self) -> list[str]:
+        """What a person should take away, a sentence each."""
+        return []
+
     def remarks(self) -> list[str]:
         """What to know of the result, a sentence each."""
         return []

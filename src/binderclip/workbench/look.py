@@ -39,8 +39,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -
 
 
 def _with_capital(text: str) -> str:
-    """The text with its first letter as a capital; a letter alone is a symbol, such as p."""
-    return text if len(text) == 1 else text[:1].upper() + text[1:]
+    """The text with its first letter as a capital; a letter alone is a symbol, such as p, as is mAP."""
+    return text if len(text) == 1 or text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def _is_number(value: Any) -> bool:
@@ -137,7 +137,7 @@ def small_copy(source: Any, folder: Path, number: int, side: int = SMALL) -> Pat
 
 def sentences(lines: Sequence[str]) -> str:
     """Remarks on a result as paragraphs."""
-    return "".join(f"<p>{html.escape(line[:1].upper() + line[1:])}.</p>" for line in lines)
+    return "".join(f"<p>{html.escape(line[:1].upper() + line[1:].removesuffix('.'))}.</p>" for line in lines)
 
 
 def could_not_be_read(count: int) -> str:

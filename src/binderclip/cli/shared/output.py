@@ -83,6 +83,8 @@ def print_result(result: Any, json: bool) -> None:
         print_table(part + result.title, columns, rows[:SHOWN])
     for table in result.more_tables():
         print_table(*table)
+    for line in result.conclusion():
+        console.print(printable(line), soft_wrap=True)
     for line in [*result.remarks(), *result.places()]:
         note(line)
 

@@ -56,7 +56,7 @@ def write_report(found: Selection, model: ImageTextModel, name: str, path: str |
 
 def write_labels_report(found: LabelSelection, name: str, path: str | Path) -> Path:
     """The page of a multi-label selection: the table, and every label's figures on the test part."""
-    from binderclip.tasks.verbs.adapt.wording import interval_text, labels_verdict
+    from binderclip.tasks.verbs.adapt.wording import label_row, labels_verdict
 
     page = Page(
         f"{found.scores[0].name} on {name}",
@@ -67,13 +67,7 @@ def write_labels_report(found: LabelSelection, name: str, path: str | Path) -> P
     for line in found.notes:
         page.text(f"Note: {escape(line)}.")
     page.section("Methods", "Mean average precision by cross-validation inside the shots; the interval is over draws.")
-    page.table(
-        ["method", "mAP", "95%", "macro-F1", "fit (s)"],
-        [
-            [s.name, s.mean_average_precision.value, interval_text(s.mean_average_precision), s.macro_f1, s.seconds]
-            for s in found.scores
-        ],
-    )
+    page.table(["method", "mAP", "95%", "macro-F1", "fit (s)"], [list(label_row(score)) for score in found.scores])
     if found.by_label:
         page.section("Labels", "On the test pictures, hardest first.")
         rows = sorted(found.by_label, key=lambda row: row[2])

@@ -1,57 +1,158 @@
-"""What `binderclip adapt` does once data and model are open: choose, save the head, write figures and report."""
+"""What `adapt` does: judge the methods, choose, test once, and save the head with its report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from binderclip.tasks.events import start
-from binderclip.tasks.files.results import save_or_keep
+from binderclip.adapt.selection import LabelSelection, Selection, label_sets, select_head, select_labels
+from binderclip.adapt.selection.candidate_heads import candidates, catalogue
+from binderclip.data import ImageTextDataset, load_data
+from binderclip.display import duration, number_of
+from binderclip.errors import UsageError
+from binderclip.models import resolve_templates
+from binderclip.tasks.events import Measured, Saved, emit, line, skip, start
+from binderclip.tasks.files.outputs import output_folder, writable_paths
+from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep
 from binderclip.tasks.files.writing import write_json
+from binderclip.tasks.models import image_text_model
+from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.adapt.report import write_labels_report, write_report
+from binderclip.tasks.verbs.adapt.request import GROUPS, AdaptRequest
+from binderclip.tasks.verbs.adapt.wording import COLUMNS, LABEL_COLUMNS, label_row, labels_verdict, score_row, verdict
 
-if TYPE_CHECKING:
-    from binderclip.data import ImageTextDataset
-    from binderclip.models import ImageTextModel
+FIGURES, REPORT_PAGE, FINISHED = "figures.json", "report.html", "finished"
 
 
-def choose_head(
-    model: ImageTextModel,
-    samples: ImageTextDataset,
-    name: str,
-    out: Path,
-    options: Mapping[str, Any],
-    only_one: Mapping[str, Any],
-    *,
-    report: bool = True,
-) -> Any:
+@dataclass(frozen=True)
+class AdaptReport(VerbResult):
+    """The chosen head, saved in the folder `request.out`.
+
+    Attributes:
+        request: what was asked.
+        selection: the chosen head with the figures of all; a `LabelSelection` where a picture has several labels.
+        complete: True: what cannot be read is left out and named.
+    """
+
+    request: AdaptRequest
+    selection: Selection | LabelSelection
+    complete: bool = True
+
+    @property
+    def folder(self) -> Path:
+        """Of the files."""
+        return Path(self.request.out)
+
+    @property
+    def title(self) -> str:
+        """What was learned from what."""
+        found = self.selection
+        count = (
+            f"{number_of(len(found.labels), 'label')}, several a picture"
+            if isinstance(found, LabelSelection)
+            else number_of(len(found.classes), "class")
+        )
+        return (
+            f"{self.request.data}: {count}, {number_of(found.shots, 'shot')}, cross-validated inside them, "
+            f"{found.seeds} draws, model {found.model}"
+        )
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and a row a method, best first; no row where one method alone was not judged."""
+        found = self.selection
+        if isinstance(found, LabelSelection):
+            return LABEL_COLUMNS, [label_row(score) for score in found.scores]
+        judged = all(score.by_seed for score in found.scores)
+        return COLUMNS, [score_row(score) for score in found.scores] if judged else []
+
+    def conclusion(self) -> list[str]:
+        """What a person should take away, a sentence each."""
+        return labels_verdict(self.selection) if isinstance(self.selection, LabelSelection) else verdict(self.selection)
+
+    def remarks(self) -> list[str]:
+        """What to know of the data and of what took no part."""
+        notes = [f"note: {text}" for text in self.selection.notes]
+        left_out = [] if isinstance(self.selection, LabelSelection) else self.selection.left_out
+        return notes + [f"left out {name}: {why}" for name, why in left_out]
+
+    def places(self) -> list[str]:
+        """Where the head and the report are."""
+        report = f", report {self.folder / REPORT_PAGE}" if self.request.report else ""
+        return [f"head {self.folder}{report}"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "data": self.request.data,
+            **self.selection.figures(),
+            "skipped": self.selection.encoded.skipped,
+            "request": self.request.as_document(),
+        }
+
+
+def run(request: AdaptRequest) -> AdaptReport:
     """Choose by `select_head`, or by `select_labels` where a picture has several labels; write what was found.
 
     Args:
-        model: encodes the pictures.
-        samples: pictures with labels.
-        name: of the data, for figures and report.
-        out: folder for the head, figures.json and report.html; it is there.
-        options: that both functions take.
-        only_one: further ones of `select_head`.
-        report: whether report.html is written.
+        request: what is asked.
 
-    Returns:
-        The `Selection`, or the `LabelSelection`.
+    Raises:
+        UsageError: an unknown method or set, shards, or a result that would replace what is none of ours.
+        DataError: too few pictures.
     """
-    from binderclip.adapt.selection import label_sets, select_head, select_labels
-    from binderclip.tasks.verbs.adapt.report import write_labels_report, write_report
-
+    out = output_folder(request.out, make=False)
+    writable_paths([out / name for name in ("head.json", FIGURES, *([REPORT_PAGE] if request.report else []))])
+    writable_paths([out / "head.safetensors"], beside=out / "head.json")
+    methods = request.methods[0] if request.methods[0] in GROUPS else request.methods
+    templates = resolve_templates(request.templates)
+    samples = load_data(request.data)
+    if not isinstance(samples, ImageTextDataset):
+        raise UsageError(
+            f"{request.data}: shards are streamed, which few-shot draws cannot use; give a folder or a named set"
+        )
     several = label_sets(samples) is not None
-    found: Any = (
-        select_labels(model, samples, **options) if several else select_head(model, samples, **options, **only_one)
-    )
-    save_or_keep(found.save, out)
-    write_json({"data": name, **found.figures()}, out / "figures.json")
-    if report:
-        start("writing the report")
-        if several:
-            write_labels_report(found, name, out / "report.html")
+    if not several:
+        candidates(methods, None, None, catalogue())  # a wrong name is refused before a model is loaded
+    began = time.monotonic()
+    start("loading the model")
+    model = image_text_model(request.model, device=request.device, dtype=request.dtype)
+    output_folder(out)
+    # A head keeps at most the features of all shots, besides some vectors a class.
+    size = 4 * model.embed_dim * max(1, len(samples.classes)) * (request.shots + 8)
+    ask_for_room(out, REPORT * request.report + size)
+    start("reading pictures")
+
+    def say(text: str) -> None:
+        left = request.budget - (time.monotonic() - began)
+        # Cheap methods come first, so that their pace says nothing of the time left; the budget does.
+        if several or left <= 0 or text.startswith("encoding"):
+            line(text)
         else:
-            write_report(found, model, name, out / "report.html")
-    return found
+            start(f"{text}; at most {duration(left)} left")
+
+    options: dict[str, Any] = {
+        "shots": request.shots, "seeds": request.seeds, "methods": methods, "templates": templates,
+        "folds": request.folds, "seed": request.seed, "progress": say,
+    }  # fmt: skip
+    selection: Selection | LabelSelection
+    if several:
+        selection = select_labels(model, samples, **options)
+    else:
+        selection = select_head(
+            model, samples, budget=request.budget, keep=request.keep, limit=request.limit, store=out / FINISHED,
+            judged=lambda name, outcome: emit(Measured(name, outcome)), **options,
+        )  # fmt: skip
+    save_or_keep(selection.save, out)
+    write_json({"data": request.data, **selection.figures()}, out / FIGURES)
+    if request.report:
+        start("writing the report")
+        if isinstance(selection, LabelSelection):
+            write_labels_report(selection, request.data, out / REPORT_PAGE)
+        else:
+            write_report(selection, model, request.data, out / REPORT_PAGE)
+        emit(Saved(out / REPORT_PAGE))
+    skip(selection.encoded.skipped)
+    emit(Saved(out))
+    return AdaptReport(request, selection)

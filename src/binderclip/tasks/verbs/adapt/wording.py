@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from binderclip.adapt.selection import Interval, LabelSelection, Selection
+    from binderclip.adapt.selection import Interval, LabelScore, LabelSelection, MethodScore, Selection
+
+COLUMNS = ("method", "accuracy", "95%", "macro-F1", "cal. error", "fit s", "trained")
+LABEL_COLUMNS = ("method", "mAP", "95%", "macro-F1", "fit s")
+
+
+def score_row(score: MethodScore) -> tuple[Any, ...]:
+    """What `COLUMNS` say of a method; empty where a single method was not judged."""
+    figures = [value if value == value else "" for value in (score.accuracy.value, score.macro_f1, score.calibration)]
+    return (score.name, figures[0], interval_text(score.accuracy), *figures[1:], score.seconds, score.parameters)
+
+
+def label_row(score: LabelScore) -> tuple[Any, ...]:
+    """What `LABEL_COLUMNS` say of a method."""
+    precision = score.mean_average_precision
+    return score.name, precision.value, interval_text(precision), score.macro_f1, score.seconds
 
 
 def labels_verdict(found: LabelSelection) -> list[str]:

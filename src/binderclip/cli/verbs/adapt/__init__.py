@@ -1,5 +1,0 @@
-"""`binderclip adapt`."""
-
-from binderclip.cli.verbs.adapt.command import register
-
-__all__ = ["register"]
