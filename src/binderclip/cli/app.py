@@ -111,7 +111,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Contrastive image-text models and the gradients that train them. Everything works offline with the bundled "
-    "model `small`; `--model open_clip:ViT-B-32/openai` or `hf:openai/clip-vit-base-patch32` uses a real checkpoint.",
+    "models; `--model open_clip:ViT-B-32/openai` or `hf:openai/clip-vit-base-patch32` uses a real checkpoint.",
 )
 
 

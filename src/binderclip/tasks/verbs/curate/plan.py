@@ -27,10 +27,10 @@ def planned(request: CurateRequest) -> PlannedWork:
     rates = None if request.encode_rate is None else _numbers(request.encode_rate, "--encode-rate")
     if rates is not None and len(rates) > 2:
         raise UsageError(f"--encode-rate {request.encode_rate}: give pictures a second, and captions a second")
-    width: dict[str, Any] = {} if request.width is None else {"width": request.width}
+    sizes: dict[str, Any] = request.bytes_of_picture() | ({} if request.width is None else {"width": request.width})
     pool = AssumedPool(
         kind="parts" if request.pool == "embedded" else "shards",
-        encode=None if rates is None else (rates[0], rates[-1]), **request.bytes_of_picture(), **width,
+        encode=None if rates is None else (rates[0], rates[-1]), **sizes,
     )  # fmt: skip
     plan = plan_curation(
         recipe, request.needed_samples(), request.counted_machines(), pool=pool,
