@@ -198,11 +198,11 @@ def test_the_command_at_paper_scale_is_one_that_exists(entry: Paper) -> None:
     command = get_command(app).get_command(None, words[1])  # type: ignore[attr-defined]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words[2:] if word.startswith("--")} <= known
-    name = VERBS.get(words[1], "--methods")
+    name = {**VERBS, "segment-evaluate": "--preset"}.get(words[1], "--methods")
     if name in words:
-        room = {"adapt": "adapt", "segment": "segment.presets", "anomaly": "segment.anomaly"}[words[1]]
+        room = {"adapt": "adapt", "segment-evaluate": "segment.presets", "anomaly": "segment.anomaly"}[words[1]]
         there = importlib.import_module(f"binderclip.{room}")
-        known = there.PRESETS if words[1] == "segment" else {*there.METHODS, "sentence-attention"}
+        known = there.PRESETS if words[1] == "segment-evaluate" else {*there.METHODS, "sentence-attention"}
         assert set(words[words.index(name) + 1].split(",")) <= set(known)
 
 

@@ -21,7 +21,7 @@ VERBS_FOLDER = Path(panels.__file__).parent / "verbs"
 
 
 def test_every_verb_stands_in_one_panel() -> None:
-    there = {path.stem for path in VERBS_FOLDER.iterdir() if not path.name.startswith("_")}
+    there = {path.stem.replace("_", "-") for path in VERBS_FOLDER.iterdir() if not path.name.startswith("_")}
     assert set(panels.VERBS) == there
     assert len(panels.VERBS) == len(there)
 
@@ -54,7 +54,7 @@ def test_version(command: Command) -> None:
     assert command("--version").out == f"binderclip {__version__}\n"
 
 
-@pytest.mark.parametrize(("typed", "wanted"), [("seg", "segment"), ("an", "anomaly"), ("segment --pre", "--preset")])
+@pytest.mark.parametrize(("typed", "wanted"), [("exp", "explain"), ("an", "anomaly"), ("segment --pre", "--preset")])
 def test_a_shell_completes_verbs_and_options(program: Command, typed: str, wanted: str) -> None:
     words = f"binderclip {typed}"
     done = program(_BINDERCLIP_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(words.count(" ")))

@@ -18,7 +18,9 @@ from PIL import Image
 
 from binderclip import tasks
 from binderclip.documents import json_text
+from binderclip.models import load
 from binderclip.quality import IlluminationNet, create_detector, save_detector, save_enhancer
+from binderclip.segment import CascadeCLIP
 from binderclip.segment.promptable import PromptModel, PromptNetwork
 from binderclip.tasks import Request, VerbTask
 
@@ -199,8 +201,74 @@ def without_times(document: Any) -> Any:
     return [without_times(each) for each in document] if isinstance(document, list) else document
 
 
+@case("segment")
+def segment(inputs: Inputs) -> Request:
+    return tasks.segment.request(
+        images=[inputs.pictures], labels=["a cat", "red, round"], background=["wall"], preset="value",
+        set=["rule.scale=40"], size=64, coco="all.json", csv="areas.csv", model=inputs.model,
+    )  # fmt: skip
+
+
+@case("segment --map")
+def segment_one(inputs: Inputs) -> Request:
+    return tasks.segment.request(
+        images=[inputs.pictures / "a.png"], labels=["a cat"], background=[], preset="plain", label_map="map.png",
+        overlay="shown.png", legend=False, model=inputs.model,
+    )  # fmt: skip
+
+
+@case("segment --compare")
+def segment_compare(inputs: Inputs) -> Request:
+    return tasks.segment.request(
+        images=[inputs.pictures], labels=["a cat"], preset="value,plain", compare="sheet.png", model=inputs.model
+    )
+
+
+@case("segment-evaluate")
+def segment_evaluate(inputs: Inputs) -> Request:
+    for name in ("images", "labels"):
+        (inputs.folder / "maps" / name).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (30, 20), "teal").save(inputs.folder / "maps/images/a.png")
+    Image.fromarray(np.eye(20, 30, dtype=np.uint8)).save(inputs.folder / "maps/labels/a.png")
+    (inputs.folder / "maps/classes.txt").write_text("wall\ncat\n")
+    return tasks.segment_evaluate.request(
+        data=inputs.folder / "maps", preset="value,plain", size=32, limit=1, model=inputs.model
+    )
+
+
+@case("segment-example")
+def segment_example(inputs: Inputs) -> Request:
+    Image.fromarray(np.eye(40, 32, dtype=np.uint8) * 255).save(inputs.folder / "mask.png")
+    return tasks.segment_example.request(
+        images=[inputs.pictures], example=[inputs.pictures / "a.png"], mask=[inputs.folder / "mask.png"], label="cup",
+        mask_value=255, head="prior", model="lite0",
+    )  # fmt: skip
+
+
+@case("segment-head")
+def segment_head(inputs: Inputs) -> Request:
+    model = load(str(inputs.model))
+    CascadeCLIP(model, prompts=2, layers=1, heads=4, size=32).save(inputs.folder / "head")
+    return tasks.segment_head.request(
+        images=[inputs.pictures], head=inputs.folder / "head", labels=["a cat", "a dog"], model=inputs.model
+    )
+
+
+@case("segment-presets")
+def segment_presets(inputs: Inputs) -> Request:
+    return tasks.segment_presets.request(names=["value", "trident"])
+
+
+@case("segment-task")
+def segment_task(inputs: Inputs) -> Request:
+    return tasks.segment_task.request(
+        images=[inputs.pictures], sentence="the fox", labels=["fox", "owl"], method="slip",
+        set=["points_per_side=2"], coco="all.json", segmenter=inputs.segmenter, model=inputs.model,
+    )  # fmt: skip
+
+
 def test_every_task_is_asked() -> None:
-    assert {name.split()[0] for name in CASES} == {
+    assert {name.split()[0].replace("-", "_") for name in CASES} == {
         name for name in tasks.__all__ if isinstance(getattr(tasks, name), VerbTask)
     }
 

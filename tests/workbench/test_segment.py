@@ -100,7 +100,7 @@ def test_large_and_broken_pictures_are_named_and_the_others_done(
 
 @pytest.mark.parametrize(
     ("labels", "background", "said"),
-    [("", "", "type labels"), ("cat,cat", "", "more than once"), ("cat", "cat", "cannot be background"),
+    [("", "", "type labels"), ("cat,cat", "", "more than once"), ("cat", "cat", "is a label and background"),
      ("a,,b", "", "empty")],
 )  # fmt: skip
 def test_mistakes_are_said_before_a_model_is_loaded(

@@ -7,6 +7,10 @@ PANELS: dict[str, dict[str, str]] = {
         "classify": "which of your labels fits each image",
         "search": "find images by words, or by an example",
         "segment": "a label for every pixel",
+        "segment-task": "what one sentence means in every picture",
+        "segment-example": "what a picture with its mask shows, in other pictures",
+        "segment-head": "a label for every pixel, by a trained head",
+        "segment-presets": "what each preset of segment is for",
         "click": "cut out what you point at",
         "masks": "cut out everything there is",
         "trace": "a vessel, root or road as a line",
@@ -27,6 +31,7 @@ PANELS: dict[str, dict[str, str]] = {
     },
     "Check": {
         "evaluate": "retrieval and zero-shot accuracy of a model",
+        "segment-evaluate": "presets of segment on true label maps",
         "quality": "which pictures are blurred, dark or noisy, worst first",
         "detect": "which pictures are generated, by a bundled or own detector",
         "geometry": "where pictures and texts lie, and the gap between them",

@@ -32,5 +32,11 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.masks.task import masks as masks
     from binderclip.tasks.verbs.probe.task import probe as probe
     from binderclip.tasks.verbs.quality.task import quality as quality
+    from binderclip.tasks.verbs.segment.task import segment as segment
+    from binderclip.tasks.verbs.segment_evaluate.task import segment_evaluate as segment_evaluate
+    from binderclip.tasks.verbs.segment_example.task import segment_example as segment_example
+    from binderclip.tasks.verbs.segment_head.task import segment_head as segment_head
+    from binderclip.tasks.verbs.segment_presets.task import segment_presets as segment_presets
+    from binderclip.tasks.verbs.segment_task.task import segment_task as segment_task
 
 lazy_exports(__name__)

@@ -23,14 +23,14 @@ READ = frozenset(
      "bright", "by", "clip", "context", "crop_from", "dark", "data", "descriptions", "detector", "device",
      "distance", "dtype", "embeddings", "encode_rate", "enhancer", "eps", "evaluate", "example", "folder",
      "folders", "from_", "grid", "groups", "head", "hold_out", "image", "images", "kept", "label", "labels", "layer",
-     "mark", "method", "methods", "model", "name", "negatives", "normal", "null", "outside", "pair", "pairs",
+     "mark", "method", "methods", "model", "name", "names", "negatives", "normal", "null", "outside", "pair", "pairs",
      "paper", "parallel", "point", "pool", "positive", "preset", "prompt", "proposals", "ray", "recipe",
-     "reference", "run", "scales", "scores", "scribble", "seeds", "segmenter", "set", "sound", "split", "start",
-     "state", "target", "task", "templates", "text_or_image", "texts", "threshold", "to", "tracer", "train",
+     "reference", "run", "scales", "scores", "scribble", "seeds", "segmenter", "sentence", "set", "sound", "split",
+     "start", "state", "target", "task", "templates", "text_or_image", "texts", "threshold", "to", "tracer", "train",
      "transform", "url", "views", "weights", "words"]
 )  # fmt: skip
 """Parameters that are words, or files that are read, whatever the verb."""
-READ_THERE = {("search", "query"): {"place"}, ("segment",): {"mask"}, ("locate",): {"masks"}}
+READ_THERE = {("search", "query"): {"place"}, ("segment-example",): {"mask"}, ("locate",): {"masks"}}
 """The same of one verb; elsewhere these names are those of results."""
 
 

@@ -88,8 +88,7 @@ def test_settings_change_the_preset(command: Command, pictures: Path) -> None:
         done = command("segment", picture, "-l", "a cat", *options)
         assert done.code == 2
         assert said in done.err
-    assert "give images and --labels" in command("segment", picture).err
-    assert "leave out images" in command("segment", picture, "--evaluate", "scenes").err
+    assert "Missing option '--labels'" in command("segment", picture).err
 
 
 def test_absurd_sizes_and_labels_come_to_an_end(command: Command, pictures: Path, tmp_path: Path) -> None:
@@ -119,18 +118,18 @@ def test_absurd_sizes_and_labels_come_to_an_end(command: Command, pictures: Path
 
 def test_a_preset_names_its_departures_and_how_to_take_them_back(command: Command) -> None:
     from binderclip.segment import DEPARTURES, PRESETS
-    from binderclip.tasks.verbs.segment.presets import SegmentRequest, chosen_parts
+    from binderclip.tasks.verbs.segment.presets import chosen_parts
 
     assert set(DEPARTURES) <= set(PRESETS)
     wanted = {"trident": "small-dino", "cliper": "Stable Diffusion", "corrclip": "SAM 2", "corrclip-sam": "small-sam"}
-    listed = command("segment", "--list", "--json").json()
+    listed = command("segment-presets", "--json").json()["presets"]
     assert set(listed) == set(PRESETS)
     for name, word in wanted.items():
         assert word in " ".join(listed[name]["departures"])
-        shown = command("segment", "--list", "--preset", name).out
+        shown = command("segment-presets", name).out
         assert word in shown
         assert "sclip" not in shown
-    assert "'pretty'" in command("segment", "--list", "--preset", "pretty").err
+    assert "'pretty'" in command("segment-presets", "pretty").err
     # Whatever setting they name is one that the preset has.
     count = 0
     for name, lines in DEPARTURES.items():
@@ -138,17 +137,17 @@ def test_a_preset_names_its_departures_and_how_to_take_them_back(command: Comman
             settings = tuple(re.findall(r"--set ([\w.]+=[^\s)]+)", line))
             count += len(settings)
             given = tuple(setting.replace("...", "0.5") for setting in settings)
-            chosen_parts(SegmentRequest(name, given, None, (), "small", "cpu", "float32", False))
+            chosen_parts([name], given)
     assert count > 15
 
 
 def test_presets_are_listed_and_measured(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "width", 200)  # so that no head of a column is broken
-    listed = command("segment", "--list", "--preset", "all").out
+    listed = command("segment-presets", "all").out
     assert "plain" in listed
     assert "vanilla" in listed
     assert all(name in listed for name in ("itaclip-background", "pamr", "cluster-vote", "flips"))
-    found = command("segment", "--evaluate", "scenes", "--limit", 2, "--preset", "value,plain", "--size", 128, "--json")
+    found = command("segment-evaluate", "scenes", "--limit", 2, "--preset", "value,plain", "--size", 128, "--json")
     rows = found.json()["presets"]
     assert [row["preset"] for row in rows] == ["value", "plain"]
     assert all(0 < row["miou"] <= 1 for row in rows)
@@ -156,9 +155,9 @@ def test_presets_are_listed_and_measured(command: Command, monkeypatch: pytest.M
     low, high = rows[1]["difference"][1:]
     assert low <= rows[1]["difference"][0] <= high
     assert all(0 <= row["ece"] <= 1 and not row["ece_foreground_only"] for row in rows)
-    assert "there is no folder nowhere" in command("segment", "--evaluate", "nowhere").err
+    assert "there is no folder nowhere" in command("segment-evaluate", "nowhere").err
     # With words for the ground it is a class, whose edges count and whose confidence does not.
-    words = ("segment", "--evaluate", "scenes", "--limit", 2, "--size", 128, "--background", "wall,paper")
+    words = ("segment-evaluate", "scenes", "--limit", 2, "--size", 128, "--background", "wall,paper")
     words = (*words, "--preset", "value")
     row = command(*words, "--json").json()
     assert row["per_class"]["value"]["background"] > 0
@@ -171,21 +170,17 @@ def test_presets_are_listed_and_measured(command: Command, monkeypatch: pytest.M
     )
 
 
-def test_measuring_refuses_what_it_would_not_write(command: Command) -> None:
-    words = ("segment", "--evaluate", "scenes", "--limit", 1, "--size", 64)
-    for options in (
-        ("--compare", "a.png"),
-        ("--out", "a"),
-        ("--csv", "a.csv"),
-        ("--coco", "a.json"),
-        ("--map", "a.png"),
-        ("--overlay", "a.png"),
-        ("--redo",),
-    ):
-        done = command(*words, *options)
-        said = f"--evaluate writes no pictures or tables: leave out {options[0]}"
+@pytest.mark.parametrize("option", ["--task", "--example", "--mask", "--head", "--evaluate", "--list"])
+def test_options_that_became_verbs_name_them(command: Command, option: str) -> None:
+    from binderclip.cli.verbs.segment import MOVED
+
+    for words in ((option, "x"), (f"{option}=x", "-l", "cat")):
+        done = command("segment", "photo.jpg", *words)
+        said = f"{option} is no option of segment any more: a verb of its own does that, {MOVED[option]}"
         assert (done.code, said in done.err) == (2, True), done.err
-    assert "leave out --compare, --csv, --redo" in command(*words, "--redo", "--csv", "a", "--compare", "b.png").err
+    assert command(MOVED[option], "--help").code == 0
+    # Behind `--` it is a picture's name.
+    assert "there is no file or folder" in command("segment", "-l", "cat", "--", option).err
 
 
 def label_folder(root: Path, maps: dict[str, np.ndarray]) -> Path:
@@ -201,16 +196,16 @@ def label_folder(root: Path, maps: dict[str, np.ndarray]) -> Path:
 def test_label_maps_with_unknown_values_are_named_and_left_out(command: Command, tmp_path: Path) -> None:
     one = np.zeros((20, 30))
     label_folder(tmp_path / "some", {"good": one, "bad": one + 7})
-    done = command("segment", "--evaluate", "some", "--json")
+    done = command("segment-evaluate", "some", "--json")
     found = done.json()
     assert found["images"] == 1
     assert [row["image"] for row in found["skipped"]] == ["bad.png"]
     assert "bad.png: value 7 is no class; there are 3 classes (0 to 2)" in found["skipped"][0]["reason"]
     # One true class has no edge, and classes that nobody names are no numbers: JSON has null for both.
     assert found["presets"][0]["boundary_f"] is None
-    assert "bad.png: value 7 is no class" in command("segment", "--evaluate", "some").err
+    assert "bad.png: value 7 is no class" in command("segment-evaluate", "some").err
     label_folder(tmp_path / "none", {"bad": one + 7, "worse": one + 9})
-    done = command("segment", "--evaluate", "none")
+    done = command("segment-evaluate", "none")
     assert done.code == 1
     assert "no picture could be measured" in done.err
     assert "bad.png: value 7 is no class; there are 3 classes (0 to 2) and 255" in done.err
@@ -226,7 +221,7 @@ def test_pictures_of_one_pixel(command: Command, tmp_path: Path) -> None:
         assert sorted(found["share"].values()) == [0, 1]
         assert np.asarray(Image.open("dot-labels.png")).shape == (1, 1)
     label_folder(tmp_path / "dots", {"a": np.ones((1, 1))})
-    found = command("segment", "--evaluate", "dots", "--json").json()["presets"][0]
+    found = command("segment-evaluate", "dots", "--json").json()["presets"][0]
     assert found["miou"] in (0, 1)
     assert found["boundary_f"] is None
 
@@ -270,7 +265,7 @@ def test_the_list_says_what_each_preset_is_for(command: Command, monkeypatch: py
     from binderclip.segment import PRESETS, SUMMARIES
 
     monkeypatch.setattr(console, "width", 120)
-    shown = command("segment", "--list").out
+    shown = command("segment-presets").out
     rows = dict(re.findall(r"^ ([\w-]+)  +(\S.*?) *$", shown, re.MULTILINE))
     assert set(SUMMARIES) == set(PRESETS)
     assert {name: rows[name] for name in PRESETS} == SUMMARIES
@@ -287,7 +282,7 @@ def test_presets_are_compared_on_one_sheet(command: Command, pictures: Path) -> 
     with Image.open("sheet.png") as sheet:
         assert sheet.width == 3 * 154 + 4
     for extra, said in [
-        ((), "--compare SHEET.png or --evaluate"),
+        ((), "--compare SHEET.png, or one preset"),
         (("--compare", "a.jpg"), "the sheet is a PNG"),
         (("--compare", "a.png", "--out", "x"), "--compare writes one sheet"),
         (("--compare", "a.png", "--redo"), "--compare writes one sheet"),
@@ -320,10 +315,11 @@ def test_descriptions_are_mixed_into_the_labels_of_presets_that_weigh_them(comma
 
 
 def test_a_part_can_be_set_to_none() -> None:
-    from binderclip.tasks.verbs.segment.presets import SegmentRequest, build_segmenters
+    from binderclip.models import load
+    from binderclip.tasks.verbs.segment.presets import build_segmenters, chosen_parts
 
-    request = SegmentRequest("itaclip", ("views=none", "refine=none"), 64, (), "small", "cpu", "float32", False)
-    built = build_segmenters(request, ["cat"])["itaclip"]
+    chosen = chosen_parts(["itaclip"], ["views=none", "refine=none"])
+    built = build_segmenters(chosen, load("small"), background=[], size=64)["itaclip"]
     assert built.parts.views is None
     assert built.parts.refine == ()
     assert built.parts.resolution.size == 64

@@ -1,4 +1,4 @@
-"""`binderclip segment --example`: folders, masks that do not fit, and pictures without the thing (p068)."""
+"""`binderclip segment-example`: folders, masks that do not fit, and pictures without the thing (p068)."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def overlap(found: Path, true: Path) -> float:
 def test_a_folder_by_one_example_with_a_broken_picture(command: Command, strawberries: Path) -> None:
     photos = strawberries / "photos"
     (photos / "broken.png").write_bytes(b"no picture")
-    words = ("segment", photos, "--example", strawberries / "example.png", "--mask", strawberries / "mask.png",
-             "--labels", "strawberry", "--out", "found", "--coco", "all.json", "--csv", "areas.csv")  # fmt: skip
+    words = ("segment-example", photos, "--example", strawberries / "example.png", "--mask", strawberries / "mask.png",
+             "--label", "strawberry", "--out", "found", "--coco", "all.json", "--csv", "areas.csv")  # fmt: skip
     done = command(*words, "--json")
     assert done.code == 0, done.err
     found = done.json()
@@ -68,7 +68,7 @@ def test_a_folder_by_one_example_with_a_broken_picture(command: Command, strawbe
 def test_several_examples_and_heads_without_training(command: Command, strawberries: Path) -> None:
     shown = ("--example", strawberries / "example.png", "--mask", strawberries / "mask.png")
     second = ("--example", strawberries / "photos/b.png", "--mask", strawberries / "true/b.png")
-    words = ("segment", strawberries / "photos/a.png", *shown, "--model", "lite0", "--head")
+    words = ("segment-example", strawberries / "photos/a.png", *shown, "--model", "lite0", "--head")
     one = command(*words, "prototype", "--map", "one.png")
     assert "1 example, head prototype, model lite0" in one.out
     assert "object" in one.out
@@ -83,8 +83,8 @@ def test_one_class_of_a_label_map(command: Command, strawberries: Path, tmp_path
     labels = Image.fromarray(np.where(true, 7, 3).astype(np.uint8))
     labels.putpalette([0, 0, 0] * 256)
     labels.save(tmp_path / "labels.png")
-    words = ("segment", strawberries / "photos/a.png", "--example", strawberries / "example.png", "--head", "prototype",
-             "--model", "lite0", "--mask")  # fmt: skip
+    words = ("segment-example", strawberries / "photos/a.png", "--example", strawberries / "example.png", "--head",
+             "prototype", "--model", "lite0", "--mask")  # fmt: skip
     command(*words, tmp_path / "labels.png", "--mask-value", 7, "--map", "by-value.png")
     command(*words, strawberries / "mask.png", "--map", "by-mask.png")
     assert np.array_equal(*(np.asarray(Image.open(name)) for name in ("by-value.png", "by-mask.png")))
@@ -112,17 +112,17 @@ def test_mistakes_are_named_before_a_model_is_loaded(
         ((*given, tmp_path / "broken.png"), "not a picture that can be read"),
         ((*given, tmp_path / "nowhere.png"), "there is no file"),
         (("--example", tmp_path / "broken.png", "--mask", mask), "broken.png"),
-        (("--example", example), "one mask for each picture, not 1 and 0"),
-        (("--mask", mask), "one mask for each picture, not 0 and 1"),
-        ((*given, mask, "--labels", "cup,dog"), "--labels names 2"),
-        ((*given, mask, "--preset", "value", "--task", "x"), "leave out --preset, --task"),
-        (("--labels", "dog", "--head", "prior"), "--head prior: there is no such folder; or give --example"),
-        (("--labels", "dog", "--head", "prior", "--mask-value", 1), "--mask-value is for --example"),
+        (("--example", example), "Missing option '--mask'"),
+        (("--mask", mask), "Missing option '--example'"),
+        ((*given, mask, "--example", example), "one mask for each picture, not 2 and 1"),
+        ((*given, mask, "--label", "background"), "cannot be called background"),
     ):
-        done = command("segment", picture, *options)
+        done = command("segment-example", picture, *options)
         assert done.code != 0, message
         assert message in done.err
-    assert "give images or folders" in command("segment", *given, mask).err
+    assert "Missing argument" in command("segment-example", *given, mask).err
+    done = command("segment-head", picture, "--head", "prior")
+    assert (done.code, "--head prior: there is no such folder" in done.err) == (2, True)
 
 
 def test_a_trained_head_stands_on_its_own_model(command: Command, strawberries: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_trained_head_stands_on_its_own_model(command: Command, strawberries: 
     trained = FewShotSegmenter(backbone, net)
     folder = save_few_shot(trained, tmp_path / "head")
     example, mask, picture = (strawberries / name for name in ("example.png", "mask.png", "photos/a.png"))
-    words = ("segment", picture, "--example", example, "--mask", mask, "--head")
+    words = ("segment-example", picture, "--example", example, "--mask", mask, "--head")
     assert command(*words, folder, "--map", "own.png").code == 0
     known = trained.examples([example], [np.asarray(Image.open(mask))])
     assert np.array_equal(np.asarray(Image.open("own.png")), trained(picture, known).labels.numpy())

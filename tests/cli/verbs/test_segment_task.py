@@ -1,4 +1,4 @@
-"""`binderclip segment --task` on a folder, with tiny models of random weights."""
+"""`binderclip segment-task` on a folder, with tiny models of random weights."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def photos(tmp_path: Path, clip: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_masks_are_the_librarys_and_the_words_are_said(
     command: Command, folder: Path, photos: Path, clip: Any
 ) -> None:
-    words = ("segment", photos / "a.png", "--task", "the hidden animal", *WORDS, "--segmenter", folder)
+    words = ("segment-task", photos / "a.png", "--task", "the hidden animal", *WORDS, "--segmenter", folder)
     found = command(*words, "--json").json()
     want = gensam(clip, PromptModel.open(folder), ["owl", "fox", "snake"])(photos / "a.png", "the hidden animal")
     entry = found["images"][0]
@@ -70,7 +70,7 @@ def test_the_masks_are_the_librarys_and_the_words_are_said(
 
 def test_a_folder_is_gone_on_with(command: Command, folder: Path, photos: Path) -> None:
     (photos / "b.png").write_bytes(b"no picture")
-    words = ("segment", photos, "--task", "every animal", *WORDS, "--segmenter", folder, "--method", "int")
+    words = ("segment-task", photos, "--task", "every animal", *WORDS, "--segmenter", folder, "--method", "int")
     first = command(*words, "--coco", "all.json", "--json").json()
     assert [Path(one["image"]).name for one in first["images"]] == ["a.png", "c.png"]
     assert [Path(one["image"]).name for one in first["skipped"]] == ["b.png"]
@@ -81,22 +81,21 @@ def test_a_folder_is_gone_on_with(command: Command, folder: Path, photos: Path) 
 
 def test_other_methods_and_mistakes(command: Command, folder: Path, photos: Path) -> None:
     picture = photos / "a.png"
-    done = command("segment", picture, "--task", "fox", "--method", "slip", "--segmenter", folder, "--json")
+    done = command("segment-task", picture, "--task", "fox", "--method", "slip", "--segmenter", folder, "--json")
     assert done.json()["images"][0]["words"] == ["fox"]
     assert "masks from its own 0.5 count" in done.err
     for options, message in [
         (("--task", " "), "--task is empty"),
         (("--task", "x", "--method", "oracle"), "gensam, int, slip, zip"),
         (("--task", "x", "--ask", "http://localhost"), "go together"),
-        (("--task", "x", "--map", "x.png"), "leave out --map"),
         (("--task", "every"), "names nothing"),
         (("--task", "x", "--set", "drop_largest=false"), "gensam has no such setting; it has backgrounds, rounds"),
         (("--task", "x", "--set", "rounds=many"), "must be a whole number"),
         (("--task", "x", "--method", "slip", "--set", "drop_largest=1"), "must be true or false"),
-        (("--labels", "cat", "--ask", "http://localhost"), "are for --task"),
+        (("--labels", "cat"), "Missing option '--task'"),
         (("--task", "x", "--ask", "ftp://x", "--ask-model", "m"), "is no address"),
     ]:
-        done = command("segment", picture, *options)
+        done = command("segment-task", picture, *options)
         assert done.code == 2, done.err
         assert message in done.err
 
@@ -124,7 +123,7 @@ def test_zip_writes_instances_with_classes_and_scores(
     """The union of both foxes is one region: as connected regions of a mask they could not be told apart."""
     made = Instances("fox", "owl")
     monkeypatch.setitem(TASK_METHODS, "zip", lambda model, segmenter, vocabulary, *, k=10: made)
-    words = ("segment", photos, "--task", "every animal", "--method", "zip", *WORDS, "--segmenter", folder)
+    words = ("segment-task", photos, "--task", "every animal", "--method", "zip", *WORDS, "--segmenter", folder)
     done = command(*words, "--coco", "all.json", "--json").json()
     first = done["images"][0]
     assert [(own["class"], own["score"], own["bbox"]) for own in first["instances"]] == [
@@ -156,13 +155,13 @@ def test_a_sentence_reaches_every_method(command: Command, folder: Path, photos:
         for method in ("gensam", "int", "zip"):
             setting = "k=2" if method == "zip" else "rounds=1"
             options = ("--method", method, *WORDS, "--segmenter", folder, "--set", setting)
-            done = command("segment", photos / "a.png", "--task", f"the {word}", *options, "--json")
+            done = command("segment-task", photos / "a.png", "--task", f"the {word}", *options, "--json")
             assert set(done.json()["images"][0]["words"]) <= {word}
             assert f"of which the task means {word}" in done.err
 
 
 def test_slips_hint_can_be_followed(command: Command, folder: Path, photos: Path) -> None:
-    words = ("segment", photos / "a.png", "--task", "the fox", "--method", "slip", "--segmenter", folder, "--json")
+    words = ("segment-task", photos / "a.png", "--task", "the fox", "--method", "slip", "--segmenter", folder, "--json")
     plain = command(*words, "--set", "points_per_side=2", "--set", "pred_iou_thresh=0.0").json()["images"][0]
     kept = command(*words, "--set", "points_per_side=2", "--set", "pred_iou_thresh=0.0", "--set", "drop_largest=False")
     assert kept.json()["images"][0]["share"] >= plain["share"]

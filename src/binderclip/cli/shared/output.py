@@ -97,6 +97,8 @@ def print_whole(result: Any, json: bool) -> None:
     columns, rows = result.table()
     if rows:
         print_table(result.title, columns, rows)
+    for table in result.more_tables():
+        print_table(*table)
     for line in result.places():
         console.print(printable(line), soft_wrap=True)
     for line in result.remarks():

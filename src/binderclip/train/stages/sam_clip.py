@@ -16,7 +16,7 @@
 
 The data are pictures, as a contrastive stage takes them; captions and label maps are not looked at. Each stage goes on
 from the head that the one before left. The model itself stays as it is, and `stages/01-joint/head` is what
-`binderclip segment --head` opens, `stages/01-joint/head/segmenter` what `binderclip click --model` does.
+`binderclip segment-head` opens, `stages/01-joint/head/segmenter` what `binderclip click --model` does.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
     kind = {name = "segclip", groups = 6}
 
 The data are pictures with captions, as a contrastive stage takes them; no label map is asked for. The model itself
-stays as it is; `stages/00-groups/head` is what `binderclip segment --head` opens.
+stays as it is; `stages/00-groups/head` is what `binderclip segment-head` opens.
 """
 
 from __future__ import annotations

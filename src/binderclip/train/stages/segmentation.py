@@ -8,9 +8,9 @@
     name = "head"
     kind = {name = "segmentation-head", head = {name = "mta-clip", queries = 32}}
 
-The data are folders as `binderclip segment --evaluate` takes them (VOC, ADE), or made scenes (`{name = "label-maps",
+The data are folders as `binderclip segment-evaluate` takes them (VOC, ADE), or made scenes (`{name = "label-maps",
 options = {source = "scenes"}}`). The model itself stays as
-it is; `stages/00-head/head` is what `binderclip segment --head` opens.
+it is; `stages/00-head/head` is what `binderclip segment-head` opens.
 """
 
 from __future__ import annotations

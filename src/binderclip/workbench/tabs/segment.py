@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 
 from binderclip.errors import DataError, UsageError
 from binderclip.tasks.arguments.labels import parse_labels
-from binderclip.tasks.files.inputs import output_names
-from binderclip.tasks.files.writing import write_json
-from binderclip.tasks.verbs.segment.presets import (
-    SegmentRequest,
-    build_segmenters,
-    default_preset,
-    ground_words,
-    preset_names,
-)
-from binderclip.tasks.verbs.segment.run import Done, save_segmentation, write_areas
-from binderclip.workbench.commands import Arguments, Equivalent, model_words, python_load, python_pictures, shell_line
+from binderclip.tasks.verbs.segment.label_maps import MappedPicture, write_tables
+from binderclip.tasks.verbs.segment.request import NONE, SegmentRequest, default_preset
+from binderclip.tasks.verbs.segment.task import segment
+from binderclip.workbench.commands import Equivalent
+from binderclip.workbench.fields import control
 from binderclip.workbench.look import check_size, could_not_be_read, hint, packed, small_copy, source, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
-    from binderclip.segment import Segmentation
+    from binderclip.tasks.verbs.segment.label_maps import LabelMapReport
 
 SHOWN = 24
 """Pictures on the page; the files are of all."""
@@ -38,12 +32,11 @@ SHADE = """(share) => document.documentElement.style.setProperty('--segment-opac
 
 @dataclass(frozen=True)
 class _Segmented:
-    """One picture by every preset: files, and the shares of its labels."""
+    """One picture on the page: its small copy, and by preset the file of its colours and the shares of its labels."""
 
     path: Path
     small: Path
-    colours: dict[str, Path]
-    shares: dict[str, dict[str, float]]
+    colours: dict[str, tuple[Path, dict[str, float]]]
 
 
 def build(bench: Bench) -> None:
@@ -52,9 +45,9 @@ def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures()
-            labels = gr.Textbox(label="Labels, separated by commas", placeholder="cat, sofa, plant")
-            background = gr.Textbox(
-                label="What is none of them", value=_usual(), placeholder="wall, floor",
+            labels = control(SegmentRequest, "labels", value="", placeholder="cat, sofa, plant")
+            background = control(
+                SegmentRequest, "background", value=_usual(), placeholder="wall, floor",
                 info="words for the background; may be empty",
             )  # fmt: skip
             presets = gr.Dropdown(
@@ -79,75 +72,104 @@ def build(bench: Bench) -> None:
 def work(
     run: Run, files: list[str] | None, folder: str | None, labels: str, background: str, presets: list[str]
 ) -> Outcome:
-    """Segment every picture by every preset."""
-    from binderclip.segment import coco_document, segment_all
-
+    """Segment every picture by every preset, one preset after the other."""
     chosen = run.pictures(files, folder)
     if not labels.strip():
         raise UsageError("type labels, separated by commas, such as: cat, sofa")
     names = parse_labels(labels.strip(), "Labels", files=False)
-    background = (background or "").strip()
-    words = tuple(
-        ground_words(None if background == _usual() else background, names, "What is none of them", files=False)
-    )
-    if both := sorted(set(words) & set(names)):
-        raise UsageError(f"{', '.join(both)}: a label cannot be background as well")
-    request = SegmentRequest(
-        preset=",".join(presets or [default_preset(run.model_name)]), settings=(), size=None, background=words,
-        model=run.model_name, device=run.bench.models.device, dtype="float32", json=False,
-    )  # fmt: skip
-    chosen_presets = preset_names(request.preset, request.model)
-    if len(chosen_presets) > MOST_PRESETS:
-        raise UsageError(f"{len(chosen_presets)} presets are too many side by side: {MOST_PRESETS} at most")
-    segmenters = build_segmenters(request, names, run.model())
-    done: dict[str, list[Done]] = {name: [] for name in segmenters}
-    page: list[_Segmented] = []
-    skipped: list[tuple[str, str]] = []
-    places = output_names([Path(chosen.label(path)) for path in chosen.paths])
-    for number, (path, place) in enumerate(zip(chosen.paths, places, strict=True)):
-        run.progress(number, len(chosen.paths), "segmenting")
-        try:
-            check_size(path)
-            results = segment_all(list(segmenters.values()), path, names)
-        except DataError as error:
-            skipped.append((path.name, str(error).replace(str(path), path.name)))
-            continue
-        small = small_copy(path, run.folder / "seen", number, SIDE)
-        assert small is not None
-        one = _Segmented(Path(chosen.label(path)), small, {}, {})
-        for name, result in zip(segmenters, results, strict=True):
-            files_ = _places(run.folder, name if len(segmenters) > 1 else "", place)
-            done[name].append(save_segmentation(result, path, *files_))
-            one.colours[name] = _coloured(result, run.folder / "seen" / f"{number:05d}-{len(one.colours)}.png")
-            one.shares[name] = result.shares()
-        page.append(one)
-        run.show(_shown(page))
-    if not page:
-        raise DataError(f"none of the pictures could be segmented: {skipped[0][1]}")
-    run.say("writing files")
-    written: list[Path] = []
-    for name, own in done.items():
-        folder_ = _folder(run.folder, name if len(segmenters) > 1 else "")
-        named = [Done(Path(chosen.label(d.path)), d.labels, d.classes, d.overlay, d.label_map) for d in own]
-        write_json(coco_document([(str(d.path), d.labels) for d in named], own[0].classes), folder_ / "masks.json")
-        write_areas(named, folder_ / "areas.csv")
+    ground = _background(background or "")
+    presets = presets or [default_preset(run.model_name)]
+    if len(presets) > MOST_PRESETS:
+        raise UsageError(f"{len(presets)} presets are too many side by side: {MOST_PRESETS} at most")
+    paths, skipped = _of_a_size(chosen)
+    page, requests, written, maps = dict[Path, _Segmented](), list[SegmentRequest](), list[Path](), list[Path]()
+    for preset in presets:
+        place = preset if len(presets) > 1 else ""
+        # The same without this page is about the pictures by the names that their owner knows.
+        requests.append(
+            SegmentRequest(
+                images=chosen.names(), labels=names, background=ground, preset=preset, model=run.model_name,
+                device=run.bench.models.device, **_apart(chosen, place),
+            )
+        )  # fmt: skip
+        folder_ = _folder(run.folder, place)
+        result = _segmented(requests[-1].replaced(images=paths, out=folder_, overlay=None, label_map=None))
+        if len(requests) == 1:
+            skipped += [(Path(path).name, reason.replace(path, Path(path).name)) for path, reason in result.skipped]
+        for number, each in enumerate(result.pictures):
+            if each.path not in page:
+                small = small_copy(each.path, run.folder / "seen", number, SIDE)
+                assert small is not None
+                page[each.path] = _Segmented(Path(chosen.label(each.path)), small, {})
+            colours = page[each.path].colours
+            file = _coloured(each, run.folder / "seen" / f"{number:05d}-{len(colours)}.png")
+            colours[preset] = (file, each.shares())
+            maps += [each.overlay, each.label_map]
+        named = [replace(each, path=Path(chosen.label(each.path))) for each in result.pictures]
+        write_tables(named, folder_ / "masks.json", folder_ / "areas.csv")
         written += [folder_ / "masks.json", folder_ / "areas.csv"]
-    first = [path for own in done.values() for d in own for path in (d.overlay, d.label_map)]
-    files_out = [*first, *written] if len(first) <= 8 else [packed(run.folder, [*first, *written], "segments.zip")]
+        run.show(_shown(list(page.values())))
+    files_out = [*maps, *written] if len(maps) <= 8 else [packed(run.folder, [*maps, *written], "segments.zip")]
     left = table(("Left out", "Why"), skipped, could_not_be_read(len(skipped)).removesuffix(".")) if skipped else ""
     return Outcome(
-        (_shown(page) + left,),
+        (_shown(list(page.values())) + left,),
         files=files_out,
-        again=_again(run.model_name, run.bench.models.device, chosen, names, words, chosen_presets),
+        again=Equivalent.of(*requests),
         said=could_not_be_read(len(skipped)),
     )
 
 
-def _usual() -> str:
+def _segmented(request: SegmentRequest) -> LabelMapReport:
+    """The verb's label maps; its errors name no place on the server."""
+    try:
+        return cast("LabelMapReport", segment.run(request))
+    except DataError as error:
+        reason = str(error)
+        for path in map(Path, request.images):
+            reason = reason.replace(str(path), path.name)
+        raise DataError(f"none of the pictures could be segmented: {reason}") from error
+
+
+def _background(text: str) -> list[str] | None:
+    """The words for what is none of the labels; None for the usual ones, of which labels may be some."""
+    words = text.strip()
+    parsed = [] if words in ("", NONE) else parse_labels(words, "What is none of them", files=False)
+    return None if parsed == _usual() else parsed
+
+
+def _of_a_size(chosen: ChosenPictures) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The pictures that are not too large, and (name, reason) of the others.
+
+    Raises:
+        DataError: all of them are.
+    """
+    paths, skipped = list[Path](), list[tuple[str, str]]()
+    for path in chosen.paths:
+        try:
+            check_size(path)
+            paths.append(path)
+        except DataError as error:
+            skipped.append((path.name, str(error).replace(str(path), path.name)))
+    if not paths:
+        raise DataError(f"none of the pictures could be segmented: {skipped[0][1]}")
+    return paths, skipped
+
+
+def _apart(chosen: ChosenPictures, preset: str) -> dict[str, Any]:
+    """Names of the results of one preset among several."""
+    if not preset:
+        return {}
+    if len(chosen.paths) > 1 or chosen.folder is not None:
+        return {"out": f"segments-{preset}"}
+    stem = f"{chosen.paths[0].stem}-{preset}"
+    return {"label_map": f"{stem}.png", "overlay": f"{stem}-overlay.png"}
+
+
+def _usual() -> list[str]:
     """The background words of the verb, as they stand in the box."""
     from binderclip.segment import GROUND
 
-    return ", ".join(GROUND)
+    return list(GROUND)
 
 
 def _folder(folder: Path, preset: str) -> Path:
@@ -156,22 +178,16 @@ def _folder(folder: Path, preset: str) -> Path:
     return place
 
 
-def _places(folder: Path, preset: str, name: str) -> tuple[Path, Path]:
-    place = _folder(folder, preset)
-    return place / f"{name}-overlay.png", place / f"{name}-labels.png"
-
-
-def _coloured(result: Segmentation, path: Path) -> Path:
+def _coloured(picture: MappedPicture, path: Path) -> Path:
     """The colours of the labels alone, small, transparent where there is no label."""
     import numpy as np
     from PIL import Image
 
     from binderclip.segment.output.palette import colours
 
-    labels = result.labels.cpu().numpy()
-    small = Image.fromarray((labels + 1).astype(np.int32))
+    small = Image.fromarray((picture.labels + 1).astype(np.int32))
     small.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
-    palette = colours(len(result.classes), background=result.background)
+    palette = colours(len(picture.classes), background="background" in picture.classes)
     rows = [(0, 0, 0, 0), *[(*colour, 255) for colour in palette]]
     Image.fromarray(np.array(rows, dtype=np.uint8)[np.asarray(small)]).save(path)
     return path
@@ -185,8 +201,7 @@ def _shown(page: list[_Segmented]) -> str:
     for one in page[:SHOWN]:
         name = html.escape(str(one.path), quote=True)
         figures = []
-        for preset, coloured in one.colours.items():
-            shares = one.shares[preset]
+        for preset, (coloured, shares) in one.colours.items():
             palette = colours(len(shares), background="background" in shares)
             chips = "".join(
                 f'<li><i style="background:rgb{colour}"></i>{html.escape(label)} {share:.0%}</li>'
@@ -204,36 +219,6 @@ def _shown(page: list[_Segmented]) -> str:
         rows.append(f'<div class="figures">{"".join(figures)}</div>')
     more = f"<p>The first {SHOWN} of {len(page)} pictures; the files are of all.</p>" if len(page) > SHOWN else ""
     return f'<div class="segmented">{"".join(rows)}{more}</div>'
-
-
-def _again(
-    model: str, device: str, chosen: ChosenPictures, names: list[str], words: tuple[str, ...], presets: list[str]
-) -> Equivalent:
-    shell, python = [], []
-    given, prelude = python_pictures(chosen)
-    one = len(chosen.paths) == 1 and chosen.folder is None
-    for preset in presets:
-        apart: list[str] | None = None
-        if len(presets) > 1:
-            stem = f"{chosen.paths[0].stem}-{preset}"
-            apart = (
-                ["--map", f"{stem}.png", "--overlay", f"{stem}-overlay.png"] if one else ["--out", f"segments-{preset}"]
-            )
-        shell.append(
-            shell_line(
-                "binderclip", "segment", Arguments(chosen.names()), "--labels", ",".join(names),
-                # Without the option the verb takes the usual words.
-                "--background", ",".join(words) or "none", "--preset", preset, apart,
-                model_words(model, device),
-            )
-        )  # fmt: skip
-        behind = f", background={words!r}" if words else ""
-        python.append(
-            f"from binderclip.models import load; from binderclip.segment import Segmenter; {prelude}"
-            f"s = Segmenter({python_load(model, device)}, {preset!r}{behind}); "
-            f"print([s(p, {names!r}).shares() for p in {given}])"
-        )
-    return Equivalent("\n".join(python), "\n".join(shell))
 
 
 TAB = Tab("Segment", "Which label every pixel belongs to; nothing is trained.", build, order=30)

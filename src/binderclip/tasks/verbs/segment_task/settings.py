@@ -1,4 +1,4 @@
-"""`--set` of `binderclip segment --task`: the settings of a method by name, checked before a model is loaded."""
+"""`--set` of `segment-task`: the settings of a method by name, checked before a model is loaded."""
 
 from __future__ import annotations
 

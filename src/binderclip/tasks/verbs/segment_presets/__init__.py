@@ -1,0 +1,1 @@
+"""What `segment-presets` does."""
