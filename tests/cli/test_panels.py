@@ -13,17 +13,23 @@ from typing import Any
 
 import pytest
 
-from binderclip import __version__
+from binderclip import __version__, tasks
 from binderclip.cli import panels
 
 Command = Callable[..., Any]
 VERBS_FOLDER = Path(panels.__file__).parent / "verbs"
 
 
+def task_named(name: str) -> tasks.VerbTask[Any, Any] | None:
+    found = getattr(tasks, name)
+    return found if isinstance(found, tasks.VerbTask) else None
+
+
 def test_every_verb_stands_in_one_panel() -> None:
-    there = {path.stem.replace("_", "-") for path in VERBS_FOLDER.iterdir() if not path.name.startswith("_")}
-    assert set(panels.VERBS) == there
-    assert len(panels.VERBS) == len(there)
+    files = {path.stem.replace("_", "-") for path in VERBS_FOLDER.iterdir() if not path.name.startswith("_")}
+    verbs = files | {each.request.task.split()[0] for name in tasks.__all__ if (each := task_named(name))}
+    assert set(panels.VERBS) == verbs
+    assert len(panels.VERBS) == len(verbs)
 
 
 def test_help_shows_verbs_by_panel_a_line_each(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

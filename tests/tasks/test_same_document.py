@@ -248,7 +248,7 @@ def segment_example(inputs: Inputs) -> Request:
 @case("segment-head")
 def segment_head(inputs: Inputs) -> Request:
     model = load(str(inputs.model))
-    CascadeCLIP(model, prompts=2, layers=1, heads=4, size=32).save(inputs.folder / "head")
+    CascadeCLIP(model, groups=[[0]], prompts=2, layers=1, heads=4, size=32).save(inputs.folder / "head")
     return tasks.segment_head.request(
         images=[inputs.pictures], head=inputs.folder / "head", labels=["a cat", "a dog"], model=inputs.model
     )

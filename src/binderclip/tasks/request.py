@@ -84,6 +84,8 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
     task: ClassVar[str]
     """The verb, or two words such as `search index`."""
+    moved: ClassVar[Mapping[str, str]] = {}
+    """Options that the verb had once -> the verb that does it now, which is said where one is given."""
 
     if not TYPE_CHECKING:  # checkers read the fields
 
@@ -221,7 +223,10 @@ class VerbResult(ABC):
         request: what was asked.
         complete: whether all that was named one by one could be used.
         title: of the table.
+        whole: whether a person is shown every row, as none is in a file.
     """
+
+    whole: ClassVar[bool] = False
 
     if TYPE_CHECKING:  # in a dataclass a field, elsewhere a property
 

@@ -16,6 +16,7 @@ from PIL import Image
 from binderclip.cli.shared.output import console
 from binderclip.data import LabelledScenes
 from binderclip.segment import parts_of
+from binderclip.tasks import segment
 
 Command = Callable[..., Any]
 
@@ -172,13 +173,12 @@ def test_presets_are_listed_and_measured(command: Command, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("option", ["--task", "--example", "--mask", "--head", "--evaluate", "--list"])
 def test_options_that_became_verbs_name_them(command: Command, option: str) -> None:
-    from binderclip.cli.verbs.segment import MOVED
-
+    verb = segment.request.moved[option]
     for words in ((option, "x"), (f"{option}=x", "-l", "cat")):
         done = command("segment", "photo.jpg", *words)
-        said = f"{option} is no option of segment any more: a verb of its own does that, {MOVED[option]}"
+        said = f"{option} is no option of segment any more: a verb of its own does that, {verb}"
         assert (done.code, said in done.err) == (2, True), done.err
-    assert command(MOVED[option], "--help").code == 0
+    assert command(verb, "--help").code == 0
     # Behind `--` it is a picture's name.
     assert "there is no file or folder" in command("segment", "-l", "cat", "--", option).err
 

@@ -79,29 +79,14 @@ def print_result(result: Any, json: bool) -> None:
         return
     columns, rows = result.table()
     if rows:
-        part = f"the first {SHOWN} of " if len(rows) > SHOWN else ""
-        print_table(part + result.title, columns, rows[:SHOWN])
+        most = len(rows) if result.whole else SHOWN
+        part = f"the first {most} of " if len(rows) > most else ""
+        print_table(part + result.title, columns, rows[:most])
     for table in result.more_tables():
         print_table(*table)
     for line in result.conclusion():
         console.print(printable(line), soft_wrap=True)
     for line in [*result.remarks(), *result.places()]:
-        note(line)
-
-
-def print_whole(result: Any, json: bool) -> None:
-    """As `print_result`, but every row, and where the files are as lines of stdout."""
-    if json:
-        print_json(result.as_dict())
-        return
-    columns, rows = result.table()
-    if rows:
-        print_table(result.title, columns, rows)
-    for table in result.more_tables():
-        print_table(*table)
-    for line in result.places():
-        console.print(printable(line), soft_wrap=True)
-    for line in result.remarks():
         note(line)
 
 

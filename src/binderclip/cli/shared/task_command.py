@@ -7,7 +7,7 @@ import inspect
 import operator
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,11 +28,7 @@ FROM = "--from"
 
 
 def add_task(
-    app: typer.Typer,
-    task: VerbTask[Any, Any],
-    show: Callable[[Any, bool], int | None] = print_result,
-    *,
-    moved: Mapping[str, str] | None = None,
+    app: typer.Typer, task: VerbTask[Any, Any], show: Callable[[Any, bool], int | None] = print_result
 ) -> None:
     """Add a task to an application as a verb, with `--json` and `--from`.
 
@@ -41,7 +37,6 @@ def add_task(
         task: whose requests the options make.
         show: prints a result; called with it and whether `--json` was given. It may give an exit code, else that is 1
             where the result is not complete.
-        moved: options that the verb had once -> the verb that does it now, which is said where one is given.
     """
     request: type[Request] = task.request
 
@@ -66,7 +61,7 @@ def add_task(
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     command.__name__, command.__doc__ = request.task.replace(" ", "_"), inspect.getdoc(request)
-    command.task, command.moved = task, moved or {}
+    command.task = task
     app.command(request.task.split()[-1])(command)
 
 
@@ -81,18 +76,19 @@ _From = Annotated[
 ]  # fmt: skip
 
 
-def refuse_moved(args: Sequence[str], verb: str, moved: Mapping[str, str]) -> None:
+def refuse_moved(args: Sequence[str], request: type[Request]) -> None:
     """Say which verb does what an option of this one did.
 
     Args:
-        args: words behind the verb. moved: as of `add_task`.
+        args: words behind the verb.
+        request: of the verb.
 
     Raises:
         UsageError: one of them is such an option.
     """
     for word in args[: args.index("--")] if "--" in args else args:
-        if other := moved.get(option := word.partition("=")[0]):
-            raise UsageError(f"{option} is no option of {verb} any more: a verb of its own does that, {other}")
+        if other := request.moved.get(option := word.partition("=")[0]):
+            raise UsageError(f"{option} is no option of {request.task} any more: a verb of its own does that, {other}")
 
 
 def with_request(args: list[str], task: VerbTask[Any, Any]) -> list[str]:

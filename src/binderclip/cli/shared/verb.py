@@ -39,7 +39,7 @@ class VerbCommand(typer.core.TyperCommand):
         # Wrapped, a function keeps its attributes; what is inside a check of annotations does not have them.
         task = getattr(self.callback, "task", None)
         if task is not None:
-            refuse_moved(args, str(self.name), self.callback.moved)  # type: ignore[union-attr]
+            refuse_moved(args, task.request)
             args = with_request(args, task)
         if not ctx.resilient_parsing:
             given, _, _ = self.make_parser(ctx).parse_args(args=list(args))

@@ -1,114 +1,117 @@
 """Presets of the `Segmenter`: one short file a paper, each a dictionary of parts named `PRESETS`.
 
 Parts left out are the plain ones. `CHOICES` names whole parts, for `--set refine=pamr`. A preset that stands on an
-external vision model says so in its parts, and where it differs from its paper in `DEPARTURES`.
+external vision model says so in its parts, and where it differs from its paper in `DEPARTURES`. A file is loaded when
+one of its presets is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Any, TypeVar
 
-from binderclip.segment.parts.affinity import CentredSoftmax
-from binderclip.segment.parts.fused import FusedAttention
-from binderclip.segment.parts.fusion import ClassTokenProduct, LastOnly
-from binderclip.segment.parts.last_block import identity, vanilla
-from binderclip.segment.parts.region_scope import Felzenszwalb, MaskMajority, PromptedRegions
-from binderclip.segment.parts.rewire import SelfSelf
-from binderclip.segment.parts.scoped import MaskScoped
-from binderclip.segment.parts.splicing import ValueMaskedAttention
-from binderclip.segment.parts.views import ViewEnsemble
-from binderclip.segment.presets import (
-    basic,
-    clip_dinoiser,
-    cliper,
-    cliptrase,
-    corrclip,
-    decomposition,
-    itaclip,
-    photograph,
-    proxyclip,
-    trident,
-)
-from binderclip.segment.refine.attention_refine import ClassScore, DiffusionAttention
-from binderclip.segment.refine.cluster_vote import ClusterVote
-from binderclip.segment.refine.grab_cut import GrabCut
-from binderclip.segment.refine.pamr import PAMR
-from binderclip.segment.refine.prompted_masks import PromptedMasks
-from binderclip.segment.refine.tidy import Closing, DropSmall
+__all__ = ["CHOICES", "DEPARTURES", "PRESETS", "SUMMARIES"]
 
-PRESETS: dict[str, dict[str, Any]] = {
-    **basic.PRESETS,
-    **cliper.PRESETS,
-    **cliptrase.PRESETS,
-    **clip_dinoiser.PRESETS,
-    **corrclip.PRESETS,
-    **decomposition.PRESETS,
-    **proxyclip.PRESETS,
-    **itaclip.PRESETS,
-    **trident.PRESETS,
-    **photograph.PRESETS,
+V = TypeVar("V")
+FILES: dict[str, tuple[str, ...]] = {
+    "basic": ("plain", "dense", "value", "maskclip", "kk", "vv", "sclip", "clearclip", "clip_surgery"),
+    "cliper": ("cliper", "cliper-background"),
+    "cliptrase": ("cliptrase",),
+    "clip_dinoiser": ("clip_dinoiser", "clip_dinoiser-teacher"),
+    "corrclip": ("corrclip", "corrclip-sam"),
+    "decomposition": ("decomposition",),
+    "proxyclip": ("proxyclip",),
+    "itaclip": ("itaclip", "itaclip-background"),
+    "trident": ("trident", "trident-prompted"),
+    "photograph": ("photograph",),
 }
+"""File of this folder -> its presets, in the order in which they are listed."""
+_FILE_OF = {name: file for file, names in FILES.items() for name in names}
+
+
+class _PresetTable(Mapping[str, V]):
+    """What the files of the presets say under one name, each loaded when it is asked."""
+
+    def __init__(self, attribute: str) -> None:
+        self.attribute = attribute
+
+    def __getitem__(self, name: str) -> V:
+        found: V = self._of(_FILE_OF[name])[name]
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name for name, file in _FILE_OF.items() if name in self._of(file)])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _of(self, file: str) -> dict[str, V]:
+        names: dict[str, V] = getattr(import_module(f"{__name__}.{file}"), self.attribute, {})
+        return names
+
+
+class _NamedTable(_PresetTable[V]):
+    """A table that has every preset: its names are known without the files."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in _FILE_OF
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_FILE_OF)
+
+
+PRESETS: Mapping[str, dict[str, Any]] = _NamedTable("PRESETS")
 """name -> parts (keyword arguments of `Segmenter`)."""
-
-DEPARTURES: dict[str, tuple[str, ...]] = {
-    **basic.DEPARTURES,
-    **cliper.DEPARTURES,
-    **cliptrase.DEPARTURES,
-    **clip_dinoiser.DEPARTURES,
-    **corrclip.DEPARTURES,
-    **proxyclip.DEPARTURES,
-    **itaclip.DEPARTURES,
-    **trident.DEPARTURES,
-    **photograph.DEPARTURES,
-}
+SUMMARIES: Mapping[str, str] = _NamedTable("SUMMARIES")
+"""name -> what the preset is for, in a line."""
+DEPARTURES: Mapping[str, tuple[str, ...]] = _PresetTable("DEPARTURES")
 """name -> how the preset differs from the method as published; nothing is known of those left out."""
 
-SUMMARIES: dict[str, str] = {
-    **basic.SUMMARIES,
-    **cliper.SUMMARIES,
-    **cliptrase.SUMMARIES,
-    **clip_dinoiser.SUMMARIES,
-    **corrclip.SUMMARIES,
-    **decomposition.SUMMARIES,
-    **proxyclip.SUMMARIES,
-    **itaclip.SUMMARIES,
-    **trident.SUMMARIES,
-    **photograph.SUMMARIES,
-}
-"""name -> what the preset is for, in a line."""
+
+def _part(module: str, name: str, *given: Any, **settings: Any) -> Callable[[], Any]:
+    """Makes a part; its file is loaded then."""
+    return lambda: getattr(import_module(f"binderclip.segment.{module}"), name)(*given, **settings)
+
+
+def _function(module: str, name: str) -> Callable[[], Any]:
+    """Gives a part that is a function."""
+    return lambda: getattr(import_module(f"binderclip.segment.{module}"), name)
+
 
 CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
     "map": {
-        "identity": lambda: identity,
-        "vanilla": lambda: vanilla,
-        **{name: partial(SelfSelf, name) for name in ("q", "k", "v", "q+k", "q+k+v")},
-        "mid-blend": lambda: itaclip.BLOCK.map,
-        "fused": FusedAttention,
-        "mask-scoped": MaskScoped,
-        "centred-softmax": CentredSoftmax,
+        "identity": _function("parts.last_block", "identity"),
+        "vanilla": _function("parts.last_block", "vanilla"),
+        **{name: _part("parts.rewire", "SelfSelf", name) for name in ("q", "k", "v", "q+k", "q+k+v")},
+        "mid-blend": lambda: _function("presets.itaclip", "BLOCK")().map,
+        "fused": _part("parts.fused", "FusedAttention"),
+        "mask-scoped": _part("parts.scoped", "MaskScoped"),
+        "centred-softmax": _part("parts.affinity", "CentredSoftmax"),
     },
-    "fusion": {"last": LastOnly, "class-token": ClassTokenProduct},
-    "regions": {"felzenszwalb": Felzenszwalb, "prompted": PromptedRegions},
+    "fusion": {"last": _part("parts.fusion", "LastOnly"), "class-token": _part("parts.fusion", "ClassTokenProduct")},
+    "regions": {
+        "felzenszwalb": _part("parts.region_scope", "Felzenszwalb"),
+        "prompted": _part("parts.region_scope", "PromptedRegions"),
+    },
     "refine": {
-        "class-score": ClassScore,
-        "self-attention": DiffusionAttention,
-        "pamr": PAMR,
-        "drop-small": DropSmall,
+        "class-score": _part("refine.attention_refine", "ClassScore"),
+        "self-attention": _part("refine.attention_refine", "DiffusionAttention"),
+        "pamr": _part("refine.pamr", "PAMR"),
+        "drop-small": _part("refine.tidy", "DropSmall"),
     },
     "relabel": {
-        "region-majority": MaskMajority,
-        "cluster-vote": ClusterVote,
-        "closing": Closing,
-        "grab-cut": GrabCut,
-        "prompted-masks": PromptedMasks,
+        "region-majority": _part("parts.region_scope", "MaskMajority"),
+        "cluster-vote": _part("refine.cluster_vote", "ClusterVote"),
+        "closing": _part("refine.tidy", "Closing"),
+        "grab-cut": _part("refine.grab_cut", "GrabCut"),
+        "prompted-masks": _part("refine.prompted_masks", "PromptedMasks"),
     },
     "views": {
-        "itaclip": ViewEnsemble,
-        "colours": partial(ViewEnsemble, second=(), share=1.0),
-        "flips": partial(ViewEnsemble, first=(), share=1 / 3),
+        "itaclip": _part("parts.views", "ViewEnsemble"),
+        "colours": _part("parts.views", "ViewEnsemble", second=(), share=1.0),
+        "flips": _part("parts.views", "ViewEnsemble", first=(), share=1 / 3),
     },
-    "mix": {"value-masked": ValueMaskedAttention},
+    "mix": {"value-masked": _part("parts.splicing", "ValueMaskedAttention")},
 }
 """Setting -> name -> constructor of a whole part."""

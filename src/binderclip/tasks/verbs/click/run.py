@@ -70,14 +70,14 @@ class ClickReport(VerbResult):
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Columns, and the row of the picture."""
-        return COLUMNS, [(self.request.image, float(self.mask.mean()), self.predicted_iou, str(self.mask_path))]
+        """No row: a sentence says it all."""
+        return COLUMNS, []
 
-    def places(self) -> list[str]:
-        """Where the files are, a line each."""
+    def conclusion(self) -> list[str]:
+        """What was found, and where the files are."""
         session = self.request.session
         kept = [] if session is None else [f"session {session}, {number_of(self.steps, 'step')}"]
-        return [f"mask {self.mask_path}", f"overlay {self.overlay_path}", *kept]
+        return [self.title, f"mask {self.mask_path}", f"overlay {self.overlay_path}", *kept]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from binderclip.display import number_of
 from binderclip.errors import UsageError
@@ -56,6 +56,7 @@ class LocateReport(VerbResult):
         picture: the file.
     """
 
+    whole: ClassVar[bool] = True
     request: LocateRequest
     regions: list[tuple[str, tuple[int, int, int, int]]]
     texts: list[LocatedText]
@@ -75,7 +76,7 @@ class LocateReport(VerbResult):
             for row in self.texts
         ]
 
-    def places(self) -> list[str]:
+    def conclusion(self) -> list[str]:
         """The picture."""
         return [f"picture {self.picture}"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from binderclip.display import number_of
 from binderclip.documents import parse_json
@@ -41,6 +41,7 @@ class MasksReport(VerbResult):
         complete: whether every picture that was named one by one could be read.
     """
 
+    whole: ClassVar[bool] = True
     request: MasksRequest
     pictures: list[MaskedPicture]
     skipped: list[tuple[str, str]]
@@ -56,7 +57,7 @@ class MasksReport(VerbResult):
         """Columns, and a row a picture."""
         return COLUMNS, [(str(p.path), p.count, f"{p.largest:.1%}", str(p.overlay)) for p in self.pictures]
 
-    def places(self) -> list[str]:
+    def conclusion(self) -> list[str]:
         """The COCO file."""
         return [f"COCO {self.coco}"]
 

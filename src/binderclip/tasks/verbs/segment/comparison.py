@@ -52,7 +52,7 @@ class PresetComparison(VerbResult):
         """What to know of the result, a sentence each."""
         return weak_on_photographs(self.request.model, [path for path, _ in self.shares])
 
-    def places(self) -> list[str]:
+    def conclusion(self) -> list[str]:
         """What was compared, and the sheet."""
         return [self.title, f"sheet {self.sheet}"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from binderclip.display import number_of
 from binderclip.documents import parse_json
@@ -108,6 +108,7 @@ class LabelMapReport(VerbResult):
         complete: whether every picture that was named one by one could be read.
     """
 
+    whole: ClassVar[bool] = True
     request: Any
     source: LabelMapSource
     pictures: list[MappedPicture]
@@ -128,7 +129,7 @@ class LabelMapReport(VerbResult):
         ordered = sorted(self.pictures[0].shares().items(), key=lambda item: -item[1])
         return ("class", "share of the image"), [(name, f"{share:.1%}") for name, share in ordered]
 
-    def places(self) -> list[str]:
+    def conclusion(self) -> list[str]:
         """What was not found, and where the files are."""
         first = self.pictures[0]
         if self.many:

@@ -22,11 +22,16 @@ def chosen_parts(presets: Sequence[str], changes: Sequence[str]) -> dict[str, Pa
     Raises:
         UsageError: an unknown preset, part or setting.
     """
-    from binderclip.segment import override, parts_of
+    from binderclip.segment import parts_of
+
+    chosen = {name: parts_of(name) for name in presets}
+    if not changes:
+        return chosen
+    from binderclip.segment import override
     from binderclip.settings import parse_override
 
     parsed = [parse_override(text) for text in changes]
-    return {name: override(parts_of(name), parsed) for name in presets}
+    return {name: override(parts, parsed) for name, parts in chosen.items()}
 
 
 def described(chosen: dict[str, Parts], source: str, names: Sequence[str]) -> dict[str, Parts]:

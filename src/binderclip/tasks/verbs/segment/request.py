@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
@@ -67,6 +68,14 @@ class SegmentRequest(Request):
     """
 
     task: ClassVar[str] = "segment"
+    moved: ClassVar[Mapping[str, str]] = {
+        "--task": "segment-task",
+        "--example": "segment-example",
+        "--mask": "segment-example",
+        "--head": "segment-head",
+        "--evaluate": "segment-evaluate",
+        "--list": "segment-presets",
+    }
 
     images: Images
     labels: Labels

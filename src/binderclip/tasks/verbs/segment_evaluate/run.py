@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from binderclip.display import number_of
 from binderclip.tasks.events import skip, start
@@ -28,6 +28,7 @@ class PresetMeasures(VerbResult):
         measured: scores of each.
     """
 
+    whole: ClassVar[bool] = True
     request: SegmentEvaluateRequest
     measured: Measured
     complete: bool = True

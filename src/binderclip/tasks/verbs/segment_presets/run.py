@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from binderclip.segment import CHOICES, DEPARTURES, PRESETS, SUMMARIES, describe, parts_of
 from binderclip.tasks.request import VerbResult
@@ -19,6 +19,7 @@ class PresetList(VerbResult):
         presets: their names.
     """
 
+    whole: ClassVar[bool] = True
     request: SegmentPresetsRequest
     presets: list[str]
     complete: bool = True
@@ -52,7 +53,7 @@ class PresetList(VerbResult):
         ]
         return [table for table in tables if table[2]]
 
-    def places(self) -> list[str]:
+    def conclusion(self) -> list[str]:
         """How to see more."""
         if self.request.names:
             return []

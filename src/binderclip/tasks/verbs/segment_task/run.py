@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from binderclip.display import number_of
 from binderclip.documents import parse_json
@@ -39,6 +39,7 @@ class TaskReport(VerbResult):
         complete: whether every picture that was named one by one could be read.
     """
 
+    whole: ClassVar[bool] = True
     request: SegmentTaskRequest
     documents: list[dict[str, Any]]
     skipped: list[tuple[str, str]]
