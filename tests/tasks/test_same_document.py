@@ -194,6 +194,15 @@ def probe(inputs: Inputs) -> Request:
     )  # fmt: skip
 
 
+@case("train")
+def train(inputs: Inputs) -> Request:
+    # A plan: what a training measures of its own time differs from run to run.
+    return tasks.train.request(
+        recipe="scratch-64", plan=True, samples=1e9, machines=8, flops=1e13, set=["stage.epochs=8"], clip="norm",
+        out="planned",
+    )  # fmt: skip
+
+
 def without_times(document: Any) -> Any:
     """All of a document but the seconds that things took."""
     if isinstance(document, dict):

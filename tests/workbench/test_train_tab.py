@@ -36,7 +36,7 @@ def test_a_short_run_leaves_curves_and_a_model_that_loads(run_of, tmp_path: Path
     # What the page says to type is the recipe that was carried out.
     words = shlex.split(outcome.again.shell)
     changes = [word for before, word in pairwise(words) if before == "--set"]
-    again = load_recipe("scratch-64", set=changes)
+    again = load_recipe("scratch-64", set=[*changes, f"clip={words[words.index('--clip') + 1]}"])
     assert again.stage[0].epochs == pytest.approx(0.08)
     assert again.stage[0].clip in ("norm", {"name": "norm"})
 
@@ -98,9 +98,19 @@ def test_the_data_of_a_page_is_what_the_verb_takes(run_of, labelled: Path, monke
     assert document["evaluation"]["data"][0]["hold_out"] == 0.1
 
 
-def test_a_line_with_own_data_gives_the_recipe_again(run_of, labelled: Path, command):
-    again = tab._again("scratch-64", "cpu", str(labelled), ["stage.data=[]"], ["seed=1"])
-    assert shlex.split(again.shell) == [
-        "binderclip", "train", "scratch-64", "--data", str(labelled), "--out", "runs/scratch-64", "--set", "seed=1",
+def test_the_lines_are_the_verb_s_with_its_own_data(run_of, labelled: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def carried_out(request):
+        asked.append(request)
+        raise UsageError("far enough")
+
+    monkeypatch.setattr(tab.train, "run", carried_out)
+    with pytest.raises(UsageError, match="far enough"):
+        tab.work(run_of(folders=[labelled]), "scratch-64", str(labelled), 0.5, "norm", "seed=1", False, "")
+    (request,) = asked
+    line = shlex.split(request.replaced(out=None).shell())
+    assert line == [
+        "binderclip", "train", "scratch-64", "--data", str(labelled), "--set", "seed=1", "--set", "stage.0.epochs=2",
+        "--clip", "norm",
     ]  # fmt: skip
-    assert again.python.endswith("set=['stage.data=[]', 'seed=1'])")

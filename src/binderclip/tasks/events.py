@@ -21,6 +21,7 @@ __all__ = [
     "LeftOut",
     "Listener",
     "Measured",
+    "Reported",
     "Saved",
     "Started",
     "StopToken",
@@ -78,6 +79,13 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Reported:
+    """Something that was found out on the way, such as what the work will cost, or a measurement."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something that the user should know of the result, or of how it is made."""
 
@@ -103,7 +111,7 @@ class Measured:
     outcome: Any
 
 
-Event: TypeAlias = "Started | Counted | LeftOut | Warned | Saved | Measured"
+Event: TypeAlias = "Started | Counted | LeftOut | Measured | Reported | Warned | Saved"
 Listener: TypeAlias = Callable[[Event], object]
 
 

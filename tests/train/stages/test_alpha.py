@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from binderclip.cli.verbs.train import _show_heads
 from binderclip.errors import DataError, UsageError
 from binderclip.losses import clip
 from binderclip.models import AlphaCLIP, load
+from binderclip.tasks.verbs.train.held_out import heads_table
 from binderclip.train import Recipe, build_model, run
 from binderclip.train.distributed import World
 from binderclip.train.feed.regions import RegionBatch, RegionBatches
@@ -121,9 +121,7 @@ def test_only_the_image_tower_learns_and_slower_than_the_channel(tiny: dict[str,
     assert not torch.allclose(left, right)
 
 
-def test_held_out_regions_are_measured(
-    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_held_out_regions_are_measured(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny |= {"data": [{"name": str(folder(tmp_path / "data", 3)), "hold_out": 0.5}], "batch_size": 2, "epochs": 1}
     recipe = Recipe.from_dict({**tiny, "evaluation": {}, "stage": [{"name": "alpha", "kind": "alpha-clip"}]})
     notes = run(recipe, out=tmp_path / "run", progress=False).stages[0].notes
@@ -132,8 +130,8 @@ def test_held_out_regions_are_measured(
     assert (notes["pictures"], notes["held out regions"], notes["held out"]["pictures"]) == (3, 7, 9)
     share = notes["held out"]["regions named right with alpha"]
     assert round(share * 7, 2) in range(8)
-    _show_heads([{"name": "alpha", "notes": notes}])  # as the verb prints them
-    assert f"{share:.3f}" in capsys.readouterr().out
+    ((_, _, rows),) = heads_table([{"name": "alpha", "notes": notes}])  # as the verb shows them
+    assert f"{share:.3f}" in {value for _, _, value, _ in rows}
 
 
 def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], tmp_path: Path, goes_on_exactly: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from binderclip.cli.shared.output import note, notes, printable, warn_skipped
 from binderclip.display import time_left
-from binderclip.tasks.events import Counted, Event, LeftOut, Started, Warned, listening
+from binderclip.tasks.events import Counted, Event, LeftOut, Reported, Started, Warned, listening
 
 __all__ = ["Terminal", "stages"]
 
@@ -40,6 +41,9 @@ def stages(first: str) -> Iterator[Callable[[str], None]]:
         with notes.status(Text(printable(first))) as status, _heard(lambda text: status.update(Text(printable(text)))):
             yield lambda text: status.update(Text(printable(text)))
         return
+    if os.environ.get("RANK", "0") != "0":  # of several processes one says what all do
+        yield lambda text: None
+        return
     log = _Log(first)
     try:
         with _heard(log.say):
@@ -59,7 +63,7 @@ def _heard(say: Callable[[str], object]) -> Iterator[None]:
 
 
 class Terminal:
-    """Writes a task's events on stderr: warnings as notes, files left out together, and what is being done.
+    """Writes a task's events on stderr: reports and warnings as notes, files left out together, and what is being done.
 
     Args:
         say: is given what is being done; None where there is no line for it.
@@ -77,7 +81,7 @@ class Terminal:
             self._skipped.append((event.path, event.reason))
             return
         self.end()
-        if isinstance(event, Warned):
+        if isinstance(event, (Reported, Warned)):
             note(event.message)
         elif self.say is not None and isinstance(event, Started):
             self.say(event.message)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from binderclip.cli.shared.output import print_result
-from binderclip.cli.shared.plan import show_planned
+from binderclip.cli.shared.plan import show_plan
 from binderclip.cli.shared.task_command import add_task
 from binderclip.tasks.plan import PlannedWork
 from binderclip.tasks.verbs.curate.task import curate
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def show(result: CurationDone | CurationListing | PlannedWork, json: bool) -> None:
     """Print a result; what a script reads goes to stdout."""
     if isinstance(result, PlannedWork):
-        show_planned(result, json)
+        show_plan(result, json)
         return
     print_result(result, json)
     for file in () if json else result.files:

@@ -23,6 +23,7 @@ from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.optim import param_groups
 from binderclip.train.distributed import Parallel, World, spread
 from binderclip.train.engine.evaluator import Evaluator
+from binderclip.train.engine.monitor import ProgressOption
 from binderclip.train.engine.watchers import Watchers
 from binderclip.train.feed.batches import Batches, Order, Prepare
 from binderclip.train.feed.captions import MakeTexts, augmented_texts, caption_tokens, further_texts
@@ -85,7 +86,7 @@ class StageContext:
         world: the processes.
         parallel: `ddp` or `fsdp`.
         resume: go on from a checkpoint.
-        progress: show one.
+        progress: show one, or the displays to show.
         columns: tensors with a row for every training picture; they arrive in each batch and in the loss by name.
         similarity: geometry that held-out data is measured in, set by the stage; None: cosines.
     """
@@ -98,7 +99,7 @@ class StageContext:
     world: World = field(default_factory=World)
     parallel: Parallel = "ddp"
     resume: bool = False
-    progress: bool = True
+    progress: ProgressOption = True
     columns: dict[str, Tensor] = field(default_factory=dict)
     similarity: Similarity | None = None
     outcome: StageOutcome = field(init=False)

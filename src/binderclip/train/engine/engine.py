@@ -24,6 +24,7 @@ from binderclip.train.distributed import Parallel, World, check_parallel, join_w
 from binderclip.train.engine.context import StageContext, StageOutcome
 from binderclip.train.engine.disk import explain_full_disk, lack_of_space, usual_space
 from binderclip.train.engine.environment import describe_environment
+from binderclip.train.engine.monitor import ProgressOption
 from binderclip.train.engine.plots import plot_run
 from binderclip.train.engine.surgery import training_view
 from binderclip.train.feed.length import planned_samples
@@ -74,7 +75,7 @@ def run(
     resume: bool = False,
     device: str = "cpu",
     parallel: Parallel = "ddp",
-    progress: bool = True,
+    progress: ProgressOption = True,
     allow_pipe: bool = False,
     set: Sequence[str] = (),
     **overrides: Any,
@@ -91,7 +92,8 @@ def run(
         resume: go on where an earlier call stopped, at whatever point; a directory without anything starts afresh.
         device: where the model runs.
         parallel: `ddp` or `fsdp`, for several processes.
-        progress: show a progress display on stderr.
+        progress: show a progress display on stderr; or a function that gives another display for a stage's name, with
+            the methods of `ProgressDisplay`.
         allow_pipe: whether shards named `pipe:COMMAND` may run that command in a shell; a recipe from somebody else
             must not, so no recipe can say it.
         set: `KEY=VALUE` overrides, as on the command line.
@@ -125,7 +127,9 @@ def run(
         with explain_full_disk(out, usual_space(recipe, model)):
             if world.leads:
                 _open(out, recipe, world, model)
-                if progress:
+                if callable(progress):
+                    progress(recipe.name).say(str(cost))
+                elif progress:
                     print(cost, file=sys.stderr)
             world.wait()
             outcomes, model = _stages(recipe, model.to(world.device), out, world, parallel, resume, progress)
@@ -139,7 +143,7 @@ def run(
 
 
 def _stages(
-    recipe: Recipe, model: Any, out: Path, world: World, parallel: Parallel, resume: bool, progress: bool
+    recipe: Recipe, model: Any, out: Path, world: World, parallel: Parallel, resume: bool, progress: ProgressOption
 ) -> tuple[list[StageOutcome], Any]:
     """Carry the stages out, or take over those that an earlier call finished; what they left, and the last model."""
     outcomes: list[StageOutcome] = []

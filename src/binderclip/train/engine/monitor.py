@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -15,8 +15,10 @@ from binderclip.documents import parse_json
 from binderclip.files import write_whole
 from binderclip.fit import Callback, FitResult, StepRecord
 
-__all__ = ["MetricsFile", "ProgressDisplay", "TensorBoard"]
+__all__ = ["MetricsFile", "ProgressDisplay", "ProgressOption", "TensorBoard"]
 
+ProgressOption: TypeAlias = "bool | Callable[[str], Any]"
+"""Whether a `ProgressDisplay` is shown; or what gives another display for a stage's name, with the same methods."""
 _PLAIN_SECONDS = 10.0
 
 

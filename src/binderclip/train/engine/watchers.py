@@ -40,7 +40,8 @@ class Watchers:
         self.evaluations: list[dict[str, Any]] = []
         self.callbacks: list[Any] = [self]
         several = len(context.recipe.stage) > 1
-        self.metrics = self.board = self.display = None
+        self.metrics = self.board = None
+        self.display: Any = None
         if context.world.leads:
             self.metrics = MetricsFile(context.out / "metrics.jsonl", context.index, context.stage.name)
             self.callbacks.append(self.metrics)
@@ -48,7 +49,8 @@ class Watchers:
                 self.board = TensorBoard(context.out / "tensorboard", context.stage.name if several else "")
                 self.callbacks.append(self.board)
             if context.progress:
-                self.display = ProgressDisplay(context.stage.name)
+                display = context.progress if callable(context.progress) else ProgressDisplay
+                self.display = display(context.stage.name)
                 self.callbacks.append(self.display)
         self.clip = self._clip_log()
 

@@ -20,6 +20,7 @@ from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.files import write_whole
 from binderclip.settings import brief, read_toml
 from binderclip.train.engine.engine import run
+from binderclip.train.engine.monitor import ProgressOption
 from binderclip.train.feed.length import planned_samples
 from binderclip.train.grid.table import Cost, StudyRun, StudyTable
 from binderclip.train.recipe.cost import Cost as RecipeCost
@@ -146,7 +147,7 @@ class ScalingStudy:
         *,
         resume: bool = False,
         device: str = "cpu",
-        progress: bool = True,
+        progress: ProgressOption = True,
         budget_s: float | None = None,
         allow_pipe: bool = False,
     ) -> StudyTable:
@@ -157,7 +158,7 @@ class ScalingStudy:
             resume: go on where an earlier call stopped: finished runs are taken as they are, an unfinished one goes on
                 from its checkpoint. Levels and seeds may have been added.
             device: where models run.
-            progress: show each run's name and progress display on stderr.
+            progress: show each run's name and progress display on stderr, or the displays to show, as of `train.run`.
             budget_s: start no further run after so many seconds; the table then has those that are finished.
             allow_pipe: of `train.run`.
 
@@ -182,8 +183,11 @@ class ScalingStudy:
             if finished is None:
                 if budget_s is not None and done and time.perf_counter() - began > budget_s:
                     continue
-                if progress:
-                    print(f"run {number + 1} of {len(self.runs)}: {one.folder}", file=sys.stderr)
+                name = f"run {number + 1} of {len(self.runs)}: {one.folder}"
+                if callable(progress):
+                    progress(one.folder).say(name)
+                elif progress:
+                    print(name, file=sys.stderr)
                 run(one.recipe, out=folder, resume=resume, device=device, progress=progress, allow_pipe=allow_pipe)
                 finished = _finished(one, folder)
                 assert finished is not None

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from binderclip.tasks.verbs.train import own_data
-from binderclip.workbench.commands import Equivalent, device_argument, device_words, shell_line
+from binderclip.tasks.verbs.train.request import TrainRequest
+from binderclip.tasks.verbs.train.task import train
+from binderclip.workbench.commands import Equivalent
+from binderclip.workbench.fields import control
 from binderclip.workbench.look import table
 from binderclip.workbench.recipe_check import check_recipe
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
     from binderclip.train import Recipe, RunResult
-    from binderclip.train.engine.live import RunProgress
 
 FIRST = "scratch-64"
 AS_IN_RECIPE = "(as in the recipe)"
@@ -31,19 +32,17 @@ def build(bench: Bench) -> None:
     folders = [("(those of the recipe)", ""), *((str(folder), str(folder)) for folder in bench.below())]
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            recipe = gr.Dropdown(
-                list_recipes(), value=FIRST, label="Recipe",
+            recipe = control(
+                TrainRequest, "recipe", choices=list_recipes(), value=FIRST,
                 info="scratch-64 takes minutes; those that made the bundled models take hours, and their teachers",
             )  # fmt: skip
-            folder = gr.Dropdown(
-                folders, value="", label="Pictures with captions", visible=bool(bench.folders),
+            folder = control(
+                TrainRequest, "data", choices=folders, value="", visible=bool(bench.folders),
                 info="a folder on this machine: captions in a table or in .txt files beside the pictures",
             )  # fmt: skip
             length = gr.Slider(0.02, 1.0, value=1.0, step=0.02, label="Length, as a share of the recipe's")
-            clip = gr.Dropdown([AS_IN_RECIPE, *sorted(METHODS)], value=AS_IN_RECIPE, label="Gradient clipping")
-            settings = gr.Textbox(
-                label="Other settings, one a line", lines=2, placeholder="stage.lr=3e-4\nseed=1",
-            )  # fmt: skip
+            clip = control(TrainRequest, "clip", choices=[AS_IN_RECIPE, *sorted(METHODS)], value=AS_IN_RECIPE)
+            settings = control(TrainRequest, "set", value="", lines=2, placeholder="stage.lr=3e-4\nseed=1")
             goes_on = gr.Checkbox(
                 label="Go on where the last run of this page stopped", value=False, interactive=False,
             )  # fmt: skip
@@ -62,24 +61,25 @@ def work(
     run: Run, name: str, folder: str, length: float, clip: str, settings: str, goes_on: bool, last: str
 ) -> Outcome:
     """Train in a folder of the page, which it shows while it fills."""
-    from binderclip import train
+    from binderclip.tasks.verbs.train.run import TrainedRun
+    from binderclip.train import load_recipe
 
     changes = [line.strip() for line in (settings or "").splitlines() if line.strip()]
-    if clip != AS_IN_RECIPE:
-        changes.append(f"clip={clip}")
-    check_recipe(train.load_recipe(name, set=changes), train.load_recipe(name), run.bench.open_folder)
-    data = str(run.bench.open_folder(folder)) if folder else ""
-    run.say("opening the data")
-    own = own_data(data, name, changes, option="Pictures") if data else []
-    changes += _shorter(train.load_recipe(name, set=[*own, *changes]), length)
-    recipe = train.load_recipe(name, set=[*own, *changes])
+    given = None if clip == AS_IN_RECIPE else clip
+    asked = TrainRequest(recipe=name, set=changes, clip=given, device=run.bench.models.device)
+    recipe = load_recipe(name, set=asked.overrides)
+    check_recipe(recipe, load_recipe(name), run.bench.open_folder)
+    data = str(run.bench.open_folder(folder)) if folder else None
+    asked = asked.replaced(data=data, set=[*changes, *_shorter(recipe, length)])
     out = Path(last) if goes_on and last else run.folder / "run"
-    watcher = _RunWatcher(run, recipe, out)
+    watcher = _RunWatcher(run, out)
     watcher.start()
     try:
-        result = train.run(recipe, out=out, resume=goes_on, progress=False, device=run.bench.models.device)
+        done = train.run(asked.replaced(out=str(out), resume=goes_on))
     finally:
         watcher.finish()
+    assert isinstance(done, TrainedRun)
+    result = done.result
     run.say("packing the model")
     files = [_packed(out / "model", run.folder / f"{Path(name).stem}-model.zip"), out / "summary.json"]
     pictures = [*sorted((out / "plots").glob("*.png"))]
@@ -87,7 +87,7 @@ def work(
     return Outcome(
         (*found, _figures(result), gr.update(value=False, interactive=False), ""),
         [path for path in [*files, *pictures] if path.is_file()],
-        _again(name, run.bench.models.device, data, own, changes),
+        Equivalent.of(asked),
         f"{result.summary['parameters']:,} parameters trained.",
     )
 
@@ -108,9 +108,9 @@ def _shorter(recipe: Recipe, length: float) -> list[str]:
 class _RunWatcher(threading.Thread):
     """Shows what the run has written, about once a second, until `finish`."""
 
-    def __init__(self, run: Run, recipe: Recipe, out: Path) -> None:
+    def __init__(self, run: Run, out: Path) -> None:
         super().__init__(name="workbench-train-watcher", daemon=True)
-        self.run_, self.recipe, self.out = run, recipe, out
+        self.run_, self.out = run, out
         self._ended = threading.Event()
         self._drawn = -1
         self._pictures: tuple[str | None, str | None] = (None, None)
@@ -133,22 +133,10 @@ class _RunWatcher(threading.Thread):
         found = read_progress(self.out)
         if found.steps > self._drawn and found.history:
             self._drawn = found.steps
-            self._say(found)
             # A file of a new name, since the browser keeps what it has.
             made = {path.name: path for path in found.plot(self.run_.folder / f"plots-{found.steps}")}
             self._pictures = (_text(made.get("loss.png")), _text(made.get("gradient-norm.png")))
         return self._pictures
-
-    def _say(self, found: RunProgress) -> None:
-        stage = self.recipe.stage[found.index]
-        text = f"step {found.steps}, loss {found.history['loss'][-1]:.3f}"
-        if len(self.recipe.stage) > 1:
-            text = f"stage {found.stage}, {text}"
-        total = stage.samples or 0
-        if total:
-            self.run_.progress(found.samples, total, text)
-        else:
-            self.run_.say(text)
 
 
 def _text(path: Path | None) -> str | None:
@@ -173,15 +161,6 @@ def _figures(result: RunResult) -> str:
     return (
         table(("Held out", "Measure", "Value"), rows, f"{result.recipe.name}, {result.seconds:.0f} s") if rows else ""
     )
-
-
-def _again(name: str, device: str, data: str, own: list[str], changes: list[str]) -> Equivalent:
-    out = f"runs/{Path(name).stem}"
-    words = [word for change in changes for word in ("--set", change)]
-    python = f"from binderclip import train; train.run({name!r}, out={out!r}, set={[*own, *changes]!r}"
-    python += f"{device_argument(device)})"
-    given = ["--data", data] if data else None
-    return Equivalent(python, shell_line("binderclip", "train", name, given, "--out", out, words, device_words(device)))
 
 
 TAB = Tab("Train", "Carry out a recipe and watch its loss and gradient norms; stop it, and go on.", build, order=70)

@@ -1,27 +1,45 @@
-"""What `train` makes of a user's own pictures."""
+"""What `train --data` makes of a user's own pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.tasks.events import warn
+from binderclip.tasks.verbs.train.held_out import FEW_HELD_OUT
 
+if TYPE_CHECKING:
+    from binderclip.tasks.verbs.train.request import TrainRequest
+    from binderclip.train import Recipe
+
+FINETUNE = "finetune"
+"""Recipe for a user's own pictures where none is named."""
 HELD_OUT = 0.1
 """Share of a user's pictures that is measured and not learned from, where they have no splits."""
-FEW_HELD_OUT = 50
-"""Below this many pictures a share of them is told with its interval: of 50, one half is known to 14 points."""
 
 
-def own_data(data: str, recipe: str, overrides: Sequence[str], *, option: str = "--data") -> list[str]:
+def recipe_of(request: TrainRequest) -> Recipe:
+    """The recipe that a request names, with its changes and the user's own pictures.
+
+    Raises:
+        UsageError: a wrong recipe, or too few pictures. DataError: nothing usable in them.
+    """
+    from binderclip.train import load_recipe
+
+    name = request.recipe or FINETUNE
+    own = [] if request.data is None else own_data(request.data, name, request.overrides)
+    return load_recipe(name, set=[*own, *request.overrides])
+
+
+def own_data(data: str, recipe: str, overrides: Sequence[str]) -> list[str]:
     """The entries of a recipe that make it learn from a user's pictures, as `--set` takes them.
 
     Args:
         data: anything `load_data` opens.
         recipe: whose batches have to fit.
         overrides: what else was set.
-        option: where the data was named, for messages.
 
     Raises:
         UsageError: there is no such data, or too little of it.
@@ -42,12 +60,12 @@ def own_data(data: str, recipe: str, overrides: Sequence[str], *, option: str = 
     if not named and not splits & {"train", "val"}:
         if len(opened) < 4:
             raise UsageError(
-                f"{option} {data}: {number_of(len(opened), 'picture')}, too few to train on; give at least 4"
+                f"--data {data}: {number_of(len(opened), 'picture')}, too few to train on; give at least 4"
             )
         entry["hold_out"] = held["hold_out"] = HELD_OUT
         found = [f"stage.data={_toml(entry)}", f"evaluation.data={_toml(held)}"]
     elif not named and "train" not in splits:
-        raise UsageError(f"{option} {data}: there is a split val and none train to learn from")
+        raise UsageError(f"--data {data}: there is a split val and none train to learn from")
     elif not named and "val" not in splits:
         warn(f"{data} has no split val: nothing is measured on pictures that are not learned from")
         found = [found[0], "evaluation.data=[]"]
