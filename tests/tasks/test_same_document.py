@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from binderclip import tasks
+from binderclip.adapt import METHODS, save_head
 from binderclip.documents import json_text
 from binderclip.models import load
 from binderclip.quality import IlluminationNet, create_detector, save_detector, save_enhancer
@@ -106,6 +107,22 @@ def adapt(inputs: Inputs) -> Request:
         data=inputs.folder / "labelled", shots=4, seeds=1, folds=2, methods=["gda", "zero-shot"], model=inputs.model,
         report=False,
     )  # fmt: skip
+
+
+@case("classify")
+def classify(inputs: Inputs) -> Request:
+    return tasks.classify.request(
+        images=[inputs.pictures], labels=["a cat", "red, round", "@home"], templates="photo", pool="auto",
+        views="tiles=2", top=2, picture="sheet.png", model=inputs.model,
+    )  # fmt: skip
+
+
+@case("classify by a head")
+def classify_by_head(inputs: Inputs) -> Request:
+    model, pictures = load(str(inputs.model)), sorted(inputs.pictures.iterdir())
+    head = METHODS["gda"]().fit(model.encode_image(pictures).double().numpy(), ["cat", "dog", "cat"])
+    save_head(head, inputs.folder / "head", model=str(inputs.model))
+    return tasks.classify.request(images=[inputs.pictures], head=inputs.folder / "head", batch_size=2)
 
 
 @case("detect")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.adapt.task import adapt as adapt
     from binderclip.tasks.verbs.anomaly.task import anomaly as anomaly
     from binderclip.tasks.verbs.attack.task import attack as attack
+    from binderclip.tasks.verbs.classify.task import classify as classify
     from binderclip.tasks.verbs.click.task import click as click
     from binderclip.tasks.verbs.curate.task import curate as curate
     from binderclip.tasks.verbs.detect.task import detect as detect

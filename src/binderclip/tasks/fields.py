@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from binderclip.tasks.arguments.labels import checked_labels, labels_text, parse_labels
+from binderclip.tasks.arguments.transform import FITTED_ON, MOST
 from binderclip.tasks.request import Option
 
 MOST_SEED = 2**32 - 1
@@ -56,4 +57,11 @@ Workers = Annotated[
     int | None,
     Field(ge=1, le=10_000),
     Option("Shards that are worked on at once [default: 1; with --ray one a processor, or GPU]."),
+]
+Transform = Annotated[
+    str,
+    Option(
+        "Map embeddings first: `gap-removal` (each kind's mean taken away), `mean-shift` or `whitening`, fitted on "
+        f"{MOST:,} captioned pictures of {FITTED_ON}, or of yours: `gap-removal=DATA`."
+    ),
 ]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
     from binderclip.segment import PromptableSegmenter
 
-__all__ = ["ModelCache", "cached_models", "image_text_model", "promptable_model"]
+__all__ = ["ModelCache", "cached_models", "encoder", "image_text_model", "promptable_model"]
 
 ModelCache: TypeAlias = Callable[[str, str, Callable[[], Any]], Any]
 """`cache(kind, name, load)` gives the model that `load()` gave when it was first called with this kind and name."""
@@ -50,6 +50,22 @@ def image_text_model(name: str, *, device: str = "cpu", dtype: str = "float32") 
         "image-text", _with_place(name, device, dtype), lambda: load(name, device=device, dtype=dtype)
     )
     return model
+
+
+def encoder(name: str, *, device: str = "cpu", dtype: str = "float32") -> ImageTextModel:
+    """The model that `models.load_encoder` gives; of a cache that of `image_text_model`, which encodes alike.
+
+    Args:
+        name, device, dtype: as `models.load_encoder` takes them.
+
+    Raises:
+        BinderclipError: as `models.load_encoder`.
+    """
+    from binderclip.models import load_encoder
+
+    if _current.get() is _load:
+        return load_encoder(name, device=device, dtype=dtype)
+    return image_text_model(name, device=device, dtype=dtype)
 
 
 def promptable_model(name: str, *, device: str = "cpu") -> PromptableSegmenter:

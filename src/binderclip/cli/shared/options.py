@@ -31,13 +31,9 @@ AllowPipe = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images that go through the model at once.")]
 MOST_SEED = 2**32 - 1
 """Largest seed: NumPy takes no larger one."""
-Images = Annotated[
-    list[str], typer.Argument(help="Image files, or folders (searched for images, with what is below them).")
-]
 LABELS = typer.Option(
     "--labels", "-l", help="Labels, separated by commas: `cat,dog,a red car`; or `@FILE`, one a line."
 )
-Labels = Annotated[str, LABELS]
 
 
 def finite(value: float | None) -> float | None:
@@ -51,17 +47,6 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-Mark = Annotated[
-    str | None,
-    typer.Option(
-        "--mark",
-        help="Point at a part of each image first: `crop`, `blur`, `gray` or `tint` (outside the box), `circle`, "
-        "`box`, `arrow`, `fill`, `keypoint`, `cross`; needs --box.",
-    ),
-]
-MarkBox = Annotated[
-    str | None, typer.Option("--box", help="The part, `x0,y0,x1,y1` in pixels, the same for every image.")
-]
 TransformName = Annotated[
     str | None,
     typer.Option(

@@ -1,84 +1,194 @@
-"""What `binderclip classify` does with pictures: labels by their texts, or by a head that learned them."""
+"""What `classify` does with pictures: labels by their texts, or by a head that learned them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.tasks.arguments.marks import encode_marked
-from binderclip.tasks.verbs.classify.zero_shot import ZeroShotOptions, classify_views
+from binderclip.display import number_of
+from binderclip.models.files.registry import DEFAULT
+from binderclip.tasks.arguments.marks import encode_marked, parse_mark
+from binderclip.tasks.arguments.transform import fitted, parse_transform
+from binderclip.tasks.events import Saved, batches, emit, skip, start
+from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.files.outputs import picture_path
+from binderclip.tasks.models import encoder, image_text_model
+from binderclip.tasks.report.photographs import weak_on_photographs
+from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.classify.request import ClassifyRequest
+from binderclip.tasks.verbs.classify.zero_shot import ZeroShotOptions, classify_views, zero_shot_options
 
 if TYPE_CHECKING:
     from binderclip.adapt import Edit, Region
     from binderclip.models import ImageTextModel
 
+ON_SHEET = 60
+"""Pictures of the sheet."""
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
 
 @dataclass(frozen=True)
-class LabelAnswers:
+class Classified(VerbResult):
     """For each image the likeliest labels with their probability.
 
     Attributes:
-        model: its name. labels: all that were asked for.
+        request: what was asked.
+        model: its name. labels: all that there are.
         rows: (image, [(label, probability), ...]), likeliest first.
         skipped: (image, reason) of those that could not be read.
         preprocess: of the model, where it saw each picture as a whole, cropped as it does; else None.
+        complete: whether there is a row, and every picture that was named one by one could be read.
     """
 
+    request: ClassifyRequest
     model: str
     labels: list[str]
-    rows: list[tuple[Any, list[tuple[str, float]]]]
+    rows: list[tuple[str, list[tuple[str, float]]]]
     skipped: list[tuple[str, str]]
     preprocess: Any = None
+    complete: bool = True
+
+    @property
+    def title(self) -> str:
+        """How many pictures and labels."""
+        return f"{number_of(len(self.rows), 'image')}, {number_of(len(self.labels), 'label')}, model {self.model}"
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and a row a picture: its likeliest label, and the next ones with their probabilities."""
+        shown = max((len(best) for _, best in self.rows), default=1)
+        rows = [(path, *best[0], *(f"{name} {p:.3f}" for name, p in best[1:])) for path, best in self.rows]
+        # Where several labels apply, or none, rows are not of one length.
+        rows = [(*row, *[""] * (2 + shown - len(row))) for row in rows]
+        return ("image", "label", "prob", *(f"{n}." for n in range(2, shown + 1))), rows
+
+    def remarks(self) -> list[str]:
+        """That the model is weak on photographs, where it is."""
+        return [] if self.request.head else weak_on_photographs(self.model, [path for path, _ in self.rows])
+
+    def places(self) -> list[str]:
+        """Where the sheet is."""
+        if self.request.picture is None or not self.rows:
+            return []
+        count = len(self.rows)
+        part = f" (the first {ON_SHEET} of {number_of(count, 'image')})" if count > ON_SHEET else ""
+        lines = [f"sheet {self.request.picture}{part}"]
+        if any(frame != WHOLE for frame in self.frames):
+            lines.insert(0, "the model saw what is inside the frames; --views tiles looks at the whole of each picture")
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "model": self.model,
+            "labels": self.labels,
+            "images": [
+                {"image": path, "labels": [{"label": name, "prob": probability} for name, probability in best]}
+                for path, best in self.rows
+            ],
+            "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
+            "request": self.request.as_document(),
+        }
+
+    def write_sheet(self, path: Path) -> None:
+        """Draw the pictures with their likeliest labels, each with a frame around what the model saw of it."""
+        from binderclip.tasks.report.sheet import contact_sheet
+
+        cards = [(path, best[0][0], f"{best[0][1]:.2f}") for path, best in self.rows]
+        names = [Path(path).name for path, _ in self.rows]
+        contact_sheet(cards, path, names=names, frames=self.frames)
+
+    @cached_property
+    def frames(self) -> list[tuple[float, float, float, float]]:
+        """Of each picture of the sheet the part that the model's input shows: left, top, right, bottom from 0 to 1."""
+        from binderclip.data import open_image
+        from binderclip.explain.engine.placement import input_box
+
+        if self.preprocess is None:
+            return []
+        frames = []
+        for path, _ in self.rows[:ON_SHEET]:
+            width, height = open_image(path).size
+            box = input_box(self.preprocess, (height, width))
+            left, top = max(0.0, box.left / width), max(0.0, box.top / height)
+            right, bottom = (box.left + box.width) / width, (box.top + box.height) / height
+            frames.append((left, top, min(1.0, right), min(1.0, bottom)))
+        return frames
 
 
-def by_labels(
-    clip: ImageTextModel,
-    options: ZeroShotOptions,
-    paths: Sequence[Path],
-    *,
-    top: int = 3,
-    mark: tuple[Edit, Region] | None = None,
-    batch_size: int = 64,
-    progress: Callable[[int], object] | None = None,
-) -> LabelAnswers:
-    """Zero-shot: which of the labels fits each image.
+def run(request: ClassifyRequest) -> Classified:
+    """Classify the pictures of a request, and write the sheet.
 
     Args:
-        clip: encodes.
-        options: labels, texts, pools and views, of `parse_zero_shot`.
-        paths: image files.
-        top: labels given for each.
-        mark: drawn on each image first.
-        batch_size: images that go through the model at once.
-        progress: called with the number of images done, where they are seen whole.
+        request: what is asked.
+
+    Raises:
+        UsageError: an unknown name, or a sheet that would replace what is none of ours.
+        DataError: no picture under a head can be read, or a file of boxes or sentences holds something else.
+        CheckpointError: there is no such head.
     """
-    names = options.names
-    if options.plain:
-        bank = clip.text_bank(names, options.templates or "simple")
-        if mark is None:
-            encoded = clip.encode_files(list(paths), batch_size=batch_size, progress=progress)
-        else:
-            encoded = encode_marked(clip, paths, mark, batch_size=batch_size)
-        probs = clip.classify_features(encoded.features, bank).probs
+    choice, mark = parse_transform(request.transform), parse_mark(request.mark, request.box)
+    found = find_images(request.images)
+    sheet = picture_path(request.picture) if request.picture else None
+    if request.head is not None:
+        result = _by_head(request, found.paths)
     else:
-        encoded, probs = classify_views(clip, options, paths, mark=mark, batch_size=batch_size)
-    order = probs.argsort(dim=-1, descending=True)[:, :top]
+        options = zero_shot_options(request)
+        start("loading the model")
+        opened = encoder if options.plain else image_text_model
+        model = opened(request.model or DEFAULT, device=request.device, dtype=request.dtype)
+        if choice:
+            model = model.with_transform(fitted(model, choice, batch_size=request.batch_size))
+        start(f"looking at {number_of(len(found.paths), 'picture')}")
+        result = _by_labels(request, options, model, found.paths, mark)
+    skip(result.skipped)
+    result = replace(result, complete=bool(result.rows) and not found.exit_code(result.skipped))
+    if sheet is not None and result.rows:
+        result.write_sheet(sheet)
+        emit(Saved(sheet))
+    return result
+
+
+def _by_labels(
+    request: ClassifyRequest, options: ZeroShotOptions, model: ImageTextModel, paths: Sequence[Path],
+    mark: tuple[Edit, Region] | None,
+) -> Classified:  # fmt: skip
+    """Zero-shot: which of the labels fits each image."""
+    names, step = options.names, batches("picture")
+    kept: list[Any]
+    if not options.plain:
+        kept, skipped, probabilities = classify_views(
+            model, options, paths, mark=mark, batch_size=request.batch_size, progress=step
+        )
+    else:
+        bank = model.text_bank(names, options.templates or "simple")
+        if mark is None:
+            encoded = model.encode_files(
+                list(paths), batch_size=request.batch_size, progress=lambda done: step(done, len(paths))
+            )
+        else:
+            encoded = encode_marked(model, paths, mark, batch_size=request.batch_size)
+        kept, skipped = encoded.paths, encoded.skipped
+        probabilities = model.classify_features(encoded.features, bank).probs
+    order = probabilities.argsort(dim=-1, descending=True)[:, : request.top]
     rows = [
-        (path, [(names[c], float(probs[row, c])) for c in order[row].tolist()])
-        for row, path in enumerate(encoded.paths)
+        (str(path), [(names[c], float(probabilities[row, c])) for c in order[row].tolist()])
+        for row, path in enumerate(kept)
     ]
-    cropped = options.views is None and mark is None
-    return LabelAnswers(clip.name, names, rows, encoded.skipped, clip.preprocess if cropped else None)
+    seen_whole = options.views is None and mark is None
+    return Classified(request, model.name, names, rows, skipped, model.preprocess if seen_whole else None)
 
 
-def by_head(
-    head: Path, paths: Sequence[Path], *, top: int = 3, model: str | None, device: str, dtype: str, batch_size: int
-) -> LabelAnswers:
-    """Labels of a head that `binderclip adapt` left; the arguments are those of `learned_heads.answers_of`."""
+def _by_head(request: ClassifyRequest, paths: Sequence[Path]) -> Classified:
+    """Labels of a head that `binderclip adapt` left."""
     from binderclip.tasks.verbs.classify.learned_heads import answers_of
 
-    found = answers_of(head, list(paths), model=model, device=device, dtype=dtype, batch_size=batch_size)
-    rows = [(path, found.best(row, top)) for row, path in enumerate(found.paths)]
-    return LabelAnswers(found.model, found.labels, rows, found.skipped)
+    assert request.head is not None
+    answers = answers_of(
+        request.head, list(paths), model=request.model, device=request.device, dtype=request.dtype,
+        batch_size=request.batch_size,
+    )  # fmt: skip
+    rows = [(str(path), answers.best(row, request.top)) for row, path in enumerate(answers.paths)]
+    return Classified(request, answers.model, answers.labels, rows, answers.skipped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,12 @@ from binderclip.tasks.arguments.marks import encode_marked
 from binderclip.tasks.events import warn
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from binderclip.adapt import Edit, Region, Views, ZeroShotClassifier
     from binderclip.models import EncodedImages, ImageTextModel, TextBank
+    from binderclip.tasks.verbs.classify.request import ClassifyRequest
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,8 @@ class ZeroShotOptions:
         return self.descriptions is None and self.pool is None and self.context is None and self.views is None
 
 
-def parse_zero_shot(
-    names: list[str],
-    *,
-    templates: str | None,
-    descriptions: str | None,
-    pool: str | None,
-    context: str | None,
-    views: str,
-    crop_from: str | None,
-) -> ZeroShotOptions:
-    """The options together.
+def zero_shot_options(request: ClassifyRequest) -> ZeroShotOptions:
+    """The texts, pools and views of a request.
 
     Raises:
         UsageError: an unknown name, or options that do not go together.
@@ -60,6 +53,8 @@ def parse_zero_shot(
     """
     from binderclip.models import resolve_templates
 
+    names, templates, pool, views = request.labels or [], request.templates, request.pool, request.views
+    descriptions, context, crop_from = request.descriptions, request.context, request.crop_from
     if templates is not None:
         resolve_templates(templates)
     if views == "whole" and not any((descriptions, pool, context, crop_from)):
@@ -124,42 +119,65 @@ def build_classifier(clip: ImageTextModel, options: ZeroShotOptions) -> ZeroShot
 
 
 def classify_views(
-    clip: ImageTextModel,
+    model: ImageTextModel,
     options: ZeroShotOptions,
     paths: Sequence[Path],
     *,
     mark: tuple[Edit, Region] | None = None,
     batch_size: int = 64,
-) -> tuple[EncodedImages, Tensor]:
-    """Encode what is to be seen of each image, and the probabilities (N, C) of the labels.
+    progress: Callable[[int, int], object],
+) -> tuple[list[Any], list[tuple[str, str]], Float[Tensor, "N C"]]:
+    """Encode what is to be seen of each image, and classify it.
 
     Args:
-        clip: encodes.
+        model: encodes.
         options: what the user asked for.
         paths: of the images.
         mark: drawn on each image first; then it is seen whole.
         batch_size: images at once.
+        progress: called with (done, of how many).
+
+    Returns:
+        The N images that could be read, (path, reason) of the others, and the probabilities of the C labels.
     """
+    import torch
+
+    classifier = build_classifier(model, options)
+    boxes = None if options.boxes is None else match_boxes(paths, options.boxes)
+    kept: list[Any] = []
+    skipped: list[tuple[str, str]] = []
+    probabilities = [torch.zeros(0, len(options.names))]
+    for begin in range(0, len(paths), batch_size):
+        part = paths[begin : begin + batch_size]
+        if mark is not None:
+            encoded = encode_marked(model, part, mark, batch_size=batch_size)
+        else:
+            extra = {} if boxes is None else {"boxes": boxes[begin : begin + batch_size]}
+            encoded = classifier.encode(model, list(part), batch_size=batch_size, on_error="skip", **extra)
+        if len(encoded):
+            probabilities.append(_probabilities(classifier, options, encoded).cpu())
+        kept += encoded.paths
+        skipped += encoded.skipped
+        progress(begin + len(part), len(paths))
+    return kept, skipped, torch.cat(probabilities)
+
+
+def _probabilities(
+    classifier: ZeroShotClassifier, options: ZeroShotOptions, encoded: EncodedImages
+) -> Float[Tensor, "N C"]:
+    """Softmax over the labels; with a bias each label by itself, unless the pool normalises over labels."""
     import torch
 
     from binderclip.adapt import POOLS
     from binderclip.models.image_text.classification import probabilities
 
-    classifier = build_classifier(clip, options)
-    extra = {} if options.boxes is None else {"boxes": match_boxes(paths, options.boxes)}
-    if mark is not None:
-        encoded = encode_marked(clip, paths, mark, batch_size=batch_size)
-    else:
-        encoded = classifier.encode(clip, list(paths), batch_size=batch_size, on_error="skip", **extra)
-    if not len(encoded):
-        return encoded, torch.zeros(0, len(options.names))
     with torch.no_grad():
         logits = classifier.logits(encoded.features)
     bank: TextBank = classifier.bank
     exclusive = bank.bias is None or (options.pool is not None and POOLS[options.pool].log_probabilities)
     if exclusive or bank.bias is None:
-        return encoded, probabilities(logits, "softmax")
-    return encoded, probabilities(logits + bank.bias.to(logits), "sigmoid")
+        return probabilities(logits, "softmax")
+    return probabilities(logits + bank.bias.to(logits), "sigmoid")
 
 
 def read_image_boxes(path: Path) -> dict[str, tuple[float, float, float, float]]:
