@@ -71,7 +71,7 @@ class PlannedRequest(Request):
             raise UsageError("--plan needs the size of the pool: --samples 1e9")
         return self.samples
 
-    def bytes_of_picture(self) -> dict[str, float]:
+    def bytes_of_picture(self) -> dict[str, Any]:
         """`picture_bytes` where it was given: the functions that plan have its default."""
         return {} if self.picture_bytes is None else {"picture_bytes": self.picture_bytes}
 
