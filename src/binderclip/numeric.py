@@ -32,13 +32,18 @@ def check_whole(name: str, value: Any, *, least: int | None = None) -> None:
         raise UsageError(f"{name} must be a whole number{bound}, got {brief(value)}")
 
 
-def check_number(name: str, value: Any, *, least: float | None = None, above: float | None = None) -> None:
+def check_number(
+    name: str, value: Any, *, least: float | None = None, above: float | None = None, most: float | None = None,
+    below: float | None = None, infinite: bool = False,
+) -> None:  # fmt: skip
     """Refuse what is no finite number, and one out of range.
 
     Args:
         name: of the setting, for the message.
         value: what was given; a tensor or array of one element counts as its number.
-        least: the smallest that is meant. above: what it must exceed. None for any.
+        least: the smallest that is meant. above: what it must exceed. most: the largest that is meant. below: what
+            must exceed it. None for any.
+        infinite: whether infinity is meant as well, as a limit that nothing reaches.
 
     Raises:
         UsageError: names the setting and its value.
@@ -47,14 +52,28 @@ def check_number(name: str, value: Any, *, least: float | None = None, above: fl
         number = math.nan if isinstance(value, (str, bytes)) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         number = math.nan
-    if least is not None:
-        bound, fine = f" of at least {least}", number >= least
-    elif above is not None:
-        bound, fine = f" above {above}", number > above
-    else:
-        bound, fine = "", True
-    if not (math.isfinite(number) and fine):
-        raise UsageError(f"{name} must be a finite number{bound}, got {brief(value)}")
+    bounds = _bounds(least, above, most, below)
+    if not (math.isfinite(number) or (infinite and math.isinf(number))):
+        kind = "a number" if infinite else "a finite number"
+        raise UsageError(f"{name} must be {kind}{f' {bounds}' if bounds else ''}, got {brief(value)}")
+    fine = (
+        (least is None or number >= least)
+        and (above is None or number > above)
+        and (most is None or number <= most)
+        and (below is None or number < below)
+    )
+    if not fine:
+        raise UsageError(f"{name} must be {bounds}, got {brief(value)}")
+
+
+def _bounds(least: float | None, above: float | None, most: float | None, below: float | None) -> str:
+    """A range in words, "at least 1" or "in (0, 1]"; empty for all numbers."""
+    low = "" if (least, above) == (None, None) else f"at least {least}" if least is not None else f"above {above}"
+    high = "" if (most, below) == (None, None) else f"at most {most}" if most is not None else f"below {below}"
+    if not (low and high):
+        return low or high
+    left = f"[{least}" if least is not None else f"({above}"
+    return f"in {left}, {f'{most}]' if most is not None else f'{below})'}"
 
 
 def check_finite_numbers(name: str, value: Any, *, infinite: bool = False) -> None:

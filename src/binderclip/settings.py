@@ -26,6 +26,7 @@ __all__ = [
     "apply_override",
     "brief",
     "build_part",
+    "check_choice",
     "check_depth",
     "check_part",
     "hint",
@@ -48,6 +49,22 @@ def brief(value: Any, most: int = 60) -> str:
         return "a number far too large"
     text = repr(value)
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Refuse what is none of the values that a setting may have.
+
+    Args:
+        name: of the setting, for the message.
+        value: what was given.
+        choices: the values there are.
+
+    Raises:
+        UsageError: names the setting, its value and the choices.
+    """
+    choices = tuple(choices)
+    if value not in choices:
+        raise UsageError(f"{name} must be one of {', '.join(map(str, choices))}, got {brief(value)}")
 
 
 def hint(word: str, known: Iterable[str]) -> str:

@@ -496,7 +496,7 @@ def test_bad_settings_are_named() -> None:
         (LinearProbe(C=0.0), "C must be above 0"),
         (GaussianHead(alpha=-1.0), "alpha must be at least 0"),
         (GaussianHead(precision="full"), "precision must be one of shrunk"),
-        (GaussianHead(priors="flat"), "priors must be 'equal' or 'empirical'"),
+        (GaussianHead(priors="flat"), "priors must be one of equal, empirical"),
     ]:
         with pytest.raises(UsageError, match=words):
             head.fit(x, y)

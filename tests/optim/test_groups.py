@@ -169,7 +169,7 @@ def test_the_convolutions_of_a_hybrid_all_lie_below_its_blocks():
 def test_names_that_tell_no_layer_are_refused():
     with pytest.raises(errors.UsageError, match=r"the layer of 'encode.weight' is unknown \(2 such\)"):
         layerwise_lr_groups(nn.ModuleDict({"encode": nn.Linear(2, 2), "head": nn.Linear(2, 2)}), 1.0)
-    with pytest.raises(errors.UsageError, match=r"decay must lie in \(0, 1\], got 1.5"):
+    with pytest.raises(errors.UsageError, match=r"decay must be in \(0, 1\], got 1\.5"):
         layerwise_lr_groups(nn.ModuleDict({"head": nn.Linear(2, 2)}), 1.0, 1.5)
 
 

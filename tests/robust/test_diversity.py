@@ -54,7 +54,7 @@ def test_it_happens_as_often_as_asked_and_gradients_go_through() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     for settings, said in (
-        ({"probability": 1.1}, "probability must lie in"), ({"probability": -0.1}, "probability must lie in"),
+        ({"probability": 1.1}, r"must be in \[0, 1\]"), ({"probability": -0.1}, r"must be in \[0, 1\]"),
         ({"resize_rate": 1.0}, "not 1"), ({"resize_rate": 0.0}, "above 0"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=said):

@@ -138,7 +138,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         Transformed(GapRemoval())
     with pytest.raises(UsageError, match="one of gap-removal"):
         transform_named("gap")
-    with pytest.raises(UsageError, match="pca or zca"):
+    with pytest.raises(UsageError, match="mode must be one of pca, zca"):
         Whitening(mode="svd")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="can be kept, not GapRemoval"):
         save_transform(GapRemoval(), tmp_path / "a")

@@ -91,7 +91,7 @@ def test_few_pictures_that_are_held_out_are_counted_and_told_with_their_limits(
         ('data = "openclipartt"\nepochs = 1\n', (), "did you mean openclipart"),
         ('data = "openclipart"\nepochs = 1\nmodel = "smal"\n', (), "smal"),
         ('data = "openclipart"\nepochs = 1\n', ("--device", "gpu7"), "gpu7"),
-        ('data = "openclipart"\nepochs = 1\n', ("--parallel", "both"), "ddp or fsdp"),
+        ('data = "openclipart"\nepochs = 1\n', ("--parallel", "both"), "parallel is ddp or fsdp"),
     ],
 )
 def test_mistakes_cost_one_line(

@@ -101,7 +101,7 @@ def test_bands_and_settings() -> None:
 
 
 def test_errors_name_what_is_wrong() -> None:
-    with pytest.raises(UsageError, match="scales must be at least 1, not 0"):
+    with pytest.raises(UsageError, match="scales must be at least 1, got 0"):
         ShearletTransform(0)
     with pytest.raises(UsageError, match="directions must be 2 numbers"):
         ShearletTransform(2, (8,))

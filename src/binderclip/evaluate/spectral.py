@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import t as student_t
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 __all__ = ["CSG", "CSGReduction", "class_overlap_matrix", "cumulative_spectral_gradient", "reduce_dataset"]
 
@@ -81,8 +82,7 @@ def cumulative_spectral_gradient(
         >>> cumulative_spectral_gradient(100 * y[:, None] + noise, y).value
         0.0
     """
-    if repeats < 1:
-        raise UsageError(f"repeats is {repeats}; it is at least 1")
+    check_number("repeats", repeats, least=1)
     classes = np.unique(y)
     overlaps, values = [], []
     for repeat in range(repeats):

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from binderclip.errors import UsageError
 from binderclip.optim import LAMB, ClippedAdaGrad, ClippedAdam, MedianMomentum, StableSPAM
+from binderclip.settings import check_choice
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "OptimizerLike", "autocast", "make_optimizer", "make_scaler"]
 
@@ -113,8 +114,7 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     Raises:
         UsageError: unknown precision.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
+    check_choice("precision", precision, PRECISIONS)
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, PRECISIONS[precision])

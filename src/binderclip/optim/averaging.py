@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 __all__ = ["ModelEMA", "scaled_ema_decay"]
 
@@ -59,6 +60,5 @@ def scaled_ema_decay(steps: int, *, decay: float = 0.9998, reference: int = 31_2
     Raises:
         UsageError: no steps.
     """
-    if steps < 1:
-        raise UsageError(f"steps must be at least 1, got {steps}")
+    check_number("steps", steps, least=1)
     return float(min(0.999, max(0.9, 1 - (1 - decay) * reference / steps)))

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 __all__ = ["layer_index", "layerwise_lr_groups", "param_groups"]
 
@@ -160,8 +161,7 @@ def layerwise_lr_groups(
         >>> vit = timm.create_model("vit_tiny_patch16_224")                                # doctest: +SKIP
         >>> torch.optim.AdamW(layerwise_lr_groups(vit, lr=6e-4, decay=0.6))                # doctest: +SKIP
     """
-    if not 0 < decay <= 1:
-        raise UsageError(f"decay must lie in (0, 1], got {decay}")
+    check_number("decay", decay, above=0, most=1)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     unknown = [n for n, _ in named if not (_BLOCK.match(n) or _BELOW.search(n) or _ABOVE.search(n))]
     if unknown:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.optim.gradients.collect import Parameters, entries_of
 
 if TYPE_CHECKING:
@@ -141,8 +142,7 @@ class ProjectConflicting:
     def __init__(
         self, strength: float = 1.0, granularity: Granularity = "tensor", *, reference: str = "general"
     ) -> None:
-        if not strength >= 0:
-            raise UsageError(f"strength must be at least 0, not {strength}")
+        check_number("strength", strength, least=0)
         _one_of("granularity", granularity, Granularity)
         self.strength, self.granularity, self.reference = float(strength), granularity, reference
         self.conflict: Tensor = torch.zeros(())
@@ -215,10 +215,8 @@ class SteerBySharpness:
         *,
         granularity: Granularity = "global",
     ) -> None:
-        if not rho >= 0:
-            raise UsageError(f"rho must be at least 0, not {rho}")
-        if not 0 <= strength <= 1:
-            raise UsageError(f"strength must be in [0, 1], not {strength}")
+        check_number("rho", rho, least=0)
+        check_number("strength", strength, least=0, most=1)
         _one_of("rule", rule, Steering)
         _one_of("granularity", granularity, Granularity)
         self.rho, self.rule, self.strength = float(rho), rule, float(strength)

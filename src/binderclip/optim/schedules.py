@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 __all__ = ["SCHEDULES", "LRSchedule", "constant", "cosine", "linear", "schedule"]
 
@@ -78,12 +79,10 @@ def schedule(
         if shape not in SCHEDULES:
             raise UsageError(f"schedule {shape!r} is unknown: choose one of {', '.join(sorted(SCHEDULES))}")
         shape = SCHEDULES[shape]
-    if steps < 1:
-        raise UsageError(f"steps must be at least 1, got {steps}")
+    check_number("steps", steps, least=1)
     if isinstance(warmup, float) and 0 < warmup < 1:
         warmup = round(warmup * steps)
     if warmup < 0 or warmup > steps or warmup != int(warmup):
         raise UsageError(f"warmup must be a whole number of steps up to steps={steps}, or a share, got {warmup}")
-    if not 0 <= floor <= 1:
-        raise UsageError(f"floor must lie in [0, 1], got {floor}")
+    check_number("floor", floor, least=0, most=1)
     return LRSchedule(shape, steps, int(warmup), floor)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.numeric import check_number
 from binderclip.privacy.accounting.ledger import BudgetSpent, Ledger, joint_multiplier
 from binderclip.privacy.accounting.sampling import unseeded_generator
 from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
@@ -23,6 +24,7 @@ from binderclip.privacy.controllers.controller import Controller, PublicStats
 from binderclip.privacy.per_sample.ghost import unusable
 from binderclip.privacy.per_sample.recorder import PerSampleRecorder
 from binderclip.privacy.per_sample.refusals import refuse_loss
+from binderclip.settings import check_choice
 
 __all__ = ["PrivateOptimizer"]
 
@@ -86,15 +88,13 @@ class PrivateOptimizer:
         generator: torch.Generator | None = None,
         check: str = "first",
     ) -> None:
-        if not noise_multiplier >= 0:
-            raise UsageError(f"noise_multiplier must be at least 0, got {noise_multiplier}")
+        check_number("noise_multiplier", noise_multiplier, least=0)
         if not expected_batch_size > 0 or not 0 < sample_rate <= 1:
             raise UsageError(
                 f"expected_batch_size must be above 0 and sample_rate in (0, 1], got {expected_batch_size} and "
                 f"{sample_rate}"
             )
-        if check not in ("first", "always", "never"):
-            raise UsageError(f"check must be 'first', 'always' or 'never', got {check!r}")
+        check_choice("check", check, ("first", "always", "never"))
         self.inner, self.model = optimizer, model
         self.recorder = PerSampleRecorder(model, _named(model, optimizer))
         self.rule = as_rule(rule)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 
 def mmd_rbf(
@@ -90,8 +91,7 @@ def mmd_permutation_test(
 
     Paper: Rethinking FID (arXiv 2401.09603); the test is Gretton et al., A Kernel Two-Sample Test (JMLR 2012).
     """
-    if permutations < 1:
-        raise UsageError(f"permutations must be at least 1, not {permutations}")
+    check_number("permutations", permutations, least=1)
     x, y = _checked(x, y, sigma, at_least=2)
     pooled = torch.cat([x, y])
     total, n = len(pooled), len(x)
@@ -146,8 +146,7 @@ def mmd_bootstrap(
     """
     if not 0 < level < 1:
         raise UsageError(f"level must be between 0 and 1, not {level}")
-    if resamples < 2:
-        raise UsageError(f"resamples must be at least 2, not {resamples}")
+    check_number("resamples", resamples, least=2)
     x, y = _checked(x, y, sigma, at_least=2)
     generator = torch.Generator().manual_seed(seed)
     weights_x = _resample_counts(len(x), resamples, generator).to(x.device)
@@ -183,8 +182,7 @@ def _checked(x: Tensor, y: Tensor, sigma: float, at_least: int) -> tuple[Tensor,
             raise UsageError(f"{name} has a value that is not finite")
     if x.shape[1] != y.shape[1]:
         raise UsageError(f"x has {x.shape[1]} features and y {y.shape[1]}: both must come from one embedding")
-    if not sigma > 0:
-        raise UsageError(f"sigma must be above 0, not {sigma}")
+    check_number("sigma", sigma, above=0)
     return x.detach().double(), y.detach().to(x.device).double()
 
 

@@ -16,6 +16,7 @@ from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import float_batch
 from binderclip.quality.frechet import frechet_distance
 from binderclip.quality.mmd import mmd_bootstrap, mmd_permutation_test, mmd_rbf
+from binderclip.settings import check_choice
 
 Embed = Callable[[Tensor], Tensor]
 
@@ -58,8 +59,7 @@ class SetDistance:
     name = "set distance"
 
     def __init__(self, embed: Any = None, *, resize: str = "paper") -> None:
-        if resize not in ("paper", "model"):
-            raise UsageError(f"resize must be 'paper' or 'model', not {resize!r}")
+        check_choice("resize", resize, ("paper", "model"))
         if embed is not None and not callable(embed) and not hasattr(embed, "encode_image"):
             raise UsageError(f"embed must be an ImageTextModel, a callable or None, not {type(embed).__name__}")
         self.embed = embed

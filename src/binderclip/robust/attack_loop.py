@@ -17,6 +17,7 @@ from binderclip.robust.checks import AT_ONCE, FiniteGuard, check_finite, check_i
 from binderclip.robust.feasible import Feasible, Start, per_image
 from binderclip.robust.objectives import Objective
 from binderclip.robust.steps import Step
+from binderclip.settings import check_choice
 
 Keep = Literal["best", "first", "last"]
 LEVELS = 255
@@ -85,8 +86,7 @@ def attack(
             values or gradients of the objective that are not finite.
     """
     check_whole("steps", steps, least=0)
-    if keep not in get_args(Keep):
-        raise UsageError(f"keep must be one of {', '.join(get_args(Keep))}, not {keep!r}")
+    check_choice("keep", keep, get_args(Keep))
     box = getattr(param, "box", None)
     check_images("images", images, box)
     clean = images.detach()

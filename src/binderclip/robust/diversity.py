@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.numeric import check_fields
+from binderclip.numeric import check_fields, check_number
 
 __all__ = ["InputDiversity"]
 
@@ -42,8 +42,7 @@ class InputDiversity:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not 0 <= self.probability <= 1:
-            raise UsageError(f"probability must lie in [0, 1], got {self.probability}")
+        check_number("probability", self.probability, least=0, most=1)
         if self.resize_rate <= 0 or self.resize_rate == 1:
             raise UsageError(f"resize_rate must be above 0 and not 1, got {self.resize_rate}")
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from binderclip.errors import UsageError
 from binderclip.numeric import check_number
 from binderclip.robust.checks import check_box, check_images
+from binderclip.settings import check_choice
 
 Start = Literal["clean", "random"]
 
@@ -196,8 +197,7 @@ class Latent:
 
 
 def _checked(start: Start) -> Start:
-    if start not in ("clean", "random"):
-        raise UsageError(f"start must be clean or random, not {start!r}")
+    check_choice("start", start, ("clean", "random"))
     return start
 
 

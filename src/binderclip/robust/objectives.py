@@ -23,6 +23,7 @@ from binderclip.robust.checks import (
     check_logits_shape,
     class_indices,
 )
+from binderclip.settings import check_choice
 
 
 class Objective(ABC):
@@ -165,8 +166,7 @@ class MinSimilarity(Objective):
         self.models = tuple(models) if isinstance(models, (list, tuple)) else (models,)
         if not self.models or not len(texts) or isinstance(texts, str):
             raise UsageError("MinSimilarity needs at least one model and a list of at least one text")
-        if aggregate not in ("min", "mean"):
-            raise UsageError(f"aggregate must be min or mean, not {aggregate!r}")
+        check_choice("aggregate", aggregate, ("min", "mean"))
         if goal is not None:
             check_number("goal", goal)
         self.aggregate, self.goal, self.networks = aggregate, goal, self.models

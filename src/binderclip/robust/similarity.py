@@ -21,6 +21,7 @@ from binderclip.robust.checks import FiniteGuard, check_finite, check_images
 from binderclip.robust.feasible import Linf, per_image
 from binderclip.robust.objectives import Objective
 from binderclip.robust.steps import Sign
+from binderclip.settings import check_choice
 
 __all__ = ["RankFlip", "SimilarityAttack", "attack_similarity", "rank_flip_rate"]
 
@@ -141,8 +142,7 @@ def attack_similarity(
 
     Paper: Attacking Perceptual Similarity Metrics (arXiv 2305.08840).
     """
-    if method not in get_args(SimilarityMethod):
-        raise UsageError(f"method {method!r} is unknown: one of {', '.join(get_args(SimilarityMethod))}")
+    check_choice("method", method, get_args(SimilarityMethod))
     Linf(eps)
     Sign(alpha)
     check_whole("steps", steps, least=0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from binderclip.data.parallel.runner import LocalRunner, ShardRunner
 from binderclip.errors import CheckpointError, DataError, UsageError, require
+from binderclip.numeric import check_number
 from binderclip.search.documents import Document, DocumentState, DocumentWork, EncodedBatch, documents_in
 from binderclip.search.embedded import EmbeddedFolder
 from binderclip.search.hits import Hit, Hits
@@ -303,8 +304,7 @@ class SearchIndex:
         Raises:
             UsageError: the index is empty, or `top` is below 1.
         """
-        if top < 1:
-            raise UsageError(f"top must be at least 1, got {top}")
+        check_number("top", top, least=1)
         if not len(self):
             raise UsageError(f"the index at {self.path} is empty; fill it with `binderclip search index FOLDER`")
         words = isinstance(query, str)

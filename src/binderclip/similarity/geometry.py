@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 from binderclip.similarity.bounds import between
 from binderclip.similarity.dot_functions import DotFunction, NegativeArc, NegativeArcosh, NegativeRoot
 
@@ -397,6 +398,5 @@ def geometry_named(similarity: str | Similarity | None) -> Similarity:
         return Cosine()
     if isinstance(similarity, Similarity):
         return similarity
-    if similarity not in SIMILARITIES:
-        raise UsageError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {similarity!r}")
+    check_choice("similarity", similarity, SIMILARITIES)
     return SIMILARITIES[similarity]()

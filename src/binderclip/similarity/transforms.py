@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 from binderclip.similarity.embeddings import EmbeddingSet, same_width
 
 __all__ = ["EmbeddingTransform", "GapRemoval", "MeanShift", "Whitening", "embedding_log_likelihood"]
@@ -248,10 +249,8 @@ class Whitening(EmbeddingTransform):
         force: bool = False,
     ) -> None:
         super().__init__()
-        if mode not in ("pca", "zca"):
-            raise UsageError(f"mode must be pca or zca, not {mode!r}")
-        if redundant not in ("drop", "noise", "ridge", "keep"):
-            raise UsageError(f"redundant must be drop, noise, ridge or keep, not {redundant!r}")
+        check_choice("mode", mode, ("pca", "zca"))
+        check_choice("redundant", redundant, ("drop", "noise", "ridge", "keep"))
         if not 0 < threshold <= 1 or not eps > 0:
             raise UsageError(f"threshold must be in (0, 1] and eps positive, not {threshold} and {eps}")
         self.redundant, self.threshold, self.eps, self.seed, self.force = redundant, threshold, eps, seed, force

@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from binderclip.errors import NotSupported, UsageError
+from binderclip.errors import NotSupported
 from binderclip.models.files.devices import resolve_device
+from binderclip.settings import check_choice
 
 __all__ = ["Parallel", "World", "check_parallel", "join_world", "spread"]
 
@@ -117,8 +118,7 @@ def check_parallel(parallel: str) -> None:
     Raises:
         UsageError: neither `ddp` nor `fsdp`.
     """
-    if parallel not in ("ddp", "fsdp"):
-        raise UsageError(f"parallel {parallel!r} is unknown: ddp or fsdp")
+    check_choice("parallel", parallel, ("ddp", "fsdp"))
 
 
 def _shard(module: nn.Module, world: World) -> nn.Module:

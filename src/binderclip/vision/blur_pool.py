@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 Padding = Literal["same", "more"]
 
@@ -42,8 +43,7 @@ class BlurPool(nn.Module):
         super().__init__()
         if min(size, stride) < 1:
             raise UsageError(f"size and stride must be at least 1, got {size} and {stride}")
-        if padding not in get_args(Padding):
-            raise UsageError(f"padding {padding!r} is unknown: one of {', '.join(get_args(Padding))}")
+        check_choice("padding", padding, get_args(Padding))
         self.size, self.stride, self.padding = size, stride, padding
         row = torch.tensor([math.comb(size - 1, i) for i in range(size)], dtype=torch.float32)
         self.register_buffer("kernel", row.outer(row) / row.sum() ** 2, persistent=False)

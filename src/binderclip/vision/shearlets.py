@@ -13,6 +13,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.vision.representation import picture_size
 
 # The finest scale peaks at half of the highest frequency and keeps everything above.
@@ -56,8 +57,7 @@ class ShearletTransform:
     directions: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        if self.scales < 1:
-            raise UsageError(f"scales must be at least 1, not {self.scales}")
+        check_number("scales", self.scales, least=1)
         if self.directions is None:
             object.__setattr__(
                 self, "directions", tuple(2 ** (math.ceil(j / 2) + 2) for j in range(1, self.scales + 1))

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.vision.representation import picture_size
 
 Details = tuple[Tensor, Tensor, Tensor]
@@ -46,8 +47,7 @@ class WaveletTransform:
     def __post_init__(self) -> None:
         if not 1 <= self.vanishing <= 10:
             raise UsageError(f"vanishing must be from 1 to 10 moments, not {self.vanishing}")
-        if self.levels < 1:
-            raise UsageError(f"levels must be at least 1, not {self.levels}")
+        check_number("levels", self.levels, least=1)
 
     def analysis(self, images: Float[Tensor, "*batch H W"]) -> Float[Tensor, "*batch N"]:
         """The coefficients of each picture, as one vector."""

@@ -73,7 +73,7 @@ def test_without_texts_the_class_means_stand_in() -> None:
 
 def test_bad_settings_are_named() -> None:
     x, y, text = toy()
-    for settings, words in [({"ratio": 1.5}, r"ratio must be in \[0, 1\], not 1.5"), ({"reduction": 0}, "reduction")]:
+    for settings, words in [({"ratio": 1.5}, r"ratio must be in \[0, 1\], got 1.5"), ({"reduction": 0}, "reduction")]:
         with pytest.raises(UsageError, match=words):
             CLIPAdapter(text, classes=NAMES, **settings).fit(x, y)
     with pytest.raises(UsageError, match="lr must be at least 0"):

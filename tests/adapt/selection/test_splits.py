@@ -80,7 +80,7 @@ def test_shots_are_nested_and_a_small_class_gives_all_it_has() -> None:
     four, eight = draw_up_to(y, 4, 0), draw_up_to(y, 8, 0)
     assert set(four) <= set(eight)
     assert np.bincount(y[eight]).tolist() == [8, 3]
-    with pytest.raises(UsageError, match="shots must be at least 1, not 0"):
+    with pytest.raises(UsageError, match="shots must be at least 1, got 0"):
         draw_up_to(y, 0, 0)
 
 

@@ -206,12 +206,12 @@ def test_augmentation_changes_pictures_one_by_one_and_can_be_switched_off() -> N
     ("options", "words"),
     [
         ({"model": None}, "needs the model to start from"),
-        ({"recipe": "ft"}, "recipe must be one of ft-clip, plain, not 'ft'"),
-        ({"token": "mean"}, "token must be patches or class, not 'mean'"),
+        ({"recipe": "ft"}, "recipe must be one of ft-clip, plain, got 'ft'"),
+        ({"token": "mean"}, "token must be one of patches, class, got 'mean'"),
         ({"mixup": -1.0}, "mixup must be at least 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\)"),
         ({"ema": 1.0}, "ema must be a decay"),
-        ({"layer_decay": 0.0}, r"decay must lie in \(0, 1\]"),
+        ({"layer_decay": 0.0}, r"decay must be in \(0, 1\]"),
     ],
 )
 def test_bad_settings_are_named(model: ImageTextModel, options: dict, words: str) -> None:

@@ -332,7 +332,7 @@ def test_pictures_of_another_size_are_refused() -> None:
     ("options", "words"),
     [
         ({"model": None}, "needs its model"),
-        ({"recipe": "evvp"}, "recipe must be one of vp, evp, not 'evvp'"),
+        ({"recipe": "evvp"}, "recipe must be one of vp, evp, got 'evvp'"),
         ({"gradient": "adam"}, "gradient must be momentum, normalised or sign, not 'adam'"),
         ({"text_prior": None}, "text_prior is missing"),
         ({"kind": "patch", "around": True}, "goes with kind='frame'"),

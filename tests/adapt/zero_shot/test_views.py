@@ -184,7 +184,7 @@ def test_mistakes_are_named() -> None:
         GuidedCrops(boxed, margins=[1.5])
     with pytest.raises(UsageError, match="top_k must be at least 1"):
         GuidedCrops(boxed, top_k=0)
-    with pytest.raises(UsageError, match="merge_by is 'features' or 'logits'"):
+    with pytest.raises(UsageError, match="merge_by must be one of features, logits"):
         GuidedCrops(boxed, merge_by="votes")
     with pytest.raises(UsageError, match="has no detector"):
         head(views=GuidedCrops()).encode(ColourModel(), scene())

@@ -38,7 +38,7 @@ def test_draws_follow_the_seed_and_the_share(made) -> None:
 
 
 def test_what_is_wrong_is_said(made) -> None:
-    with pytest.raises(UsageError, match=r"full must lie in \[0, 1\]"):
+    with pytest.raises(UsageError, match=r"full must be in \[0, 1\]"):
         rgba_pairs(made, full=2.0)
     with pytest.raises(UsageError, match="scene 0 shows no object"):
         rgba_pairs(scenes(0, 1, 32, objects=0))

@@ -145,7 +145,7 @@ def test_what_is_wrong_is_said() -> None:
         ObjectClassificationProbe(1)
     with pytest.raises(UsageError, match="cannot be split"):
         ObjectClassificationProbe(K, train=0.9)(torch.ones(2, K), np.array([[0], [1]]))
-    with pytest.raises(UsageError, match="'biased' or 'other'"):
+    with pytest.raises(UsageError, match="replaced must be one of biased, other"):
         OrderSensitivityProbe(NAMES, encoder(lambda place: 1.0), replaced="none")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="biased slots"):
         OrderSensitivityProbe(NAMES, encoder(lambda place: 1.0))(torch.ones(1, K), np.array([[0, 1]]), 2)

@@ -230,7 +230,7 @@ def test_maps_of_a_tower_are_its_last_tokens(clip_model: Any) -> None:
     ("call", "message"),
     [
         (lambda m, x, y, t: ConceptMapper(0, 12, 6), "at least 1, got 0, 12, 6"),
-        (lambda m, x, y, t: ConceptMapper(3, 12, 6, temperature=0.0), "must be positive"),
+        (lambda m, x, y, t: ConceptMapper(3, 12, 6, temperature=0.0), "temperature must be above 0"),
         (lambda m, x, y, t: m.scores(x[..., :3], t), r"of 12 places, got \(7, 5, 3, 3\)"),
         (lambda m, x, y, t: m.scores(x, t[:2]), r"\(3, 6\), got \(2, 6\)"),
         (lambda m, x, y, t: m.scores(x * torch.nan, t), "feature map has values that are not finite"),

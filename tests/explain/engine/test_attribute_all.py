@@ -179,7 +179,7 @@ def test_half_precision_is_close_and_summed_in_single(conv_net: nn.Module, clip_
             assert float(torch.corrcoef(torch.stack([one, other]))[0, 1]) > 0.98, name
     single = attribute(conv_net, images, 1, precision="bfloat16").maps()
     assert not torch.equal(single, attribute(conv_net, images, 1).maps())
-    with pytest.raises(UsageError, match="precision must be float32 or bfloat16"):
+    with pytest.raises(UsageError, match="precision must be one of float32, bfloat16"):
         attribute(conv_net, images, 1, precision="float16")
 
 

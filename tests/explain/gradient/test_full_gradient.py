@@ -425,7 +425,7 @@ def test_it_runs_beside_methods_that_share_a_pass(network: Network, images: Tens
 
 
 def test_bad_input_is_named(network: Network, images: Tensor) -> None:
-    with pytest.raises(UsageError, match="variant must be full, simple or smooth, not 'rough'"):
+    with pytest.raises(UsageError, match="variant must be one of full, simple, smooth, got 'rough'"):
         FullGrad("rough")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="noise"):
         FullGrad(n_samples=0)

@@ -211,7 +211,7 @@ def test_a_tower_is_read_after_the_norm_of_its_last_block(clip_model) -> None:
 def test_bad_settings_are_named(deep: Deep, images: torch.Tensor) -> None:
     for make, words in [
         (lambda: SmoothGradCAMPlusPlus(n_samples=0), "n and batch at least 1"),
-        (lambda: SmoothGradCAMPlusPlus(activation="last"), "activation must be clean or mean"),
+        (lambda: SmoothGradCAMPlusPlus(activation="last"), "activation must be one of clean, mean"),
     ]:
         with pytest.raises(UsageError, match=words):
             make()

@@ -242,12 +242,15 @@ def test_bad_settings_are_named(conv_net: nn.Module, images: torch.Tensor) -> No
         (lambda: SmoothGrad(0), "n_samples must be at least 1"),
         (lambda: SmoothGrad(5, -0.1), "level at least 0"),
         (lambda: SmoothGrad(5, float("nan")), "level at least 0"),
-        (lambda: SmoothGrad(5, statistic="median"), "statistic must be mean"),
+        (
+            lambda: SmoothGrad(5, statistic="median"),
+            "statistic must be one of mean, mean-square, variance, standard-error",
+        ),
         (lambda: SmoothGrad(1, statistic="standard-error"), "at least 2 copies"),
         (lambda: SmoothGrad(5, reduce="mean"), "reduce must be"),
         (lambda: SmoothGrad(5, batch=0), "n and batch at least 1"),
         (lambda: IntegratedGradients(0), "n and batch at least 1"),
-        (lambda: IntegratedGradients(rule="simpson"), "rule must be gauss or midpoint"),
+        (lambda: IntegratedGradients(rule="simpson"), "rule must be one of gauss, midpoint"),
         (lambda: IntegratedGradients(baseline=(0.5, 0.5)), "one grey level or three numbers"),
     ]:
         with pytest.raises(UsageError, match=words):

@@ -251,9 +251,9 @@ def test_bad_settings_are_named(net: Net) -> None:
         WaveletX(steps=0)
     with pytest.raises(UsageError, match="lr must be above 0"):
         PixelMask(lr=0)
-    with pytest.raises(UsageError, match="noise must be uniform, gaussian or zeros, not 'salt'"):
+    with pytest.raises(UsageError, match="noise must be one of uniform, gaussian, zeros, got 'salt'"):
         CartoonX(noise="salt")
-    with pytest.raises(UsageError, match="aim must be maximise or keep"):
+    with pytest.raises(UsageError, match="aim must be one of maximise, keep"):
         PixelMask(aim="least")
     with pytest.raises(UsageError, match="a mask with rows and columns"):
         WaveletX(WAVELETS, variation=1.0)(net, pictures())

@@ -117,7 +117,7 @@ def test_errors_name_what_is_wrong(clip_model) -> None:
         hallucination_score(images, images[:1])
     with pytest.raises(UsageError, match="images are missing"):
         hallucination_score(images)
-    with pytest.raises(UsageError, match="must be pixels, coefficients or entropy, not 'bits'"):
+    with pytest.raises(UsageError, match="information must be one of pixels, coefficients, entropy, got 'bits'"):
         conciseness_preciseness(net, images, images=images, information="bits")
     with pytest.raises(UsageError, match="needs the result of a mask explanation"):
         conciseness_preciseness(net, images, images=images, information="coefficients")

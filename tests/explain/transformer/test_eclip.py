@@ -208,11 +208,11 @@ def test_words_of_a_caption_by_hand(model):
 
 
 def test_errors_name_what_is_wrong(model, pictures):
-    with pytest.raises(UsageError, match="model or single"):
+    with pytest.raises(UsageError, match="heads must be one of model, single"):
         GradECLIP(heads="all")
     with pytest.raises(UsageError, match="names no block"):
         GradECLIP(layer=[])
-    with pytest.raises(UsageError, match="local, channel or None"):
+    with pytest.raises(UsageError, match="entropy must be one of local, channel, None"):
         MedGradECLIP(entropy="global")
     with pytest.raises(UsageError, match="mu must be in"):
         MedGradECLIP(mu=2.0)

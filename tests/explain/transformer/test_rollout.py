@@ -61,7 +61,7 @@ def test_gradients_make_it_specific(clip_model, pictures):
 def test_errors_name_what_is_wrong(pictures):
     with pytest.raises(UsageError, match="residual must be"):
         AttentionRollout(residual=1.0)
-    with pytest.raises(UsageError, match="mean, max or min"):
+    with pytest.raises(UsageError, match="fuse must be one of mean, max, min"):
         AttentionRollout(fuse="median")
     with pytest.raises(UsageError, match="at least 1"):
         AttentionRollout(layers=0)

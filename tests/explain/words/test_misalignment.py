@@ -75,7 +75,7 @@ def test_the_template_changes_the_context_and_nothing_else(clip_model):
 
 
 def test_errors_name_what_is_wrong(clip_model):
-    with pytest.raises(UsageError, match="threshold or most-negative"):
+    with pytest.raises(UsageError, match="decision must be one of threshold, most-negative"):
         DenseMisalignment("lowest")
     with pytest.raises(UsageError, match=r"zero or below, not 0\.1"):
         DenseMisalignment(eps=0.1)

@@ -235,7 +235,7 @@ def test_images_pair_with_captions(model, images):
 def test_errors_name_what_is_wrong(model, features):
     with pytest.raises(UsageError, match="at least 1"):
         TextTokenAttribution(layers=0)
-    with pytest.raises(UsageError, match="signed, relu or relevance"):
+    with pytest.raises(UsageError, match="rule must be one of signed, relu, relevance"):
         TextTokenAttribution(rule="abs")
     with pytest.raises(UsageError, match="2 images and 3 captions"):
         TextTokenAttribution()(model, features.expand(2, -1), ["a", "b", "c"])

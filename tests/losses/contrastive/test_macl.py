@@ -148,7 +148,7 @@ def test_the_temperature_never_reaches_zero():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: macl(tau0=0.0), "tau0 must be positive"),
+        (lambda: macl(tau0=0.0), "tau0 must be above 0"),
         (lambda: macl(alpha=1.5), "must lie in"),
         (lambda: macl(a0=-0.1), "must lie in"),
         (lambda: macl()(torch.ones(1, 3), torch.ones(1, 3)), "at least 2"),

@@ -146,7 +146,7 @@ def test_mammo_does_not_ask_which_view_comes_first(features):
         (lambda i, t: mammo_clip(t2t=-1.0), "at least 0, got 1.0 and -1.0"),
         (lambda i, t: mammo_clip()(i, t), r"pass image as \(n, V, d\)"),
         (lambda i, t: clip_rocket(n_local=-1), "at least 0 views, got -1"),
-        (lambda i, t: clip_rocket(reduction="max"), "'mean' or 'sum', got 'max'"),
+        (lambda i, t: clip_rocket(reduction="max"), "reduction must be one of mean, sum, got 'max'"),
         (lambda i, t: clip_rocket()(i, t), "pass image_local="),
         (lambda i, t: clip_rocket()(i, t, image_local=i, text_local=t[:3]), "text_local features 3"),
         (lambda i, t: clip_rocket()(i, t, image_local=i, text_local=t * torch.nan), "text_local features are NaN"),

@@ -147,7 +147,7 @@ def test_what_cannot_be_done_is_said(visual: Any, images: torch.Tensor) -> None:
     tower = open_image_tower(visual)
     with pytest.raises(UsageError, match="ratio is the share"):
         FeatureMaskedModeling(8, 8, ratio=1.0)
-    with pytest.raises(UsageError, match="'block' or 'random'"):
+    with pytest.raises(UsageError, match="masking must be one of block, random"):
         FeatureMaskedModeling(8, 8, masking="grid")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="9 patches for a student's grid of 4 x 4"):
         FeatureMaskedModeling(WIDTH, 5)(tower, images, torch.randn(3, 9, 5))

@@ -228,7 +228,7 @@ def test_a_learned_surface_is_still_a_metric():
         (lambda: sliced_wasserstein(samples(4, 2), samples(3, 2), reduction="sum"), "sets of one size"),
         (lambda: sliced_wasserstein(samples(4, 2), samples(4, 2), reduction="max"), "'mean' or 'sum'"),
         (lambda: GeneralizedSlicedWasserstein("polynomial"), "circular"),
-        (lambda: GeneralizedSlicedWasserstein(r=0.0), "r must be positive"),
+        (lambda: GeneralizedSlicedWasserstein(r=0.0), "r must be above 0"),
         (lambda: MaxSlicedWasserstein(steps=-1), "steps must be at least 0"),
         (lambda: AugmentedSlicedWasserstein(2, "conv"), "'linear', 'mlp'"),
         (lambda: AugmentedSlicedWasserstein(2, lam=-1.0), "lam must be"),

@@ -143,7 +143,7 @@ def test_what_is_wrong_is_said(tiny, trained: AlphaCLIP) -> None:
         add_alpha_channel(trained.model)
     with pytest.raises(UsageError, match="covers no pixel of 4 x 3"):
         box_alpha([[2, 2, 2, 3]], (3, 4))
-    with pytest.raises(UsageError, match="radius must be positive"):
+    with pytest.raises(UsageError, match="radius must be above 0"):
         point_alpha([[0, 0]], (3, 4), radius=0)
     with pytest.raises(NotSupported, match="no convolution over three channels"):
         put_alpha(nn.Linear(3, 3))

@@ -139,7 +139,7 @@ def test_shape_and_dtype_are_kept():
     [
         (torch.zeros(0, 3), {}, "at least one sample"),
         (torch.tensor([[1.0], [float("nan")]]), {}, "finite samples"),
-        (torch.zeros(2, 3), {"method": "mean"}, "method must be 'weiszfeld' or 'proximal'"),
+        (torch.zeros(2, 3), {"method": "mean"}, "method must be one of weiszfeld, proximal"),
         (torch.zeros(2, 3), {"method": "proximal", "tau": 0.0}, "tau must be above 0"),
         (torch.zeros(2, 3), {"max_iterations": 0}, "max_iterations and epochs at least 1"),
     ],

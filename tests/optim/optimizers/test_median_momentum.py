@@ -185,7 +185,7 @@ def test_the_fraction_of_active_bounds():
         ({"tau": 0.0}, "tau must be above 0"),
         ({"mu": -1.0}, "mu must be above 0"),
         ({"estimator": "median"}, "estimator must be one of l2, l1, huber, mean"),
-        ({"granularity": "unit"}, "granularity must be 'tensor' or 'global'"),
+        ({"granularity": "unit"}, "granularity must be one of tensor, global"),
     ],
 )
 def test_what_makes_no_sense_is_refused(settings, message):

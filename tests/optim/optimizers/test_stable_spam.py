@@ -221,15 +221,15 @@ def test_a_zero_gradient_moves_nothing():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"theta": 1.0}, "theta must lie in"),
+        ({"theta": 1.0}, r"theta must be in \[0, 1\)"),
         ({"gamma1": 1.0}, "gamma1 must lie in"),
         ({"gamma2": -0.1}, "gamma2 must lie in"),
         ({"eps": -1e-8}, "eps must be at least 0"),
         ({"betas": (1.0, 0.9)}, "betas must be two numbers"),
-        ({"reset": "dirty"}, "reset must be 'clean' or 'literal'"),
+        ({"reset": "dirty"}, "reset must be one of clean, literal"),
         ({"update_proj_gap": -1}, "update_proj_gap must be at least 0"),
         ({"total_T": 0}, "total_T must be at least 1"),
-        ({"eta_min": 1.5}, "eta_min must lie in"),
+        ({"eta_min": 1.5}, r"eta_min must be in \[0, 1\]"),
     ],
 )
 def test_what_makes_no_sense_is_refused(settings, message):

@@ -35,7 +35,7 @@ def test_a_block_is_three_dense_ones_with_residuals_of_a_fifth() -> None:
     small = torch.rand(2, 3, 6, 5)
     assert net(small).shape == (2, 3, 12, 10)
     assert RRDBNet(4, blocks=1, features=4, growth=3)(small).shape == (2, 3, 24, 20)
-    with pytest.raises(UsageError, match="scale must be 2 or 4, not 3"):
+    with pytest.raises(UsageError, match="scale must be one of 2, 4, got 3"):
         RRDBNet(3)
 
 

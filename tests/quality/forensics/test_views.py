@@ -35,5 +35,5 @@ def test_the_tower_sees_the_crop_or_the_whole_picture(tower: ImageTextModel) -> 
     crop = seen(images, "crop", 32, steps, [(0.0, 0.0), (0.5, 0.5)])
     assert torch.equal(crop[0], steps.normalize(images[:1, :, :32, :32])[0])
     assert torch.allclose(seen(images, "resize", 32, steps), steps(images, size=32))
-    with pytest.raises(UsageError, match="crop or resize"):
+    with pytest.raises(UsageError, match="view must be one of crop, resize"):
         seen(images, "zoom", 32, steps)  # type: ignore[arg-type]

@@ -135,7 +135,7 @@ def test_similarity_is_the_least_over_texts_and_models() -> None:
         torch.testing.assert_close(found, torch.sigmoid(siglip.scale() * cosine - 10))
     with pytest.raises(UsageError, match="at least one text"):
         MinSimilarity(one, [])
-    with pytest.raises(UsageError, match="min or mean"):
+    with pytest.raises(UsageError, match="aggregate must be one of min, mean"):
         MinSimilarity(one, TEXTS, aggregate="max")
 
 

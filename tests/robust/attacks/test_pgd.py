@@ -146,7 +146,7 @@ def test_mistakes_of_these_are_named() -> None:
     for make, said in (
         (lambda: MIFGSM(model, steps=0), "steps must be a whole number of at least 1"),
         (lambda: MIFGSM(model, momentum=-1.0), "momentum must be"),
-        (lambda: DIFGSM(model, diversity=1.5), "probability must lie in"),
+        (lambda: DIFGSM(model, diversity=1.5), r"probability must be in \[0, 1\]"),
         (lambda: Momentum(0.1, norm="l1"), "norm must be linf or l2"),  # type: ignore[arg-type]
         (lambda: DIFGSM(model, diversity=1.0)(images.flatten(1), labels), r"images \(B, C, H, W\)"),
     ):

@@ -130,7 +130,7 @@ def test_a_denoiser_stands_before_the_classifier_and_modes_come_back() -> None:
 @pytest.mark.parametrize(
     ("settings", "call", "said"),
     [
-        ({"sigma": 0.0}, {}, "sigma must be a finite number above 0, got 0.0"),
+        ({"sigma": 0.0}, {}, "sigma must be above 0, got 0.0"),
         ({"sigma": math.nan}, {}, "sigma must be a finite number above 0, got nan"),
         ({"batch_size": 0}, {}, "batch_size"),
         ({"box": (1.0, 0.0)}, {}, "box is"),

@@ -325,7 +325,7 @@ def test_mistakes_are_named(clip_model: ImageTextModel, pictures: torch.Tensor) 
     ]:
         with pytest.raises(UsageError, match=said):
             ContrastiveLanguagePrompting(lambda images, texts: images[:, 0], positive, negative)
-    with pytest.raises(UsageError, match="one or mean"):
+    with pytest.raises(UsageError, match="join must be one of one, mean"):
         ContrastiveLanguagePrompting(lambda images, texts: images[:, 0], ["a"], join="all")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="blocks of 7"):
         mosaic(pictures, torch.zeros(3, 32, 32, dtype=torch.bool), 7)

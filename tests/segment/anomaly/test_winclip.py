@@ -217,7 +217,7 @@ def test_mistakes_are_named(clip_model: ImageTextModel, detector: WinCLIP, pictu
     for options, said in [
         ({"scales": (2, 2)}, "different numbers of patches"),
         ({"scales": (0,)}, "at least 1"),
-        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
         ({"size": 30}, "multiple of the model's patch, 8"),
         ({"normal": ()}, "list of phrases"),
         ({"normal": ("{}",), "anomalous": ("{}",)}, "cannot tell them apart"),

@@ -95,5 +95,5 @@ def test_pictures_that_make_no_episode_are_refused(colours: Any) -> None:
     with pytest.raises(UsageError, match="no class covers enough of two pictures"):
         FewShotEpisodes(colours, torch.rand(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.long))
     episodes = FewShotEpisodes(colours, *boards(1, 4, [0, 1]))
-    with pytest.raises(UsageError, match="batch must be at least 1, not 0"):
+    with pytest.raises(UsageError, match="batch must be at least 1, got 0"):
         train_few_shot(episodes, batch=0)

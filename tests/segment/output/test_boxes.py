@@ -57,7 +57,7 @@ def test_it_finds_the_named_object_better_than_chance(method: str) -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UsageError, match="method is 'patches' or 'windows', not 'owl'"):
+    with pytest.raises(UsageError, match="method must be one of patches, windows, got 'owl'"):
         text_detector(None, "owl")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="at least one text"):
         text_detector(None, background="sky")  # type: ignore[arg-type]

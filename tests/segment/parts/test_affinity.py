@@ -96,7 +96,7 @@ def test_bad_sources_are_named(clip_model) -> None:
     context = windows(clip_model, [(0, 0)])
     with pytest.raises(UsageError, match=r"\(B, C, h, w\)"):
         External(lambda pixels: pixels[0])(context)
-    with pytest.raises(UsageError, match="window or image"):
+    with pytest.raises(UsageError, match="per must be one of window, image"):
         External(per="pixel")
     with pytest.raises(UsageError, match='"q", "k", "v"'):
         External("small-dino", of="qk")
@@ -104,7 +104,7 @@ def test_bad_sources_are_named(clip_model) -> None:
         External(means, of="v")
     with pytest.raises(UsageError, match="gamma"):
         CentredSoftmax(gamma=0.0)
-    with pytest.raises(UsageError, match="window or batch"):
+    with pytest.raises(UsageError, match="mean must be one of window, batch"):
         CentredSoftmax(mean="image")  # type: ignore[arg-type]
 
 

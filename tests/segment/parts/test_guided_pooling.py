@@ -165,7 +165,7 @@ def test_both_presets_are_the_papers_parts(preset: str) -> None:
 def test_bad_settings_are_named() -> None:
     with pytest.raises(UsageError, match="threshold"):
         GuidedPooling(threshold=2.0)
-    with pytest.raises(UsageError, match="least or most"):
+    with pytest.raises(UsageError, match="seed must be one of least, most"):
         BackgroundSeed(seed="first")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="delta"):
         GuidedPooling(delta=99)

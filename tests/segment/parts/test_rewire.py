@@ -196,5 +196,5 @@ def test_bad_settings_are_named() -> None:
     for wrong in ("", "qq", "q+q", "q,k"):
         with pytest.raises(UsageError, match='of is "q", "k", "v"'):
             SelfSelf(wrong)
-    with pytest.raises(UsageError, match="combine is sum or mean"):
+    with pytest.raises(UsageError, match="combine must be one of sum, mean"):
         SelfSelf("q", combine="max")  # type: ignore[arg-type]

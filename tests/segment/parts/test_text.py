@@ -26,7 +26,7 @@ def test_each_way_to_normalise_is_numpys() -> None:
         np.testing.assert_allclose(
             bound.cosines(dense, normalised=True), np.einsum("behw,qe->bqhw", dense, rows), atol=1e-5
         )
-    with pytest.raises(UsageError, match="channels or tokens"):
+    with pytest.raises(UsageError, match="normalise must be one of channels, tokens"):
         TextSide(normalise="cells")  # type: ignore[arg-type]
 
 

@@ -263,7 +263,7 @@ def test_many_views_and_recorded_streams_make_smaller_batches(clip_model, monkey
         (lambda: ViewEnsemble(second="flip-vertical"), "second is a list"),
         (lambda: ViewEnsemble(share=1.2), "share must be in"),
         (lambda: ViewEnsemble(sigma=0), "sigma 0 must be positive"),
-        (lambda: ViewEnsemble(on="tokens"), "on is normalised or pixels"),
+        (lambda: ViewEnsemble(on="tokens"), "on must be one of normalised, pixels"),
         (lambda: Closing(2), "size must be odd"),
         (lambda: DropSmall(1.5), "share must be in"),
         (lambda: Windows(stride=100.0).layout((64, 64), patch=8, native=32), "stride 100.0: pixels are an integer"),

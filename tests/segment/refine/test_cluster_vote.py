@@ -181,7 +181,7 @@ def test_the_class_token_multiplies_logits_word_by_word(clip_model) -> None:
 
 def test_what_cannot_be_is_said(clip_model) -> None:
     for settings, said in (
-        ({"vote": "most"}, "vote is majority or mean"),
+        ({"vote": "most"}, "vote must be one of majority, mean"),
         ({"eps": 0.0}, "eps must be positive"),
         ({"min_samples": -1}, "min_samples must be positive"),
         ({"of": "q+x"}, "of is "),

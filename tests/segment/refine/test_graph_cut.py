@@ -84,5 +84,5 @@ def test_a_constant_image_does_not_fail_and_bad_input_is_named() -> None:
         saliency_graph_cut(image, saliency[1:])
     with pytest.raises(UsageError, match="background <= foreground"):
         saliency_graph_cut(image, saliency, foreground=0.2)
-    with pytest.raises(UsageError, match="4 or 8"):
+    with pytest.raises(UsageError, match="neighbours must be one of 4, 8"):
         saliency_graph_cut(image, saliency, neighbours=6)

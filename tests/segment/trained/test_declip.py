@@ -177,7 +177,7 @@ def test_the_last_blocks_alone(clip_model) -> None:
 
 
 def test_what_cannot_be_trained_is_refused(clip_model) -> None:
-    with pytest.raises(UsageError, match="extended or conference"):
+    with pytest.raises(UsageError, match="version must be one of extended, conference"):
         DeCLIP(version="first")
     with pytest.raises(UsageError, match="at least 1"):
         DeCLIP(cells=0)

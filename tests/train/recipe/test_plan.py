@@ -157,7 +157,7 @@ def test_packaged_recipes_are_planned_whatever_their_kind(name: str) -> None:
         ({"samples": 0}, "samples is 0"),
         ({"samples": math.nan}, "samples is nan"),
         ({"picture_bytes": -1}, "picture_bytes is -1"),
-        ({"parallel": "both"}, "parallel is ddp or fsdp"),
+        ({"parallel": "both"}, "parallel must be one of ddp, fsdp"),
     ],
 )
 def test_numbers_out_of_range_are_refused(tiny: dict[str, Any], settings: dict[str, Any], said: str) -> None:

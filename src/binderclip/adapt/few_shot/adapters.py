@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from binderclip.adapt.heads.base import Terms
 from binderclip.adapt.heads.prior import prior_or_means
 from binderclip.adapt.heads.tuned import EpochHead, Tunable
-from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 
 def adapted(
@@ -63,10 +63,8 @@ class CLIPAdapter(EpochHead):
     epochs: int = 200
 
     def _module(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> Tunable:
-        if not 0 <= self.ratio <= 1:
-            raise UsageError(f"ratio must be in [0, 1], not {self.ratio}")
-        if self.reduction < 1:
-            raise UsageError(f"reduction must be at least 1, not {self.reduction}")
+        check_number("ratio", self.ratio, least=0, most=1)
+        check_number("reduction", self.reduction, least=1)
         self.prior_ = prior_or_means(self.prior_, views, targets, len(self.classes_))
         return _Bottleneck(self.prior_, max(1, self.n_features_in_ // self.reduction), self.ratio, self.scale_)
 

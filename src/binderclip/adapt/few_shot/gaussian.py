@@ -16,6 +16,8 @@ from binderclip.adapt.heads.base import Terms, WeightedHead, _checked_input, _se
 from binderclip.adapt.heads.blend import blend_search
 from binderclip.adapt.heads.prior import prior_rows
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 PRECISIONS = ("shrunk", "empirical", "identity", "class-mean")
@@ -42,8 +44,7 @@ def shrunk_precision(covariance: Float[Tensor, "d d"], n: float) -> Float[Tensor
     """
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
         raise UsageError(f"covariance must be square, not {tuple(covariance.shape)}")
-    if n < 1:
-        raise UsageError(f"n must be at least 1, not {n}")
+    check_number("n", n, least=1)
     covariance = covariance.double()
     d = len(covariance)
     eye = torch.eye(d, dtype=torch.float64, device=covariance.device)
@@ -126,12 +127,9 @@ class GaussianHead(WeightedHead):
     priors: str = "equal"
 
     def _check_options(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if self.priors not in ("equal", "empirical"):
-            raise UsageError(f"priors must be 'equal' or 'empirical', not {self.priors!r}")
-        if not self.alpha >= 0:
-            raise UsageError(f"alpha must be at least 0, not {self.alpha}")
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("priors", self.priors, ("equal", "empirical"))
+        check_number("alpha", self.alpha, least=0)
 
     def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:
         self._check_options()
@@ -210,8 +208,7 @@ class GaussianHead(WeightedHead):
         self._check_options()
         if self.text_prior is None:
             raise UsageError("fit_unlabelled starts from the zero-shot classifier: give text_prior")
-        if iterations < 1:
-            raise UsageError(f"iterations must be at least 1, not {iterations}")
+        check_number("iterations", iterations, least=1)
         _see_names(self, X, reset=True)
         x = torch.nn.functional.normalize(torch.tensor(_checked_input(X)), dim=-1)
         x = x.flatten(0, -2)

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from binderclip.adapt.heads.base import PicturesOnlyHead, Terms, WeightedHead
-from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -40,8 +40,7 @@ class LinearProbe(PicturesOnlyHead, WeightedHead):
     Cs: Sequence[float] = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
     def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:
-        if not self.C > 0:
-            raise UsageError(f"C must be above 0, not {self.C}")
+        check_number("C", self.C, above=0)
         x, y = views.flatten(0, 1).numpy(), targets.repeat_interleave(views.shape[1]).numpy()
         self._solver = LogisticRegression(max_iter=self.max_iter, warm_start=True)
         weights = None if self._counted is None else self._counted.repeat_interleave(views.shape[1]).numpy()

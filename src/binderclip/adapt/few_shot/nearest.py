@@ -12,6 +12,8 @@ from torch import Tensor
 
 from binderclip.adapt.heads.base import PicturesOnlyHead, Terms
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 AGGREGATES = ("max", "mean", "top-k")
 
@@ -54,14 +56,10 @@ class NearestExampleClassifier(PicturesOnlyHead):
     scale: float | None = field(default=1.0, init=False)
 
     def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:
-        if self.aggregate not in AGGREGATES:
-            raise UsageError(f"aggregate must be one of {', '.join(AGGREGATES)}, not {self.aggregate!r}")
-        if self.k < 1:
-            raise UsageError(f"k must be at least 1, not {self.k}")
-        if not self.tau > 0:
-            raise UsageError(f"tau must be above 0, not {self.tau}")
-        if not 0 < self.alpha < 1:
-            raise UsageError(f"alpha must be in (0, 1), not {self.alpha}")
+        check_choice("aggregate", self.aggregate, AGGREGATES)
+        check_number("k", self.k, least=1)
+        check_number("tau", self.tau, above=0)
+        check_number("alpha", self.alpha, above=0, below=1)
         each = views.shape[1]
         self.bank_ = views.flatten(0, 1)
         self.owner_ = targets.repeat_interleave(each)

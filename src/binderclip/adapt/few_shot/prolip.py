@@ -17,6 +17,8 @@ from binderclip.adapt.heads.inputs import InputLevel
 from binderclip.adapt.heads.prior import prior_or_means
 from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead, train_tunable
 from binderclip.errors import NotSupported, UsageError
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -173,8 +175,7 @@ class ProLIP(TunedHead):
         super()._fit(views, targets)
 
     def _module(self, views: Float[Tensor, "N V D"], targets: Int[Tensor, "N"]) -> VisualProjection:
-        if self.side not in SIDES:
-            raise UsageError(f"side must be one of {', '.join(SIDES)}, not {self.side!r}")
+        check_choice("side", self.side, SIDES)
         if not self.penalty_ >= 0:
             raise UsageError(f"penalty must be at least 0, not {self.penalty_}")
         self.base_, self.bias_ = _matrix(self.projection, "image_tower", views.shape[-1], "projection")
@@ -267,8 +268,7 @@ class ProLIP(TunedHead):
             raise UsageError(f"adapt_at_test_time trains the image projection; this head has side={self.side!r}")
         if views.ndim != 3 or views.shape[-1] != self.n_features_in_:
             raise UsageError(f"views must have shape (N, V, {self.n_features_in_}), not {tuple(views.shape)}")
-        if not 0 < keep <= 1:
-            raise UsageError(f"keep must be in (0, 1], not {keep}")
+        check_number("keep", keep, above=0, most=1)
         count = max(1, int(views.shape[1] * keep))
         module = self._fitted(torch.empty(0)).requires_grad_(False)
         parts = []

@@ -20,6 +20,7 @@ from binderclip.adapt.heads.token_features import WordTokens, patch_tokens, word
 from binderclip.adapt.heads.tuned import Training, Tunable, train_tunable
 from binderclip.errors import UsageError
 from binderclip.losses.ranking import PairwiseRankLoss
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -94,8 +95,7 @@ class RankingAdapter(RegressorMixin, BaseEstimator):
                 common scale). Default: all are one quantity.
         """
         check_settings(self)
-        if self.branch not in get_args(Branch):
-            raise UsageError(f"branch is {self.branch!r}; it is one of {', '.join(get_args(Branch))}")
+        check_choice("branch", self.branch, get_args(Branch))
         patches = self._patches(X)
         words, query = self._words(captions, len(patches))
         targets = torch.as_tensor(np.asarray(y), dtype=torch.float32)

@@ -16,6 +16,8 @@ from binderclip.adapt.heads.base import Terms
 from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead, prompt_training
 from binderclip.adapt.zero_shot.classifier import ZeroShotClassifier
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 Kind = Literal["attention", "linear", "linear-residual"]
 
@@ -122,10 +124,8 @@ class SentenceAttentionAdapter(TunedHead):
         bank = getattr(self.text_prior, "bank", self.text_prior)
         if not hasattr(bank, "owner"):
             raise UsageError("text_prior must be a TextBank of class -> sentences: model.text_bank({...})")
-        if self.kind not in get_args(Kind):
-            raise UsageError(f"kind {self.kind!r} is unknown: one of {', '.join(get_args(Kind))}")
-        if not 0 <= self.ratio <= 1:
-            raise UsageError(f"ratio must be in [0, 1], not {self.ratio}")
+        check_choice("kind", self.kind, get_args(Kind))
+        check_number("ratio", self.ratio, least=0, most=1)
         a, mask = raw_sentences(bank.align([str(name) for name in self.classes_.tolist()]))
         return _SentenceModule(SentenceAttention(a.shape[-1], self.kind, self.ratio), a, mask, self.scale_)
 

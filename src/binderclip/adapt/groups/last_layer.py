@@ -11,7 +11,8 @@ from jaxtyping import Int
 
 from binderclip.adapt.few_shot.linear_probe import LinearProbe
 from binderclip.errors import UsageError
-from binderclip.numeric import check_present
+from binderclip.numeric import check_number, check_present
+from binderclip.settings import check_choice
 
 Balance: TypeAlias = Literal["weights", "subsets"]
 
@@ -70,10 +71,8 @@ class LastLayerRetraining(LinearProbe):
         Raises:
             UsageError: as the class, or own weights beside groups.
         """
-        if self.balance not in ("weights", "subsets"):
-            raise UsageError(f"balance is {self.balance!r}; it is 'weights' or 'subsets'")
-        if self.subsets < 1:
-            raise UsageError(f"subsets is {self.subsets}; it is at least 1")
+        check_choice("balance", self.balance, ("weights", "subsets"))
+        check_number("subsets", self.subsets, least=1)
         self._cells = None
         if sensitive_features is not None:
             if sample_weight is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 Constraint: TypeAlias = Literal["demographic_parity", "true_positive_rate_parity"]
 
@@ -47,8 +48,7 @@ class GroupThresholds:
         if self.constraint not in ("demographic_parity", "true_positive_rate_parity"):
             known = "'demographic_parity' or 'true_positive_rate_parity'"
             raise UsageError(f"constraint is {self.constraint!r}; it is {known}")
-        if self.grid_size < 2:
-            raise UsageError(f"grid_size is {self.grid_size}; it is at least 2")
+        check_number("grid_size", self.grid_size, least=2)
 
     def fit(self, scores: Any, y: Any, *, sensitive_features: Any) -> GroupThresholds:
         """Choose the thresholds.

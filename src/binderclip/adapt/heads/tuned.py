@@ -20,6 +20,7 @@ from binderclip.adapt.heads.settings import check_setting
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
+from binderclip.numeric import check_number
 from binderclip.optim import GradientRule
 
 
@@ -137,8 +138,7 @@ class Training:
         assert count is not None
         if count < 0:
             raise UsageError(f"{'steps' if self.steps is not None else 'epochs'} must be at least 0, not {count}")
-        if not self.lr >= 0:
-            raise UsageError(f"lr must be at least 0, not {self.lr}")
+        check_number("lr", self.lr, least=0)
         each = 1 if self.batch_size is None else -(-pictures // self.batch_size)
         return count if self.steps is not None else count * each
 

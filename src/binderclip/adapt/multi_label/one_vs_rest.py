@@ -21,6 +21,7 @@ from binderclip.adapt.heads.base import FeatureClassifier, Terms, _checked_input
 from binderclip.adapt.heads.prior import align, prior_rows
 from binderclip.adapt.heads.settings import check_settings
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 BASES = ("linear-probe", "gda", "nearest-example", "zero-shot")
 
@@ -62,8 +63,7 @@ class OneVsRest(FeatureClassifier):
             Y: 1 where picture n has label c.
         """
         check_settings(self)
-        if self.base not in BASES:
-            raise UsageError(f"base must be one of {', '.join(BASES)}, not {self.base!r}")
+        check_choice("base", self.base, BASES)
         targets = np.asarray(Y)
         if targets.ndim != 2 or not np.isin(targets, (0, 1)).all():
             raise UsageError(f"Y must be an indicator (N, C) of zeros and ones, not of shape {targets.shape}")

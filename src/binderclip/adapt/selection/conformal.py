@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 
 def conformal_thresholds(
@@ -29,8 +30,7 @@ def conformal_thresholds(
     proba, targets = np.asarray(proba, dtype=np.float64), np.asarray(targets)
     if proba.ndim != 2 or targets.shape != (len(proba),) or not len(proba):
         raise UsageError(f"proba and targets must be (N, C) and (N,), not {proba.shape} and {targets.shape}")
-    if not 0 < alpha < 1:
-        raise UsageError(f"alpha must be in (0, 1), not {alpha}")
+    check_number("alpha", alpha, above=0, below=1)
     if targets.min() < 0 or targets.max() >= proba.shape[1]:
         raise UsageError(f"targets must be columns 0 to {proba.shape[1] - 1} of proba")
     scores = 1 - proba[np.arange(len(targets)), targets]

@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt8
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 SIMILAR = 0.995
 """Correlation of two 16 x 16 grey thumbnails from which on they count as the same picture."""
@@ -140,8 +140,7 @@ def draw_up_to(labels: Int[np.ndarray, "P"], shots: int, seed: int) -> Int[np.nd
     Raises:
         UsageError: shots below 1.
     """
-    if shots < 1:
-        raise UsageError(f"shots must be at least 1, not {shots}")
+    check_number("shots", shots, least=1)
     drawn = [
         np.random.default_rng([seed, int(c)]).permutation(np.flatnonzero(labels == c))[:shots]
         for c in np.unique(labels)

@@ -18,7 +18,9 @@ from binderclip.adapt.heads.inputs import InputLevel
 from binderclip.adapt.heads.through_model import SharedModel
 from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.optim import ModelEMA, layer_index, layerwise_lr_groups, scaled_ema_decay
+from binderclip.settings import check_choice
 
 Augmentation = Callable[[Tensor], Tensor]
 
@@ -104,14 +106,11 @@ class FullFineTune(SharedModel, PicturesOnlyHead, TunedHead):
         super()._fit(views, targets)
 
     def _check(self) -> None:
-        if self.recipe not in RECIPES:
-            raise UsageError(f"recipe must be one of {', '.join(RECIPES)}, not {self.recipe!r}")
-        if self.token not in ("patches", "class"):
-            raise UsageError(f"token must be patches or class, not {self.token!r}")
+        check_choice("recipe", self.recipe, RECIPES)
+        check_choice("token", self.token, ("patches", "class"))
         if self.model is None:
             raise UsageError("fine-tuning needs the model to start from: pass model=load(...)")
-        if not self.mixup >= 0:
-            raise UsageError(f"mixup must be at least 0, not {self.mixup}")
+        check_number("mixup", self.mixup, least=0)
         if not 0 <= self._option("label_smoothing") < 1:
             raise UsageError(f"label_smoothing must lie in [0, 1), not {self.label_smoothing}")
         ema = self._option("ema")

@@ -18,7 +18,9 @@ from binderclip.adapt.zero_shot.classifier import ZeroShotClassifier
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
 from binderclip.models.text.prompts import Position, PromptContext
+from binderclip.numeric import check_number
 from binderclip.optim import ProjectConflicting
+from binderclip.settings import check_choice
 
 
 class PromptModule(Tunable):
@@ -137,8 +139,7 @@ class PromptLearning(ModelHead):
             raise UsageError(
                 f"X has {views.shape[-1]} features and the model {self.model.embed_dim}: pass model.encode_image(...)"
             )
-        if self.loss not in ("joint", "per-prompt"):
-            raise UsageError(f"loss {self.loss!r} is unknown: one of joint, per-prompt")
+        check_choice("loss", self.loss, ("joint", "per-prompt"))
         with frozen(self.model):
             super()._fit(views, targets)
 
@@ -259,10 +260,8 @@ class ProGrad(PromptLearning):
     conflict_rate_: float | None = field(init=False)
 
     def _fit(self, views: Float[Tensor, "N V E"], targets: Int[Tensor, "N"]) -> None:
-        if self.combine not in ("project", "add"):
-            raise UsageError(f"combine {self.combine!r} is unknown: one of project, add")
-        if not self.temperature > 0:
-            raise UsageError(f"temperature must be above 0, not {self.temperature}")
+        check_choice("combine", self.combine, ("project", "add"))
+        check_number("temperature", self.temperature, above=0)
         rule = ProjectConflicting(self.strength) if self.combine == "project" else None
         self._rule = rule
         try:

@@ -26,6 +26,7 @@ from binderclip.adapt.tuning.pixel_prompt import (
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
 from binderclip.optim import NormalizedGradient
+from binderclip.settings import check_choice
 
 Gradient = Literal["momentum", "normalised", "sign"]
 
@@ -115,8 +116,7 @@ class VisualPromptTuning(SharedModel, TunedHead):
         self.n_trainable_ = self._built().free
 
     def _checked_model(self) -> nn.Module:
-        if self.recipe not in RECIPES:
-            raise UsageError(f"recipe must be one of {', '.join(RECIPES)}, not {self.recipe!r}")
+        check_choice("recipe", self.recipe, RECIPES)
         if self.model is None:
             raise UsageError("a visual prompt needs its model: pass model=load(...), or models.classifier(...)")
         if _plain(self.model) and self.prior_ is not None:

@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 How = Literal["argmax", "hungarian", "sinkhorn"]
 
@@ -62,8 +63,7 @@ def assign(
     Raises:
         UsageError: an unknown `how`, scores of another shape or not finite.
     """
-    if how not in get_args(How):
-        raise UsageError(f"how must be one of {', '.join(get_args(How))}, not {how!r}")
+    check_choice("how", how, get_args(How))
     _check(scores)
     if how == "argmax":
         return scores.argmax(dim=0)

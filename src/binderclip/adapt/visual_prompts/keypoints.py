@@ -14,6 +14,7 @@ from binderclip.adapt.visual_prompts.edits import Edit, Outline
 from binderclip.adapt.visual_prompts.referring import Regions, Texts, region_features, score_regions, text_rows
 from binderclip.adapt.visual_prompts.regions import Region, as_regions, as_rgb
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -64,8 +65,7 @@ def localise_keypoint(
 
     Paper: What does CLIP know about a red circle? Visual prompt engineering for VLMs (arXiv 2304.06712).
     """
-    if grid < 1:
-        raise UsageError(f"grid must be at least 1, not {grid}")
+    check_number("grid", grid, least=1)
     pixels = as_rgb(image)
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = (0, 0, width, height) if box is None else as_regions([box])[0].bounds(height, width)
@@ -102,8 +102,7 @@ def correct_keypoints(
             f"predicted and truth must be (N, 2) and boxes (N, 4), not {tuple(predicted.shape)}, {tuple(truth.shape)} "
             f"and {tuple(boxes.shape)}"
         )
-    if not alpha >= 0:
-        raise UsageError(f"alpha must be at least 0, not {alpha}")
+    check_number("alpha", alpha, least=0)
     sides = (boxes[..., 2:] - boxes[..., :2]).amax(dim=-1)
     return (predicted - truth).norm(dim=-1) <= alpha * sides
 

@@ -19,6 +19,7 @@ from binderclip.adapt.visual_prompts.foveal import FovealBias, foveal_features, 
 from binderclip.adapt.visual_prompts.regions import Region, as_regions, as_rgb
 from binderclip.errors import UsageError
 from binderclip.models import TextBank
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -79,8 +80,7 @@ def score_regions(
 
     Paper: Fine-Grained Visual Prompting (arXiv 2306.04356).
     """
-    if reduce not in ("sum", "mean", "none"):
-        raise UsageError(f"reduce must be sum, mean or none, not {reduce!r}")
+    check_choice("reduce", reduce, ("sum", "mean", "none"))
     pixels, areas = as_rgb(image), as_regions(regions)
     models = list(model) if isinstance(model, Sequence) else [model]
     parts = []
@@ -272,10 +272,8 @@ class RegionReferrer:
         templates: str | Sequence[str] | None = "a photo of {}",
         size: int | None = None,
     ) -> None:
-        if preset not in PRESETS:
-            raise UsageError(f"preset {preset!r} is unknown: one of {', '.join(PRESETS)}")
-        if how not in get_args(How):
-            raise UsageError(f"how must be one of {', '.join(get_args(How))}, not {how!r}")
+        check_choice("preset", preset, PRESETS)
+        check_choice("how", how, get_args(How))
         chosen = PRESETS[preset]
         if edits is not None or bias is not None:
             chosen = Preset(tuple(edits or ()), bias)

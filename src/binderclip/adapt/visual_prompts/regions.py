@@ -12,6 +12,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw
 
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 Shape = Literal["box", "ellipse", "mask", "keypoint"]
 Box = tuple[float, float, float, float]
@@ -111,8 +112,7 @@ class Region:
         Raises:
             UsageError: an unknown shape, or as `bounds`.
         """
-        if shape not in get_args(Shape):
-            raise UsageError(f"shape must be one of {', '.join(get_args(Shape))}, not {shape!r}")
+        check_choice("shape", shape, get_args(Shape))
         if shape == "mask" and self.mask is not None:
             self._check(height, width)
             return self.mask.copy()

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from binderclip.adapt.zero_shot.autoclip import Gradient, autoclip_scores, autoclip_weights
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 
 @runtime_checkable
@@ -173,8 +175,7 @@ class ContextPool:
         features: Float[Tensor, "N d"] | None = None,
     ) -> Float[Tensor, "N K"]:
         """log P(z|x) of each image."""
-        if not self.temperature > 0:
-            raise UsageError(f"temperature must be above 0, not {self.temperature}")
+        check_number("temperature", self.temperature, above=0)
         if isinstance(self.infer, str):
             if self.infer != "joint":
                 raise UsageError(f"infer is 'joint' or a tensor (Z, d) of class-free context rows, not {self.infer!r}")
@@ -201,8 +202,7 @@ def resolve_pool(pool: str | Pool | None) -> Pool | None:
     if pool is None:
         return None
     if isinstance(pool, str):
-        if pool not in POOLS:
-            raise UsageError(f"pool {pool!r} is unknown: one of {', '.join(POOLS)}")
+        check_choice("pool", pool, POOLS)
         return POOLS[pool]()
     if not callable(pool) or isinstance(pool, type):
         raise UsageError(f"pool must be a name ({', '.join(POOLS)}) or a pool such as AutoPool(), not {pool!r}")

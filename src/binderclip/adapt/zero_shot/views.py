@@ -17,6 +17,7 @@ from binderclip.data.images import open_image
 from binderclip.errors import DataError, UsageError
 from binderclip.models.image_text.encode import EncodedImages, key_of
 from binderclip.models.image_text.preprocess import as_list, float_batch
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from binderclip.adapt.heads.base import Terms
@@ -125,8 +126,7 @@ class Tiles(_Cropping):
     def __post_init__(self) -> None:
         if not isinstance(self.n, int) or not 1 <= self.n <= MOST_TILES:
             raise UsageError(f"tiles a side must be a whole number from 1 to {MOST_TILES}, not {self.n!r}")
-        if self.merge_by not in ("mean", "max"):
-            raise UsageError(f"merge_by is 'mean' or 'max', not {self.merge_by!r}")
+        check_choice("merge_by", self.merge_by, ("mean", "max"))
 
     def boxes(self, size: tuple[int, int]) -> list[Box]:
         """The whole image, then the tiles row by row."""
@@ -177,8 +177,7 @@ class GuidedCrops:
             raise UsageError(f"margins are numbers in [0, 1], at least one, not {list(self.margins)}")
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"top_k must be at least 1, or None for all classes, not {self.top_k}")
-        if self.merge_by not in ("features", "logits"):
-            raise UsageError(f"merge_by is 'features' or 'logits', not {self.merge_by!r}")
+        check_choice("merge_by", self.merge_by, ("features", "logits"))
 
     def __deepcopy__(self, memo: Any) -> GuidedCrops:
         # Nothing in it changes, and a detector may hold a whole model, which scikit-learn's clone would copy.

@@ -16,6 +16,7 @@ from torch import Tensor
 from binderclip.data.files import irregular
 from binderclip.data.images import list_images, open_header, open_image
 from binderclip.errors import DataError, UsageError
+from binderclip.settings import check_choice
 
 #: Names of a split's folders: ADE's, and plain ones.
 SPLITS = {"val": ("validation", "val"), "train": ("training", "train")}
@@ -72,8 +73,7 @@ class LabelFolder:
         ignore: int | None = None,
         zero_ignored: bool = False,
     ) -> None:
-        if split not in SPLITS:
-            raise UsageError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+        check_choice("split", split, SPLITS)
         self.split = split
         self.root, self.ignore, self.zero_ignored = Path(root), ignore, zero_ignored
         if self.root.exists() and not self.root.is_dir():

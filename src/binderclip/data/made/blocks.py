@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from binderclip.data.sets.dataset import ImageTextDataset
 from binderclip.data.uniform import uniform
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 Null = Literal["cross", "texture"]
 Place = Literal["random", "top", "bottom"]
@@ -76,8 +77,7 @@ class BlockDataset:
         self.keys = [str(i) for i in range(len(images))] if keys is None else list(keys)
         if labels.shape != images.shape[:1] or len(self.keys) != len(images):
             raise UsageError(f"{len(images)} images, but labels {tuple(labels.shape)} and {len(self.keys)} keys")
-        if signal_at not in ("random", "top", "bottom"):
-            raise UsageError(f"signal_at must be random, top or bottom, not {signal_at!r}")
+        check_choice("signal_at", signal_at, ("random", "top", "bottom"))
         self.labels = labels
         self.signal_on_top: Bool[Tensor, "N"] = self._places(signal_at, seed)
         nulls = self._nulls(images, null, colours, seed)

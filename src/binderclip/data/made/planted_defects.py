@@ -11,6 +11,7 @@ from torch import Tensor
 
 from binderclip.data.synthetic_scenes.details import defect
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ def plant_defects(
     low, high = (defects, defects) if isinstance(defects, int) else defects
     if not 1 <= low <= high or seed < 0:
         raise UsageError(f"defects must be at least 1 and seed at least 0, not {defects!r} and {seed}")
-    if not 0 < strength <= 1:
-        raise UsageError(f"strength must be in (0, 1], not {strength}")
+    check_number("strength", strength, above=0, most=1)
     side = images.shape[-1]
     nothing = np.zeros((0, side, side), dtype=bool)
     out, masks, kinds = [], [], []

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 __all__ = ["TemporalOrder", "temporal_order"]
 
@@ -55,8 +56,7 @@ def temporal_order(
     low, high = (length, length) if isinstance(length, int) else length
     if low < 10 or high < low:
         raise UsageError(f"length must be at least 10, or (shortest, longest) with shortest >= 10, got {length}")
-    if size < 1:
-        raise UsageError(f"size must be at least 1, got {size}")
+    check_number("size", size, least=1)
     if (seed is None) == (generator is None):
         raise UsageError("give either seed= or generator=")
     g = torch.Generator().manual_seed(seed) if generator is None and seed is not None else generator

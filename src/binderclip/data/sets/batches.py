@@ -13,6 +13,7 @@ from binderclip.data.sets.dataset import ImageTextDataset, Mode
 from binderclip.data.sets.sample import Batch, Collate, Fit
 from binderclip.data.sets.shards import ShardDataset
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 
 def epoch_order(n: int, *, seed: int = 0, epoch: int = 0, rank: int = 0, world: int = 1) -> Int[np.ndarray, "M"]:
@@ -54,8 +55,7 @@ def batches(
         workers: decoding processes; the result does not depend on it (for shards the order does).
         start: batches to leave out at the beginning, to resume; costs no decoding except for shards.
     """
-    if batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size}; it is at least 1")
+    check_number("batch_size", batch_size, least=1)
     collate = Collate(size, mode=mode, fit=fit, background=dataset.background)
     if isinstance(dataset, ShardDataset):
         dataset.set_epoch(epoch)

@@ -21,6 +21,7 @@ from binderclip.data.cache.features import content_hash
 from binderclip.data.images import WHITE, composite, open_image
 from binderclip.data.sets.sample import Fit, Sample, Skipped, captions_of, fit_square
 from binderclip.errors import DataError, UsageError
+from binderclip.settings import check_choice
 
 Mode = Literal["RGB", "RGBA"]
 
@@ -91,8 +92,7 @@ class ImageTextDataset(Dataset[Sample]):
         low, high = (int(self.labels.min()), int(self.labels.max())) if len(self.labels) else (-1, -1)
         if low < -1 or high >= len(self.classes):
             raise UsageError(f"labels run from {low} to {high}, but there are {len(self.classes)} classes (-1: none)")
-        if self.mode not in ("RGB", "RGBA"):
-            raise UsageError(f"mode is {self.mode!r}; it is 'RGB' or 'RGBA'")
+        check_choice("mode", self.mode, ("RGB", "RGBA"))
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

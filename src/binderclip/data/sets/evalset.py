@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from binderclip.data.sets.dataset import ImageTextDataset, matches
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 
 class EvalSet(Dataset[Any]):
@@ -123,8 +124,7 @@ def few_shot_split(
     labels = np.asarray(y)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise UsageError(f"few_shot_split takes one integer class an item, got {labels.dtype} of shape {labels.shape}")
-    if shots < 1:
-        raise UsageError(f"shots is {shots}; it is at least 1")
+    check_number("shots", shots, least=1)
     chosen: list[np.ndarray] = []
     for label in np.unique(labels[labels >= 0]):
         rows = np.flatnonzero(labels == label)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.data.uniform import uniform
-from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 Fit: TypeAlias = Literal["pad", "crop", "squash"]
 
@@ -172,8 +172,7 @@ def fit_square(
 
     RGBA pictures are resized with premultiplied colours, so transparent pixels lend their colour to none.
     """
-    if fit not in ("pad", "crop", "squash"):
-        raise UsageError(f"fit is {fit!r}; it is 'pad', 'crop' or 'squash'")
+    check_choice("fit", fit, ("pad", "crop", "squash"))
     width, height = image.size
     if (width, height) != (size, size):
         if fit == "squash":

@@ -12,6 +12,7 @@ from binderclip.data.synthetic_scenes.cutouts import COLOURS
 from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.data.synthetic_scenes.vocabulary import Vocabulary, vocabulary
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 if TYPE_CHECKING:
     from binderclip.data.synthetic_scenes.layout import Values
@@ -53,8 +54,7 @@ def colored_scenes(
     unknown = [colour for colour in colours if colour not in COLOURS]
     if unknown:
         raise UsageError(f"colour {unknown[0]!r} is unknown; use {', '.join(COLOURS)}")
-    if not 0 <= correlation <= 1:
-        raise UsageError(f"correlation {correlation} is not in [0, 1]")
+    check_number("correlation", correlation, least=0, most=1)
 
     def ground(name: str, rng: np.random.Generator) -> str:
         own, any_one = (names.index(name) + shift) % len(names), int(rng.integers(len(names)))

@@ -16,6 +16,7 @@ from binderclip.data.synthetic_scenes.cutouts import COLOURS, fit_shape, render_
 from binderclip.data.synthetic_scenes.paste import Piece
 from binderclip.data.synthetic_scenes.vocabulary import Vocabulary
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 LAYOUT, BACKGROUND, TUBES, DEFECTS, PAIR, CAMOUFLAGE = range(6)  # the random streams of a scene
 FACTORS = ("background", "colour", "flip", "position", "rotation", "size", "style")
@@ -160,8 +161,7 @@ def _places(slots: object) -> tuple[tuple[float, float, float, float], ...] | No
 
 def _check_factors(factors: Mapping[str, Values], source: Vocabulary) -> tuple[int, ...]:
     for factor, values in factors.items():
-        if factor not in FACTORS:
-            raise UsageError(f"factor {factor!r} is unknown; use {', '.join(FACTORS)}")
+        check_choice("factor", factor, FACTORS)
         if callable(values):
             continue
         if isinstance(values, str) or not len(values):

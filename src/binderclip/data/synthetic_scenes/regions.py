@@ -12,6 +12,7 @@ from torch import Tensor
 from binderclip.data.synthetic_scenes.batch import Scenes
 from binderclip.data.synthetic_scenes.captions import article
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 __all__ = ["RGBAPairs", "rgba_pairs"]
 
@@ -46,8 +47,7 @@ def rgba_pairs(scenes: Scenes, *, full: float = 0.1, seed: int = 0) -> RGBAPairs
 
     Paper: Alpha-CLIP: A CLIP Model Focusing on Wherever You Want, arXiv 2312.03818.
     """
-    if not 0 <= full <= 1:
-        raise UsageError(f"full must lie in [0, 1], got {full}")
+    check_number("full", full, least=0, most=1)
     rng = np.random.default_rng([seed, 75])
     seen: Bool[Tensor, "N K"] = scenes.visible.flatten(2).any(2)
     if not bool(seen.any(1).all()):

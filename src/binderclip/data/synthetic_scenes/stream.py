@@ -16,6 +16,7 @@ from binderclip.data.synthetic_scenes.layout import SceneLayout, Values, check_l
 from binderclip.data.synthetic_scenes.pairs import Difference, check_pairs, twin
 from binderclip.data.synthetic_scenes.vocabulary import Vocabulary, vocabulary
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 _vocabulary = vocabulary
 
@@ -102,8 +103,7 @@ def scenes(
 
 class _Extras:
     def __init__(self, camouflage: float, tubes: tuple[int, int], defects: tuple[int, int], slots: object) -> None:
-        if not 0 <= camouflage <= 1:
-            raise UsageError(f"camouflage {camouflage} is not in [0, 1]")
+        check_number("camouflage", camouflage, least=0, most=1)
         self.camouflage, self.tubes, self.defects, self.slots = float(camouflage), tubes, defects, slots
 
 
@@ -159,8 +159,7 @@ class SceneStream(IterableDataset):
         **options: object,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size} is not at least 1")
+        check_number("batch_size", batch_size, least=1)
         given = options.get("vocabulary", "scenes15")
         options["vocabulary"] = given if isinstance(given, Vocabulary) else vocabulary(given)  # type: ignore[arg-type]
         self.seed, self.batch_size, self.size, self.batches, self.start = seed, batch_size, size, batches, start

@@ -20,6 +20,7 @@ from scipy.ndimage import binary_fill_holes
 
 from binderclip.data.sets.packs import PACKS, SPLITS, pack_folder
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 OPAQUE = 128  # alpha from which a pixel belongs to the object
 MIN_SOLID = 150  # opaque pixels of 64 x 64 below which a drawing is too faint or thin to be an object
@@ -199,8 +200,7 @@ def _pack_columns(pack: str) -> dict[str, list]:
 
 def _check(names: object, split: str, packs: Sequence[str]) -> tuple[str, ...]:
     for pack in packs:
-        if pack not in PACKS:
-            raise UsageError(f"pack {pack!r} is unknown; there are {', '.join(PACKS)}")
+        check_choice("pack", pack, PACKS)
     splits = SPLITS if split == "all" else tuple(split.split("+"))
     for one in splits:
         if one not in SPLITS:

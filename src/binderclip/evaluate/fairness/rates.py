@@ -16,6 +16,7 @@ from binderclip.errors import UsageError
 from binderclip.evaluate.fairness.frame import Metric, MetricFrame, weights_of
 from binderclip.evaluate.probes.gaps import Method
 from binderclip.segment.metrics.calibration import bin_index
+from binderclip.settings import check_choice
 
 
 def _decisions(y_true: Any, y_pred: Any, pos_label: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -150,8 +151,7 @@ def _gap(
     method: Method, pos_label: Any, sample_weight: Any, agg: Agg = "worst_case",
 ) -> float:  # fmt: skip
     """Difference or ratio of one rate over groups, or the worst or the mean of several."""
-    if agg not in ("worst_case", "mean"):
-        raise UsageError(f"agg is {agg!r}; it is 'worst_case' or 'mean'")
+    check_choice("agg", agg, ("worst_case", "mean"))
     truth, decisions = _decisions(y_true, y_pred, pos_label)
     params = None if sample_weight is None else {name: {"sample_weight": sample_weight} for name in metrics}
     frame = MetricFrame(

@@ -25,6 +25,7 @@ from binderclip.evaluate.probes.resampling import (
     shuffle_room,
 )
 from binderclip.evaluate.probes.table import Grouping, PredictionTable
+from binderclip.settings import check_choice
 
 LEAST = 10
 """Rows below which a group is listed and takes no part in a gap: its value says next to nothing."""
@@ -64,8 +65,7 @@ def group_report(
     Raises:
         UsageError: no attribute, too few draws, a measure twice, an unknown null, or fewer than two groups.
     """
-    if null not in ("given", "all"):
-        raise UsageError(f"null is {null!r}; it is 'given' or 'all'")
+    check_choice("null", null, ("given", "all"))
     chosen = list(measures) or [accuracy(), mean_confidence(), calibration_error_measure()]
     tested = [replace(measure, given=None) for measure in chosen] if null == "all" else chosen
     if draws < 100:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from binderclip.errors import UsageError
 from binderclip.evaluate.probes.table import PredictionTable
+from binderclip.numeric import check_number
 from binderclip.segment.metrics.calibration import bin_index
 
 Sums = Float[np.ndarray, "*batch K"]
@@ -78,8 +79,7 @@ def top_k_accuracy(k: int = 5) -> Measure:
     Raises:
         UsageError: k below 1.
     """
-    if k < 1:
-        raise UsageError(f"k is {k}; it is at least 1")
+    check_number("k", k, least=1)
 
     def hit(table: PredictionTable) -> np.ndarray:
         own = np.take_along_axis(table.scores, np.maximum(table.target, 0)[:, None], axis=1)
@@ -106,8 +106,7 @@ def mapped_accuracy(accepted: Mapping[str, Sequence[str]], *, label: str = "labe
 
     Paper: Does Progress On Object Recognition Benchmarks Improve Real-World Generalization? (arXiv 2307.13136).
     """
-    if k < 1:
-        raise UsageError(f"k is {k}; it is at least 1")
+    check_number("k", k, least=1)
     if empty := [name for name, classes in accepted.items() if isinstance(classes, str) or not classes]:
         raise UsageError(f"label {empty[0]!r} needs a list of one class or more, got {accepted[empty[0]]!r}")
 
@@ -175,8 +174,7 @@ def calibration_error_measure(bins: int = 15, *, adaptive: bool = False, right: 
     Raises:
         UsageError: no bin.
     """
-    if bins < 1:
-        raise UsageError(f"bins is {bins}; it is at least 1")
+    check_number("bins", bins, least=1)
 
     def columns(table: PredictionTable) -> Float[np.ndarray, "N K"]:
         confidence = table.confidence()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 EncodeTexts: TypeAlias = "Callable[[list[str]], Tensor]"
 Replaced: TypeAlias = Literal["biased", "other"]
@@ -215,8 +216,7 @@ class OrderSensitivityProbe:
     def __post_init__(self) -> None:
         if len(self.classes) < 3 or (self.absent is not None and self.absent < 1):
             raise UsageError(f"{len(self.classes)} classes, at least 3; absent is {self.absent}, at least 1")
-        if self.replaced not in ("biased", "other"):
-            raise UsageError(f"replaced is {self.replaced!r}; it is 'biased' or 'other'")
+        check_choice("replaced", self.replaced, ("biased", "other"))
 
     def captions(self, objects: Sequence[int], biased: int, wrong: int) -> tuple[tuple[str, str], tuple[str, str]]:
         """The right and the wrong caption of both cases.

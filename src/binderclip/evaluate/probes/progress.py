@@ -14,6 +14,7 @@ from binderclip.errors import UsageError
 from binderclip.evaluate.probes.gaps import difference
 from binderclip.evaluate.probes.group_reports import wilson
 from binderclip.evaluate.probes.table import PredictionTable
+from binderclip.settings import check_choice
 
 Scale: TypeAlias = Literal["linear", "logit"]
 Unit: TypeAlias = Literal["scale", "accuracy"]
@@ -173,8 +174,7 @@ def effective_robustness(
     Raises:
         UsageError: as `fit_line`, or an unknown unit.
     """
-    if unit not in ("scale", "accuracy"):
-        raise UsageError(f"unit is {unit!r}; it is 'scale' or 'accuracy'")
+    check_choice("unit", unit, ("scale", "accuracy"))
     x, y = _scaled(easy, scale), _scaled(hard, scale)
     chosen = np.ones(len(x), dtype=bool) if reference is None else np.asarray(reference, dtype=bool)
     if not x.shape == y.shape == chosen.shape:
@@ -290,8 +290,7 @@ def limited_options(table: PredictionTable, reference: PredictionTable, *, optio
 
 def _scaled(values: Any, scale: str) -> Float[np.ndarray, "M"]:
     array = np.asarray(values, dtype=float)
-    if scale not in ("linear", "logit"):
-        raise UsageError(f"scale is {scale!r}; it is 'linear' or 'logit'")
+    check_choice("scale", scale, ("linear", "logit"))
     inside = (array > 0) & (array < 1) if scale == "logit" else (array >= 0) & (array <= 1)
     if array.ndim != 1 or not inside.all():
         raise UsageError(f"accuracies must be (M,) and in {'(0, 1)' if scale == 'logit' else '[0, 1]'}: {array}")

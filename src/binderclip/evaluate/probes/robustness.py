@@ -15,6 +15,7 @@ from binderclip.errors import UsageError
 from binderclip.evaluate.probes.group_reports import wilson
 from binderclip.evaluate.probes.measures import calibration_error_measure
 from binderclip.evaluate.probes.table import PredictionTable
+from binderclip.numeric import check_number
 from binderclip.segment.metrics.anomaly import binary_auroc
 from binderclip.similarity.temperature import fit_temperature
 
@@ -146,8 +147,7 @@ def expected_calibration_error(table: PredictionTable, *, temperature: float = 1
     Raises:
         UsageError: a temperature that is not above 0, or no bin.
     """
-    if not temperature > 0:
-        raise UsageError(f"temperature is {temperature}; it is above 0")
+    check_number("temperature", temperature, above=0)
     measure = calibration_error_measure(bins)
     return float(measure.value(measure.columns(replace(table, scores=table.scores / temperature)).sum(axis=0)))
 

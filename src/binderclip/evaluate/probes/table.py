@@ -16,6 +16,7 @@ from scipy.special import expit, softmax
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 from binderclip.files import write_whole
+from binderclip.settings import check_choice
 
 Scalar: TypeAlias = "str | bool | int | float"
 MOST_GROUPS = 200
@@ -124,8 +125,7 @@ class PredictionTable:
             raise UsageError(
                 f"targets run from {self.target.min()} to {self.target.max()}, of {wide} classes (-1: none)"
             )
-        if self.activation not in ("softmax", "sigmoid"):
-            raise UsageError(f"activation is {self.activation!r}; it is 'softmax' or 'sigmoid'")
+        check_choice("activation", self.activation, ("softmax", "sigmoid"))
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 __all__ = ["ConceptMapper", "concept_boxes", "tower_maps"]
 
@@ -78,8 +79,7 @@ class ConceptMapper(nn.Module):
             raise UsageError(
                 f"concepts, positions and width must be at least 1, got {n_concepts}, {n_positions}, {dim}"
             )
-        if not temperature > 0:
-            raise UsageError(f"temperature must be positive, got {temperature}")
+        check_number("temperature", temperature, above=0)
         self.n_concepts, self.n_positions, self.dim = n_concepts, n_positions, dim
         self.temperature, self.mask_positives, self.seed = temperature, mask_positives, seed
         with torch.random.fork_rng(devices=[]):

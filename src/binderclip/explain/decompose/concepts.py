@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from binderclip.errors import UsageError
 from binderclip.explain.engine.attribution import Attribution
 from binderclip.explain.transformer.eclip import MedGradECLIP
+from binderclip.numeric import check_number
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,7 @@ def concept_report(
     texts = dict(criteria) if isinstance(criteria, Mapping) else {text: text for text in criteria}
     if len(texts) < len(criteria):
         raise UsageError("criteria has the same text twice")
-    if top < 1:
-        raise UsageError(f"top must be at least 1, not {top}")
+    check_number("top", top, least=1)
     from binderclip.data import open_image
 
     picture = open_image(image)

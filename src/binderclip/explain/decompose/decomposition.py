@@ -16,6 +16,8 @@ from binderclip.errors import DataError, UsageError
 from binderclip.models.text.textbank import TextBank
 from binderclip.models.towers.contributions import By, Contributions
 from binderclip.models.towers.trace import trace
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -230,10 +232,8 @@ def decompositions(
         >>> for part in decompositions(model, paths, layers=[-1]):               # doctest: +SKIP
         ...     moments.update(part.unit().values[:, 0, 3])    # head 3 of the last block
     """
-    if batch_size < 1:
-        raise UsageError(f"batch_size must be at least 1, got {batch_size}")
-    if on_error not in ("raise", "skip"):
-        raise UsageError(f"on_error {on_error!r}: 'raise' or 'skip'")
+    check_number("batch_size", batch_size, least=1)
+    check_choice("on_error", on_error, ("raise", "skip"))
     encode = _encoder(model)
     rows = None if onto is None else encode(onto)
     names = () if rows is None else _names(onto, len(rows))

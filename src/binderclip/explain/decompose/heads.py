@@ -15,6 +15,7 @@ from binderclip.explain.decompose.decomposition import Decomposition
 from binderclip.explain.decompose.head_roles import OTHER, text_roles
 from binderclip.explain.decompose.text_span import Span, TextSpan
 from binderclip.models.text.textbank import TextBank
+from binderclip.numeric import check_number
 
 MIXED = "mixed"
 
@@ -107,8 +108,7 @@ def spurious_heads(
     """
     if isinstance(roles, str):
         raise UsageError(f"roles must be a list of roles, not the single text {roles!r}")
-    if not 0 <= least <= 1:
-        raise UsageError(f"least must be in [0, 1], got {least}")
+    check_number("least", least, least=0, most=1)
     return [
         (one.layer, one.head)
         for one in named

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.explain.engine.placement import Box, render_map
+from binderclip.numeric import check_number
 
 DRAWN_SIDE = 1024
 """Longest side in pixels at which a map becomes colours, which are then enlarged to the picture's size."""
@@ -131,8 +132,7 @@ class Attribution:
         from binderclip.data import open_image
 
         self._check(index)
-        if not 0 <= opacity <= 1:
-            raise UsageError(f"opacity must be in [0, 1], not {opacity}")
+        check_number("opacity", opacity, least=0, most=1)
         picture = open_image(image)
         heat = self._smoothed((picture.height, picture.width))[index]
         signed = self.finish == "signed"

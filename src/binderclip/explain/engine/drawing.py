@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 Sign = Literal["abs", "signed", "relu"]
 Channels = Literal["sum", "max"]
@@ -45,10 +46,8 @@ def to_map(
 
     Paper: SmoothGrad: removing noise by adding noise (arXiv 1706.03825), section 3.
     """
-    if sign not in ("abs", "signed", "relu"):
-        raise UsageError(f"sign must be abs, signed or relu, not {sign!r}")
-    if channels not in ("sum", "max"):
-        raise UsageError(f"channels must be sum or max, not {channels!r}")
+    check_choice("sign", sign, ("abs", "signed", "relu"))
+    check_choice("channels", channels, ("sum", "max"))
     if not 0 < percentile <= 100:
         raise UsageError(f"percentile must be in (0, 100], not {percentile}")
     if values.ndim not in (3, 4):

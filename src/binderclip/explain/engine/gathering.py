@@ -15,6 +15,7 @@ from binderclip.explain.engine.observed import Observed
 from binderclip.explain.engine.passes import Clean, CroppedViews, NoisyCopies, Pass, Passes, StraightPath
 from binderclip.explain.engine.placement import Box, render_map, whole
 from binderclip.explain.engine.places import Place
+from binderclip.settings import check_choice
 
 Reduction = Literal["sum", "relu-sum", "max-abs", "abs-sum", "l2"]
 Statistic = Literal["mean", "mean-square", "variance", "standard-error"]
@@ -132,8 +133,7 @@ class GaussianNoise:
     batch: int = 16
 
     def __post_init__(self) -> None:
-        if self.statistic not in ("mean", "mean-square", "variance", "standard-error"):
-            raise UsageError(f"statistic must be mean, mean-square, variance or standard-error, not {self.statistic!r}")
+        check_choice("statistic", self.statistic, ("mean", "mean-square", "variance", "standard-error"))
         if self.statistic == "standard-error" and self.n < 2:
             raise UsageError("the standard error of a mean needs at least 2 copies")
         self.passes  # noqa: B018 - its settings are checked there

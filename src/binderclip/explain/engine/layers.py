@@ -14,6 +14,7 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.explain.engine.attribution import Attribution, _normalized
 from binderclip.explain.engine.observed import Observer
 from binderclip.explain.engine.places import Place, to_grid
+from binderclip.numeric import check_number
 
 
 def stage_layers(model: Any, images: Any, count: int = 4) -> list[Place]:
@@ -37,8 +38,7 @@ def stage_layers(model: Any, images: Any, count: int = 4) -> list[Place]:
         UsageError: `count` below 1.
         NotSupported: one resolution only, and no tower whose blocks could be taken.
     """
-    if count < 1:
-        raise UsageError(f"count must be at least 1, not {count}")
+    check_number("count", count, least=1)
     observer = Observer(model)
     with observer.ready():
         names = _ends(observer, observer.images(images)[:1])

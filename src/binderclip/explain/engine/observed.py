@@ -23,6 +23,7 @@ from binderclip.explain.engine.places import Place, last_map, site_of, to_grid, 
 from binderclip.explain.engine.targets import is_image_text
 from binderclip.fit.optimizers import autocast
 from binderclip.models.layers.fast_gradients import fast_gradients
+from binderclip.settings import check_choice
 
 Way: TypeAlias = str
 """`tower` (through our view of the blocks) or `hooks` (the library's own forward)."""
@@ -126,9 +127,7 @@ class Observer:
     """
 
     def __init__(self, model: Any, precision: str = "float32") -> None:
-        if precision not in ("float32", "bfloat16"):
-            # Gradients of a cosine fall below what float16 can hold.
-            raise UsageError(f"precision must be float32 or bfloat16, not {precision!r}")
+        check_choice("precision", precision, ("float32", "bfloat16"))
         self.precision = precision
         if not callable(model) and not is_image_text(model):
             raise UsageError(f"cannot explain {type(model).__name__}: give an ImageTextModel, a Predictor or a module")

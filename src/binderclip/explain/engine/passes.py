@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from binderclip.explain.engine.observed import Observer
@@ -115,8 +116,7 @@ class StraightPath:
     def __post_init__(self) -> None:
         if self.n < 1 or self.batch < 1:
             raise UsageError(f"path: n and batch at least 1; got {self.n}, {self.batch}")
-        if self.rule not in ("gauss", "midpoint"):
-            raise UsageError(f"rule must be gauss or midpoint, not {self.rule!r}")
+        check_choice("rule", self.rule, ("gauss", "midpoint"))
         grey = isinstance(self.baseline, (int, float))
         if not grey and len(self.baseline) != 3:  # type: ignore[arg-type]
             raise UsageError(f"baseline must be one grey level or three numbers, not {self.baseline!r}")

@@ -20,6 +20,7 @@ from binderclip.explain.engine.observed import Observer
 from binderclip.explain.faithfulness.localisation import energy_inside, pointing_game
 from binderclip.explain.faithfulness.perturbation import deletion_auc, insertion_auc
 from binderclip.files import make_folder, write_whole
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -212,8 +213,7 @@ def _tests(tests: Sequence[str] | None, masks: Tensor | None) -> list[str]:
     if tests is None:
         return possible
     for test in tests:
-        if test not in TESTS:
-            raise UsageError(f"test {test!r} is unknown; there are {', '.join(TESTS)}")
+        check_choice("test", test, TESTS)
         if test not in possible:
             raise UsageError(f"test {test!r} needs masks=: where the object is")
     return list(tests)

@@ -18,6 +18,7 @@ from binderclip.explain.engine.attribution import Attribution, blank_maps
 from binderclip.explain.engine.observed import Observer
 from binderclip.explain.engine.targets import resolve
 from binderclip.explain.faithfulness.retrain import kept_count, ranking, standard_error
+from binderclip.numeric import check_number
 
 MapsOf: TypeAlias = Callable[[Any, Any, Any], Tensor]
 Maps: TypeAlias = "Tensor | Attribution | Callable[[Any, Any, Any], Any]"
@@ -240,8 +241,7 @@ def scoring(model: Any, images: Any, target: Any, *, batch: int = 64) -> Iterato
     Raises:
         UsageError: see `attribute`.
     """
-    if batch < 1:
-        raise UsageError(f"batch must be at least 1, not {batch}")
+    check_number("batch", batch, least=1)
     observer = Observer(model)
     pictures = observer.images(images)
     dense = getattr(target, "on", "outputs") == "dense"
@@ -270,8 +270,7 @@ def _area(
     *,
     inserted: bool,
 ) -> PerturbationArea:
-    if steps < 1:
-        raise UsageError(f"steps must be at least 1, not {steps}")
+    check_number("steps", steps, least=1)
     with scoring(model, images, target, batch=batch) as (scorer, pictures):
         ranks, blank = _orders(model, pictures, target, maps, unit, draws, seed)
         empty = _fill(fill)(pictures)

@@ -15,6 +15,7 @@ from binderclip.data import Fill
 from binderclip.errors import UsageError
 from binderclip.explain.engine.attribution import blank_maps
 from binderclip.fit import fit as run_fit
+from binderclip.settings import check_choice
 
 Keep = Literal["top", "bottom"]
 Unit = Literal["pixel", "coordinate"]
@@ -119,8 +120,7 @@ def remove_and_retrain(
     used by Full-Gradient Representation for Neural Network Visualization (arXiv 1905.00780) and Do Input Gradients
     Highlight Discriminative Features? (arXiv 2102.12781).
     """
-    if keep not in ("top", "bottom"):
-        raise UsageError(f"keep must be top or bottom, not {keep!r}")
+    check_choice("keep", keep, ("top", "bottom"))
     if not len(fractions) or not len(seeds):
         raise UsageError("remove_and_retrain needs at least one fraction and one seed")
     scores = _named(maps_train, maps_test, train[0], test[0], unit)
@@ -161,8 +161,7 @@ def keep_mask(
     Raises:
         UsageError: a fraction outside [0, 1], or values that are not finite.
     """
-    if keep not in ("top", "bottom"):
-        raise UsageError(f"keep must be top or bottom, not {keep!r}")
+    check_choice("keep", keep, ("top", "bottom"))
     count = kept_count(fraction, maps[0].numel())
     return _kept(ranking(maps, torch.Generator().manual_seed(seed)), count, keep)
 
@@ -287,8 +286,7 @@ def _named(
     maps_train: Maps, maps_test: Maps, train: Tensor, test: Tensor, unit: Unit
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Training and test maps by method, shapes checked, with the baseline at the end."""
-    if unit not in ("pixel", "coordinate"):
-        raise UsageError(f"unit must be pixel or coordinate, not {unit!r}")
+    check_choice("unit", unit, ("pixel", "coordinate"))
     ours, theirs = (m if isinstance(m, Mapping) else {"maps": m} for m in (maps_train, maps_test))
     if set(ours) != set(theirs) or RANDOM in ours:
         raise UsageError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.explain.engine.observed import Observer
 from binderclip.explain.engine.targets import resolve
+from binderclip.settings import check_choice
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,7 @@ class ClassModelImage:
                 f"steps at least 1, lr above 0, weight_decay and jitter at least 0; got {self.steps}, {self.lr}, "
                 f"{self.weight_decay}, {self.jitter}"
             )
-        if self.ascent not in ("normalized", "sgd", "adam"):
-            raise UsageError(f"ascent must be normalized, sgd or adam, not {self.ascent!r}")
+        check_choice("ascent", self.ascent, ("normalized", "sgd", "adam"))
 
     def __call__(self, model: Any, target: Any) -> ClassImage:
         """Optimise an image for a target (see `targets.resolve`)."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 Extract = Literal["bias", "scaling", "conv1x1", "conv3x3", "depthwise3x3"]
 Aggregate = Literal["sum", "norm", "filter-norm", "max", "max-abs"]
@@ -83,13 +83,3 @@ def _sum(x: Tensor) -> Tensor:
 
 def _max(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 3, stride=1)
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Say which values an option has.
-
-    Raises:
-        UsageError: none of them.
-    """
-    if value not in choices:
-        raise UsageError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

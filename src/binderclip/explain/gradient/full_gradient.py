@@ -21,6 +21,7 @@ from binderclip.explain.engine.placement import Box, input_box, whole
 from binderclip.explain.engine.targets import Score, resolve
 from binderclip.explain.engine.term_grids import TensorLayout, layout_of, on_grid
 from binderclip.explain.gradient.bias_tape import AFFINE, recorded
+from binderclip.settings import check_choice
 
 Variant = Literal["full", "simple", "smooth"]
 #: Relative to the score, and to the sum of the terms' sizes, whose cancellation costs digits.
@@ -166,8 +167,7 @@ class FullGrad:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.variant not in ("full", "simple", "smooth"):
-            raise UsageError(f"variant must be full, simple or smooth, not {self.variant!r}")
+        check_choice("variant", self.variant, ("full", "simple", "smooth"))
         NoisyCopies(self.n_samples, self.level, self.seed)
 
     def plan(self) -> None:

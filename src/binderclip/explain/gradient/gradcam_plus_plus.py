@@ -16,6 +16,7 @@ from binderclip.explain.engine.gathering import Gathered, Opening, SiteSignal
 from binderclip.explain.engine.observed import Observed
 from binderclip.explain.engine.passes import Clean, NoisyCopies, Pass
 from binderclip.explain.engine.places import Place
+from binderclip.settings import check_choice
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ class SmoothGradCAMPlusPlus(PlanMethod):
     batch: int = 16
 
     def __post_init__(self) -> None:
-        if self.activation not in ("clean", "mean"):
-            raise UsageError(f"activation must be clean or mean, not {self.activation!r}")
+        check_choice("activation", self.activation, ("clean", "mean"))
         NoisyCopies(self.n_samples, self.level, self.seed, self.batch)
 
     def plan(self) -> Plan:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from binderclip.errors import UsageError
 from binderclip.explain.engine.attribute import Plan, PlanMethod, gradient, gradient_times_value, signal_plan
 from binderclip.explain.engine.attribution import Finish
 from binderclip.explain.engine.gathering import GaussianNoise, Path, Reduction, Signal, Statistic, reduce_channels
 from binderclip.explain.engine.places import Place
+from binderclip.numeric import check_number
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,7 @@ class SmoothGrad(PlanMethod):
     def __post_init__(self) -> None:
         import torch
 
-        if self.n_samples < 1:
-            raise UsageError(f"n_samples must be at least 1, not {self.n_samples}")
+        check_number("n_samples", self.n_samples, least=1)
         self._noise()
         reduce_channels(torch.zeros(1, 1, 1, 1), self.reduce)
 

@@ -21,6 +21,7 @@ from binderclip.explain.engine.gathering import Gathered, Gathering, Opening, Re
 from binderclip.explain.engine.observed import Observed, Observer
 from binderclip.explain.engine.passes import Clean, Pass
 from binderclip.explain.engine.places import Place
+from binderclip.settings import check_choice
 
 InnerLoss = Literal["score", "cross-entropy"]
 Weights: TypeAlias = dict[str, Tensor]
@@ -60,8 +61,7 @@ class MetaStep:
     def __post_init__(self) -> None:
         if not 0 <= self.eps < float("inf") or self.batch < 1:
             raise UsageError(f"eps must be at least 0 and finite, batch at least 1; got {self.eps}, {self.batch}")
-        if self.loss not in ("score", "cross-entropy"):
-            raise UsageError(f"loss must be score or cross-entropy, not {self.loss!r}")
+        check_choice("loss", self.loss, ("score", "cross-entropy"))
         if isinstance(self.weights, str):
             raise UsageError(f"weights must be a tuple of prefixes, such as ({self.weights!r},)")
 

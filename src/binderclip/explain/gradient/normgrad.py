@@ -16,7 +16,8 @@ from binderclip.explain.engine.gathering import Ensemble
 from binderclip.explain.engine.layers import stage_layers
 from binderclip.explain.engine.observed import Observed
 from binderclip.explain.engine.places import Place
-from binderclip.explain.gradient.extraction import Aggregate, Extract, check_choice, extract_aggregate
+from binderclip.explain.gradient.extraction import Aggregate, Extract, extract_aggregate
+from binderclip.settings import check_choice
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from binderclip.explain.engine.attribute import Plan, gradient, run_plans, signa
 from binderclip.explain.engine.attribution import Attribution
 from binderclip.explain.engine.gathering import Crops, Reduction
 from binderclip.explain.gradient.relu_rules import ReluRule, relu_rule
+from binderclip.settings import check_choice
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,8 @@ class Saliency:
     tta: int = 1
 
     def __post_init__(self) -> None:
-        if self.reduce not in ("max-abs", "abs-sum", "l2"):
-            raise UsageError(f"reduce must be max-abs, abs-sum or l2, not {self.reduce!r}")
-        if self.relu_rule not in ("gradient", "deconv", "guided"):
-            raise UsageError(f"relu_rule must be gradient, deconv or guided, not {self.relu_rule!r}")
+        check_choice("reduce", self.reduce, ("max-abs", "abs-sum", "l2"))
+        check_choice("relu_rule", self.relu_rule, ("gradient", "deconv", "guided"))
         if not 1 <= self.tta <= 10:
             raise UsageError(f"tta must be from 1 to 10 crops, not {self.tta}")
 

@@ -15,6 +15,8 @@ from binderclip.explain.engine.attribution import Attribution
 from binderclip.explain.engine.observed import Observer
 from binderclip.explain.engine.placement import input_box, whole
 from binderclip.explain.engine.targets import Score, is_image_text, probability, resolve
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 from binderclip.vision import PixelTransform, Representation
 
 Noise = Literal["uniform", "gaussian", "zeros"]
@@ -100,12 +102,9 @@ class MaskExplanation:
         for name in ("steps", "samples", "batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.lr > 0:
-            raise UsageError(f"lr must be above 0, not {self.lr}")
-        if self.noise not in ("uniform", "gaussian", "zeros"):
-            raise UsageError(f"noise must be uniform, gaussian or zeros, not {self.noise!r}")
-        if self.aim not in ("maximise", "keep"):
-            raise UsageError(f"aim must be maximise or keep, not {self.aim!r}")
+        check_number("lr", self.lr, above=0)
+        check_choice("noise", self.noise, ("uniform", "gaussian", "zeros"))
+        check_choice("aim", self.aim, ("maximise", "keep"))
 
     def __call__(self, model: Any, images: Any, target: Any = None) -> MaskAttribution:
         """Explain images.

@@ -14,6 +14,7 @@ from binderclip.data.augment.fill import Fill
 from binderclip.errors import UsageError
 from binderclip.explain.engine.attribution import Attribution
 from binderclip.explain.engine.placement import whole
+from binderclip.numeric import check_number
 
 Score = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) -> (B,) scores, or (B, 2) logits, of which the second minus the first is taken."""
@@ -39,8 +40,7 @@ class PatchEffects:
         Args:
             share: of the patches, rounded up to a whole number of them: the top 5 % of 64 are 4, of 16 one.
         """
-        if not 0 < share <= 1:
-            raise UsageError(f"share {share} is not in (0, 1]")
+        check_number("share", share, above=0, most=1)
         flat = self.effects.flatten(1).abs()
         count = math.ceil(share * flat.shape[1] - 1e-9)
         total = flat.sum(1)

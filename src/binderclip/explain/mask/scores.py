@@ -13,6 +13,7 @@ from torch.nn import functional
 from binderclip.errors import UsageError
 from binderclip.explain.engine.observed import Observer
 from binderclip.explain.mask.optimise import MaskAttribution, chance
+from binderclip.settings import check_choice
 from binderclip.vision import sobel
 
 EdgeRule = Callable[[Tensor], Tensor]
@@ -81,8 +82,7 @@ def conciseness_preciseness(
 
     Paper: Explaining Image Classifiers with Multiscale Directional Image Representation (arXiv 2211.12857).
     """
-    if information not in ("pixels", "coefficients", "entropy"):
-        raise UsageError(f"information must be pixels, coefficients or entropy, not {information!r}")
+    check_choice("information", information, ("pixels", "coefficients", "entropy"))
     if information == "coefficients" and not isinstance(explanation, MaskAttribution):
         raise UsageError("information='coefficients' needs the result of a mask explanation, not its picture alone")
     shown, images = _pictures(explanation, images)

@@ -34,6 +34,8 @@ from binderclip.models.layers.freezing import frozen
 from binderclip.models.towers.block import join_heads
 from binderclip.models.towers.record import Record, Site, resolve_layer
 from binderclip.models.towers.trace import trace
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from binderclip.models.towers import Tower
@@ -79,8 +81,7 @@ class GradECLIP:
     signed: bool = False
 
     def __post_init__(self) -> None:
-        if self.heads not in ("model", "single"):
-            raise UsageError(f"heads must be model or single, not {self.heads!r}")
+        check_choice("heads", self.heads, ("model", "single"))
         if not self._blocks():
             raise UsageError("layer names no block")
 
@@ -118,8 +119,7 @@ class GradECLIP:
         Raises:
             UsageError: layers below 1, or captions and images that do not pair up.
         """
-        if layers < 1:
-            raise UsageError(f"layers must be at least 1, not {layers}")
+        check_number("layers", layers, least=1)
         return _words(self, model, images, texts, layers)
 
     def maps(self, evidence: Float[Tensor, "B h w D"], alike: Float[Tensor, "B h w"] | None) -> Float[Tensor, "B h w"]:
@@ -190,10 +190,8 @@ class MedGradECLIP(GradECLIP):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.entropy not in ("local", "channel", None):
-            raise UsageError(f"entropy must be local, channel or None, not {self.entropy!r}")
-        if not 0 <= self.mu <= 1:
-            raise UsageError(f"mu must be in [0, 1], not {self.mu}")
+        check_choice("entropy", self.entropy, ("local", "channel", None))
+        check_number("mu", self.mu, least=0, most=1)
 
     def maps(self, evidence: Float[Tensor, "B h w D"], alike: Float[Tensor, "B h w"] | None) -> Float[Tensor, "B h w"]:
         """Grad-ECLIP's map, weighted."""

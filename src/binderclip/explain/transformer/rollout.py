@@ -15,6 +15,8 @@ from binderclip.explain.engine.observed import Observer
 from binderclip.explain.engine.placement import input_box
 from binderclip.explain.engine.targets import resolve
 from binderclip.explain.words.text_tokens import combine_blocks
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,8 @@ class AttentionRollout:
     layers: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.residual < 1:
-            raise UsageError(f"residual must be in [0, 1), not {self.residual}")
-        if self.fuse not in ("mean", "max", "min"):
-            raise UsageError(f"fuse must be mean, max or min, not {self.fuse!r}")
+        check_number("residual", self.residual, least=0, below=1)
+        check_choice("fuse", self.fuse, ("mean", "max", "min"))
         if self.layers is not None and (not isinstance(self.layers, int) or self.layers < 1):
             raise UsageError(f"layers is a number of blocks, at least 1, not {self.layers!r}")
 

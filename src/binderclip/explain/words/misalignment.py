@@ -13,6 +13,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.explain.words.text_tokens import TextTokenAttribution, WordScorer
+from binderclip.settings import check_choice
 
 Decision = Literal["threshold", "most-negative"]
 EPS = -5e-5
@@ -96,8 +97,7 @@ class DenseMisalignment:
     scores: WordScorer = field(default_factory=TextTokenAttribution)
 
     def __post_init__(self) -> None:
-        if self.decision not in ("threshold", "most-negative"):
-            raise UsageError(f"decision must be threshold or most-negative, not {self.decision!r}")
+        check_choice("decision", self.decision, ("threshold", "most-negative"))
         if not self.eps <= 0:
             raise UsageError(f"eps must be zero or below, not {self.eps}: words above zero support the match")
         if self.prompt.strip() and not self.prompt[-1].isspace():

@@ -14,6 +14,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.explain.words.token_words import Word, words_of_tokens
 from binderclip.models.layers.freezing import frozen
+from binderclip.settings import check_choice
 
 Rule = Literal["signed", "relu", "relevance"]
 
@@ -89,8 +90,7 @@ class TextTokenAttribution:
     def __post_init__(self) -> None:
         if self.layers < 1 or self.batch_size < 1:
             raise UsageError(f"layers and batch_size must be at least 1, not {self.layers} and {self.batch_size}")
-        if self.rule not in ("signed", "relu", "relevance"):
-            raise UsageError(f"rule must be signed, relu or relevance, not {self.rule!r}")
+        check_choice("rule", self.rule, ("signed", "relu", "relevance"))
 
     def __call__(self, model: Any, images: Any, texts: str | Sequence[str]) -> WordScores:
         """Score the words of captions.

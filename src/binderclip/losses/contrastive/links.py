@@ -14,6 +14,7 @@ from binderclip.errors import UsageError
 from binderclip.losses.contrastive.blockwise import BlockPlan, blockwise_sigmoid, blockwise_softmax, reweighted
 from binderclip.losses.contrastive.share import Share
 from binderclip.losses.contrastive.targets import Positives
+from binderclip.numeric import check_number
 from binderclip.similarity.dot_functions import DotFunction
 
 __all__ = [
@@ -152,8 +153,7 @@ def block_side(chunk: int | None, device: torch.device) -> int:
     """
     if chunk is None:
         return 1024 if device.type == "cpu" else 4096
-    if chunk < 1:
-        raise UsageError(f"chunk must be at least 1, got {chunk}")
+    check_number("chunk", chunk, least=1)
     return int(chunk)
 
 

@@ -25,6 +25,7 @@ from binderclip.losses.contrastive.links import (
 from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
 from binderclip.losses.contrastive.share import Share, share_of
 from binderclip.losses.contrastive.targets import Diagonal, Targets, TwoViews, key_ids
+from binderclip.settings import check_choice
 from binderclip.similarity.geometry import Cosine, Similarity, at_least_float32, geometry_named
 
 __all__ = ["LINKS", "ContrastiveLoss", "LinkName", "LossOutput", "Pair"]
@@ -137,8 +138,7 @@ class ContrastiveLoss(nn.Module):
         metrics: bool = True,
     ) -> None:
         super().__init__()
-        if link not in LINKS:
-            raise UsageError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
+        check_choice("link", link, LINKS)
         self.pairs = tuple(pairs)
         self.similarity = geometry_named(similarity)
         if scales is None:

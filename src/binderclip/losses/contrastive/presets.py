@@ -12,6 +12,7 @@ from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
 from binderclip.losses.contrastive.terms.entailment import EntailmentCone
 from binderclip.losses.contrastive.terms.hard_negatives import HardNegativeMargin
 from binderclip.losses.contrastive.terms.refine import HybridContrastiveDistillation, RandomFeatureAlignment
+from binderclip.settings import check_choice
 from binderclip.similarity.geometry import Lorentz, SquaredEuclidean
 
 __all__ = [
@@ -288,8 +289,7 @@ def clip_rocket(
     """
     if n_local < 0:
         raise UsageError(f"n_local must be at least 0 views, got {n_local}")
-    if reduction not in ("mean", "sum"):
-        raise UsageError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    check_choice("reduction", reduction, ("mean", "sum"))
     factor = 1 if reduction == "mean" else 2
     scales = {"main": LogitScale(init_scale, max_scale, min=min(1.0, init_scale), learnable=learnable)}
     pairs = [Pair(weight=factor / (1 + n_local))]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.similarity.bounds import between
 
 __all__ = ["AlignmentScale", "LogitScale"]
@@ -132,8 +133,7 @@ class AlignmentScale(LogitScale):
         learnable: bool = False,
         max: float | None = None,
     ) -> None:
-        if not 0 < tau0 < math.inf:
-            raise UsageError(f"tau0 must be positive, got {tau0}")
+        check_number("tau0", tau0, above=0)
         if not (0 <= alpha <= 1 and 0 <= a0 <= 1):
             raise UsageError(f"alpha and a0 must lie in [0, 1], got alpha {alpha} and a0 {a0}")
         super().__init__(1 / tau0, max, learnable=learnable)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 __all__ = ["ContextRule", "content_distillation", "context_distillation", "region_correlation"]
 
@@ -42,8 +43,7 @@ def context_distillation(
         raise UsageError(f"rule must be {' or '.join(get_args(ContextRule))}, not {rule!r}")
     if student.shape != teacher.shape:
         raise UsageError(f"likeness of {tuple(student.shape)} and of the teacher {tuple(teacher.shape)}: two grids")
-    if not temperature > 0:
-        raise UsageError(f"temperature must be positive, not {temperature}")
+    check_number("temperature", temperature, above=0)
     if rule == "rows":
         # The root's slope has no end at 0.
         return ((student - teacher).square().sum(-1) + _SMALL).sqrt().mean()

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.losses.dense.neighbor_prior import Border, Prior, check_prior, counted_pixels, neighbor_prior
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 from binderclip.similarity.geometry import at_least_float32
 
 __all__ = ["DenseLoss", "FocalLoss", "MarginLabelSmoothingLoss", "NACLLoss", "NeighborPenaltyLoss", "SVLSLoss"]
@@ -37,8 +39,7 @@ class DenseLoss(nn.Module):
 
     def __init__(self, *, ignore_index: int = -1, reduction: Literal["mean", "sum", "none"] = "mean") -> None:
         super().__init__()
-        if reduction not in ("mean", "sum", "none"):
-            raise UsageError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
+        check_choice("reduction", reduction, ("mean", "sum", "none"))
         self.ignore_index, self.reduction = ignore_index, reduction
         self.parts: dict[str, Tensor] = {}
 
@@ -93,8 +94,7 @@ class FocalLoss(DenseLoss):
         self, gamma: float = 3.0, *, ignore_index: int = -1, reduction: Literal["mean", "sum", "none"] = "mean"
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction)
-        if gamma < 0:
-            raise UsageError(f"gamma must not be negative, got {gamma}")
+        check_number("gamma", gamma, least=0)
         self.gamma = gamma
 
     def terms(
@@ -242,10 +242,8 @@ class NeighborPenaltyLoss(DenseLoss):
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction)
         check_prior(prior, size, sigma, border)
-        if distance not in ("l1", "l2"):
-            raise UsageError(f"distance must be 'l1' or 'l2', not {distance!r}")
-        if alpha < 0:
-            raise UsageError(f"alpha must not be negative, got {alpha}")
+        check_choice("distance", distance, ("l1", "l2"))
+        check_number("alpha", alpha, least=0)
         self.prior, self.distance, self.alpha = prior, distance, alpha
         self.size, self.sigma, self.border, self.on_softmax = size, sigma, border, on_softmax
 

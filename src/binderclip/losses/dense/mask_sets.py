@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.similarity.geometry import at_least_float32
 
 __all__ = ["MaskSetLoss", "ReClass", "ReMask", "dice_loss", "match_masks", "semantic_labels", "soft_focal_loss"]
@@ -133,8 +134,7 @@ class ReClass:
     eta: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise UsageError(f"eta must be in [0, 1], not {self.eta}")
+        check_number("eta", self.eta, least=0, most=1)
 
     def __call__(
         self,

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.losses.dense.masked_patches import random_patch_order
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from binderclip.models.towers import Tower
@@ -147,8 +148,7 @@ class FeatureMaskedModeling(nn.Module):
         super().__init__()
         if not 0 < ratio < 1:
             raise UsageError(f"ratio is the share of patches that is hidden, in (0, 1), got {ratio}")
-        if masking not in ("block", "random"):
-            raise UsageError(f"masking must be 'block' or 'random', got {masking!r}")
+        check_choice("masking", masking, ("block", "random"))
         self.ratio, self.masking, self.least, self.aspect = ratio, masking, least, aspect
         self.mask = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
         self.predict = nn.Linear(width, target)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 __all__ = ["Prior", "counted_pixels", "neighbor_prior", "smoothing_kernel"]
 
@@ -45,8 +46,7 @@ def smoothing_kernel(size: int = 3, sigma: float = 1.0, *, own: bool = True) -> 
     """
     if size < (3 if own else 1) or size % 2 == 0:
         raise UsageError(f"size must be odd and at least {3 if own else 1}, not {size}")
-    if not sigma > 0:
-        raise UsageError(f"sigma must be positive, not {sigma}")
+    check_number("sigma", sigma, above=0)
     place = torch.arange(size, dtype=torch.float64) - size // 2
     kernel = torch.exp(-(place[:, None] ** 2 + place**2) / (2 * sigma**2))
     if own:
@@ -63,8 +63,7 @@ def counted_pixels(labels: Integer[Tensor, "B H W"], classes: int, ignore_index:
     """
     if labels.ndim != 3 or labels.dtype.is_floating_point or labels.dtype == torch.bool:
         raise UsageError(f"labels must be integers (B, H, W), not {labels.dtype} of shape {tuple(labels.shape)}")
-    if classes < 1:
-        raise UsageError(f"classes must be at least 1, not {classes}")
+    check_number("classes", classes, least=1)
     labels = labels.long()  # -1 is 255 to an 8-bit map
     counted = labels != ignore_index
     if classes <= VOID:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 __all__ = [
     "AugmentedSlicedWasserstein",
@@ -188,8 +189,7 @@ class GeneralizedSlicedWasserstein(SlicedWasserstein):
         super().__init__(n_projections, p=p, generator=generator)
         if kind != "circular":
             raise UsageError(f"kind must be 'circular', got {kind!r}")
-        if not 0 < r < math.inf:
-            raise UsageError(f"r must be positive, got {r}")
+        check_number("r", r, above=0)
         self.kind, self.r = kind, r
 
     def forward(self, x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
@@ -246,8 +246,7 @@ class AugmentedSlicedWasserstein(SlicedWasserstein):
     ) -> None:
         super().__init__(n_projections, p=p, reduction=reduction, generator=generator)
         _check_ascent(steps, lr)
-        if lam < 0:
-            raise UsageError(f"lam must be at least 0, got {lam}")
+        check_number("lam", lam, least=0)
         if isinstance(h, str) and h not in ("linear", "mlp"):
             raise UsageError(f"h must be 'linear', 'mlp' or a module, got {h!r}")
         self.dim, self.steps, self.lr, self.lam = dim, steps, lr, lam
@@ -349,8 +348,7 @@ def _check(x: Tensor, y: Tensor, p: float, n_projections: int) -> None:
 def _check_settings(p: float, n_projections: int) -> None:
     if not 1 <= p < math.inf:
         raise UsageError(f"the order p must be at least 1, got {p}")
-    if n_projections < 1:
-        raise UsageError(f"n_projections must be at least 1, got {n_projections}")
+    check_number("n_projections", n_projections, least=1)
 
 
 def _check_ascent(steps: int, lr: float) -> None:

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.losses.contrastive.loss import LossOutput
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 __all__ = ["GradientAlignmentLoss", "class_gradients"]
 
@@ -65,12 +67,9 @@ class GradientAlignmentLoss:
         augment: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
-        if not weight >= 0:
-            raise UsageError(f"weight must be a number of at least 0, got {weight}")
-        if classes_per_image < 1:
-            raise UsageError(f"classes_per_image must be at least 1, got {classes_per_image}")
-        if of not in ("loss", "logit"):
-            raise UsageError(f"of must be loss or logit, not {of!r}")
+        check_number("weight", weight, least=0)
+        check_number("classes_per_image", classes_per_image, least=1)
+        check_choice("of", of, ("loss", "logit"))
         self.directions, self.weight, self.classes_per_image = directions, float(weight), classes_per_image
         self.of, self.augment = of, augment
         self.generator = torch.Generator().manual_seed(seed)
@@ -151,8 +150,7 @@ def class_gradients(
     Raises:
         UsageError: an unknown `of`, or classes that are not (B, k) indices.
     """
-    if of not in ("loss", "logit"):
-        raise UsageError(f"of must be loss or logit, not {of!r}")
+    check_choice("of", of, ("loss", "logit"))
     if classes.ndim != 2 or len(classes) != len(images) or classes.is_floating_point():
         raise UsageError(f"classes must be (B, k) indices for {len(images)} images, not {tuple(classes.shape)}")
     with torch.enable_grad():

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
+from binderclip.numeric import check_number
 
 __all__ = ["GradientFlowPenalty", "gradient_flow", "unroll"]
 
@@ -71,8 +72,7 @@ class GradientFlowPenalty:
         activation: str | Slope = "tanh",
         floor: float = 1e-20,
     ) -> None:
-        if not alpha >= 0:
-            raise UsageError(f"alpha must be a number of at least 0, got {alpha}")
+        check_number("alpha", alpha, least=0)
         _check(power, activation, floor)
         self.alpha, self.power, self.activation, self.floor = float(alpha), power, activation, float(floor)
 
@@ -210,8 +210,7 @@ def unroll(
 def _check(power: int, activation: str | Slope, floor: float) -> Slope:
     if power not in (1, 2):
         raise UsageError(f"power must be 1 (lengths) or 2 (squared lengths), got {power!r}")
-    if not floor > 0:
-        raise UsageError(f"floor must be a number above 0, got {floor}")
+    check_number("floor", floor, above=0)
     if callable(activation):
         return activation
     if activation not in SLOPES:

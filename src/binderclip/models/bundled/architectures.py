@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.settings import check_choice
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "LiteStem", "LiteTrunk", "fold_lite", "lite_pixels_to_clip"]
 
@@ -51,8 +52,7 @@ class LiteTrunk(nn.Module):
 
     def __init__(self, name: str = "lite0", *, output_stride: int = 32, in_chans: int = 3) -> None:
         super().__init__()
-        if output_stride not in (8, 16, 32):
-            raise UsageError(f"output_stride={output_stride}: 8, 16 or 32")
+        check_choice("output_stride", output_stride, (8, 16, 32))
         net: Any = timm.create_model(
             f"tf_efficientnet_{name}", pretrained=False, num_classes=0, output_stride=output_stride, in_chans=in_chans
         )

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.layers.alpha import ALPHA_MEAN, ALPHA_STD, alpha_of, put_alpha, with_alpha
+from binderclip.numeric import check_number
 
 __all__ = ["AlphaCLIP", "add_alpha_channel", "box_alpha", "point_alpha"]
 
@@ -173,8 +174,7 @@ def point_alpha(
     Raises:
         UsageError: a radius that is not positive.
     """
-    if not radius > 0:
-        raise UsageError(f"radius must be positive, got {radius}")
+    check_number("radius", radius, above=0)
     coordinates = torch.as_tensor(points, dtype=torch.float32).reshape(-1, 2)
     height, width = size
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5

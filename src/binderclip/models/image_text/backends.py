@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from binderclip.errors import CheckpointError, NotSupported, UsageError
+from binderclip.errors import CheckpointError, NotSupported
 from binderclip.models.text.tokenize import Pooling, TokenIds
+from binderclip.settings import check_choice
 
 Kind = Literal["open_clip", "hf-clip", "hf-metaclip-2", "hf-chinese-clip", "hf-altclip", "hf-siglip"]
 
@@ -159,8 +160,7 @@ def backend_of(kind: str) -> Backend:
     Raises:
         UsageError: an unknown kind.
     """
-    if kind not in BACKENDS:
-        raise UsageError(f"kind {kind!r} is unknown: one of {', '.join(BACKENDS)}")
+    check_choice("kind", kind, BACKENDS)
     return BACKENDS[kind]  # type: ignore[index]
 
 

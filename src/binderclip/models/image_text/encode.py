@@ -21,6 +21,7 @@ from torch import Tensor
 
 from binderclip.errors import BinderclipError, DataError, UsageError
 from binderclip.models.image_text.preprocess import ImageLike, Preprocess
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from binderclip.models.image_text.model import ImageTextModel
@@ -130,8 +131,7 @@ def encode_files(
     """
     if batch_size < 1 or (workers is not None and workers < 1):
         raise UsageError(f"batch_size ({batch_size}) and workers ({workers}) must be at least 1")
-    if on_error not in ("raise", "skip"):
-        raise UsageError(f"on_error {on_error!r}: 'raise' or 'skip'")
+    check_choice("on_error", on_error, ("raise", "skip"))
     preprocess = model.preprocess.at(size)
     step = min(batch_size, CPU_BATCH) if model.device.type == "cpu" else batch_size
     kept: list[int] = []

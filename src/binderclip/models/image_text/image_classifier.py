@@ -17,6 +17,7 @@ from binderclip.models.files.folders import read_folder, write_folder
 from binderclip.models.image_text.classification import Classification
 from binderclip.models.image_text.predictor import ModuleClassifier
 from binderclip.models.image_text.preprocess import ImageLike, Preprocess, as_list
+from binderclip.numeric import check_number
 
 __all__ = ["ImageClassifier", "read_classifier"]
 
@@ -142,8 +143,7 @@ class ImageClassifier(ModuleClassifier):
     def _pixels(
         self, images: ImageLike | Sequence[ImageLike], batch_size: int, size: int | tuple[int, int] | None
     ) -> tuple[Float[Tensor, "B 3 h w"], ...]:
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+        check_number("batch_size", batch_size, least=1)
         first = next(self.module.parameters())
         return self.preprocess(images, size=size).to(first.device, first.dtype).split(batch_size)
 

@@ -25,6 +25,7 @@ from binderclip.models.image_text.preprocess import ImageLike, Preprocess, as_li
 from binderclip.models.padding import of_words
 from binderclip.models.text.textbank import Rule, TextBank, descriptors
 from binderclip.models.text.tokenize import TokenIds, Tokenizer
+from binderclip.numeric import check_number
 from binderclip.similarity.geometry import Cosine, Similarity
 from binderclip.similarity.transformed import Transformed
 from binderclip.similarity.transforms import EmbeddingTransform
@@ -183,8 +184,7 @@ class ImageTextModel(PictureModel):
             UsageError: no image, or floats outside [0, 1].
             DataError: a picture that cannot be read.
         """
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+        check_number("batch_size", batch_size, least=1)
         batch = float_batch(images)
         if batch is not None:
             features = self._encode_floats(batch, batch_size, size)

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from binderclip.data.images import open_image
 from binderclip.errors import NotSupported, UsageError
+from binderclip.settings import check_choice
 
 ImageLike: TypeAlias = "str | Path | bytes | IO[bytes] | io.BytesIO | Image.Image | np.ndarray | Tensor"
 ResizeMode = Literal["shortest", "squash", "longest"]
@@ -100,10 +101,8 @@ class Preprocess:
     crop_rounding: Literal["even", "down"] = "even"
 
     def __post_init__(self) -> None:
-        if self.resize_mode not in get_args(ResizeMode):
-            raise UsageError(f"resize_mode {self.resize_mode!r}: one of {', '.join(get_args(ResizeMode))}")
-        if self.interpolation not in get_args(Interpolation):
-            raise UsageError(f"interpolation {self.interpolation!r}: one of {', '.join(get_args(Interpolation))}")
+        check_choice("resize_mode", self.resize_mode, get_args(ResizeMode))
+        check_choice("interpolation", self.interpolation, get_args(Interpolation))
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3 or not all(math.isfinite(value) for value in values):
                 raise UsageError(f"{name} {values} must be three finite numbers, one for each colour")

@@ -23,6 +23,7 @@ from binderclip.models.image_text.backends import is_convolutional
 from binderclip.models.image_text.encoder import PictureModel
 from binderclip.models.image_text.image_classifier import ImageClassifier, read_classifier
 from binderclip.models.image_text.preprocess import ImageLike, Preprocess
+from binderclip.numeric import check_number
 
 __all__ = ["VisionModel", "load_vision"]
 
@@ -117,8 +118,7 @@ class VisionModel(PictureModel):
     def _pixels(
         self, images: ImageLike | Sequence[ImageLike], batch_size: int, size: int | tuple[int, int] | None
     ) -> tuple[Float[Tensor, "B 3 h w"], ...]:
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+        check_number("batch_size", batch_size, least=1)
         patch = self.image_tower.patch
         sides = self.preprocess.at(size).size
         if any(side < patch or side % patch for side in sides):

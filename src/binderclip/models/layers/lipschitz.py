@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 __all__ = [
     "AddBias",
@@ -62,8 +64,7 @@ class BoundedInput(LipschitzLayer):
 
     def __init__(self, radius: float) -> None:
         super().__init__()
-        if not 0 < radius < math.inf:
-            raise UsageError(f"radius must be positive and finite, not {radius}")
+        check_number("radius", radius, above=0)
         self.radius = float(radius)
 
     def forward(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
@@ -90,8 +91,7 @@ class AddBias(LipschitzLayer):
     def __init__(self, features: int, *, radius: float = 1.0, positions: int = 1) -> None:
         super().__init__()
         check_sizes(0, features=features, positions=positions)
-        if not 0 < radius < math.inf:
-            raise UsageError(f"radius must be positive and finite, not {radius}")
+        check_number("radius", radius, above=0)
         self.radius, self.positions = float(radius), positions
         self.bias = nn.Parameter(torch.zeros(features))
 
@@ -172,8 +172,7 @@ class LipschitzResidual(LipschitzLayer):
 
     def __init__(self, *layers: nn.Module, merge: str = "1-lip-add") -> None:
         super().__init__()
-        if merge not in ("add", "1-lip-add"):
-            raise UsageError(f"merge must be 'add' or '1-lip-add', not {merge!r}")
+        check_choice("merge", merge, ("add", "1-lip-add"))
         self.branch, self.factor = nn.Sequential(*layers), 1.0 if merge == "add" else 0.5
         for layer in layers:
             lipschitz_rule(layer)
@@ -252,10 +251,8 @@ class ClipLogitGradient(LipschitzLayer):
 
     def __init__(self, limit: float, *, reduction: str = "mean") -> None:
         super().__init__()
-        if not limit > 0:
-            raise UsageError(f"limit must be positive, not {limit}")
-        if reduction not in ("mean", "sum"):
-            raise UsageError(f"reduction must be 'mean' or 'sum', not {reduction!r}")
+        check_number("limit", limit, above=0)
+        check_choice("reduction", reduction, ("mean", "sum"))
         self.limit, self.reduction = float(limit), reduction
 
     def forward(self, x: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
@@ -314,5 +311,4 @@ def check_sizes(iterations: int, **sizes: int) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise UsageError(f"{name} must be at least 1, not {value}")
-    if iterations < 0:
-        raise UsageError(f"iterations must be at least 0, not {iterations}")
+    check_number("iterations", iterations, least=0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 if TYPE_CHECKING:
     from binderclip.models.image_text.encoder import PictureModel
@@ -209,10 +210,8 @@ def lora_(
         ...     model.encode_image(images)
         ...     lora.merge()
     """
-    if r < 1:
-        raise UsageError(f"r must be at least 1, not {r}")
-    if not 0 <= lora_dropout < 1:
-        raise UsageError(f"lora_dropout must be in [0, 1), not {lora_dropout}")
+    check_number("r", r, least=1)
+    check_number("lora_dropout", lora_dropout, least=0, below=1)
     targets = _chosen("target_modules", target_modules, TARGETS)
     chosen = _chosen("towers", towers, TOWERS)
     scaling = lora_alpha / (math.sqrt(r) if use_rslora else r)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 __all__ = ["ACTIVATION_GAINS", "NFBlock", "NFResNet", "ScaledActivation", "ScaledStdConv2d", "expected_stds"]
 
@@ -101,8 +103,7 @@ class ScaledStdConv2d(nn.Conv2d):
     ) -> None:
         if in_channels % groups or out_channels % groups:
             raise UsageError(f"groups={groups} must divide {in_channels} input and {out_channels} output channels")
-        if not eps > 0:
-            raise UsageError(f"eps must be above 0, got {eps}")
+        check_number("eps", eps, above=0)
         padding = dilation * (kernel_size - 1) // 2 if padding is None else padding
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         self.eps = eps
@@ -189,12 +190,9 @@ class NFBlock(nn.Module):
     ) -> None:
         super().__init__()
         changes = stride != 1 or in_channels != out_channels
-        if stride not in (1, 2):
-            raise UsageError(f"stride must be 1 or 2, got {stride}")
-        if not expected_std > 0:
-            raise UsageError(f"expected_std must be above 0, got {expected_std}")
-        if not 0 <= drop_path < 1:
-            raise UsageError(f"drop_path must lie in [0, 1), got {drop_path}")
+        check_choice("stride", stride, (1, 2))
+        check_number("expected_std", expected_std, above=0)
+        check_number("drop_path", drop_path, least=0, below=1)
         if projection is False and changes:
             raise UsageError(f"{in_channels} -> {out_channels} channels with stride {stride} needs a projection")
         width = int(out_channels * ratio) // group_width * group_width

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 
 class RelationalAttention(nn.Module):
@@ -40,8 +41,7 @@ class RelationalAttention(nn.Module):
         super().__init__()
         if heads < 1 or width % heads:
             raise UsageError(f"heads {heads} does not divide width {width}")
-        if queries < 1:
-            raise UsageError(f"queries is {queries}; it is at least 1")
+        check_number("queries", queries, least=1)
         self.width, self.heads = width, heads
         self.queries = nn.Parameter(torch.randn(queries, width) * width**-0.5)
         self.to_query, self.query_norm = nn.Linear(width, width), nn.LayerNorm(width)

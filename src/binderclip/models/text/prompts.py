@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from binderclip.errors import UsageError
 from binderclip.models.text.tokenize import TokenIds
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from binderclip.models.image_text.model import ImageTextModel
@@ -79,8 +80,7 @@ class PromptContext(nn.Module):
         super().__init__()
         if n_ctx < 1 or n_prompts < 1:
             raise UsageError(f"n_ctx and n_prompts must be at least 1, not {n_ctx} and {n_prompts}")
-        if position not in get_args(Position):
-            raise UsageError(f"position {position!r} is unknown: one of {', '.join(get_args(Position))}")
+        check_choice("position", position, get_args(Position))
         self.class_names, self.n_ctx, self.n_prompts = _names(class_names), n_ctx, n_prompts
         self.position: Position = position
         self.class_specific = class_specific

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.text.templates import fill, resolve_templates
+from binderclip.settings import check_choice
 from binderclip.similarity.geometry import Cosine, Similarity
 
 Rule = Literal["mean-unit", "mean", "mean-raw-unit"]
@@ -57,8 +58,7 @@ def descriptors(
 
 
 def _check_rule(rule: str) -> None:
-    if rule not in get_args(Rule):
-        raise UsageError(f"rule {rule!r} is unknown: one of {', '.join(get_args(Rule))}")
+    check_choice("rule", rule, get_args(Rule))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from binderclip.models.towers.block import Backbone, Block
 from binderclip.models.towers.pooling import AttentionPool
 from binderclip.models.towers.record import Record, Recorder, resolve_blocks, resolve_layer
 from binderclip.models.towers.tokens import Tokens, random_patches
+from binderclip.settings import check_choice
 
 OnBlock = Callable[[int, Tokens], Tokens]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -328,8 +329,7 @@ class Tower(Stack):
             return None
         if grid == self.grid and not offset:
             return table.unsqueeze(0)
-        if mode not in (None, "bicubic", "bilinear"):
-            raise UsageError(f"mode must be 'bicubic', 'bilinear' or None, got {mode!r}")
+        check_choice("mode", mode, (None, "bicubic", "bilinear"))
         return self._interpolate(table, grid, mode, offset)
 
     def _interpolate(

@@ -21,6 +21,7 @@ from binderclip.models.towers.base import Stack, Tower
 from binderclip.models.towers.block import Backbone
 from binderclip.models.towers.record import Record, Recorder, Site, resolve_blocks, resolve_layer
 from binderclip.models.towers.tokens import Tokens
+from binderclip.settings import check_choice
 
 TERMS = ("q", "k", "v", "mlp_out")
 """What a run must record of every block for `contributions` not to run it again."""
@@ -153,8 +154,7 @@ def contributions(
             inner norms), or its blocks are post-norm.
         UsageError: unknown `by`, directions of another width, or a tower in training mode.
     """
-    if by not in ("head", "token", "head_token", "layer", "mlp"):
-        raise UsageError(f"by must be 'head', 'token', 'head_token', 'layer' or 'mlp', got {by!r}")
+    check_choice("by", by, ("head", "token", "head_token", "layer", "mlp"))
     if tower.module.training:
         raise UsageError("contributions need a tower in eval mode: dropout makes every pass another one")
     if any(block.post_norm for block in tower.blocks):

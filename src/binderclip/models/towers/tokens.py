@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,7 @@ def random_patches(tokens: Tokens, rate: float, generator: torch.Generator | Non
         rate: fraction dropped, in [0, 1).
         generator: randomness on the tokens' device; None = the global one.
     """
-    if not 0.0 <= rate < 1.0:
-        raise UsageError(f"rate must be in [0, 1), got {rate}")
+    check_number("rate", rate, least=0.0, below=1.0)
     batch, count = tokens.x.shape[0], tokens.patches.shape[1]
     kept = max(1, int(count * (1.0 - rate)))
     noise = torch.rand(batch, count, device=tokens.x.device, generator=generator)

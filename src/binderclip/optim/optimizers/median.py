@@ -11,6 +11,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.optim.clip.actions import coefficient
+from binderclip.settings import check_choice
 
 __all__ = ["geometric_median"]
 
@@ -50,8 +51,7 @@ def geometric_median(
     Paper: used by SGD with Clipping is Secretly Estimating the Median Gradient, arXiv 2402.12828; Weiszfeld's
     algorithm corrected by Vardi and Zhang, PNAS 97(4), 2000.
     """
-    if method not in ("weiszfeld", "proximal"):
-        raise UsageError(f"method must be 'weiszfeld' or 'proximal', got {method!r}")
+    check_choice("method", method, ("weiszfeld", "proximal"))
     if points.ndim < 1 or not len(points):
         raise UsageError(f"the median needs at least one sample along the first dimension, got {tuple(points.shape)}")
     if tau is not None and not tau > 0:

@@ -14,6 +14,7 @@ from binderclip.errors import UsageError
 from binderclip.optim.clip.actions import clamp_, coefficient, scale_
 from binderclip.optim.gradients.measure import combine_norms, local_shard
 from binderclip.optim.optimizers.base import GroupShare, GuardedOptimizer, settings_of
+from binderclip.settings import check_choice
 
 __all__ = ["MedianMomentum"]
 
@@ -71,10 +72,8 @@ class MedianMomentum(GuardedOptimizer):
         foreach: bool | None = None,
     ) -> None:
         settings = settings_of(locals())
-        if estimator not in ESTIMATORS:
-            raise UsageError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
-        if granularity not in ("tensor", "global"):
-            raise UsageError(f"granularity must be 'tensor' or 'global', got {granularity!r}")
+        check_choice("estimator", estimator, ESTIMATORS)
+        check_choice("granularity", granularity, ("tensor", "global"))
         self.check(settings)
         super().__init__(params, settings)
 

@@ -11,11 +11,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.optim.clip.actions import coefficient, rescale_
 from binderclip.optim.clip.clippers.max_ema import MaxEMA, start_correction
 from binderclip.optim.clip.threshold import Memory, Reading, Threshold
 from binderclip.optim.gradients.measure import accumulation_dtype, local_shard
 from binderclip.optim.optimizers.base import GroupShare, GuardedOptimizer, may_look, reading_of, scaled, settings_of
+from binderclip.settings import check_choice
 
 __all__ = ["NormStabilizer", "SpamReport", "StableSPAM"]
 
@@ -41,8 +43,7 @@ class NormStabilizer(Threshold):
         for name, value in (("gamma1", gamma1), ("gamma2", gamma2)):
             if not 0 <= value < 1:
                 raise UsageError(f"{name} must lie in [0, 1), got {value}")
-        if not eps >= 0:
-            raise UsageError(f"eps must be at least 0, got {eps}")
+        check_number("eps", eps, least=0)
         self.gamma1, self.gamma2, self.eps = gamma1, gamma2, eps
         self.mean, self.square, self.count = Memory(), Memory(), Memory()
 
@@ -159,14 +160,12 @@ class StableSPAM(GuardedOptimizer):
     ) -> None:
         settings = settings_of(locals())
         settings["gamma1"] = betas[0] if gamma1 == -1 else gamma1
-        if reset not in ("clean", "literal"):
-            raise UsageError(f"reset must be 'clean' or 'literal', got {reset!r}")
+        check_choice("reset", reset, ("clean", "literal"))
         if update_proj_gap < 0:
             raise UsageError(f"update_proj_gap must be at least 0 steps, got {update_proj_gap}")
         if total_T is not None and total_T < 1:
             raise UsageError(f"total_T must be at least 1 step, or None, got {total_T}")
-        if not 0 <= eta_min <= 1:
-            raise UsageError(f"eta_min must lie in [0, 1], got {eta_min}")
+        check_number("eta_min", eta_min, least=0, most=1)
         self.check(settings)
         super().__init__(params, {**settings, "total_step": 0})
 

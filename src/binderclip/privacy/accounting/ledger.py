@@ -14,6 +14,8 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from binderclip.errors import BinderclipError, UsageError, require
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 __all__ = [
     "ACCOUNTANTS",
@@ -107,8 +109,7 @@ class Ledger:
             raise UsageError(f"noise_multiplier must be at least 0, got {noise_multiplier}")
         if not 0 <= rate <= 1:
             raise UsageError(f"sample_rate must be in [0, 1], got {sample_rate}")
-        if count < 0:
-            raise UsageError(f"count must be at least 0, got {count}")
+        check_number("count", count, least=0)
         if count:
             self._counts[sigma, rate] = self._counts.get((sigma, rate), 0) + int(count)
 
@@ -127,8 +128,7 @@ class Ledger:
             MissingDependency: dp-accounting is not installed.
         """
         _check_delta(delta)
-        if accountant not in ACCOUNTANTS:
-            raise UsageError(f"accountant must be one of {', '.join(ACCOUNTANTS)}, got {accountant!r}")
+        check_choice("accountant", accountant, ACCOUNTANTS)
         spent = [entry for entry in self.entries if entry.sample_rate > 0]
         if not spent:
             return 0.0
@@ -195,8 +195,7 @@ def noise_multiplier_for(
         UsageError: a budget that no noise below 10,000 meets, or arguments out of range.
     """
     _check_delta(delta)
-    if not epsilon > 0:
-        raise UsageError(f"epsilon must be above 0, got {epsilon}")
+    check_number("epsilon", epsilon, above=0)
     if steps < 1 or not 0 < sample_rate <= 1:
         raise UsageError(f"steps must be at least 1 and sample_rate in (0, 1], got {steps} and {sample_rate}")
     history = list(spent) if spent is not None else []

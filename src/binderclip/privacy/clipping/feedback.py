@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 __all__ = ["DiceFeedback", "Feedback"]
 
@@ -67,10 +69,8 @@ class DiceFeedback(Feedback):
     """
 
     def __init__(self, C2: float = 1.0, *, convention: Literal["mean", "sum"] = "mean") -> None:
-        if not C2 >= 0:
-            raise UsageError(f"C2 must be at least 0, got {C2}")
-        if convention not in ("mean", "sum"):
-            raise UsageError(f"convention must be 'mean' or 'sum', got {convention!r}")
+        check_number("C2", C2, least=0)
+        check_choice("convention", convention, ("mean", "sum"))
         self.C2, self.convention = float(C2), convention
         self.error: list[Tensor] | None = None
         noise, most = {

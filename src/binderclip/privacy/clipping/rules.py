@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
+from binderclip.settings import check_choice
 
 __all__ = ["AdaptiveClip", "FlatClip", "GroupClip", "SensitivityRule", "as_rule"]
 
@@ -141,8 +143,7 @@ class GroupClip(SensitivityRule):
         *,
         noise_scaling: Literal["joint", "per_group", "flat"] = "joint",
     ) -> None:
-        if noise_scaling not in ("joint", "per_group", "flat"):
-            raise UsageError(f"noise_scaling must be 'joint', 'per_group' or 'flat', got {noise_scaling!r}")
+        check_choice("noise_scaling", noise_scaling, ("joint", "per_group", "flat"))
         super().__init__(list(max_grad_norms.values()))
         self.patterns = tuple(max_grad_norms)
         self.noise_scaling = noise_scaling
@@ -226,15 +227,13 @@ class AdaptiveClip(SensitivityRule):
         unclipped_num_std: float = 10.0,
     ) -> None:
         super().__init__([max_grad_norm])
-        if not 0 <= target_unclipped_quantile <= 1:
-            raise UsageError(f"target_unclipped_quantile must be in [0, 1], got {target_unclipped_quantile}")
+        check_number("target_unclipped_quantile", target_unclipped_quantile, least=0, most=1)
         if not 0 < min_clipbound <= max_grad_norm <= max_clipbound:
             raise UsageError(
                 f"max_grad_norm {max_grad_norm} must lie between min_clipbound {min_clipbound} and max_clipbound "
                 f"{max_clipbound}"
             )
-        if not unclipped_num_std > 0:
-            raise UsageError(f"unclipped_num_std must be above 0, got {unclipped_num_std}")
+        check_number("unclipped_num_std", unclipped_num_std, above=0)
         self.target_unclipped_quantile = target_unclipped_quantile
         self.clipbound_learning_rate = clipbound_learning_rate
         self.max_clipbound, self.min_clipbound = max_clipbound, min_clipbound

@@ -14,6 +14,7 @@ from binderclip.errors import CheckpointError, UsageError
 from binderclip.privacy.accounting.ledger import Ledger
 from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
 from binderclip.privacy.controllers.controller import Controller, PublicStats, Setting
+from binderclip.settings import check_choice
 
 __all__ = ["MultiObjectiveClip", "clip_loss", "clip_loss_slope", "model_loss_slope"]
 
@@ -118,8 +119,7 @@ class MultiObjectiveClip(Controller):
             )
         if (every is not None and every < 1) or scales not in ("initial", "joint"):
             raise UsageError(f"every must be at least 1 and scales 'initial' or 'joint', got {every} and {scales!r}")
-        if step not in ("linear", "log"):
-            raise UsageError(f"step must be 'linear' or 'log', not {step!r}")
+        check_choice("step", step, ("linear", "log"))
         self.c0, self.lr_c, self.kappa, self.lr, self.omega = float(c0), lr_c, kappa, lr, omega
         self.bounds, self.statistics_ratio, self.every, self.scales = bounds, statistics_ratio, every, scales
         self.step = step

@@ -23,6 +23,7 @@ from binderclip.privacy.controllers.observation import (
     loss_statistic,
 )
 from binderclip.privacy.controllers.sac import SACPolicy
+from binderclip.settings import check_choice
 
 __all__ = ["Decision", "Policy", "RLDPController"]
 
@@ -122,8 +123,7 @@ class RLDPController(Controller):
         updates: int = 2,
         seed: int = 0,
     ) -> None:
-        if state not in STATES:
-            raise UsageError(f"state must be one of {', '.join(STATES)}, got {state!r}")
+        check_choice("state", state, STATES)
         if not epsilon > 0 or not 0 < delta < 1 or steps < 1 or interval < 1 or not statistics_ratio > 0:
             raise UsageError(
                 "epsilon and statistics_ratio must be above 0, delta in (0, 1), steps and interval at least 1; got "

@@ -16,6 +16,7 @@ from binderclip.models.layers.lipschitz import BoundedInput, ClipLogitGradient, 
 from binderclip.privacy.accounting.ledger import Ledger, joint_multiplier
 from binderclip.privacy.accounting.sampling import unseeded_generator
 from binderclip.privacy.clipping.rules import SensitivityRule
+from binderclip.settings import check_choice
 
 __all__ = [
     "GradientBounds",
@@ -148,8 +149,7 @@ class LipschitzBound(SensitivityRule):
         coefficients: Sequence[float] | None = None,
     ) -> None:
         values = bounds.parameters if isinstance(bounds, GradientBounds) else dict(bounds)
-        if noise not in ("per-layer", "global"):
-            raise UsageError(f"noise must be 'per-layer' or 'global', got {noise!r}")
+        check_choice("noise", noise, ("per-layer", "global"))
         super().__init__(list(values.values()))
         if coefficients is not None and (
             noise == "global" or len(coefficients) != len(values) or not all(c > 0 for c in coefficients)

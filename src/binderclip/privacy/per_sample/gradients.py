@@ -14,6 +14,7 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.privacy.per_sample.ghost import LossFunction, record_losses
 from binderclip.privacy.per_sample.recorder import PerSampleRecorder
 from binderclip.privacy.per_sample.refusals import refuse_loss, refuse_modules
+from binderclip.settings import check_choice
 
 __all__ = ["per_sample_grads", "per_sample_norms"]
 
@@ -47,8 +48,7 @@ def per_sample_grads(
         >>> grads["weight"].shape
         torch.Size([5, 2, 3])
     """
-    if method not in ("vmap", "hooks"):
-        raise UsageError(f"method must be 'vmap' or 'hooks', got {method!r}")
+    check_choice("method", method, ("vmap", "hooks"))
     named: dict[str, Tensor] = (
         {n: p for n, p in model.named_parameters() if p.requires_grad} if params is None else dict(params)
     )

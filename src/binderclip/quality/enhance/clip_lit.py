@@ -15,6 +15,7 @@ from binderclip.fit import FitResult, fit
 from binderclip.losses import PromptRank
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_number
 from binderclip.quality.enhance.backlit import DECAY, BacklitEnhancer, EnhancerFit, LowestLoss, step_counter
 from binderclip.quality.enhance.light_prompts import LearnedLightPrompts, LightPrompts
 from binderclip.quality.enhance.light_views import mirrored_view, view_matrices
@@ -107,8 +108,7 @@ class CLIPLIT(BacklitEnhancer):
         Raises:
             UsageError: no round, or pictures of another shape.
         """
-        if rounds < 1:
-            raise UsageError(f"rounds must be at least 1, got {rounds}")
+        check_number("rounds", rounds, least=1)
         for name, images in (("backlit", backlit), ("well_lit", well_lit)):
             if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or not len(images):
                 raise UsageError(f"{name} {tuple(images.shape)} must be (N, 3, s, s), a picture at least")

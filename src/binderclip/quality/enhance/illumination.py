@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
+from binderclip.settings import check_choice
 
 Edges = Literal["zeros", "reflect"]
 
@@ -106,8 +107,7 @@ class IlluminationNet(nn.Module):
             )
         if level is not None and most is not None and level >= most:
             raise UsageError(f"level {level} must be below most {most}")
-        if edges not in get_args(Edges):
-            raise UsageError(f"edges {edges!r} are unknown: one of {', '.join(get_args(Edges))}")
+        check_choice("edges", edges, get_args(Edges))
         self.width, self.level, self.std, self.most, self.edges = width, level, std, most, edges
         mirrored = edges == "reflect"
         self.first = _convolution(3, width, mirrored=mirrored)

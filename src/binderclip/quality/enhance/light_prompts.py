@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.errors import UsageError
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.text.prompts import STD, trimmed, word_std
+from binderclip.numeric import check_number
 
 WORDS = ("a well-lit photo", "a backlit photo")
 
@@ -110,8 +110,7 @@ class LearnedLightPrompts(LightPrompts):
 
     def __init__(self, model: ImageTextModel, *, n_ctx: int = 16, scale: float | None = None) -> None:
         super().__init__(_scale(model, scale))
-        if n_ctx < 1:
-            raise UsageError(f"n_ctx must be at least 1, got {n_ctx}")
+        check_number("n_ctx", n_ctx, least=1)
         self._tower = model.text_tower
         count = min(n_ctx, self._tower.context_length - 2)
         self._ids = trimmed(self._tower, model.tokenize([" ".join("X" * count)] * 2))

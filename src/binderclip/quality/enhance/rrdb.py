@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.errors import CheckpointError, UsageError
+from binderclip.errors import CheckpointError
 from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
+from binderclip.settings import check_choice
 
 RESIDUAL = 0.2
 """Factor on every residual."""
@@ -68,8 +69,7 @@ class RRDBNet(nn.Module):
 
     def __init__(self, scale: int = 4, *, blocks: int = 23, features: int = 64, growth: int = 32) -> None:
         super().__init__()
-        if scale not in (2, 4):
-            raise UsageError(f"scale must be 2 or 4, not {scale}")
+        check_choice("scale", scale, (2, 4))
         self.scale = scale
         self.first = nn.Conv2d(3, features, 3, padding=1)
         self.body = nn.Sequential(*[_Block(features, growth) for _ in range(blocks)])

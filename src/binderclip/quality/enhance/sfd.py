@@ -22,6 +22,7 @@ from binderclip.quality.enhance.middle_maps import MiddleMaps
 from binderclip.quality.enhance.rrdb import RRDBNet
 from binderclip.quality.rows import ShuffledRows
 from binderclip.quality.score.prompt_quality import loaded
+from binderclip.settings import check_choice
 
 BETAS = (0.9, 0.99)
 
@@ -175,8 +176,7 @@ class SFDIQA(nn.Module):
 
     def __init__(self, sfd: SFD, *, use: str = "both") -> None:
         super().__init__()
-        if use not in ("both", "feature", "text"):
-            raise UsageError(f"use {use!r} is unknown: one of both, feature, text")
+        check_choice("use", use, ("both", "feature", "text"))
         self.maps, self.discriminator, self.prompts, self.use = sfd.maps, sfd.discriminator, sfd.prompts, use
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:

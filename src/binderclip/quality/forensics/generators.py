@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from binderclip.errors import UsageError
 from binderclip.fit import fit
+from binderclip.settings import check_choice
 
 Upsampling = Literal["transposed", "nearest", "shuffle"]
 UPSAMPLINGS: tuple[Upsampling, ...] = ("transposed", "nearest", "shuffle")
@@ -58,8 +59,7 @@ class CopyingAutoencoder(nn.Module):
         texture: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        if upsampling not in UPSAMPLINGS:
-            raise UsageError(f"upsampling {upsampling!r}: one of {', '.join(UPSAMPLINGS)}")
+        check_choice("upsampling", upsampling, UPSAMPLINGS)
         self.texture = texture
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4), nn.Conv2d(48, 2 * width, 3, padding=1), nn.ReLU(),

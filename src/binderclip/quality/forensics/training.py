@@ -13,8 +13,9 @@ from torch import Tensor
 
 from binderclip.data import Degradation, RandomPatchReplacement, RealFakeSet
 from binderclip.data.uniform import uniform
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import DataError
 from binderclip.fit import FitResult, fit
+from binderclip.numeric import check_number
 from binderclip.quality.forensics.detector import Detector, Parts, Sampling
 
 LEARNING_RATE = 1e-3
@@ -120,8 +121,7 @@ def train_detector(
         UsageError: fewer than two pictures a step.
         DataError: no real or no generated picture; no aligned pair where pairs are needed; a file that cannot be read.
     """
-    if batch_size < 2:
-        raise UsageError(f"batch_size must be at least 2, got {batch_size}")
+    check_number("batch_size", batch_size, least=2)
     if len(set(data.labels.tolist())) < 2:
         raise DataError("training needs both real and generated pictures")
     if detector.sampling == "mixed" and not bool((data.partners >= 0).any()):

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import Preprocess
+from binderclip.settings import check_choice
 
 View = Literal["crop", "resize"]
 Places = Sequence[tuple[float, float]]
@@ -55,8 +55,7 @@ def seen(
     Raises:
         UsageError: an unknown view.
     """
-    if view not in ("crop", "resize"):
-        raise UsageError(f"view {view!r}: crop or resize")
+    check_choice("view", view, ("crop", "resize"))
     if view == "resize":
         return preprocess.normalize(preprocess.at(side).fit(images))
     where = [(0.5, 0.5)] * len(images) if places is None else places

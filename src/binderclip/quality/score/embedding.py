@@ -21,6 +21,7 @@ from binderclip.models.image_text.preprocess import ImageLike, float_batch
 from binderclip.models.towers.base import Tower
 from binderclip.models.towers.kinds.convolutional import ConvolutionalTower, ResNetMap
 from binderclip.quality.score.native_files import embedded_files, reduced_picture, reduced_size
+from binderclip.settings import check_choice
 
 Positions = Literal["auto", "drop", "interpolate"]
 
@@ -50,8 +51,7 @@ class NativeEmbedding:
     longest: int | None = None
 
     def __post_init__(self) -> None:
-        if self.positions not in get_args(Positions):
-            raise UsageError(f"positions {self.positions!r} is unknown: one of {', '.join(get_args(Positions))}")
+        check_choice("positions", self.positions, get_args(Positions))
         if self.longest is not None and self.longest < 1:
             raise UsageError(f"longest must be at least 1 pixel, not {self.longest}")
         if self.positions == "drop" and not isinstance(self.tower, ResNetMap):

@@ -10,9 +10,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from binderclip.errors import BinderclipError, UsageError
+from binderclip.errors import BinderclipError
 from binderclip.models.image_text.encode import CPU_BATCH, EncodedImages, OnError, key_of, opened_ahead
 from binderclip.models.image_text.preprocess import ImageLike
+from binderclip.numeric import check_number
 
 
 def embedded_files(
@@ -42,8 +43,7 @@ def embedded_files(
         DataError: an unreadable picture, with `on_error="raise"`.
         UsageError: `batch_size` below 1.
     """
-    if batch_size < 1:
-        raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+    check_number("batch_size", batch_size, least=1)
     step = min(batch_size, CPU_BATCH) if device.type == "cpu" else batch_size
     kept: list[int] = []
     skipped: list[tuple[str, str]] = []

@@ -21,6 +21,7 @@ from binderclip.robust.checks import check_finite, check_images, class_indices
 from binderclip.robust.feasible import Free, Latent, Linf
 from binderclip.robust.objectives import MinSimilarity
 from binderclip.robust.steps import Adam, Sign
+from binderclip.settings import check_choice
 
 __all__ = ["MasterPrint", "MasterPrintAttack", "master_print_win_rate"]
 
@@ -98,8 +99,7 @@ class MasterPrintAttack:
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0)
         Linf(self.eps)
-        if self.search not in get_args(Search):
-            raise UsageError(f"search must be one of {', '.join(get_args(Search))}, not {self.search!r}")
+        check_choice("search", self.search, get_args(Search))
         if self.search == "latent" and self.decode is None:
             raise UsageError("search='latent' needs decode, from latents to images")
         if self.search in ("latent", "cma-es") and self.latent is None:

@@ -19,6 +19,7 @@ from binderclip.robust.diversity import InputDiversity
 from binderclip.robust.feasible import L2, Linf
 from binderclip.robust.objectives import CrossEntropy, Margin, Objective
 from binderclip.robust.steps import Momentum, Norm, Normalized, Sign, Step
+from binderclip.settings import check_choice
 
 LossName = Literal["cross-entropy", "margin", "cw"]
 CW_CONFIDENCE = 50.0
@@ -97,8 +98,7 @@ class PGD:
                 f"steps must be at least 0, restarts and batch_size at least 1; got {self.steps}, {self.restarts}, "
                 f"{self.batch_size}"
             )
-        if self.keep not in get_args(Keep):
-            raise UsageError(f"keep must be one of {', '.join(get_args(Keep))}, not {self.keep!r}")
+        check_choice("keep", self.keep, get_args(Keep))
         if self.restarts > 1 and not self.random_start:
             raise UsageError("restarts without random_start would repeat the same path")
         if self.restarts > 1 and self.keep == "last":

@@ -13,6 +13,7 @@ from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.numeric import check_number, check_whole
 from binderclip.robust.checks import Labels, check_images, checked_labels
+from binderclip.settings import check_choice
 
 Rule = Literal["one_image", "class_mean", "nearest", "score"]
 
@@ -55,8 +56,7 @@ class PAGTargets:
         sigma: float | Sequence[float] | None = None,
         seed: int = 0,
     ) -> None:
-        if rule not in ("one_image", "class_mean", "nearest", "score"):
-            raise UsageError(f"rule must be one_image, class_mean, nearest or score, not {rule!r}")
+        check_choice("rule", rule, ("one_image", "class_mean", "nearest", "score"))
         check_images("images", images, None)
         labels = checked_labels(labels, images)
         check_whole("seed", seed)

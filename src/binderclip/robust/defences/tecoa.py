@@ -87,8 +87,7 @@ class TeCoA:
             raise UsageError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
         if self.lr is not None and not self.lr > 0:
             raise UsageError(f"lr must be above 0, got {self.lr}")
-        if not 0 <= self.mix <= 1:
-            raise UsageError(f"mix must lie in [0, 1], got {self.mix}")
+        check_number("mix", self.mix, least=0, most=1)
         self.attack(None)
 
     def attack(self, predictor: Any) -> PGD:

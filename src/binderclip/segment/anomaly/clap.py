@@ -12,6 +12,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.segment.maps import unit_range
+from binderclip.settings import check_choice
 
 #: (images (B, 3, H, W) in [0, 1], texts) -> maps (B, h, w), of any scale
 Attention: TypeAlias = "Callable[[Tensor, Sequence[str]], Tensor]"
@@ -59,8 +60,7 @@ class ContrastiveLanguagePrompting:
                 raise UsageError(f"{name} must be a list of words, not {words!r}")
         if not positive:
             raise UsageError("positive is empty: give at least one word for damage")
-        if join not in ("one", "mean"):
-            raise UsageError(f"join {join!r} is unknown: one or mean")
+        check_choice("join", join, ("one", "mean"))
         self.attention, self.join, self.deviations = attention, join, deviations
         self.positive, self.negative = tuple(positive), tuple(negative)
 

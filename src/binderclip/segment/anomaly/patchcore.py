@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.segment.anomaly.mid_level import SIGMA, MidLevelDetector
 
 HELD = 20_000_000
@@ -61,8 +62,7 @@ class PatchCore(MidLevelDetector):
     ) -> None:
         if not 0 < coreset <= 1:
             raise UsageError(f"coreset is a share of the normal patches in (0, 1], not {coreset}")
-        if neighbours < 1:
-            raise UsageError(f"neighbours must be at least 1, not {neighbours}")
+        check_number("neighbours", neighbours, least=1)
         super().__init__(backbone, strides=strides, neighbourhood=neighbourhood, sigma=sigma, size=size, seed=seed)
         self.coreset, self.neighbours = coreset, neighbours
 

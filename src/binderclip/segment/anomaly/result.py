@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ class Anomalies:
 
         if not 0 <= index < len(self):
             raise UsageError(f"index {index}: there are {len(self)} pictures")
-        if not 0 <= opacity <= 1:
-            raise UsageError(f"opacity must be in [0, 1], not {opacity}")
+        check_number("opacity", opacity, least=0, most=1)
         low, high = self.limits() if limits is None else limits
         if not low < high:
             raise UsageError(f"limits must be (least, largest), not {(low, high)}")

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.segment.anomaly.memory import NormalMemory
 from binderclip.segment.anomaly.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, state_vectors
 from binderclip.segment.anomaly.result import Anomalies, as_anomalies
@@ -71,8 +72,7 @@ class WinCLIP:
         scales = tuple(scales)
         if len(set(scales)) < len(scales) or any(not isinstance(k, int) or k < 1 for k in scales):
             raise UsageError(f"scales must be different numbers of patches, at least 1, not {scales}")
-        if not temperature > 0:
-            raise UsageError(f"temperature must be positive, not {temperature}")
+        check_number("temperature", temperature, above=0)
         patch = model.image_tower.patch
         if size is not None and (size < patch or size % patch):
             raise UsageError(f"size {size} must be a multiple of the model's patch, {patch} pixels")

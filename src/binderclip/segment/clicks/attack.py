@@ -14,10 +14,12 @@ from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.image_text.preprocess import ImageLike
+from binderclip.numeric import check_number
 from binderclip.segment.clicks.clickers import BaselineClicker, ErrorRegion, error_region
 from binderclip.segment.clicks.evaluation import ClickCurves, InteractiveEvaluation
 from binderclip.segment.clicks.objects import ObjectClicks, ious
 from binderclip.segment.promptable import Click, PromptableSegmenter, Prompts
+from binderclip.settings import check_choice
 
 __all__ = ["AdversarialClicker", "ClickRobustness", "GridClicker", "click_robustness", "click_values", "soft_iou"]
 
@@ -133,8 +135,7 @@ class GridClicker:
 
     def __post_init__(self) -> None:
         _check_direction(self.direction)
-        if self.stride < 1:
-            raise UsageError(f"stride must be at least 1, got {self.stride}")
+        check_number("stride", self.stride, least=1)
 
     def __call__(self, objects: ObjectClicks) -> list[Click | None]:
         """See `Clicker`."""
@@ -203,8 +204,7 @@ def _projected(point: Float[Tensor, "2"], nearest: np.ndarray) -> Float[Tensor, 
 
 
 def _check_direction(direction: str) -> None:
-    if direction not in ("min", "max"):
-        raise UsageError(f"direction must be 'min' or 'max', got {direction!r}")
+    check_choice("direction", direction, ("min", "max"))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool
 from scipy import ndimage
 
-from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.segment.clicks.objects import ObjectClicks
 from binderclip.segment.promptable import Click, next_click
 
@@ -125,8 +125,7 @@ class UserClicker:
     _random: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.spread > 0:
-            raise UsageError(f"spread must be above 0, got {self.spread}")
+        check_number("spread", self.spread, above=0)
         self._random = np.random.default_rng(self.seed)
 
     def __call__(self, objects: ObjectClicks) -> list[Click | None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import ImageLike
+from binderclip.numeric import check_number
 from binderclip.segment.clicks.clickers import BaselineClicker, Clicker
 from binderclip.segment.clicks.objects import ObjectClicks, ious
 from binderclip.segment.metrics.boundary_bands import boundary_iou
@@ -103,8 +104,7 @@ class InteractiveEvaluation:
     batch: int = 64
 
     def __post_init__(self) -> None:
-        if self.max_clicks < 1:
-            raise UsageError(f"max_clicks must be at least 1, got {self.max_clicks}")
+        check_number("max_clicks", self.max_clicks, least=1)
 
     def __call__(self, samples: Iterable[ClickSample]) -> ClickCurves:
         """Click on every object.

@@ -17,6 +17,7 @@ from binderclip.segment.clicks.objects import ious
 from binderclip.segment.clicks.prompt_statistics import prompt_features
 from binderclip.segment.clicks.sampling import INCLUSION, exclusion_points, sample_points
 from binderclip.segment.promptable import Masks, PromptableSegmenter, Prompts
+from binderclip.settings import check_choice
 
 __all__ = ["ExplainedIoU", "PointPromptTable", "point_prompt_benchmark", "point_prompts"]
 
@@ -149,8 +150,7 @@ def point_prompt_benchmark(
 
     Paper: Benchmarking Human and Automated Prompting in the Segment Anything Model (arXiv 2410.22048).
     """
-    if pick not in ("first", "best"):
-        raise UsageError(f"pick must be 'first' or 'best', got {pick!r}")
+    check_choice("pick", pick, ("first", "best"))
     scores: dict[str, list[Any]] = {name: [] for name in strategies}
     features: dict[str, list[dict[str, float]]] = {name: [] for name in strategies}
     annotator = []

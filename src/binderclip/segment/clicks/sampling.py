@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Int, Num
 from scipy import fft, ndimage
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 __all__ = [
     "EXCLUSION",
@@ -63,10 +65,8 @@ def sample_points(
     mask = np.asarray(mask, dtype=bool)
     if mask.ndim != 2 or not mask.any():
         raise UsageError("points need a mask (H, W) with at least one pixel")
-    if n < 1:
-        raise UsageError(f"n must be at least 1, got {n}")
-    if strategy not in INCLUSION:
-        raise UsageError(f"strategy {strategy!r} is unknown; there are {', '.join(INCLUSION)}")
+    check_number("n", n, least=1)
+    check_choice("strategy", strategy, INCLUSION)
     grey = None if image is None else grey_picture(image)
     if strategy in NEEDS_IMAGE and grey is None:
         raise UsageError(f"strategy {strategy!r} looks at the picture: give image")

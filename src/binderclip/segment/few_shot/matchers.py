@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from binderclip.errors import UsageError
 from binderclip.segment.few_shot.correlation import SUPPORTS, Support, hypercorrelations
 from binderclip.segment.few_shot.levels import LEVELS, Levels, SupportFeatures
+from binderclip.settings import check_choice
 
 __all__ = ["CenterPivotConv4d", "HypercorrelationNet", "Matcher", "PriorMask", "PrototypeMatch"]
 
@@ -81,8 +82,7 @@ class HypercorrelationNet(nn.Module):
                 f"counts are of three levels and widths three multiples of {GROUPS}, not {tuple(counts)} and "
                 f"{tuple(widths)}"
             )
-        if support not in SUPPORTS:
-            raise UsageError(f"support {support!r} is unknown; there are {', '.join(SUPPORTS)}")
+        check_choice("support", support, SUPPORTS)
         self.support: Support = support
         self.settings = {"counts": list(counts), "widths": list(widths), "support": support}
         channels = [count * (2 if support == "msi" else 1) for count in counts]

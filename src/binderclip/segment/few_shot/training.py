@@ -14,6 +14,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.fit import fit
 from binderclip.losses.dense.label_maps import DenseLoss
+from binderclip.numeric import check_number
 from binderclip.segment.few_shot.correlation import Support
 from binderclip.segment.few_shot.levels import CorrelationBackbone, Levels, SupportFeatures, stack_levels
 from binderclip.segment.few_shot.matchers import HypercorrelationNet
@@ -164,8 +165,7 @@ def train_few_shot(
     Papers: MSI: Maximize Support-Set Information for Few-Shot Segmentation (arXiv 2212.04673); episodes and loss as in
     Hypercorrelation Squeeze for Few-Shot Segmentation (arXiv 2104.01538).
     """
-    if batch < 1:
-        raise UsageError(f"batch must be at least 1, not {batch}")
+    check_number("batch", batch, least=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = HypercorrelationNet(episodes.backbone.counts, widths=widths, support=support)

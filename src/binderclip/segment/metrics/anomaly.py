@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.segment.metrics.accumulator import Accumulator
 
 #: Largest share of false positive pixels up to which region overlap is averaged.
@@ -109,12 +110,10 @@ class ScoreStore(Accumulator):
     def __init__(
         self, *, bins: int = 4096, limits: tuple[float, float] = (0.0, 1.0), fpr_limit: float = FPR_LIMIT
     ) -> None:
-        if bins < 1:
-            raise UsageError(f"bins must be at least 1, not {bins}")
+        check_number("bins", bins, least=1)
         if not limits[0] < limits[1]:
             raise UsageError(f"limits must be (least, largest), not {limits}")
-        if not 0 < fpr_limit <= 1:
-            raise UsageError(f"fpr_limit must be in (0, 1], not {fpr_limit}")
+        check_number("fpr_limit", fpr_limit, above=0, most=1)
         self.bins, self.limits, self.fpr_limit = bins, limits, fpr_limit
         self.reset()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.segment.metrics.accumulator import Accumulator
 from binderclip.segment.metrics.confusion import IoU, IoUScore, is_counted
 
@@ -215,8 +216,7 @@ class BoundaryF(Accumulator):
     settings = ("classes", "tolerance", "ignore")
 
     def __init__(self, classes: int, *, tolerance: SupportsFloat = TOLERANCE, ignore: int = -1) -> None:
-        if classes < 1:
-            raise UsageError(f"classes must be at least 1, not {classes}")
+        check_number("classes", classes, least=1)
         self.classes, self.tolerance, self.ignore = classes, _tolerance(tolerance), ignore
         self.reset()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 __all__ = ["boundary_iou", "inner_band"]
 
@@ -43,8 +44,7 @@ def boundary_iou(
     """
     if predicted.shape != truth.shape:
         raise UsageError(f"predicted is {tuple(predicted.shape)}, truth is {tuple(truth.shape)}")
-    if not dilation_ratio > 0:
-        raise UsageError(f"dilation_ratio must be above 0, got {dilation_ratio}")
+    check_number("dilation_ratio", dilation_ratio, above=0)
     width = max(1, round(dilation_ratio * math.hypot(*predicted.shape[-2:])))
     ours, theirs = inner_band(predicted.bool(), width), inner_band(truth.bool(), width)
     intersection, either = (ours & theirs).sum((-2, -1)), (ours | theirs).sum((-2, -1))

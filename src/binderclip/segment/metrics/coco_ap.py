@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.segment.metrics.instance_overlaps import Overlaps
 
 #: 0.50, 0.55, ..., 0.95.
@@ -99,8 +100,7 @@ def coco_average_precision(
     thresholds = tuple(thresholds)
     if not thresholds or not all(0 < t <= 1 for t in thresholds):
         raise UsageError(f"thresholds must be IoUs in (0, 1], at least one; not {thresholds}")
-    if max_detections < 1:
-        raise UsageError(f"max_detections must be at least 1, not {max_detections}")
+    check_number("max_detections", max_detections, least=1)
     classes = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(overlaps.true_classes for overlaps in images)]))
     parts = _all_taken(images, thresholds, max_detections)
     precision = {name: np.full((len(classes), len(thresholds)), np.nan) for name in AREAS}

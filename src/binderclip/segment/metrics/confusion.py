@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.segment.metrics.accumulator import Accumulator
 
 
@@ -54,8 +55,7 @@ class IoU(Accumulator):
     settings = ("classes", "ignore")
 
     def __init__(self, classes: int, *, ignore: int = -1) -> None:
-        if classes < 1:
-            raise UsageError(f"classes must be at least 1, not {classes}")
+        check_number("classes", classes, least=1)
         self.classes, self.ignore = classes, ignore
         self.reset()
 

@@ -15,6 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -55,8 +56,7 @@ def text_detector(
         UsageError: an unknown method, or no background text.
         NotSupported: `patches` on a model whose image tower cannot be opened.
     """
-    if method not in ("patches", "windows"):
-        raise UsageError(f"method is 'patches' or 'windows', not {method!r}")
+    check_choice("method", method, ("patches", "windows"))
     if not background or isinstance(background, str):
         raise UsageError("background must be a list of at least one text")
     if method == "patches":

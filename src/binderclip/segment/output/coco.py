@@ -12,6 +12,7 @@ from torch import Tensor
 
 from binderclip.data.formats.run_lengths import run_lengths
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 
 
 def coco_document(
@@ -32,8 +33,7 @@ def coco_document(
     Raises:
         UsageError: min_area below 1.
     """
-    if min_area < 1:
-        raise UsageError(f"min_area must be at least 1, not {min_area}")
+    check_number("min_area", min_area, least=1)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (name, labels) in enumerate(pictures, start=1):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.files import write_whole
+from binderclip.numeric import check_number
 from binderclip.segment.output.palette import colours, paint, with_legend
 
 
@@ -80,8 +81,7 @@ class Segmentation:
         Raises:
             UsageError: opacity out of range.
         """
-        if not 0 <= opacity <= 1:
-            raise UsageError(f"opacity must be in [0, 1], not {opacity}")
+        check_number("opacity", opacity, least=0, most=1)
         palette = colours(len(self.classes), background=self.background)
         quiet = {0} if self.background else set()
         shown = paint(self.image, self.labels.cpu().numpy(), palette, opacity=opacity, quiet=quiet)

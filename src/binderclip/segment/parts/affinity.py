@@ -16,10 +16,12 @@ from binderclip.errors import UsageError
 from binderclip.models import correlation
 from binderclip.models.towers import Block, Record
 from binderclip.models.towers.block import join_heads
+from binderclip.numeric import check_number
 from binderclip.segment.parts.context import Context, resample, to_map
 from binderclip.segment.parts.last_block import PatchWeights, Qkv
 from binderclip.segment.parts.resolution import resized
 from binderclip.segment.parts.rewire import PLACES, terms_of
+from binderclip.settings import check_choice
 
 #: pixels (B, 3, h, w) in [0, 1] -> features (B, C, gh, gw) on a grid of their own; no need for unit length
 Features: TypeAlias = "Callable[[Tensor], Tensor]"
@@ -53,8 +55,7 @@ class External:
     of: str = TOKENS
 
     def __post_init__(self) -> None:
-        if self.per not in ("window", "image"):
-            raise UsageError(f"per must be window or image, not {self.per!r}")
+        check_choice("per", self.per, ("window", "image"))
         if self.of != TOKENS:
             terms_of(self.of)
             if not isinstance(self.source, str):
@@ -137,10 +138,8 @@ class CentredSoftmax:
     mean: Literal["window", "batch"] = "window"
 
     def __post_init__(self) -> None:
-        if self.gamma <= 0:
-            raise UsageError(f"gamma must be positive, not {self.gamma}")
-        if self.mean not in ("window", "batch"):
-            raise UsageError(f"mean must be window or batch, not {self.mean!r}")
+        check_number("gamma", self.gamma, above=0)
+        check_choice("mean", self.mean, ("window", "batch"))
 
     @property
     def record(self) -> Record:

@@ -13,6 +13,7 @@ from binderclip.errors import UsageError
 from binderclip.models.towers import Block, Record, Site
 from binderclip.models.towers.block import CACHED
 from binderclip.models.towers.record import resolve_layer
+from binderclip.numeric import check_number
 from binderclip.segment.parts.context import Context, Projected, head
 from binderclip.segment.parts.fusion import Reader
 from binderclip.segment.parts.last_block import LastBlock, PatchWeights, Qkv
@@ -172,8 +173,7 @@ class LayerEnsemble:
     background: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cut <= 1:
-            raise UsageError(f"cut must be in [0, 1], not {self.cut}")
+        check_number("cut", self.cut, least=0, most=1)
 
     @property
     def record(self) -> Record:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.models.towers import Record, Recorder, Site
+from binderclip.numeric import check_number
 from binderclip.segment.parts.affinity import External, cosines, vision_model
 from binderclip.segment.parts.context import Context, head, records, resample
 from binderclip.segment.parts.fusion import Reader
 from binderclip.segment.parts.text import BoundText
+from binderclip.settings import check_choice
 
 #: Context -> unit features (B, C, h, w) of the windows, such as `External`
 Likeness: TypeAlias = "Callable[[Context], Tensor]"
@@ -55,8 +57,7 @@ class GuidedPooling:
     def __post_init__(self) -> None:
         if not -1 <= self.threshold <= 1:
             raise UsageError(f"threshold must be a cosine in [-1, 1], not {self.threshold}")
-        if not 0 <= self.delta <= 1:
-            raise UsageError(f"delta must be a probability in [0, 1], not {self.delta}")
+        check_number("delta", self.delta, least=0, most=1)
 
     @property
     def record(self) -> Record:
@@ -119,8 +120,7 @@ class BackgroundSeed:
     size: int | None = 128
 
     def __post_init__(self) -> None:
-        if self.seed not in ("least", "most"):
-            raise UsageError(f"seed is least or most, not {self.seed!r}")
+        check_choice("seed", self.seed, ("least", "most"))
 
     @torch.no_grad()
     def __call__(self, context: Context) -> Float[Tensor, "B h w"]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from binderclip.data.windows import WindowGrid as Layout
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 
 #: Bounds of what a tower is shown, above which nothing comes back in any time: the longer side in pixels, patches of a
 #: window, and windows of a picture.
@@ -178,8 +179,7 @@ class Windows:
     longest: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.merge not in ("logits", "tokens"):
-            raise UsageError(f"merge must be logits or tokens, not {self.merge!r}")
+        check_choice("merge", self.merge, ("logits", "tokens"))
         _check_longest(self.longest)
 
     def layout(self, size: tuple[int, int], *, patch: int, native: int) -> Layout:

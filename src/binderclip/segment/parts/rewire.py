@@ -15,6 +15,7 @@ from binderclip.models.towers import Block, Record
 from binderclip.models.towers.correlation import correlation
 from binderclip.segment.parts.context import Context, layer_at, records, to_map
 from binderclip.segment.parts.last_block import AttentionMap, PatchWeights, Qkv
+from binderclip.settings import check_choice
 
 PLACES = {"q": 0, "k": 1, "v": 2}
 
@@ -59,8 +60,7 @@ class SelfSelf:
 
     def __post_init__(self) -> None:
         terms_of(self.of)
-        if self.combine not in ("sum", "mean"):
-            raise UsageError(f"combine is sum or mean, not {self.combine!r}")
+        check_choice("combine", self.combine, ("sum", "mean"))
 
     @property
     def record(self) -> Record:

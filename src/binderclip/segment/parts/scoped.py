@@ -14,6 +14,7 @@ from torch import Tensor
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.towers import Block, Record
 from binderclip.models.towers.tokens import Tokens, append_tokens
+from binderclip.numeric import check_number
 from binderclip.segment.parts.affinity import cosines
 from binderclip.segment.parts.context import Context, Projected, records, resample, to_map
 from binderclip.segment.parts.fusion import Reader
@@ -43,8 +44,7 @@ class MaskScoped:
     inside: bool = True
 
     def __post_init__(self) -> None:
-        if self.tau <= 0:
-            raise UsageError(f"tau must be positive, not {self.tau}")
+        check_number("tau", self.tau, above=0)
 
     @property
     def record(self) -> Record:

@@ -13,6 +13,8 @@ from torch.nn.functional import normalize
 
 from binderclip.errors import UsageError
 from binderclip.models.text.templates import fill, resolve_templates
+from binderclip.numeric import check_number
+from binderclip.settings import check_choice
 
 GROUND = (
     "background", "sky", "wall", "floor", "ground", "grass", "water", "road", "a plain background", "a pattern",
@@ -86,10 +88,8 @@ class TextSide:
     def __post_init__(self) -> None:
         if isinstance(self.background, str):
             raise UsageError(f"background must be a list of words, not the text {self.background!r}")
-        if not 0 <= self.alpha <= 1:
-            raise UsageError(f"alpha must be in [0, 1], not {self.alpha}")
-        if self.normalise not in ("channels", "tokens"):
-            raise UsageError(f"normalise must be channels or tokens, not {self.normalise!r}")
+        check_number("alpha", self.alpha, least=0, most=1)
+        check_choice("normalise", self.normalise, ("channels", "tokens"))
 
     @torch.no_grad()
     def bind(self, model: Any, labels: Labels) -> BoundText:

@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.segment.parts.context import Context
+from binderclip.settings import check_choice
 
 #: What keeps everything where it is, and what moves it (with the axes that move it back).
 COLOURS = ("grey", "blur")
@@ -58,12 +60,10 @@ class ViewEnsemble:
             views = getattr(self, name)
             if isinstance(views, str) or set(views) - set(known) or len(set(views)) < len(views):
                 raise UsageError(f"{name} is a list of {', '.join(known)}, each at most once; not {views!r}")
-        if not 0 <= self.share <= 1:
-            raise UsageError(f"share must be in [0, 1], not {self.share}")
+        check_number("share", self.share, least=0, most=1)
         if self.sigma <= 0 or self.kernel < 1:
             raise UsageError(f"sigma {self.sigma} must be positive, kernel {self.kernel} at least 1")
-        if self.on not in ("normalised", "pixels"):
-            raise UsageError(f"on is normalised or pixels, not {self.on!r}")
+        check_choice("on", self.on, ("normalised", "pixels"))
 
     @property
     def passes(self) -> int:

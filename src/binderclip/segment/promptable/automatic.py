@@ -13,6 +13,7 @@ from torchvision.ops import nms
 from binderclip.data.synthetic_scenes.paste import boxes_of
 from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import ImageLike
+from binderclip.numeric import check_number
 from binderclip.segment.promptable.crops import Box, crop_boxes, cropped, near_crop_edge
 from binderclip.segment.promptable.image import as_picture
 from binderclip.segment.promptable.prompts import ImageState, LowResSegmenter, PromptableSegmenter, Prompts
@@ -76,14 +77,11 @@ class AutomaticMasks:
         for name in ("box_nms_thresh", "crop_nms_thresh"):
             if not 0 < getattr(self, name) <= 1:
                 raise UsageError(f"{name} must be in (0, 1], got {getattr(self, name)}")
-        if self.min_mask_region_area < 0:
-            raise UsageError(f"min_mask_region_area must be at least 0, got {self.min_mask_region_area}")
+        check_number("min_mask_region_area", self.min_mask_region_area, least=0)
         if not 0 <= self.crop_n_layers <= MOST_LAYERS:
             raise UsageError(f"crop_n_layers must be in 0 to {MOST_LAYERS}, got {self.crop_n_layers}")
-        if not 0 <= self.crop_overlap_ratio < 1:
-            raise UsageError(f"crop_overlap_ratio must be in [0, 1), got {self.crop_overlap_ratio}")
-        if self.crop_n_points_downscale_factor < 1:
-            raise UsageError(f"crop_n_points_downscale_factor is at least 1, got {self.crop_n_points_downscale_factor}")
+        check_number("crop_overlap_ratio", self.crop_overlap_ratio, least=0, below=1)
+        check_number("crop_n_points_downscale_factor", self.crop_n_points_downscale_factor, least=1)
 
     @property
     def thresholds(self) -> dict[str, float]:

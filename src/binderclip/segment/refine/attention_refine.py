@@ -18,6 +18,7 @@ from binderclip.models.towers.record import resolve_layer
 from binderclip.segment.parts.affinity import External, Features, centred_softmax, cosines
 from binderclip.segment.parts.context import Frame, open_windows
 from binderclip.segment.parts.resolution import enlarged, fit_size, resized
+from binderclip.settings import check_choice
 
 #: picture (1, 3, H, W) in [0, 1] -> self-attention maps (M, N, N), and the grid (h, w) of its N cells
 SelfAttentionSource: TypeAlias = "Callable[[Tensor], tuple[Tensor, tuple[int, int]]]"
@@ -133,8 +134,7 @@ class DiffusionAttention:
             )
         if self.combine not in ("product", "mean") and not isinstance(self.combine, int):
             raise UsageError(f"combine must be product, mean or the number of a map, not {self.combine!r}")
-        if self.weigh not in ("softmax", "exp"):
-            raise UsageError(f"weigh must be softmax or exp, not {self.weigh!r}")
+        check_choice("weigh", self.weigh, ("softmax", "exp"))
         if self.cut is not None and not 0 <= self.cut < 1:
             raise UsageError(f"cut must be in [0, 1), not {self.cut}")
 

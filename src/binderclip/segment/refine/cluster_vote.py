@@ -17,6 +17,7 @@ from binderclip.models.towers.record import resolve_layer
 from binderclip.segment.parts.context import Context, Frame, open_windows
 from binderclip.segment.parts.region_scope import majority
 from binderclip.segment.parts.rewire import self_cosine, terms_of, without_class_token
+from binderclip.settings import check_choice
 
 SMOOTH = 4
 """The region maps are smoothed on a grid this many times finer than the patches."""
@@ -59,8 +60,7 @@ class ClusterVote:
 
     def __post_init__(self) -> None:
         terms_of(self.of)
-        if self.vote not in ("majority", "mean"):
-            raise UsageError(f"vote is majority or mean, not {self.vote!r}")
+        check_choice("vote", self.vote, ("majority", "mean"))
         for name in ("eps", "min_samples"):
             value = getattr(self, name)
             if value is not None and value <= 0:

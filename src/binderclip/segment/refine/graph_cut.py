@@ -13,6 +13,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.segment.cut.grid import contrast_edges, minimum_cut
+from binderclip.settings import check_choice
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,7 @@ def saliency_graph_cut(
         raise UsageError(f"image {tuple(image.shape)} must be (3, H, W) and saliency {tuple(saliency.shape)} (H, W)")
     if not 0 < background <= foreground < 1:
         raise UsageError(f"0 < background <= foreground < 1 must hold, not {background} and {foreground}")
-    if neighbours not in (4, 8):
-        raise UsageError(f"neighbours must be 4 or 8, not {neighbours}")
+    check_choice("neighbours", neighbours, (4, 8))
     size = (image.shape[1], image.shape[2])
     ratio = min(1.0, side / max(size))
     grid = (max(2, round(size[0] * ratio)), max(2, round(size[1] * ratio)))

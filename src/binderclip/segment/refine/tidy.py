@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.segment.parts.context import Frame
 
 
@@ -33,8 +34,7 @@ class DropSmall:
     background: bool | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise UsageError(f"share must be in [0, 1], not {self.share}")
+        check_number("share", self.share, least=0, most=1)
 
     def __call__(self, _image: Tensor, logits: Float[Tensor, "C h w"], frame: Frame) -> Float[Tensor, "C h w"]:
         """The logits, those of small classes at the bottom."""

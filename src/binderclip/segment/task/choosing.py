@@ -15,6 +15,7 @@ from torch import Tensor
 from binderclip.data.synthetic_scenes.paste import boxes_of
 from binderclip.errors import UsageError
 from binderclip.segment.task.candidates import CandidateMasks
+from binderclip.settings import check_choice
 
 __all__ = ["BestScore", "Chooser", "ClosestToMean", "LastRound", "MostSimilar", "SimilarityWeighted", "cutouts"]
 
@@ -110,8 +111,7 @@ def cutouts(
     Raises:
         UsageError: an empty mask or an unknown ground.
     """
-    if ground not in ("black", "mean", "blur", "original"):
-        raise UsageError(f"ground {ground!r} is unknown; there are black, mean, blur and original")
+    check_choice("ground", ground, ("black", "mean", "blur", "original"))
     if not bool(masks.flatten(1).any(1).all()):
         raise UsageError("a mask without a pixel has no cut-out")
     pixels = np.asarray(image.convert("RGB"))
@@ -145,8 +145,7 @@ class ClosestToMean:
     norm: int = 2
 
     def __post_init__(self) -> None:
-        if self.norm not in (1, 2):
-            raise UsageError(f"norm must be 1 or 2, got {self.norm}")
+        check_choice("norm", self.norm, (1, 2))
 
     def __call__(self, maps: Float[Tensor, "R H W"]) -> int:
         """Number of the round, the first of equal ones."""

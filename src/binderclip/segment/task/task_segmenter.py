@@ -13,12 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.segment.maps import unit_range
 from binderclip.segment.promptable import PromptableSegmenter
 from binderclip.segment.task.candidates import CandidateMasks, Candidates, FromPoints, Look, Rectangle, grown_box
 from binderclip.segment.task.choosing import BestScore, Chooser, ClosestToMean
 from binderclip.segment.task.localise import Localiser, consensus_heatmap
 from binderclip.segment.task.words import Hypothesis, WordProposer
+from binderclip.settings import check_choice
 
 __all__ = ["Loop", "TaskGenericSegmenter", "TaskMask", "TaskRound"]
 
@@ -46,12 +48,9 @@ class Loop:
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise UsageError(f"rounds must be at least 1, got {self.rounds}")
-        if not 0 <= self.share <= 1:
-            raise UsageError(f"share must be in [0, 1], got {self.share}")
-        if self.reweight not in ("heatmap", "mask", "none"):
-            raise UsageError(f"reweight {self.reweight!r} is unknown; there are heatmap, mask and none")
+        check_number("rounds", self.rounds, least=1)
+        check_number("share", self.share, least=0, most=1)
+        check_choice("reweight", self.reweight, ("heatmap", "mask", "none"))
 
     def next_image(self, image: Image.Image, seen: Image.Image, heat: Any, probs: Any) -> Image.Image:
         """The picture that the localiser sees in the next round."""

@@ -17,6 +17,7 @@ from binderclip.losses.dense.distillation import content_distillation, context_d
 from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.models.layers.freezing import frozen
 from binderclip.models.towers import Record, Recorder, Site
+from binderclip.numeric import check_number
 from binderclip.segment.parts.affinity import External, cosines, vision_model
 from binderclip.segment.parts.context import Context, Frame, dense_tower, head, open_windows, records, resample
 from binderclip.segment.parts.guided_pooling import Likeness
@@ -24,6 +25,7 @@ from binderclip.segment.parts.last_block import LastBlock
 from binderclip.segment.parts.resolution import resized
 from binderclip.segment.parts.rewire import SelfSelf
 from binderclip.segment.trained.tuned import tower_parameters
+from binderclip.settings import check_choice
 
 __all__ = ["AttentionChain", "DeCLIP", "grid_boxes", "train_declip"]
 
@@ -101,8 +103,7 @@ class DeCLIP:
     decoupled: bool = True
 
     def __post_init__(self) -> None:
-        if self.version not in ("extended", "conference"):
-            raise UsageError(f"version must be extended or conference, not {self.version!r}")
+        check_choice("version", self.version, ("extended", "conference"))
         if min(self.cells, self.most_rows, self.most_boxes) < 1:
             raise UsageError("cells, most_rows and most_boxes must be at least 1")
 
@@ -256,8 +257,7 @@ def train_declip(
             f"images must be (N, 3, H, W), seen with sides that are multiples of {patch}, not {tuple(images.shape)} "
             f"seen at {seen}"
         )
-    if not 0 <= alpha <= 1:
-        raise UsageError(f"alpha must be in [0, 1], not {alpha}")
+    check_number("alpha", alpha, least=0, most=1)
     student = copy.deepcopy(model).eval()
     parameters = tower_parameters(student, blocks)
     if not parameters:

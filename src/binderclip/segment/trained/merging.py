@@ -18,6 +18,7 @@ from binderclip.errors import UsageError
 from binderclip.losses.dense.mask_sets import dice_loss, soft_focal_loss
 from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_number
 from binderclip.segment.promptable import PromptModel
 from binderclip.segment.promptable.drawn import PromptTokens
 from binderclip.segment.promptable.network import FeaturePyramid, PromptNetwork
@@ -150,8 +151,7 @@ class MaskRehearsal:
     prompts: int = 4
 
     def __post_init__(self) -> None:
-        if self.prompts < 1:
-            raise UsageError(f"prompts must be at least 1, not {self.prompts}")
+        check_number("prompts", self.prompts, least=1)
 
     def __call__(
         self,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from binderclip.data.parallel.plan import ClusterPlan, Machines, Phase, PlannedPass, checked_samples
 from binderclip.data.parallel.rates import MeasuredRates, measured_rates
 from binderclip.errors import UsageError
+from binderclip.settings import check_choice
 from binderclip.train.recipe.bare import bare_model, towers_of
 from binderclip.train.recipe.cost import StageCost
 from binderclip.train.recipe.memory import StageMemory, stage_memory
@@ -55,8 +56,7 @@ def plan_training(
     samples = checked_samples(samples)
     if not (math.isfinite(picture_bytes) and picture_bytes > 0):
         raise UsageError(f"picture_bytes is {picture_bytes}; it is a finite number above 0")
-    if parallel not in ("ddp", "fsdp"):
-        raise UsageError(f"parallel is ddp or fsdp, got {parallel!r}")
+    check_choice("parallel", parallel, ("ddp", "fsdp"))
     known, backbone = rates or measured_rates(), towers_of(bare_model(recipe.model))
     memories = [_memory(stage, backbone) for stage in recipe.stage]
     cost = recipe.cost(samples=[_length(stage, samples) for stage in recipe.stage])

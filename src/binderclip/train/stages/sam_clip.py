@@ -32,6 +32,7 @@ from torch import Tensor
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import ImageTextModel
 from binderclip.models.files.folders import folder_kind
+from binderclip.numeric import check_number
 from binderclip.segment import MERGE_STAGES, MaskRehearsal, MergedEncoder, MergeStage, load_promptable
 from binderclip.segment.promptable.drawn import PromptTokens
 from binderclip.segment.trained.merging import StemMaps, merge_step, stage_frozen, text_distance
@@ -52,8 +53,7 @@ def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> 
     part, rehearsed = settings.get("part", "joint"), settings.get("rehearsed", 4)
     if part not in MERGE_STAGES:
         raise UsageError(f"unknown part {brief(part)} of sam-clip: {hint(part, MERGE_STAGES)}")
-    if rehearsed < 1:
-        raise UsageError(f"rehearsed must be at least 1, not {rehearsed}")
+    check_number("rehearsed", rehearsed, least=1)
 
 
 @register(STAGES, "sam-clip")

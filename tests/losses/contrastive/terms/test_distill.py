@@ -90,5 +90,5 @@ def test_the_teacher_gets_no_gradient(features):
 
 
 def test_wrong_kind():
-    with pytest.raises(errors.UsageError, match="'cosine' or 'mse'"):
+    with pytest.raises(errors.UsageError, match="kind must be one of cosine, mse"):
         EmbeddingDistill(kind="kl")

@@ -15,6 +15,7 @@ from binderclip.losses.contrastive.embeddings import Embeddings
 from binderclip.losses.contrastive.links import SoftmaxLink, make_plan
 from binderclip.losses.contrastive.share import Share
 from binderclip.losses.contrastive.targets import Block, Positives
+from binderclip.settings import check_choice
 from binderclip.similarity.geometry import at_least_float32
 
 __all__ = ["EmbeddingDistill", "SimilarityDistill", "SoftPositives", "SoftTargets", "log_sums"]
@@ -44,8 +45,7 @@ class EmbeddingDistill(nn.Module):
         projections: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        if kind not in ("cosine", "mse"):
-            raise UsageError(f"kind must be 'cosine' or 'mse', got {kind!r}")
+        check_choice("kind", kind, ("cosine", "mse"))
         self.weight, self.kind = weight, kind
         self.pairs = dict(pairs or {"image": "teacher_image", "text": "teacher_text"})
         self.projections = nn.ModuleDict(dict(projections or {}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -14,6 +13,7 @@ from binderclip.errors import UsageError
 from binderclip.losses.contrastive.embeddings import Embeddings
 from binderclip.losses.contrastive.links import SoftmaxLink, make_plan
 from binderclip.losses.contrastive.terms.distill import SoftPositives
+from binderclip.numeric import check_number
 from binderclip.similarity.geometry import at_least_float32
 
 __all__ = ["HybridContrastiveDistillation", "RandomFeatureAlignment"]
@@ -141,10 +141,8 @@ class HybridContrastiveDistillation(nn.Module):
         teacher: tuple[str, str] = ("teacher_image", "teacher_text"),
     ) -> None:
         super().__init__()
-        if not 0 <= alpha <= 1:
-            raise UsageError(f"alpha must lie in [0, 1], got {alpha}")
-        if not 0 < temperature < math.inf:
-            raise UsageError(f"temperature must be positive, got {temperature}")
+        check_number("alpha", alpha, least=0, most=1)
+        check_number("temperature", temperature, above=0)
         self.weight, self.alpha, self.temperature, self.normalize = weight, alpha, temperature, normalize
         self.student, self.teacher = student, teacher
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.similarity.geometry import at_least_float32
 
 __all__ = ["SoftTargetContrastive"]
@@ -30,8 +31,7 @@ class SoftTargetContrastive(nn.Module):
 
     def __init__(self, temperature: float = 1.0, *, detach_targets: bool = False) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise UsageError(f"temperature must be positive, got {temperature}")
+        check_number("temperature", temperature, above=0)
         self.temperature, self.detach_targets = temperature, detach_targets
 
     def forward(self, images: Float[Tensor, "N E"], texts: Float[Tensor, "N E"]) -> Float[Tensor, ""]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.optim.clip.clipping import Clip
 from binderclip.optim.clip.threshold import Memory, Reading, Threshold
 
@@ -48,10 +49,8 @@ class RelativeEMA(Threshold):
     ) -> None:
         if not lambda_rel > 0 or not lambda_abs > 0:
             raise UsageError(f"lambda_rel and lambda_abs must be above 0, got {lambda_rel} and {lambda_abs}")
-        if not 0 <= beta <= 1:
-            raise UsageError(f"beta must lie in [0, 1], got {beta}")
-        if warmup_steps < 1:
-            raise UsageError(f"warmup_steps must be at least 1, got {warmup_steps}")
+        check_number("beta", beta, least=0, most=1)
+        check_number("warmup_steps", warmup_steps, least=1)
         self.lambda_rel, self.lambda_abs, self.beta = lambda_rel, lambda_abs, beta
         self.warmup_steps, self.eps = warmup_steps, eps
         self.average = Memory(math.inf)

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.optim.clip.clipping import Clip
 from binderclip.optim.clip.threshold import Reading, Threshold
 
@@ -28,10 +28,8 @@ class WeightRatio(Threshold):
     """
 
     def __init__(self, clipping: float = 0.01, eps: float = 1e-3) -> None:
-        if not clipping >= 0:
-            raise UsageError(f"clipping must be at least 0, got {clipping}")
-        if not eps > 0:
-            raise UsageError(f"eps must be above 0, got {eps}")
+        check_number("clipping", clipping, least=0, infinite=True)
+        check_number("eps", eps, above=0)
         self.clipping, self.eps = clipping, eps
 
     def limit(self, reading: Reading) -> Float[Tensor, "blocks"]:

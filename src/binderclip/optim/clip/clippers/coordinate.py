@@ -7,7 +7,8 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.errors import NotSupported, UsageError
+from binderclip.errors import NotSupported
+from binderclip.numeric import check_number
 from binderclip.optim.clip.clipping import Clip
 from binderclip.optim.clip.threshold import Reading, Threshold
 from binderclip.optim.gradients.quantile import kth_largest
@@ -30,8 +31,7 @@ class TopFraction(Threshold):
     """
 
     def __init__(self, fraction: float = 0.1) -> None:
-        if not 0 <= fraction <= 1:
-            raise UsageError(f"fraction must lie in [0, 1], got {fraction}")
+        check_number("fraction", fraction, least=0, most=1)
         self.fraction = fraction
 
     def limit(self, reading: Reading) -> Float[Tensor, "blocks"]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.optim.clip.threshold import Memory, Reading, Threshold
 
 __all__ = ["MaxEMA", "start_correction"]
@@ -36,8 +36,7 @@ class MaxEMA(Threshold):
     """
 
     def __init__(self, theta: float = 0.999) -> None:
-        if not 0 <= theta < 1:
-            raise UsageError(f"theta must lie in [0, 1), got {theta}")
+        check_number("theta", theta, least=0, below=1)
         self.theta = theta
         self.average, self.count = Memory(), Memory(dtype=torch.int64)
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.optim.clip.clipping import Clip
 from binderclip.optim.clip.combine import Min
 from binderclip.optim.clip.threshold import Constant, Memory, Reading, Threshold
@@ -53,16 +54,12 @@ class ZScore(Threshold):
         clip_factor: float = 1.0,
         skip_update_on_spike: bool = False,
     ) -> None:
-        if not 0 <= alpha <= 1:
-            raise UsageError(f"alpha must lie in [0, 1], got {alpha}")
-        if not z_thresh > 0:
-            raise UsageError(f"z_thresh must be above 0, got {z_thresh}")
-        if warmup_steps < 1:
-            raise UsageError(f"warmup_steps must be at least 1, got {warmup_steps}")
+        check_number("alpha", alpha, least=0, most=1)
+        check_number("z_thresh", z_thresh, above=0, infinite=True)
+        check_number("warmup_steps", warmup_steps, least=1)
         if mode not in MODES or clip_option not in OPTIONS:
             raise UsageError(f"mode is one of {', '.join(MODES)} and clip_option one of {', '.join(OPTIONS)}")
-        if not clip_factor > 0:
-            raise UsageError(f"clip_factor must be above 0, got {clip_factor}")
+        check_number("clip_factor", clip_factor, above=0, infinite=True)
         self.alpha, self.z_thresh, self.eps, self.warmup_steps = alpha, z_thresh, eps, warmup_steps
         self.mode, self.clip_option, self.clip_factor = mode, clip_option, clip_factor
         self.skip_update_on_spike = skip_update_on_spike
