@@ -103,14 +103,13 @@ class PlannedWork(VerbResult):
         plan: its passes.
         subject: what is planned.
         files: that were written.
-        complete: always.
     """
 
     request: PlannedRequest
     plan: ClusterPlan
     subject: str
     files: list[Path]
-    complete: bool = True
+    whole = True
 
     @property
     def title(self) -> str:
@@ -121,6 +120,10 @@ class PlannedWork(VerbResult):
         """Columns, and a row a pass."""
         columns, rows = self.plan.rows()
         return tuple(columns), [tuple(row) for row in rows]
+
+    def conclusion(self) -> list[str]:
+        """What stops it from going further."""
+        return [self.plan.stops]
 
     def remarks(self) -> list[str]:
         """What is not known, what more machines do not make faster, and what was assumed."""

@@ -221,21 +221,30 @@ class VerbResult(ABC):
 
     Attributes:
         request: what was asked.
-        complete: whether all that was named one by one could be used.
         title: of the table.
+        complete: whether all that was named one by one could be used.
+        leads: whether this process prints it, where several do the work together.
         whole: whether a person is shown every row, as none is in a file.
     """
 
     whole: ClassVar[bool] = False
-
     if TYPE_CHECKING:  # in a dataclass a field, elsewhere a property
 
         @property
         def request(self) -> Any: ...
         @property
+        def title(self) -> str: ...
+        @property
         def complete(self) -> bool: ...
         @property
-        def title(self) -> str: ...
+        def leads(self) -> bool: ...
+    else:
+        complete = leads = True
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command line."""
+        return int(not self.complete)
 
     @abstractmethod
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

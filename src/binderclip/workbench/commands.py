@@ -94,12 +94,6 @@ def python_pictures(chosen: ChosenPictures) -> tuple[str, str]:
     return f"list_images({names[0]!r})", "from binderclip.data import list_images; "
 
 
-def python_paths(chosen: ChosenPictures) -> tuple[str, str]:
-    """The same as paths, with the import of `Path`."""
-    called, needed = python_pictures(chosen)
-    return called if needed else f"[Path(p) for p in {called}]", f"{needed}from pathlib import Path; "
-
-
 def named_pictures(paths: Sequence[Path], folder: Path | None = None) -> list[str]:
     """What a line calls the pictures of a run.
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from binderclip.cli.shared.task_command import add_task, with_request
 from binderclip.cli.shared.verb import VerbApp
 from binderclip.errors import UsageError
-from binderclip.tasks import Option, Request, VerbTask, attack
+from binderclip.tasks import Option, Request, VerbResult, VerbTask, attack
 
 Command = Callable[..., Any]
 ASKED = {"task": "attack", "model": "small", "images": ["-odd.png"], "labels": ["a", "b"], "seed": 3}
@@ -83,20 +83,33 @@ class MeasureRequest(Request):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPictures(VerbResult):
     request: MeasureRequest
-    complete: bool = True
+    title: str = "pictures"
+
+    @property
+    def complete(self) -> bool:
+        return "broken.png" not in self.request.pictures
+
+    @property
+    def leads(self) -> bool:
+        return self.request.device != "second"
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        return ("image",), [(path,) for path in self.request.pictures]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"request": self.request.as_document()}
 
 
-measure = VerbTask(MeasureRequest, Measured)
+measure = VerbTask(MeasureRequest, MeasuredPictures)
 
 
-def command_of(seen: list[MeasureRequest], code: int | None = None) -> Any:
+def command_of(seen: list[MeasureRequest]) -> Any:
     """The command of `measure`, which notes what it was asked."""
 
-    def show(result: Measured, json: bool) -> int | None:
+    def show(result: MeasuredPictures, json: bool) -> None:
         seen.append(result.request)
-        return code
 
     app = VerbApp()
     add_task(app, measure, show)
@@ -133,10 +146,18 @@ def test_help_has_panels_names_and_the_order_of_the_fields() -> None:
     ]  # fmt: skip
 
 
-def test_a_fraction_that_is_no_number_is_refused_and_a_face_may_choose_its_exit_code() -> None:
+def test_what_could_not_be_used_is_an_exit_code_and_one_process_of_several_speaks() -> None:
+    seen: list[MeasureRequest] = []
+    command = command_of(seen)
+    assert command.main(["a.png"], standalone_mode=False) == 0
+    assert command.main(["a.png", "broken.png"], standalone_mode=False) == 1
+    assert command.main(["a.png", "--device", "second"], standalone_mode=False) == 0
+    assert [request.device for request in seen] == ["cpu", "cpu"]
+
+
+def test_a_fraction_that_is_no_number_is_refused() -> None:
     for value in ("nan", "2"):
         with pytest.raises(typer.BadParameter):
             command_of([]).main(["--weight", value], standalone_mode=False)
-    assert command_of([], code=3).main([], standalone_mode=False) == 3
     with pytest.raises(UsageError, match="--batch-size 12"):
         MeasureRequest(batch_size=12)

@@ -27,16 +27,13 @@ FROM = "--from"
 """The option whose document stands for the words of a request."""
 
 
-def add_task(
-    app: typer.Typer, task: VerbTask[Any, Any], show: Callable[[Any, bool], int | None] = print_result
-) -> None:
+def add_task(app: typer.Typer, task: VerbTask[Any, Any], show: Callable[[Any, bool], None] = print_result) -> None:
     """Add a task to an application as a verb, with `--json` and `--from`.
 
     Args:
         app: a `VerbApp`; of the group where the verb has two words.
         task: whose requests the options make.
-        show: prints a result; called with it and whether `--json` was given. It may give an exit code, else that is 1
-            where the result is not complete.
+        show: prints a result; called with it and whether `--json` was given.
     """
     request: type[Request] = task.request
 
@@ -46,8 +43,9 @@ def add_task(
         asked = request(**_values(request, given))
         with stages(f"{request.task}: looking at what was given"):
             result = task.run(asked)
-        code = show(result, json)
-        raise typer.Exit(int(not result.complete) if code is None else code)
+        if result.leads:
+            show(result, json)
+        raise typer.Exit(result.exit_code)
 
     in_panel = {name: bool(option_of(field).panel) for name, field in request.model_fields.items()}
     fields = [_parameter(request, name) for name in request.model_fields if not in_panel[name]]

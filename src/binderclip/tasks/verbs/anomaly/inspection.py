@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.anomaly.request import AnomalyRequest
 
 REPORT = "report.html"
+FAILED = 3
 
 
 @dataclass
@@ -41,7 +42,6 @@ class Inspection(VerbResult):
         overlays: picture's row -> file.
         threshold: score at which a picture fails; None where nothing is judged.
         weak: the sentence that the model is weak on photographs, where it is.
-        complete: always: no picture is named one by one.
     """
 
     request: AnomalyRequest
@@ -57,7 +57,6 @@ class Inspection(VerbResult):
     overlays: dict[int, Path] = field(default_factory=dict)
     threshold: float | None = None
     weak: list[str] = field(default_factory=list)
-    complete: bool = True
 
     @property
     def out(self) -> Path:
@@ -124,8 +123,8 @@ class Inspection(VerbResult):
         """The figures that could be measured against the folder's own labels, by name."""
         return {} if self.score is None else figures(self.score)
 
-    def measured(self) -> list[str]:
-        """What was measured, and how many pictures failed, a line each."""
+    def conclusion(self) -> list[str]:
+        """What was measured, how many pictures failed, and where the report is."""
         lines = []
         if self.score is not None:
             values = ", ".join(f"{name} {value:.3f}" for name, value in self.figures().items())
@@ -136,15 +135,16 @@ class Inspection(VerbResult):
                 f"{self.failed()} of {number_of(len(self.pictures), 'picture')} failed, with a score at or above "
                 f"{self.threshold:.4g}"
             )
-        return lines
+        return [*lines, f"report {self.report}"]
 
     def remarks(self) -> list[str]:
         """Whether the model is weak on such pictures."""
         return self.weak
 
-    def places(self) -> list[str]:
-        """Where the report is."""
-        return [f"report {self.report}"]
+    @property
+    def exit_code(self) -> int:
+        """3 where a picture fails: told apart from an error, which is 1."""
+        return FAILED if self.failed() else 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

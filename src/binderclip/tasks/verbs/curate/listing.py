@@ -20,7 +20,7 @@ class CurationListing(VerbResult):
     Attributes:
         request: what was asked.
         presets, rules, columns: name -> what it is.
-        title: of the first table. files: none. complete: always.
+        title: of the first table.
     """
 
     request: CurateRequest
@@ -28,8 +28,7 @@ class CurationListing(VerbResult):
     rules: Mapping[str, str]
     columns: Mapping[str, str]
     title: str = "presets"
-    files: tuple[str, ...] = ()
-    complete: bool = True
+    whole = True
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Columns, and a row a preset."""

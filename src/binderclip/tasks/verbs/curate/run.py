@@ -55,14 +55,12 @@ class CurationDone(VerbResult):
         report: what each stage kept.
         folder: of files or objects.
         files: in it.
-        complete: always: no picture is named one by one.
     """
 
     request: CurateRequest
     report: CurationReport
     folder: str
     files: list[str]
-    complete: bool = True
 
     @property
     def title(self) -> str:
@@ -75,6 +73,10 @@ class CurationDone(VerbResult):
         """Columns, and a row a stage."""
         rows = [(name, entered, kept, part) for name, _, entered, kept, part in self.report.rows()]
         return ("stage", "in", "out", "share"), rows
+
+    def conclusion(self) -> list[str]:
+        """The files."""
+        return self.files
 
     def remarks(self) -> list[str]:
         """Whether nothing is kept."""

@@ -46,7 +46,6 @@ class TrainedDetector(VerbResult):
         check: on the pictures that were held out.
         title: method, model, and how many these were.
         skipped: (path, reason) of what could not be read.
-        complete: always: no picture was named one by one.
     """
 
     request: DetectRequest
@@ -54,7 +53,6 @@ class TrainedDetector(VerbResult):
     check: DetectorSanityCheck
     title: str
     skipped: list[tuple[str, str]]
-    complete: bool = True
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Columns, and a row a generator."""

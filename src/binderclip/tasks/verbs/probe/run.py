@@ -87,7 +87,6 @@ class Probe(VerbResult):
         mitigations: beside the model as it is, on the same half.
         left_out: what was not measured, and why.
         skipped: (key, reason) of pictures that could not be read.
-        complete: always: no picture is named one by one.
     """
 
     request: ProbeRequest
@@ -99,7 +98,6 @@ class Probe(VerbResult):
     mitigations: list[Mitigation]
     left_out: list[str]
     skipped: list[tuple[str, str]]
-    complete: bool = True
 
     @property
     def report(self) -> Path:

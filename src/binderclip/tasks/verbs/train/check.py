@@ -21,7 +21,7 @@ class RecipeText(VerbResult):
     Attributes:
         request: what was asked. title: of the recipe.
         text: to be printed. document: the same as plain values.
-        notes: what to know of it, a line each. complete: always.
+        notes: what to know of it, a line each.
     """
 
     request: TrainRequest
@@ -29,11 +29,14 @@ class RecipeText(VerbResult):
     text: str
     document: Any
     notes: list[str]
-    complete: bool = True
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """No rows: there is the text."""
         return (), []
+
+    def conclusion(self) -> list[str]:
+        """The text."""
+        return [self.text]
 
     def remarks(self) -> list[str]:
         """What to know of it."""
@@ -71,7 +74,7 @@ def other_program(request: TrainRequest) -> RecipeText:
 
     recipe = recipe_of(request)
     commands = open_clip_commands(recipe)
-    lines = "".join(f"{command}\n" for command in commands)
+    lines = "\n".join(map(str, commands))
     return RecipeText(request, recipe.name, lines, [vars(command) for command in commands], [])
 
 
@@ -86,7 +89,7 @@ def checked(request: TrainRequest) -> RecipeText:
     recipe = recipe_of(request)
     document = recipe.document()
     cost = str(recipe.cost(samples=[_length(stage) for stage in recipe.stage]))
-    return RecipeText(request, recipe.name, write_toml(document), document, [cost])
+    return RecipeText(request, recipe.name, write_toml(document).rstrip("\n"), document, [cost])
 
 
 def _length(stage: Any) -> int | None:

@@ -20,14 +20,14 @@ class TrainedGrid(VerbResult):
 
     Attributes:
         request: what was asked. out: the grid's folder.
-        title: its name. study: table of errors against operations. complete: always.
+        title: its name. study: table of errors against operations.
     """
 
     request: TrainRequest
     out: Path
     title: str
     study: StudyTable
-    complete: bool = True
+    whole = True
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Columns, and a row a cell."""
@@ -56,13 +56,13 @@ class CheckedGrid(VerbResult):
 
     Attributes:
         request: what was asked.
-        study: the grid. costs: of each run, by its folder. complete: always.
+        study: the grid. costs: of each run, by its folder.
     """
 
     request: TrainRequest
     study: ScalingStudy
     costs: dict[str, Cost]
-    complete: bool = True
+    whole = True
 
     @property
     def title(self) -> str:

@@ -23,12 +23,10 @@ class TrainedRun(VerbResult):
     Attributes:
         request: what was asked.
         result: of `train.run`; `out`, `figures` and `summary` are in it.
-        complete: always: no picture is named one by one.
     """
 
     request: TrainRequest
     result: RunResult
-    complete: bool = True
 
     @property
     def leads(self) -> bool:
