@@ -20,7 +20,7 @@ __all__ = [
     "Event",
     "LeftOut",
     "Listener",
-    "Measured",
+    "PartialResult",
     "Reported",
     "Saved",
     "Started",
@@ -100,7 +100,7 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Measured:
+class PartialResult:
     """A part of the result is there before the others.
 
     Attributes:
@@ -111,7 +111,7 @@ class Measured:
     outcome: Any
 
 
-Event: TypeAlias = "Started | Counted | LeftOut | Measured | Reported | Warned | Saved"
+Event: TypeAlias = "Started | Counted | LeftOut | PartialResult | Reported | Warned | Saved"
 Listener: TypeAlias = Callable[[Event], object]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from binderclip.errors import UsageError
-from binderclip.tasks.events import Event, Measured
+from binderclip.tasks.events import Event, PartialResult
 from binderclip.tasks.verbs.adapt.request import GROUPS, AdaptRequest
 from binderclip.tasks.verbs.adapt.task import adapt
 from binderclip.tasks.verbs.adapt.wording import COLUMNS, score_row
@@ -109,7 +109,7 @@ class _TableWatcher:
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def __call__(self, event: Event) -> None:
-        if not isinstance(event, Measured):
+        if not isinstance(event, PartialResult):
             self.run.hear(event)
             return
         if isinstance(event.outcome, str):

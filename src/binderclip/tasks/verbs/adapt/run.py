@@ -13,7 +13,7 @@ from binderclip.data import ImageTextDataset, load_data
 from binderclip.display import duration, number_of
 from binderclip.errors import UsageError
 from binderclip.models import resolve_templates
-from binderclip.tasks.events import Measured, Saved, emit, line, skip, start
+from binderclip.tasks.events import PartialResult, Saved, emit, line, skip, start
 from binderclip.tasks.files.outputs import output_folder, writable_paths
 from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep
 from binderclip.tasks.files.writing import write_json
@@ -142,7 +142,7 @@ def run(request: AdaptRequest) -> AdaptReport:
     else:
         selection = select_head(
             model, samples, budget=request.budget, keep=request.keep, limit=request.limit, store=out / FINISHED,
-            judged=lambda name, outcome: emit(Measured(name, outcome)), **options,
+            judged=lambda name, outcome: emit(PartialResult(name, outcome)), **options,
         )  # fmt: skip
     save_or_keep(selection.save, out)
     write_json({"data": request.data, **selection.figures()}, out / FIGURES)
