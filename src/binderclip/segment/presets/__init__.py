@@ -37,8 +37,7 @@ class _PresetTable(Mapping[str, V]):
         self.attribute = attribute
 
     def __getitem__(self, name: str) -> V:
-        found: V = self._of(_FILE_OF[name])[name]
-        return found
+        return self._of(_FILE_OF[name])[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter([name for name, file in _FILE_OF.items() if name in self._of(file)])
