@@ -66,6 +66,18 @@ def test_presets_stand_side_by_side_and_have_files_of_their_own(photographs: Pat
     assert ["--out segments-value" in lines[0], "--out segments-sclip" in lines[1]] == [True, True]
 
 
+def test_pictures_are_shown_one_by_one_as_they_are_done(
+    photographs: Path, run_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from binderclip.workbench.tabs.segment import work
+
+    run, shown = run_of(), list[str]()
+    monkeypatch.setattr(run, "show", shown.append)
+    files = [str(photographs / "cat.jpg"), str(photographs / "coffee.jpg")]
+    work(run, files, None, "cat, cup", "", ["value", "plain"])
+    assert [page.count("<figure>") for page in shown] == [1, 2, 3, 4]
+
+
 def test_the_colours_shown_are_those_of_the_map(photographs: Path, run_of: Any) -> None:
     run = run_of()
     from binderclip.segment.output.palette import colours

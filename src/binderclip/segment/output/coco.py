@@ -16,7 +16,7 @@ from binderclip.numeric import check_number
 
 
 def coco_document(
-    pictures: Iterable[tuple[str, Int[np.ndarray, "H W"]]],
+    pictures: Iterable[tuple[str, Int[np.ndarray, "_ _"]]],
     classes: Sequence[str],
     *,
     skip: Sequence[str] = ("background",),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +13,7 @@ import gradio as gr
 
 from binderclip.errors import DataError, UsageError
 from binderclip.tasks.arguments.labels import parse_labels
+from binderclip.tasks.events import Event, PartialResult
 from binderclip.tasks.verbs.segment.label_maps import MappedPicture, write_tables
 from binderclip.tasks.verbs.segment.request import NONE, SegmentRequest, default_preset
 from binderclip.tasks.verbs.segment.task import segment
@@ -82,7 +85,7 @@ def work(
     if len(presets) > MOST_PRESETS:
         raise UsageError(f"{len(presets)} presets are too many side by side: {MOST_PRESETS} at most")
     paths, skipped = _of_a_size(chosen)
-    page, requests, written, maps = dict[Path, _Segmented](), list[SegmentRequest](), list[Path](), list[Path]()
+    page, requests, written, maps = _Page(run, chosen), list[SegmentRequest](), list[Path](), list[Path]()
     for preset in presets:
         place = preset if len(presets) > 1 else ""
         # The same without this page is about the pictures by the names that their owner knows.
@@ -93,36 +96,57 @@ def work(
             )
         )  # fmt: skip
         folder_ = _folder(run.folder, place)
-        result = _segmented(requests[-1].replaced(images=paths, out=folder_, overlay=None, label_map=None))
+        asked = requests[-1].replaced(images=paths, out=folder_, overlay=None, label_map=None)
+        result = _segmented(asked, partial(page.hear, preset))
         if len(requests) == 1:
             skipped += [(Path(path).name, reason.replace(path, Path(path).name)) for path, reason in result.skipped]
-        for number, each in enumerate(result.pictures):
-            if each.path not in page:
-                small = small_copy(each.path, run.folder / "seen", number, SIDE)
-                assert small is not None
-                page[each.path] = _Segmented(Path(chosen.label(each.path)), small, {})
-            colours = page[each.path].colours
-            file = _coloured(each, run.folder / "seen" / f"{number:05d}-{len(colours)}.png")
-            colours[preset] = (file, each.shares())
-            maps += [each.overlay, each.label_map]
+        maps += [file for each in result.pictures for file in (each.overlay, each.label_map)]
         named = [replace(each, path=Path(chosen.label(each.path))) for each in result.pictures]
         write_tables(named, folder_ / "masks.json", folder_ / "areas.csv")
         written += [folder_ / "masks.json", folder_ / "areas.csv"]
-        run.show(_shown(list(page.values())))
     files_out = [*maps, *written] if len(maps) <= 8 else [packed(run.folder, [*maps, *written], "segments.zip")]
     left = table(("Left out", "Why"), skipped, could_not_be_read(len(skipped)).removesuffix(".")) if skipped else ""
     return Outcome(
-        (_shown(list(page.values())) + left,),
+        (page.html() + left,),
         files=files_out,
         again=Equivalent.of(*requests),
         said=could_not_be_read(len(skipped)),
     )
 
 
-def _segmented(request: SegmentRequest) -> LabelMapReport:
+@dataclass
+class _Page:
+    """Pictures and their colours as far as they are there."""
+
+    run: Run
+    chosen: ChosenPictures
+    rows: dict[Path, _Segmented] = field(default_factory=dict)
+
+    def hear(self, preset: str, event: Event) -> None:
+        """Show a picture as soon as it is segmented."""
+        if not isinstance(event, PartialResult):
+            self.run.hear(event)
+            return
+        done: MappedPicture = event.outcome
+        folder = self.run.folder / "seen"
+        if done.path not in self.rows:
+            small = small_copy(done.path, folder, len(self.rows), SIDE)
+            assert small is not None
+            self.rows[done.path] = _Segmented(Path(self.chosen.label(done.path)), small, {})
+        row = self.rows[done.path]
+        place = _coloured(done, folder / f"{row.small.stem}-{len(row.colours)}.png")
+        row.colours[preset] = (place, done.shares())
+        self.run.show(self.html())
+
+    def html(self) -> str:
+        """What is shown."""
+        return _shown(list(self.rows.values()))
+
+
+def _segmented(request: SegmentRequest, hear: Callable[[Event], None]) -> LabelMapReport:
     """The verb's label maps; its errors name no place on the server."""
     try:
-        return cast("LabelMapReport", segment.run(request))
+        return cast("LabelMapReport", segment.run(request, progress=hear))
     except DataError as error:
         reason = str(error)
         for path in map(Path, request.images):

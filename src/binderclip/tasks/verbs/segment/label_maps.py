@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from binderclip.display import number_of
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
-from binderclip.tasks.events import Saved, counted, emit, skip, start, warn
+from binderclip.tasks.events import PartialResult, Saved, counted, emit, skip, start, warn
 from binderclip.tasks.files.inputs import find_images, output_names
 from binderclip.tasks.files.outputs import output_folder, output_path, writable_path, writable_paths
 from binderclip.tasks.files.writing import short_path, write_csv, write_json
@@ -206,6 +206,7 @@ def segment_pictures(request: LabelMapRequest, source: LabelMapSource) -> LabelM
             else:
                 labels = _read(mapped, len(source.classes))
                 pictures.append(MappedPicture(path, labels, source.classes, shown, mapped))
+            emit(PartialResult(str(path), pictures[-1]))
         except DataError as error:
             if not many:
                 raise
