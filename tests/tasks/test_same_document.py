@@ -211,6 +211,25 @@ def probe(inputs: Inputs) -> Request:
     )  # fmt: skip
 
 
+@case("search_index")
+def search_index(inputs: Inputs) -> Request:
+    return tasks.search_index.request(folder=inputs.pictures, index="index", model=inputs.model, batch_size=2)
+
+
+@case("search_query")
+def search_query(inputs: Inputs) -> Request:
+    tasks.search_index(folder=inputs.pictures, index=inputs.folder / "index", model=inputs.model)
+    return tasks.search_query.request(
+        text_or_image="-a.png", text=True, index=inputs.folder / "index", top=2, picture="sheet.png"
+    )
+
+
+@case("search_query --image")
+def search_by_image(inputs: Inputs) -> Request:
+    request = search_query(inputs)
+    return request.replaced(text_or_image=inputs.pictures / "a.png", text=False)
+
+
 @case("train")
 def train(inputs: Inputs) -> Request:
     # A plan: what a training measures of its own time differs from run to run.

@@ -34,20 +34,22 @@ def test_words_and_pictures_find_what_the_verb_finds(
     assert found["hits"][0]["image"] == "coffee.jpg"
     assert len(found["hits"]) == 3
     assert outcome.values[0].count("<li>") == 3
-    index, query = outcome.again.shell.split(" && ")
+    index, query = outcome.again.shell.splitlines()
     assert command(*lines.words(index), "--json").json()["unchanged"] == 4
     said = command(*lines.words(query.replace("search query", "search query --json"))).json()
     assert [Path(hit["image"]).name for hit in said["hits"]] == [Path(hit["image"]).name for hit in found["hits"]]
     assert [hit["score"] for hit in said["hits"]] == pytest.approx([hit["score"] for hit in found["hits"]], abs=1e-5)
 
     like = run_of(folders=[holiday])
-    work(like, None, str(holiday), "", str(holiday / "more" / "rocket.jpg"), 1, False)
+    shutil.copy(holiday / "more" / "rocket.jpg", holiday.parent / "dropped.jpg")  # itself would be left out
+    work(like, None, str(holiday), "", str(holiday.parent / "dropped.jpg"), 1, False)
     assert json.loads((like.folder / "found.json").read_text())["hits"][0]["image"] == "more/rocket.jpg"
 
 
 def test_scores_of_another_geometry_are_not_called_cosines(holiday: Path, run_of: Any) -> None:
     from binderclip.models import load
     from binderclip.similarity import SIMILARITIES
+    from binderclip.tasks.models import cached_models
     from binderclip.workbench.tabs.search import work
 
     plain, other = run_of(folders=[holiday]), run_of("bent", folders=[holiday])
@@ -55,7 +57,8 @@ def test_scores_of_another_geometry_are_not_called_cosines(holiday: Path, run_of
     model = load("small")
     model.geometry = SIMILARITIES["lorentz"]()
     other.bench.models.get("image-text", "bent", lambda: model)
-    bent = work(other, None, str(holiday), "a cup", None, 2, True)
+    with cached_models(other.bench.models.get):
+        bent = work(other, None, str(holiday), "a cup", None, 2, True)
     assert "cosine" not in "".join(bent.values).lower()
     assert "similarity" in bent.values[0]
     assert bent.files[0].read_text().startswith("rank,image,similarity")
@@ -87,8 +90,23 @@ def test_uploads_of_one_name_are_all_found(photographs: Path, tmp_path: Path, ru
     outcome = work(run, files, None, "a cat", None, 5, False)
     hits = json.loads((run.folder / "found.json").read_text())["hits"]
     assert len({hit["image"] for hit in hits}) == 2
-    again = "binderclip search index pictures --model small && binderclip search query 'a cat'"
+    again = "binderclip search index pictures --model small\nbinderclip search query 'a cat'"
     assert outcome.again.shell.startswith(again)
+
+
+def test_words_are_never_a_file_of_this_machine(holiday: Path, run_of: Any, lines: Any, command: Any) -> None:
+    from binderclip.workbench.tabs.search import work
+
+    words = str(holiday / "more" / "rocket.jpg")
+    outcome = work(run_of(folders=[holiday]), None, str(holiday), words, None, 3, False)
+    query = outcome.again.shell.splitlines()[1]
+    by_words, by_image = (
+        command(*lines.words(line), "--json").json() for line in (query, query.replace(" --text", ""))
+    )
+    rows = outcome.files[0].read_text().splitlines()[1:]
+    scores = [float(row.rpartition(",")[2]) for row in rows]
+    assert scores == pytest.approx([hit["score"] for hit in by_words["hits"]], abs=1e-5)
+    assert scores != pytest.approx([hit["score"] for hit in by_image["hits"]], abs=1e-5)
 
 
 def test_what_cannot_be_searched_is_said(photographs: Path, tmp_path: Path, run_of: Any) -> None:

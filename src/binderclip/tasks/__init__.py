@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.masks.task import masks as masks
     from binderclip.tasks.verbs.probe.task import probe as probe
     from binderclip.tasks.verbs.quality.task import quality as quality
+    from binderclip.tasks.verbs.search.task import search_index as search_index
+    from binderclip.tasks.verbs.search.task import search_query as search_query
     from binderclip.tasks.verbs.segment.task import segment as segment
     from binderclip.tasks.verbs.segment_evaluate.task import segment_evaluate as segment_evaluate
     from binderclip.tasks.verbs.segment_example.task import segment_example as segment_example

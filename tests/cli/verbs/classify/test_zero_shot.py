@@ -56,6 +56,15 @@ def test_every_pool_and_view_still_knows_the_photographs(command: Command, pictu
         assert row == pytest.approx(other, abs=1e-4)
 
 
+def test_every_picture_has_its_row(command: Command, tiny_clip: Callable[[int], Path]) -> None:
+    Path("many").mkdir()
+    for row in range(25):
+        Image.new("RGB", (32, 32), (10 * row, 90, 90)).save(f"many/{row:02}.png")
+    done = command("classify", "many", "-l", "cat,dog", "-m", tiny_clip(1))
+    assert [f"many/{row:02}.png" in done.out for row in range(25)] == [True] * 25
+    assert "25 images, 2 labels" in done.out
+
+
 def test_known_boxes_change_what_is_seen(command: Command, pictures: Path, tmp_path: Path) -> None:
     both = Image.new("RGB", (900, 400), "white")
     both.paste(Image.open(pictures / "cat.jpg").resize((400, 400)), (0, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from binderclip.adapt.selection import LabelSelection, Selection, label_sets, select_head, select_labels
 from binderclip.adapt.selection.candidate_heads import candidates, catalogue
@@ -35,6 +35,8 @@ class AdaptReport(VerbResult):
         selection: the chosen head with the figures of all; a `LabelSelection` where a picture has several labels.
         complete: True: what cannot be read is left out and named.
     """
+
+    whole: ClassVar[bool] = True
 
     request: AdaptRequest
     selection: Selection | LabelSelection

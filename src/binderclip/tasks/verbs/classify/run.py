@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from binderclip.display import number_of
 from binderclip.models.files.registry import DEFAULT
@@ -42,6 +42,8 @@ class Classified(VerbResult):
         preprocess: of the model, where it saw each picture as a whole, cropped as it does; else None.
         complete: whether there is a row, and every picture that was named one by one could be read.
     """
+
+    whole: ClassVar[bool] = True
 
     request: ClassifyRequest
     model: str
