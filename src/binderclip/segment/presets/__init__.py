@@ -30,6 +30,13 @@ FILES: dict[str, tuple[str, ...]] = {
 _FILE_OF = {name: file for file, names in FILES.items() for name in names}
 
 
+def __getattr__(name: str) -> Any:
+    """The file of presets of this name, loaded when it is asked for."""
+    if name in FILES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 class _PresetTable(Mapping[str, V]):
     """What the files of the presets say under one name, each loaded when it is asked."""
 
