@@ -231,5 +231,6 @@ def test_a_real_process_takes_bytes_that_are_no_text(words: list[bytes], tmp_pat
     command = [os.fsencode(Path(sys.executable).parent / "binderclip"), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(b"error: ")
+    # On a slow machine what is being done is said before.
+    assert done.stderr.splitlines()[-1].startswith(b"error: ")
     assert len(done.stderr) < hostile.SAID
