@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.tasks.events import skip, warn
+from binderclip.tasks.events import skip, start, warn
 from binderclip.tasks.request import VerbResult
 from binderclip.tasks.verbs.train.held_out import few_pictures, heads_table, held_out_table
 from binderclip.tasks.verbs.train.own_data import FINETUNE, recipe_of
@@ -87,6 +87,7 @@ def run(request: TrainRequest) -> TrainedRun:
     from binderclip import train
     from binderclip.tasks.verbs.train.events import StageEvents
 
+    start("opening the data")
     recipe = recipe_of(request)
     out = Path(request.out or Path("runs", Path(request.recipe or FINETUNE).stem))
     try:
