@@ -270,6 +270,50 @@ def test_rows_are_judged_again_and_every_former_verdict_is_kept(registered) -> N
     assert page.index("weak; new seeds") < page.index("in part; judged again") < page.index("undecided; more seeds")
 
 
+def test_criteria_that_were_changed_since_can_show_nothing_and_say_so(registered) -> None:
+    registered(study())
+    stored = run_study("p162")
+    assert stored.verdict == "reproduced"
+    less = Criterion.paired("a is no worse", value_of("acc", "a"), value_of("acc", "b"), margin=-0.1, essential=True)
+    changed = study(criteria=(less,), remeasure="a margin.", register=False)
+    judged = judge_again(stored, changed, "the paper says no worse")
+    assert (judged.verdict, judged.criteria) == ("undecided", "")
+    assert judged.history == [
+        FormerVerdict("reproduced", f"by criteria {stored.criteria}; the paper says no worse"),
+    ]
+    assert judge_again(judged, changed, "once more") == judged
+    page = markdown(judged, changed)
+    assert "written or changed after the measurement" in page
+    assert "reproduced; by criteria" in page
+    # A precondition that the rows miss is told all the same: that claims less.
+    needs = replace(changed, preconditions=(Precondition("a is high", value_of("acc", "a"), 0.9),))
+    assert judge_again(stored, needs, "a has to be high").verdict == "not testable here"
+
+
+@pytest.mark.parametrize("high", [0.5, 0.9])
+def test_a_study_stops_where_what_it_needs_is_missing(registered, tmp_path, high: float) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def first(seed: int) -> list[Row]:
+        seen.append(("first", seed))
+        return [Row("level", "a", 0.7)]
+
+    def then(seed: int) -> list[Row]:
+        seen.append(("then", seed))
+        return better(seed)
+
+    needs = (Precondition("a is high", value_of("level", "a"), high),)
+    registered(study(then, first=first, preconditions=needs))
+    result = run_study("p162")
+    assert result.seeds == list(SEEDS)
+    assert seen[:8] == [("first", seed) for seed in SEEDS]
+    assert seen[8:] == ([] if high > 0.7 else [("then", seed) for seed in SEEDS])
+    assert result.stopped == (high > 0.7)
+    assert result.verdict == ("not testable here" if high > 0.7 else "reproduced")
+    assert judge_again(result, load_study("p162")) == result
+    assert [path.suffix for path in save(result, tmp_path)] == [".json", ".md", ".png"]
+
+
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_stored_rows_that_give_nan_are_undecided_and_say_so(registered) -> None:
     """A run fails for it; what was measured long ago stays, with the reason in the place of a verdict."""

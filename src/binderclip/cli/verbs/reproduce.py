@@ -43,7 +43,7 @@ def reproduce(
         bool, typer.Option("--judge", help="Judge the stored rows of docs/results anew; nothing is measured.")
     ] = False,
     again: Annotated[
-        str, typer.Option(help="Why a stored result is measured again; kept beside the former verdict.")
+        str, typer.Option(help="Why a stored result is measured or judged again; kept beside the former verdict.")
     ] = "",
     json: Json = False,
 ) -> None:
@@ -69,7 +69,7 @@ def reproduce(
         raise UsageError("--quick writes nothing and gives no verdict: leave out --judge, --again and --out")
     wanted = list(available()) if paper is None else [find(paper).id]
     if judge:
-        _judge(wanted, json)
+        _judge(wanted, json, again)
         return
     if paper is not None:
         load_study(wanted[0])
@@ -138,7 +138,7 @@ def _quick(paper: str, seeds: list[int] | None) -> Result:
     return run_study(paper, seeds, note, quick=True)
 
 
-def _judge(wanted: list[str], json: bool) -> None:
+def _judge(wanted: list[str], json: bool, why: str) -> None:
     """Judge stored results by the criteria of today, and write them and the page."""
     from binderclip.studies import checkout, judge_again, load_study, papers_page, results_in, save
 
@@ -153,7 +153,7 @@ def _judge(wanted: list[str], json: bool) -> None:
     if missing:
         note(f"registered and not measured yet, so left out: {', '.join(missing)}")
     kept = [identifier for identifier in wanted if identifier in stored]
-    results = [judge_again(stored[identifier], load_study(identifier)) for identifier in kept]
+    results = [judge_again(stored[identifier], load_study(identifier), why) for identifier in kept]
     for result in results:
         save(result, folder, figure=False)
     (root / "docs" / "PAPERS.md").write_text(papers_page(results_in(folder)), encoding="utf-8")

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from binderclip.studies.harness.run import load_study
 from binderclip.studies.harness.scale import plain
 from binderclip.studies.harness.study import FormerVerdict, Result, Study, superseded
 from binderclip.studies.harness.table import Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def save(result: Result, folder: Path, *, figure: bool = True) -> list[Path]:
@@ -240,6 +243,18 @@ def spread(values: np.ndarray) -> str:
     return text if len(values) < 2 else f"{text} ± {values.std(ddof=1):.{digits}f}"
 
 
+def _draw_needs(result: Result, figure: Figure) -> None:
+    """What was measured before a study stopped: every seed of the rows that its preconditions read."""
+    metrics = result.table.names("metric")
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        methods = result.table.names("method", metric)
+        for place, method in enumerate(methods):
+            values = [row.value for row in result.rows if (row.metric, row.method) == (metric, method)]
+            axes.plot(values, [place] * len(values), "o", color=f"C{place}", alpha=0.6)
+        axes.set_yticks(range(len(methods)), methods)
+        axes.set(xlabel=metric, ylim=(-0.5, len(methods) - 0.5))
+
+
 def save_figure(result: Result, study: Study, path: Path) -> None:
     """Draw the study's figure to a PNG of 256 colours, a third of the size of one of all colours."""
     from matplotlib import rc_context
@@ -258,7 +273,10 @@ def save_figure(result: Result, study: Study, path: Path) -> None:
     }
     with rc_context(style):
         figure = Figure(figsize=(10, 3.6), layout="constrained")
-        study.draw(result.table, figure)
+        if result.stopped:
+            _draw_needs(result, figure)
+        else:
+            study.draw(result.table, figure)
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=100)
     few = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from binderclip.errors import UsageError
+from binderclip.studies.harness.check import Check
 from binderclip.studies.harness.null import in_place
 from binderclip.studies.harness.registration import criteria_hash
 from binderclip.studies.harness.study import FormerVerdict, Result, Study, decide, not_finite, superseded
@@ -80,16 +81,15 @@ def run_study(
         wanted = tuple(study.seeds if seeds is None else seeds)
         found = criteria_hash(study)
         changed = bool(study.registered) and study.registered != found
-        for seed in () if changed else wanted[: 1 if quick else None]:
-            if progress is not None:
-                progress(f"{paper}, seed {seed}")
-            with one_thread() if study.one_thread else nullcontext():
-                measured = [replace(row, seed=seed) for row in measure(seed)]
-            bad = not_finite(measured)
-            if bad is not None:
-                raise ArithmeticError(f"{bad.metric} of {bad.method} {bad.setting} is {bad.value} (seed {seed})")
-            rows += measured
-            used.append(seed)
+        measures = [measure] if study.first is None or quick else [study.first, measure]
+        for number, each in enumerate(() if changed else measures):
+            if number and any(check.outcome != "seen" for check in _preconditions(study, rows)):
+                break
+            for seed in wanted[: 1 if quick else None]:
+                if progress is not None:
+                    progress(f"{paper}, seed {seed}" + (", what it needs" if each is study.first else ""))
+                rows += _measured(study, each, seed)
+                used += [seed] if seed not in used else []
         fresh = bool(study.registered) and not pilot_seeds(study) & set(used)
         verdict, reason, checks = (
             ("failed", "", []) if changed or quick else decide(study, Table(rows), registered=fresh)
@@ -108,21 +108,43 @@ def run_study(
     return Result(paper, verdict, reason, checks, rows, used, seconds, _versions(), found if fresh else "")
 
 
+def _measured(study: Study, measure: Callable[[int], list[Row]], seed: int) -> list[Row]:
+    """The rows of one seed.
+
+    Raises:
+        ArithmeticError: one is NaN or infinite.
+    """
+    with one_thread() if study.one_thread else nullcontext():
+        measured = [replace(row, seed=seed) for row in measure(seed)]
+    bad = not_finite(measured)
+    if bad is not None:
+        raise ArithmeticError(f"{bad.metric} of {bad.method} {bad.setting} is {bad.value} (seed {seed})")
+    return measured
+
+
+def _preconditions(study: Study, rows: Sequence[Row]) -> list[Check]:
+    """Judged on what was measured first."""
+    return [precondition.check(Table(rows)) for precondition in study.preconditions]
+
+
 def pilot_seeds(study: Study) -> set[int]:
     """Seeds that the pilots of its criteria have used."""
     pilots = [pilot for criterion in study.criteria if (pilot := getattr(criterion, "pilot", None)) is not None]
     return {seed for pilot in pilots for seed in pilot.seeds}
 
 
-def judge_again(result: Result, study: Study) -> Result:
+def judge_again(result: Result, study: Study, why: str = "") -> Result:
     """Judge stored rows by the rules of today; a verdict that changes is kept in the history.
 
-    Criteria that are registered for a measurement that is still to come ask for other rows: the result stays as it is.
+    So is one of registered criteria that the study has changed since, whatever the new verdict: the new ones are
+    younger than the rows, and can show nothing. Criteria that are registered for a measurement that is still to come
+    ask for other rows: the result stays as it is.
     A criterion that gives NaN, for which a run fails, leaves stored rows undecided: the page says which one.
 
     Args:
         result: stored.
         study: its study.
+        why: the reason, where criteria were changed; default the rules.
 
     Raises:
         UsageError: a criterion asks for what was not measured.
@@ -132,8 +154,13 @@ def judge_again(result: Result, study: Study) -> Result:
     registered = bool(result.criteria) and result.criteria == criteria_hash(study)
     verdict, reason, checks = decide(study, result.table, registered=registered)
     verdict = "undecided" if verdict == "failed" else verdict
-    former = [] if verdict == result.verdict else [FormerVerdict(result.verdict, JUDGED_AGAIN)]
-    return replace(result, verdict=verdict, reason=reason, checks=checks, history=[*result.history, *former])
+    history = list(result.history)
+    if result.criteria and not registered:
+        history.append(FormerVerdict(result.said, f"by criteria {result.criteria}; {why or JUDGED_AGAIN}"))
+    elif verdict != result.verdict:
+        history.append(FormerVerdict(result.verdict, why or JUDGED_AGAIN))
+    criteria = result.criteria if registered else ""
+    return replace(result, verdict=verdict, reason=reason, checks=checks, criteria=criteria, history=history)
 
 
 def after(result: Result, former: Result | None, why: str = "") -> Result:

@@ -36,6 +36,8 @@ class Study:
         seeds: at least 8 where a criterion is paired over seeds.
         stand_in: what is not the real thing of the paper.
         preconditions: what must be true of the models and data for the claim to be tested at all.
+        first: from a seed to the rows that the preconditions read, measured for all seeds before anything else: where
+            one is missing the study stops there, and costs no more time.
         rival: the method against the strongest cheap rival; reported beside the verdict, never part of it.
         null: from a seed to the rows of a random map, score or order in the method's place; it has to fail every
             essential criterion. Where the study measures it anyway: from the method's name to the random one's, whose
@@ -62,6 +64,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     stand_in: tuple[str, ...] = ()
     preconditions: tuple[Precondition, ...] = ()
+    first: Callable[[int], list[Row]] | None = None
     rival: Criterion | None = None
     null: Callable[[int], list[Row]] | Mapping[str, str] | None = None
     quick: Callable[[int], list[Row]] | None = None
@@ -132,6 +135,11 @@ class Result:
         return Table(self.rows)
 
     @property
+    def stopped(self) -> bool:
+        """Whether a precondition was missing and nothing else was measured."""
+        return bool(self.checks) and all(check.role == "precondition" for check in self.checks)
+
+    @property
     def parts(self) -> list[Check]:
         """The essential parts of the claim."""
         return [check for check in self.checks if check.essential and check.role == "criterion"]
@@ -182,11 +190,10 @@ def decide(study: Study, table: Table, *, registered: bool) -> tuple[Verdict, st
     Returns:
         The verdict, what keeps it from `reproduced` (empty where nothing does), and all checks.
     """
-    checks = [
-        *(precondition.check(table) for precondition in study.preconditions),
-        *(criterion.check(table) for criterion in study.criteria),
-        *(() if study.rival is None else (study.rival.check(table, role="rival"),)),
-    ]
+    checks = [precondition.check(table) for precondition in study.preconditions]
+    if study.first is None or all(check.outcome == "seen" for check in checks):
+        checks += [criterion.check(table) for criterion in study.criteria]
+        checks += [] if study.rival is None else [study.rival.check(table, role="rival")]
 
     def named(outcome: Outcome, among: Iterable[Check] = checks) -> str:
         return "; ".join(check.text for check in among if check.outcome == outcome)
