@@ -16,7 +16,7 @@ from binderclip.segment.anomaly import Anomalies, WinCLIP, WindowLevels, join_le
 from binderclip.segment.anomaly.memory import NormalMemory
 from binderclip.segment.anomaly.mid_level import MidLevelFeatures, mid_level_features
 from binderclip.segment.metrics import anomaly_scores
-from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, quantity, value_of
@@ -259,11 +259,18 @@ STUDY = Study(
     rival=Criterion.paired(
         "image AUROC: it beats the places of lite0's maps, 4 normal pictures each", _image(PLUS[4]), _image(LITE)
     ),
+    preconditions=(
+        Precondition(
+            "words about damage, of the whole picture or of windows, rank above chance (image AUROC)",
+            combined("most", _image(CLIP, (*REAL, *PLANTED, OBJECTS)), _image(ZERO, (*REAL, *PLANTED, OBJECTS))),
+            0.55,
+        ),
+    ),
     null={ZERO: RANDOM[0], PLUS[1]: RANDOM[1], PLUS[4]: RANDOM[2]},
     draw=draw,
     seeds=tuple(range(20, 30)),
     one_thread=True,
-    registered="b1a4daec91ec",
+    remeasure="with a model to which words about damage mean something.",
     stand_in=(
         "`small` (4 blocks on a convolutional stem, 192 px) instead of CLIP ViT-B/16+ at 240 px",
         "simulated textiles, and defects planted on textures and drawings, instead of MVTec-AD and VisA",

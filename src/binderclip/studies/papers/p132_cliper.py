@@ -17,7 +17,7 @@ from binderclip.segment import (
 from binderclip.segment.parts.last_block import AttentionMap
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.tables.scene_attention import attends, attention_rows, mass_rows
+from binderclip.studies.protocols.tables.scene_attention import attends, attention_rows, mass_rows, structured
 from binderclip.studies.protocols.tables.segment_figures import draw_table
 from binderclip.studies.protocols.tables.segment_table import (
     LOWER_BOUND,
@@ -31,7 +31,7 @@ from binderclip.studies.protocols.tables.segment_table import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-N, SEEDS = 17, (10, 11, 12)
+N, SEEDS = 17, (40, 41, 42)
 OWN, FUSED, LAYERS, SHARP = "own attention", "fused attention", "and every layer", "cliper"
 OTHERS = ("value", "maskclip", "sclip", "clearclip")
 
@@ -58,10 +58,15 @@ PAIRS = (
 )
 
 
-def measure(seed: int) -> list[Row]:
-    """All rows of one seed."""
+def first(seed: int) -> list[Row]:
+    """Whether the fused early attention, which the method is about, sees what belongs together."""
     maps: dict[str, AttentionMap] = {OWN: vanilla, FUSED: FusedAttention()}
-    return [*table_rows(asked(), seed, against=PAIRS, n=N), *mass_rows(maps, seed, n=N), *attention_rows(seed)]
+    return [*mass_rows(maps, seed, n=N), *attention_rows(seed)]
+
+
+def measure(seed: int) -> list[Row]:
+    """The ablation."""
+    return table_rows(asked(), seed, against=PAIRS, n=N)
 
 
 def null(seed: int) -> list[Row]:
@@ -89,7 +94,10 @@ STUDY = Study(
     "the fused map near one label for the scene, since the early heads look from objects to the ground, and that "
     "sharpening by its blocks' own attention collapses; the preset then took the cosines of its own tokens instead (as "
     "the released code does with DINO). The first measurement, with that `small` and seeds 0 to 2, gives the spread. "
-    "Essential are the paper's steps in their order; sharpening is judged on mIoU, not on boundaries.",
+    "Essential are the paper's steps in their order; sharpening is judged on mIoU, not on boundaries. The second "
+    "measurement, on seeds 10 to 12, had no condition on the early blocks: the fused map lost 0.22 of mIoU, every "
+    "layer's segmentation took 0.11 back, and the fused attention lay on the own class no more than all patches alike "
+    "(0.98 times), which the method lives on. It is now measured first, on new scenes.",
     baseline="The last block's own attention; the presets value, maskclip, sclip and clearclip.",
     lower_bound=LOWER_BOUND,
     upper_bound=UPPER_BOUND,
@@ -118,10 +126,11 @@ STUDY = Study(
     ),
     rival=gains("the whole preset beats the value path", SHARP, "value", scenes=N),
     draw=draw,
-    preconditions=(attends("qk"),),
+    preconditions=(attends("qk"), structured(FUSED, "the fused attention of earlier blocks")),
+    first=first,
     seeds=SEEDS,
     null=null,
-    registered="5c9bb4a89fca",
+    registered="c472515b631a",
     stand_in=(
         "`small`, four blocks on convolutional features, instead of ViT-B/16 and L/14",
         "cosines of the tower's own tokens instead of the self-attention of Stable Diffusion 2.1",

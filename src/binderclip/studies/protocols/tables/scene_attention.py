@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +103,46 @@ def mass_rows(
                     found[each].append(own_share(weights_of(attention, context), ids))
             rows += [Row(MASS, each, float(torch.tensor(v).nanmean()), name) for each, v in found.items()]
     return rows
+
+
+@torch.no_grad()
+def outside_mass_rows(
+    name: str, attention: Callable[[Tensor], tuple[Tensor, tuple[int, int]]], seed: int, *, n: int
+) -> list[Row]:
+    """Rows `MASS` of another model's attention, as in `mass_rows`.
+
+    Args:
+        name: of the attention.
+        attention: from a picture (1, 3, H, W) to weights (N, N) and their grid.
+        seed: of the scenes.
+        n: number of scenes of each set.
+    """
+    rows = []
+    for each in SETS:
+        found: dict[str, list[float]] = {name: [], EVEN: []}
+        for sample in scene_set(each, seed, n):
+            with one_thread():
+                weights, grid = attention(to_tensor(sample.image)[None])
+            labels = sample.labels[None, None].float() + 1
+            ids = F.interpolate(labels, size=grid, mode="nearest-exact").long().flatten()
+            found[name].append(own_share(weights, ids))
+            found[EVEN].append(own_share(torch.ones_like(weights), ids))
+        rows += [Row(MASS, key, float(torch.tensor(values).nanmean()), each) for key, values in found.items()]
+    return rows
+
+
+def structured(name: str, what: str) -> Precondition:
+    """What a study of an attention map needs: patches of objects look at their own class more than at all alike.
+
+    Args:
+        name: of the map in rows `MASS`.
+        what: the map in words.
+    """
+    return Precondition(
+        f"{what} looks at a patch's own class a tenth more than all patches alike (ratio)",
+        value_of(MASS, name, *SETS) / value_of(MASS, EVEN, *SETS),
+        1.1,
+    )
 
 
 @torch.no_grad()
