@@ -31,7 +31,7 @@ from binderclip.studies.protocols.tables.segment_table import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-N, SEEDS = 17, (40, 41, 42)
+N, SEEDS = 17, (50, 51, 52)
 OWN, FUSED, LAYERS, SHARP = "own attention", "fused attention", "and every layer", "cliper"
 OTHERS = ("value", "maskclip", "sclip", "clearclip")
 
