@@ -58,7 +58,7 @@ def neighbours(rows: np.ndarray, eps: float, least: int) -> np.ndarray:
     return out
 
 
-def test_rows_are_clustered_by_density_with_the_papers_constants() -> None:
+def test_rows_are_clustered_by_density() -> None:
     generator = torch.Generator().manual_seed(0)
     centres = 3 * torch.rand(4, 100, generator=generator)
     rows = centres[torch.arange(100) % 5 % 4] + 0.04 * torch.randn(100, 100, generator=generator)
@@ -66,9 +66,28 @@ def test_rows_are_clustered_by_density_with_the_papers_constants() -> None:
     found = row_clusters(rows, eps=0.7, min_samples=4)
     np.testing.assert_array_equal(found, neighbours(rows.numpy(), 0.7, 4))
     assert set(found) == {-1, 0, 1, 2, 3}
-    for side, eps, least in ((14, 0.7, 3), (21, 1.05, 7)):
-        near = torch.randn(side**2, side**2, generator=generator) * 0.69 / 14 / 2**0.5
-        np.testing.assert_array_equal(row_clusters(near), row_clusters(near, eps=eps, min_samples=least))
+    for side, least in ((14, 3), (21, 7)):  # the paper's cores
+        near = torch.randn(side**2, side**2, generator=generator)
+        np.testing.assert_array_equal(row_clusters(near, eps=30.0), row_clusters(near, eps=30.0, min_samples=least))
+
+
+def test_distances_follow_the_spread_of_the_rows() -> None:
+    """Half of the rows are cores, by counting, and a tower with cosines closer together has the same regions."""
+    generator = torch.Generator().manual_seed(2)
+    centres = torch.rand(5, 144, generator=generator)
+    rows = centres[torch.arange(144) % 5] + 0.02 * torch.arange(144)[:, None] ** 0.5 * torch.randn(
+        144, 144, generator=generator
+    )
+    found = row_clusters(rows)
+    distances = np.linalg.norm(rows.numpy()[:, None] - rows.numpy()[None], axis=-1)
+    third = np.sort(distances, axis=1)[:, 2]
+    eps = np.median(third)
+    np.testing.assert_array_equal(found, neighbours(rows.numpy(), eps, 3))
+    assert ((distances <= eps).sum(1) >= 3).sum() == 72
+    assert {-1, 0, 1} <= set(found)
+    for scale in (0.1, 0.5, 4.0):
+        np.testing.assert_array_equal(row_clusters(0.3 + scale * rows), found)
+    assert set(row_clusters(torch.ones(9, 9))) == {0}
 
 
 def test_blocks_of_correlation_are_the_regions_and_median_filtering_is_scipys() -> None:

@@ -34,8 +34,10 @@ class ClusterVote:
     vote as the one class they are; the released code lets each vote for itself.
 
     Args:
-        eps: largest distance of neighbouring rows (Euclidean, over all patches). None for 0.05 times the root of the
-            number of patches, which is the paper's 0.7 for 14 x 14 patches and 1.05 for 21 x 21 (there it takes 1.1).
+        eps: largest distance of neighbouring rows (Euclidean, over all patches). None follows the rows of each picture:
+            the median, over patches, of the distance to the `min_samples`-th nearest row, so that half of the patches
+            are cores whatever the tower's cosines spread over. The paper has constants for its tower, CLIP ViT-B/16:
+            0.7 for 14 x 14 patches and 1.1 for 21 x 21.
         min_samples: rows within `eps`, itself among them, that make a patch the core of a cluster. None for one in 64
             patches and at least 3, which is the paper's 3 and 7 for the same grids.
         vote: `majority`, the most frequent label of the pixels; or `mean`, the class with the largest mean logit,
@@ -124,12 +126,17 @@ def row_clusters(
     correlation: Float[Tensor, "N N"], *, eps: float | None = None, min_samples: int | None = None
 ) -> Int[np.ndarray, "N"]:
     """Cluster of every row by DBSCAN, -1 for noise; see `ClusterVote` for the settings."""
+    from scipy.spatial.distance import cdist
     from sklearn.cluster import DBSCAN
 
-    patches = len(correlation)
-    eps = 0.05 * patches**0.5 if eps is None else eps
-    least = max(3, round(patches / 64)) if min_samples is None else min_samples
-    return DBSCAN(eps=eps, min_samples=least).fit_predict(correlation.float().cpu().numpy())
+    rows = correlation.float().cpu().numpy()
+    least = max(3, round(len(rows) / 64)) if min_samples is None else min_samples
+    distances = cdist(rows, rows)
+    if eps is None:
+        # A row is the nearest of its own, at 0. Rows that are all alike have the smallest distance there is.
+        nearest = np.partition(distances, min(least, len(rows)) - 1, axis=1)[:, min(least, len(rows)) - 1]
+        eps = max(float(np.median(nearest)), float(np.finfo(float).tiny))
+    return DBSCAN(eps=eps, min_samples=least, metric="precomputed").fit_predict(distances)
 
 
 def cluster_maps(

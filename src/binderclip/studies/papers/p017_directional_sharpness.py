@@ -193,8 +193,8 @@ STUDY = Study(
     "clipped, Adam, and Adam with the top 50% of the gradient's coordinates clipped would make, each with its own "
     f"state carried along; sharpness by one Hessian-vector product on a fixed batch of {CURVATURE_BATCH} captions. "
     f"SGD and SGD clip were trained with the same {len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g} on "
-    f"seeds {', '.join(map(str, RATE_PILOT))}, which chose the rate of each, once; that rate alone is measured. A run that "
-    "diverged counts as uniform guessing. A directional sharpness u'Hu / |u|^2 has a sign, and before the first step "
+    f"seeds {', '.join(map(str, RATE_PILOT))}, which chose the rate of each, once; that rate alone is measured. A run "
+    "that diverged counts as uniform guessing. A directional sharpness u'Hu over |u|^2 has a sign, and at step 1 "
     "the loss curves down along most updates: an earlier measurement, on seeds 10 to 17, took the logarithm of a mean "
     "over checkpoints, which is no number there. The median over checkpoints is one for each seed; the spreads are "
     "those of its eight seeds. That SGD is 5 times as sharp is a bound of this study, not of the paper.",
