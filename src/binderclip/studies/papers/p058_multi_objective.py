@@ -41,6 +41,8 @@ PUBLISHED, OURS, QUANTILE = "as published", "joint scale, log step", "private qu
 ADAPTIVE = (PUBLISHED, OURS, QUANTILE)
 RATES = {PUBLISHED: 0.1, OURS: 1.0, QUANTILE: 2.0}
 """Of each move, the first in units of C0; the two others chosen of three on the pilot."""
+BEFORE = tuple(range(10, 20))
+"""Seeds of the second measurement, which give the spreads."""
 PILOT = (100, 101)
 ORDERS = (*(float(order) for order in range(2, 25)), 28.0, 32.0, 40.0, 48.0, 63.0)
 
@@ -241,64 +243,62 @@ def draw(table: Table, figure: Figure) -> None:
 
 STUDY = Study(
     paper="p058",
-    claim="A clip norm that follows the composite objective makes its initial value matter less than half as much as a "
-    "fixed one does, and comes close to the best fixed one, at the same epsilon.",
+    claim="A clip norm that follows a composite objective of model and clipping loss is better than a fixed one at the "
+    "same epsilon, and its initial value matters less.",
     protocol=f"Fashion-MNIST, {TRAIN:,} training and {TEST:,} test pictures, {CLIENTS} clients with a Dirichlet(0.5) "
     f"split of the labels, a linear softmax model, {ROUNDS} rounds of one local epoch (expected batch {BATCH}, SGD "
     f"with lr {LR}), delta {DELTA:g} for each sample, epsilon 2 and 8, whose mean counts. Clip norms move once a round "
     f"between {BOUNDS[0]:g} and {BOUNDS[1]:g}; their statistics are noised and paid for. As published: kappa {KAPPA}, "
     "rate 0.1 C0, each cost over its own initial value; by it a first measurement on three seeds was against the "
-    "claim, since a C0 of 0.1 never moves. The claim is therefore judged by the mended form: both costs on one "
+    "claim, since a C0 of 0.1 never moves. The second, on seeds 10 to 19, judged the claim by a mended form, which is "
+    "not the paper's and stands as a lesser part now: both costs on one "
     "scale, as squared errors of the gradient, and steps in the logarithm of C over the size of the slope's parts. "
     "Its rate was chosen of 0.2, 0.5 and 1, the private quantile's of 0.2 (as published), 1 and 2, by the accuracy "
-    "from the worst start on the pilot, which also gives the spreads; the published form stands beside it as it is. "
-    "On the pilot C came to rest near 1, too low for this model, wherever it started.",
+    "from the worst start on the pilot; the spreads are those of the "
+    "second measurement. On the pilot C came to rest near 1, too low for this model, wherever it started.",
     baseline="Fixed clip norms 0.1, 0.5, 1, 5 and 10; the private median of the norms (Andrew et al.); the update as "
     "published.",
     lower_bound="Guessing: 0.10. The null keeps C where it started.",
     upper_bound="The best of the fixed clip norms, chosen afterwards.",
     measure=measure,
     criteria=(
-        Criterion.below(
-            "the spread over C0 is less than half the spread over fixed C",
-            _moving(OURS, "range") / _still("range"),
-            0.5,
-            expected=0.2,
-            pilot=Pilot(0.16, PILOT),
-            essential=True,
-        ),
         Criterion.paired(
-            "the adaptive mean is above the mean of the fixed ones",
-            _moving(OURS, "mean"),
+            "as published: the mean over C0 is above the mean of the fixed ones",
+            _moving(PUBLISHED, "mean"),
             _still("mean"),
             expected=0.04,
-            pilot=Pilot(0.032, PILOT),
+            pilot=Pilot(0.035, BEFORE),
             essential=True,
         ),
         Criterion.paired(
-            "the adaptive mean is within 2 points of the best fixed one",
-            _moving(OURS, "mean"),
-            _still("most"),
-            margin=-0.02,
-            expected=0.025,
-            pilot=Pilot(0.04, PILOT),
+            "as published: the spread over C0 is smaller than that over the same C held fixed",
+            _moving(PUBLISHED, "range"),
+            _accuracies([fixed(c) for c in STARTS], "range"),
+            lower=True,
+            expected=0.05,
+            pilot=Pilot(0.03, BEFORE),
             essential=True,
         ),
-        Criterion.exact("no run spends more than its budget", _within_budget, why="a bound of the accountant"),
         Criterion.below(
-            "the spread as published is less than half the spread over fixed C",
-            _moving(PUBLISHED, "range") / _still("range"),
+            "mended: the spread over C0 is less than half the spread over fixed C",
+            _moving(OURS, "range") / _still("range"),
             0.5,
         ),
+        Criterion.paired(
+            "mended: the mean over C0 is above the mean of the fixed ones", _moving(OURS, "mean"), _still("mean")
+        ),
+        Criterion.exact("no run spends more than its budget", _within_budget, why="a bound of the accountant"),
     ),
     rival=Criterion.paired(
-        "it is above the private quantile, mean over C0", _moving(OURS, "mean"), _moving(QUANTILE, "mean")
+        "as published it is above the private quantile, mean over C0",
+        _moving(PUBLISHED, "mean"),
+        _moving(QUANTILE, "mean"),
     ),
-    null={started(OURS, c): fixed(c) for c in STARTS},
+    null={started(name, c): fixed(c) for name in (PUBLISHED, OURS) for c in STARTS},
     draw=draw,
-    seeds=tuple(range(10, 20)),
+    seeds=tuple(range(20, 30)),
     one_thread=True,
-    registered="4844234a4c31",
+    registered="e09726b4dd9d",
     stand_in=(
         "a linear model on 2,000 pictures instead of small CNNs on whole data sets",
         "the exact form of the clipping loss is this library's reading; the step in the logarithm is its own",

@@ -154,13 +154,15 @@ STUDY = Study(
     f"against {LEARNED}. Before the criteria were written: on seed 900 the farther image was at level 3 itself, which "
     "flipped SSIM for a third and the squared error for none; of this design seeds 901 and 902 flipped all learned "
     "ranks, and 0.33, 0.29 of the others' after sign steps, 0.38, 0.42 after flows, 0.33, 0.33 after both. The "
-    "spreads of the pilot are rounded up.",
+    "spreads of the pilot are rounded up. The first measurement, on seeds 0 to 7, looked for 0.15 and found 0.016 "
+    "(-0.003 to 0.035): eight seeds could not tell that from none. It gives the spread of the carried share for these "
+    "eighteen.",
     baseline="The pair before the attack: no rank is flipped.",
     lower_bound="0.",
     upper_bound="1.",
     measure=measure,
     null=null,
-    seeds=tuple(range(8)),
+    seeds=tuple(range(10, 28)),
     criteria=(
         *(
             Criterion.at_least(
@@ -172,7 +174,7 @@ STUDY = Study(
         Criterion.paired(
             "moving pixels first carries over better, mean of the other distances",
             value_of(CARRIED, BOTH, "mean of others"), value_of(CARRIED, PGD, "mean of others"),
-            expected=0.15, pilot=Pilot(0.05, PILOT_SEEDS), essential=True,
+            expected=0.02, pilot=Pilot(0.023, tuple(range(8))), essential=True,
         ),
         Criterion.paired(
             "the learned distances are flipped more often than the squared error",
@@ -188,7 +190,7 @@ STUDY = Study(
     ),
     draw=draw,
     one_thread=True,
-    registered="1c862b0578b4",
+    registered="9d55d989f8eb",
     stand_in=(
         "maps of `lite0` without learned weights instead of LPIPS, and embeddings of `small`, SSIM and the squared "
         "error instead of fifteen metrics",
