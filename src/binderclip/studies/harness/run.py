@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from binderclip.errors import UsageError
-from binderclip.studies.harness.check import Check
 from binderclip.studies.harness.null import in_place
 from binderclip.studies.harness.registration import criteria_hash
 from binderclip.studies.harness.study import FormerVerdict, Result, Study, decide, not_finite, superseded
@@ -71,6 +70,7 @@ def run_study(
         load_study(paper)
     if seeds is not None and not len(seeds):
         raise UsageError("give at least one seed")
+    note = progress or (lambda line: None)
     start = time.perf_counter()
     rows: list[Row] = []
     used: list[int] = []
@@ -81,15 +81,18 @@ def run_study(
         wanted = tuple(study.seeds if seeds is None else seeds)
         found = criteria_hash(study)
         changed = bool(study.registered) and study.registered != found
-        measures = [measure] if study.first is None or quick else [study.first, measure]
-        for number, each in enumerate(() if changed else measures):
-            if number and any(check.outcome != "seen" for check in _preconditions(study, rows)):
-                break
-            for seed in wanted[: 1 if quick else None]:
-                if progress is not None:
-                    progress(f"{paper}, seed {seed}" + (", what it needs" if each is study.first else ""))
-                rows += _measured(study, each, seed)
-                used += [seed] if seed not in used else []
+        needs = []
+        if study.first is not None and not quick and not changed:
+            for seed in wanted:
+                note(f"{paper}, seed {seed}, what it needs")
+                needs += _measured(study, study.first, seed)
+            used = list(wanted)
+        if all(condition.check(Table(needs)).outcome == "seen" for condition in study.preconditions if needs):
+            for seed in () if changed else wanted[: 1 if quick else None]:
+                note(f"{paper}, seed {seed}")
+                rows += _measured(study, measure, seed)
+                used += [seed] if study.first is None or quick else []
+        rows += needs  # what was measured of the method stands before what it needs
         fresh = bool(study.registered) and not pilot_seeds(study) & set(used)
         verdict, reason, checks = (
             ("failed", "", []) if changed or quick else decide(study, Table(rows), registered=fresh)
@@ -120,11 +123,6 @@ def _measured(study: Study, measure: Callable[[int], list[Row]], seed: int) -> l
     if bad is not None:
         raise ArithmeticError(f"{bad.metric} of {bad.method} {bad.setting} is {bad.value} (seed {seed})")
     return measured
-
-
-def _preconditions(study: Study, rows: Sequence[Row]) -> list[Check]:
-    """Judged on what was measured first."""
-    return [precondition.check(Table(rows)) for precondition in study.preconditions]
 
 
 def pilot_seeds(study: Study) -> set[int]:

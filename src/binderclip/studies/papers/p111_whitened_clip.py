@@ -42,7 +42,8 @@ WORDS = "AUC, captions against shuffled words"
 SQUARE, NORMAL = "mean squared length over its expectation, distance from 1", "features that pass Anderson-Darling"
 PEARSON = "features that pass D'Agostino and Pearson"
 SUPPORT = "vectors fitted on for each dimension kept"
-PILOT = (100, 101, 102, 103)
+BEFORE = tuple(range(10, 20))
+"""Seeds of the second measurement, which give the spreads."""
 
 
 @lru_cache(maxsize=2)
@@ -182,9 +183,10 @@ STUDY = Study(
     f"clean and with noise at levels 1 to 5, with JPEG and pixels at level {MARKED}; the AUC is of clean against level "
     f"{MARKED}, the correlation that of the six mean likelihoods with the level. Held-out captions of at least four "
     "words against the same words shuffled. A whitening with the same axes and the variances in any order stands in "
-    "the null's place. Nothing was chosen; the pilot gave the spreads. The first measurement was fitted on half of the "
+    "the null's place. Nothing was chosen. The first measurement was fitted on half of the "
     "split, 1,602 pictures, 6 for a dimension, took an AUC above 0.5 for one of 0.7, and had no rival but the raw "
-    "length.",
+    "length. The second, on seeds 10 to 19, made bounds of ours essential, an AUC of 0.7, a rank correlation of "
+    "0.9 and lengths within 20 % of the normal's: lesser parts now. It gives the spreads.",
     baseline="The length of the raw vector.",
     lower_bound="AUC 0.5; the same axes with the variances in any order.",
     upper_bound="AUC 1.",
@@ -194,14 +196,14 @@ STUDY = Study(
                      combined("least", value_of(SUPPORT, WHITE, "image"), value_of(SUPPORT, WHITE, "text")), 10),
     ),
     criteria=(
-        Criterion.at_least("noise: clean drawings are likelier (AUC 0.7)", value_of(AUC, WHITE, KINDS[0]), 0.7,
-                           expected=0.03, pilot=Pilot(0.024, PILOT), essential=True),
+        Criterion.paired("noise: clean drawings are likelier, more surely than with the variances in any order",
+                         value_of(AUC, WHITE, KINDS[0]), value_of(AUC, SHUFFLED, KINDS[0]), expected=0.1,
+                         pilot=Pilot(0.04, BEFORE), essential=True),
         Criterion.at_least("noise: the mean likelihood falls with the level (rank correlation 0.9)",
-                           value_of(FALLS, WHITE, KINDS[0]), 0.9, expected=0.1, pilot=Pilot(0.0, PILOT),
-                           essential=True),
+                           value_of(FALLS, WHITE, KINDS[0]), 0.9),
+        Criterion.at_least("noise: clean drawings are much likelier (AUC 0.7)", value_of(AUC, WHITE, KINDS[0]), 0.7),
         Criterion.below("held-out squared lengths of pictures are within 20 % of the normal's",
-                        value_of(SQUARE, WHITE, "image"), 0.2, expected=0.05, pilot=Pilot(0.003, PILOT),
-                        essential=True),
+                        value_of(SQUARE, WHITE, "image"), 0.2),
         Criterion.below("those of captions are", value_of(SQUARE, WHITE, "text"), 0.2),
         *(Criterion.at_least(f"{_said(kind)}: clean drawings are likelier (AUC 0.7)", value_of(AUC, WHITE, kind), 0.7)
           for kind in KINDS[1:]),
@@ -210,9 +212,9 @@ STUDY = Study(
     rival=Criterion.paired("it beats the cosine to the nearest training picture, noise",
                            value_of(AUC, WHITE, KINDS[0]), value_of(AUC, NEAREST, KINDS[0])),
     draw=draw,
-    seeds=tuple(range(10, 20)),
+    seeds=tuple(range(20, 30)),
     null={WHITE: SHUFFLED},
     one_thread=True,
-    registered="2199d501b5b2",
+    registered="5785ffeafc3f",
     stand_in=("`small` of 384 dimensions and clip art instead of CLIP ViT-L/14 and 5,000 photographs of COCO",),
 )  # fmt: skip

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIDE, TRAIN, TEST, STEPS, BATCH, GROUPS, LR, MODEL_LR = 128, 400, 80, 80, 16, 6, 1e-3, 0.1
-SEEDS, PILOT_SEEDS = (0, 1, 2), (900,)
+SEEDS, PILOT_SEEDS = tuple(range(10, 18)), (0, 1, 2)
 PATCHES, VALUES, CONTRAST, ALL = "patches", "patches by their values", "groups by captions alone", "SegCLIP"
 ONE, METHODS = "one class everywhere", (PATCHES, VALUES, CONTRAST, ALL)
 WEIGHTS = {CONTRAST: (0.0, 0.0), ALL: (1.0, 1.0)}
@@ -156,11 +156,12 @@ STUDY = Study(
     f"captions; {TEST} of held-out drawings for the test. {GROUPS} groups before the last of four blocks; that block, "
     "the norm, the projection and all that is new learn, the blocks before and the text tower rest. "
     f"{STEPS} steps of {BATCH}, AdamW at {LR:g}, warm-up and cosine, each seed anew. Groups and patches alike are "
-    "named by the released program's rule: softmax over all classes times softmax over the picture's best five. Scores "
-    "are means over the classes of a scene, the ground left out, paired scene by scene. Nothing was tuned. The pilot "
-    "(seed 900) had SegCLIP below patches by 0.16 and below groups by captions alone by 0.01; 240 steps of captions "
-    "alone left the IoU where it was (0.13), although the captions of 29 in 100 held-out scenes were then found first, "
-    "by `small` of 14.",
+    "named by the released program's rule: softmax over all classes times softmax over the picture's best five. "
+    "Scores are means over the classes of a scene, the ground left out. Nothing was tuned. The first measurement "
+    "resampled the scenes of three trainings (seeds 0 to 2), which says nothing of other trainings; intervals are over "
+    "trainings now, and the spreads are upper bounds (80 %) from those three. A trial before it (seed 900) had SegCLIP "
+    "below patches by 0.16 and below groups by captions alone by 0.01; 240 steps of captions alone left the IoU where "
+    "it was (0.13), although the captions of 29 in 100 held-out scenes were then found first, by `small` of 14.",
     baseline="The patches of the untrained tower one by one, named by the same rule.",
     lower_bound="One class everywhere.",
     upper_bound="1.",
@@ -171,12 +172,12 @@ STUDY = Study(
         Criterion.paired(
             "SegCLIP's IoU is above that of patches one by one",
             value_of(IOU, ALL), value_of(IOU, PATCHES), expected=0.05,
-            over="items", items=len(SEEDS) * TEST, pilot=Pilot(0.18, PILOT_SEEDS), essential=True,
+            pilot=Pilot(0.032, PILOT_SEEDS), essential=True,
         ),
         Criterion.paired(
             "and above that of groups by captions alone",
             value_of(IOU, ALL), value_of(IOU, CONTRAST), expected=0.05,
-            over="items", items=len(SEEDS) * TEST, pilot=Pilot(0.1, PILOT_SEEDS), essential=True,
+            pilot=Pilot(0.031, PILOT_SEEDS), essential=True,
         ),
     ),
     preconditions=(
@@ -188,11 +189,11 @@ STUDY = Study(
     ),
     rival=Criterion.paired(
         "SegCLIP's IoU is above that of patches by the values of the last block",
-        value_of(IOU, ALL), value_of(IOU, VALUES), over="items", items=len(SEEDS) * TEST,
+        value_of(IOU, ALL), value_of(IOU, VALUES),
     ),
     draw=draw,
     one_thread=True,
-    registered="b81b41917e84",
+    registered="9f18fbbc43b5",
     stand_in=(
         "`small` at 128 px, one of four blocks after the grouping, instead of CLIP ViT-B/16 at 224 px, two of twelve",
         "1,200 scenes of clip art with made captions and 80 steps instead of CC3M and COCO and ten epochs",
