@@ -86,6 +86,8 @@ class Paper:
         checked: what it is held against, of `CHECKS`, each with the test file that does it; the strongest first.
         study: id of its study in `binderclip.studies`, empty while there is none.
         stand_in: what in the study is not the real thing of the paper.
+        condition: what was done to the stand-in before its effect was there, such as teaching it, said before the
+            effect wherever that stands; empty where nothing was.
         use: command lines and imports by which a user reaches it.
         at_paper_scale: the one command that repeats the paper's own protocol, for who has the data and a GPU; empty
             where no verb can.
@@ -109,6 +111,7 @@ class Paper:
     checked: tuple[tuple[str, str], ...] = ()
     study: str = ""
     stand_in: tuple[str, ...] = ()
+    condition: str = ""
     use: tuple[str, ...] = ()
     at_paper_scale: str = ""
     weights: tuple[ReleasedWeights, ...] = ()

@@ -52,6 +52,11 @@ def columns(verdict: Any, *checks: Check, reason: str = "", **options: Any) -> C
             "+0 (-0.1 to +0.1) IoU; asked: e above f",
         ),
         (columns("not testable here", LACKS, SEEN), "not testable here", ""),
+        (
+            columns("reproduced", SEEN, condition="only after it was taught"),
+            "reproduced; 1 of 1 part seen",
+            "only after it was taught: " + EFFECT,
+        ),
     ],
 )
 def test_a_claim_is_told_by_its_parts_and_by_what_decides(row: Columns, claim: str, effect: str) -> None:

@@ -1,9 +1,9 @@
 """Trident (arXiv 2411.09219): tokens spliced over windows, mixed over the picture, and only then compared with words.
 
 Inside a window patches attend as `small-dino` says (ProxyCLIP's rule). Across windows the paper takes the attention of
-SAM; that of `small-sam` is nearly uniform and harms, so the bundled preset takes that of `small-dino`, masked more
-strictly. `trident-prompted` asks `small-sam` for the masks of the regions found as well. `DEPARTURES` names what
-differs from the paper, and the setting that takes it back where there is one.
+SAM; three quarters of that of `small-sam` lie on other things, which harms, so the bundled preset takes that of
+`small-dino`, masked more strictly. `trident-prompted` asks `small-sam` for the masks of the regions found as well.
+`DEPARTURES` names what differs from the paper, and the setting that takes it back where there is one.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ class Columns:
         head = None if self.result is None else self.result.headline
         if head is None or self.result is None or self.result.verdict in ("not testable here", "failed"):
             return ""
-        return f"{head.shown or head.measured}; asked: {plain(head.text)}"
+        condition = f"{self.paper.condition}: " if self.paper.condition else ""
+        return f"{condition}{head.shown or head.measured}; asked: {plain(head.text)}"
 
     @property
     def against(self) -> str:

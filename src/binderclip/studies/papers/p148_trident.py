@@ -116,7 +116,7 @@ STUDY = Study(
         f"{N} scenes of 256 px a set and seed, four sets, held-out clip art of 15 classes, all of them labels; windows "
         "of 128 px, stride 64; the ground does not count. ProxyCLIP's rule with small-dino inside the windows, its "
         "mean over all windows. The attention across windows is small-sam's at 256 px with the paper's constants, and, "
-        "as that attention is nearly uniform, small-dino's with the threshold at its cap of 0.9 (chosen among 1.2, 2 "
+        "as mixing by that leaves little, small-dino's with the threshold at its cap of 0.9 (chosen among 1.2, 2 "
         "and the cap on 6 scenes of seed 100, which is not measured here). The masks of prompts are measured with the "
         "ground as a class of four words and below 0.2, the paper's constants, after splicing without mixing. "
         "Intervals by the paired bootstrap over scenes. The first measurement (seeds 0 to 2, with the `small` of "
