@@ -6,7 +6,7 @@ import pytest
 
 from binderclip.errors import UsageError
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.segment_page import rows_of, segment_page
+from binderclip.studies.protocols.segment_page import lines_of, rows_of, segment_page
 from binderclip.studies.protocols.tables.segment_table import CHANCE, ONE_LABEL, ORACLE, SETS
 
 
@@ -27,6 +27,12 @@ def test_presets_stand_by_their_mean_with_differences_and_bounds() -> None:
     # Eight means with halves of 8 points: 8 / sqrt(8).
     assert body[0][5].strip(" |") == "+10.0 (+7.2 to +12.8)"
     assert body[1][5].strip(" |") == ""
+    # Measured alone, a preset takes its place among lines that stay.
+    again = [Row(row.metric, row.method, 0.45, row.setting, row.seed) if row.method == "kk" else row for row in rows]
+    page = segment_page(Table(rows), seeds=(0, 1), scenes=5)
+    alone = Table(row for row in again if not row.method.startswith("vv"))
+    assert lines_of(page)["vv"] == lines_of(segment_page(alone, kept=lines_of(page)))["vv"]
+    assert list(lines_of(segment_page(alone, kept=lines_of(page)))) == ["vv", "kk", "value"]
 
 
 def test_the_base_must_be_there() -> None:

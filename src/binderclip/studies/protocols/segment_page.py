@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,16 +49,21 @@ def rows_of(seed: int, *, scenes: int = SCENES, presets: Sequence[str] = MEASURE
     return table_rows(presets, seed, against=against, n=scenes)
 
 
-def segment_page(table: Table, *, seeds: Sequence[int] = SEEDS, scenes: int = SCENES) -> str:
+def segment_page(
+    table: Table, *, seeds: Sequence[int] = SEEDS, scenes: int = SCENES, kept: Mapping[str, str] | None = None
+) -> str:
     """The page in Markdown: bounds, then presets by their mean, best first.
 
     Args:
         table: rows of `rows_of` for every seed.
         seeds: for the text.
         scenes: for the text.
+        kept: preset -> its line of an earlier page, for presets that the table has not.
     """
     presets = [name for name in table.names("method", "mIoU") if name not in (CHANCE, ONE_LABEL, ORACLE)]
-    means = {name: np.mean([table.mean("mIoU", name, each) for each in SETS]) for name in presets}
+    shown = dict(kept or {})
+    for name in presets:
+        shown[name] = _line(table, f"`{name}`", name, "" if name == BASE else _said(gain(table, name, BASE)))
     lines = [
         "# Presets of the segmenter, side by side",
         "",
@@ -74,8 +80,7 @@ def segment_page(table: Table, *, seeds: Sequence[int] = SEEDS, scenes: int = SC
         "| preset | " + " | ".join(SETS) + f" | minus `{BASE}` |",
         "| --- |" + " ---: |" * (len(SETS) + 1),
     ]
-    for name in sorted(presets, key=lambda each: -means[each]):
-        lines.append(_line(table, f"`{name}`", name, "" if name == BASE else _said(gain(table, name, BASE))))
+    lines += sorted(shown.values(), key=_mean, reverse=True)
     for name in (ORACLE, ONE_LABEL, CHANCE):
         lines.append(_line(table, name, name, ""))
     lines += ["", f"{LOWER_BOUND} {UPPER_BOUND}", ""]
@@ -87,6 +92,16 @@ def _line(table: Table, shown: str, name: str, last: str) -> str:
     return f"| {shown} | " + " | ".join(f"{v.mean():.1f} ± {v.std(ddof=1):.1f}" for v in cells) + f" | {last} |"
 
 
+def _mean(line: str) -> float:
+    """Of the sets, as the line of a preset gives them."""
+    return float(np.mean([float(value) for value in re.findall(r"\| (-?[\d.]+) ±", line)]))
+
+
+def lines_of(page: str) -> dict[str, str]:
+    """Preset -> its line on a page."""
+    return {found[1]: found[0] for found in re.finditer(r"^\| `([\w-]+)` \|.*\|$", page, re.MULTILINE)}
+
+
 def _said(values: tuple[float, float, float]) -> str:
     mean, low, high = (100 * value for value in values)
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
@@ -96,12 +111,19 @@ def main() -> int:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="python -m binderclip.studies.protocols.segment_page", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
+    parser.add_argument(
+        "--presets",
+        default="",
+        help="only these, separated by commas, and `value`; the others stay as the file has them",
+    )
     args = parser.parse_args()
+    chosen = tuple(dict.fromkeys([BASE, *args.presets.split(",")])) if args.presets else MEASURED
+    kept = lines_of(args.out.read_text(encoding="utf-8")) if args.presets else {}
     rows: list[Row] = []
     for seed in SEEDS:
         print(f"seed {seed}", file=sys.stderr, flush=True)
-        rows += [replace(row, seed=seed) for row in rows_of(seed)]
-    write_whole(args.out, segment_page(Table(rows)))
+        rows += [replace(row, seed=seed) for row in rows_of(seed, presets=chosen)]
+    write_whole(args.out, segment_page(Table(rows), kept=kept))
     return 0
 
 
