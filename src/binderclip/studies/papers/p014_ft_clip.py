@@ -9,6 +9,7 @@ import torch
 
 from binderclip.adapt import FullFineTune, LinearProbe, ZeroShotClassifier
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.null import random_rows
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
@@ -96,6 +97,11 @@ def _bars(ax: Any, table: Table, metric: str, methods: list[str], colours: list[
     ax.invert_yaxis()
 
 
+def null(seed: int) -> list[Row]:
+    """Random numbers under every name."""
+    return random_rows(STUDY.criteria, 1000 + seed)
+
+
 STUDY = Study(
     paper="p014",
     claim="Hyper-parameters decide whether fine-tuning CLIP is good: with rates that fall by layer, an average of the "
@@ -156,6 +162,7 @@ STUDY = Study(
         combined("most", *(value_of("accuracy", name) for name in (ONE, SMALL))),
     ),
     draw=draw,
+    null=null,
     seeds=tuple(range(10, 18)),
     one_thread=True,
     registered="97c86ca35fb4",

@@ -13,6 +13,7 @@ from binderclip.data import Cutout
 from binderclip.data.uniform import uniform
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.loops import accuracy, train_classifier
+from binderclip.studies.harness.null import random_rows
 from binderclip.studies.harness.panels import lines, pictures
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, value_of
@@ -134,6 +135,11 @@ def draw(table: Table, figure: Figure) -> None:
     right.suptitle("What the network sees", fontsize=11, fontweight="bold")
 
 
+def null(seed: int) -> list[Row]:
+    """Random numbers under every name."""
+    return random_rows(STUDY.criteria, seed)
+
+
 STUDY = Study(
     paper="p155",
     claim="Taking a random square out of every training picture improves a convolutional network that has few "
@@ -164,6 +170,7 @@ STUDY = Study(
         ),
     ),
     draw=draw,
+    null=null,
     seeds=tuple(range(20, 28)),
     one_thread=True,
     registered="c59c001bd91d",
