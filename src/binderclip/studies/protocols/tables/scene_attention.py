@@ -96,11 +96,11 @@ def mass_rows(
             found: dict[str, list[float]] = {each: [] for each in (*maps, EVEN)}
             for sample in scene_set(name, seed, n):
                 context = whole_scene(bundled(model), to_tensor(sample.image)[None], maps)
-                labels = sample.labels[None, None].float() + 1
-                ids = F.interpolate(labels, size=context.grid, mode="nearest-exact").long().flatten()
+                ids = cells(sample.labels, context.grid)
                 found[EVEN].append(own_share(torch.ones(len(ids), len(ids)), ids))
                 for each, attention in maps.items():
-                    found[each].append(own_share(weights_of(attention, context), ids))
+                    weights, grid = weights_of(attention, context)
+                    found[each].append(own_share(weights, cells(sample.labels, grid)))
             rows += [Row(MASS, each, float(torch.tensor(v).nanmean()), name) for each, v in found.items()]
     return rows
 
@@ -123,8 +123,7 @@ def outside_mass_rows(
         for sample in scene_set(each, seed, n):
             with one_thread():
                 weights, grid = attention(to_tensor(sample.image)[None])
-            labels = sample.labels[None, None].float() + 1
-            ids = F.interpolate(labels, size=grid, mode="nearest-exact").long().flatten()
+            ids = cells(sample.labels, grid)
             found[name].append(own_share(weights, ids))
             found[EVEN].append(own_share(torch.ones_like(weights), ids))
         rows += [Row(MASS, key, float(torch.tensor(values).nanmean()), each) for key, values in found.items()]
@@ -156,15 +155,20 @@ def whole_scene(model: object, picture: Float[Tensor, "1 3 H W"], maps: Mapping[
 
 
 @torch.no_grad()
-def weights_of(attention: AttentionMap, context: Context) -> Float[Tensor, "N N"]:
-    """A map of the last block between patches, heads averaged."""
+def weights_of(attention: AttentionMap, context: Context) -> tuple[Float[Tensor, "N N"], tuple[int, int]]:
+    """A map of the last block between patches, heads averaged, and its grid, which may be that of another tower."""
     found = attention(context.block, context.qkv(-1), context)
-    count = context.grid[0] * context.grid[1]
     if found is None:
-        return torch.eye(count)
+        return torch.eye(context.grid[0] * context.grid[1]), context.grid
     if isinstance(found, PatchWeights):
-        return found.weights[0].float().mean(0)
-    return found[0, :, context.prefix :, context.prefix :].float().mean(0)
+        return found.weights[0].float().mean(0), found.grid
+    return found[0, :, context.prefix :, context.prefix :].float().mean(0), context.grid
+
+
+def cells(labels: Int[Tensor, "H W"], grid: tuple[int, int]) -> Int[Tensor, "N"]:
+    """The label in the middle of every cell of a grid, from 1; 0 for the ground."""
+    drawn = F.interpolate(labels[None, None].float() + 1, size=grid, mode="nearest-exact")
+    return drawn.long().flatten()
 
 
 def own_share(weights: Float[Tensor, "N N"], ids: Int[Tensor, "N"]) -> float:
