@@ -103,7 +103,7 @@ def test_heads_that_adapt_left_are_asked(photographs: Path, tmp_path: Path, run_
     from binderclip.workbench.tabs.classify import work
 
     files = [str(photographs / "cat.jpg"), str(photographs / "coffee.jpg")]
-    x = run.model().encode_files(files).features.double().numpy()
+    x = run.bench.models.image_text(run.model_name).encode_files(files).features.double().numpy()
     save_head(METHODS["gda"]().fit(x, ["cat", "cup"]), tmp_path / "two", model="small")
     work(run, files, None, "", ["whole"], [""], "simple", "(none)", [str(tmp_path / "two")])
     rows = list(csv.DictReader((run.folder / "labels.csv").open()))

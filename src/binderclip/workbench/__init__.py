@@ -12,28 +12,31 @@ Where things are:
 
     import gradio as gr
 
-    from binderclip.workbench.commands import Equivalent, shell_line
+    from binderclip.tasks import attack
+    from binderclip.workbench.commands import Equivalent
+    from binderclip.workbench.fields import control
+    from binderclip.workbench.look import table
     from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
     def build(bench: Bench) -> None:
         pictures = bench.pictures()
-        labels = gr.Textbox(label="Labels, separated by commas", value="cat, dog")
-        controls = bench.controls("Count")
-        table = gr.HTML()
+        labels = control(attack.request, "labels", value="cat, dog")
+        controls = bench.controls("Attack")
+        shown = gr.HTML()
         results = bench.results()
-        bench.connect(controls, work, [*pictures.inputs, labels], [table], results)
+        bench.connect(controls, work, [*pictures.inputs, labels], [shown], results)
 
     def work(run: Run, files: list[str] | None, folder: str | None, labels: str) -> Outcome:
         chosen = run.pictures(files, folder)        # checked; a `UsageError` becomes the page's message
-        model = run.model()                         # what was chosen for all tabs; kept between runs
-        for done, path in enumerate(chosen.paths):
-            run.progress(done, len(chosen.paths), "counting pictures")
-            run.show(f"<p>{done} so far</p>")       # optional: what there is so far, one value for each output
-        (run.folder / "count.txt").write_text(str(len(chosen.paths)))
-        lines = Equivalent("...", shell_line("binderclip", "count", chosen.names()))
-        return Outcome((f"<p>{len(chosen.paths)}</p>",), files=[run.folder / "count.txt"], again=lines)
+        request = attack.request(
+            model=run.model_name, images=chosen.arguments, labels=labels.split(", "), out=str(run.folder / "attack")
+        )
+        result = attack.run(request)                # its events move the bar; models are kept between runs
+        again = Equivalent.of(request.replaced(images=chosen.names(), out="attack"))
+        columns, rows = result.table()
+        return Outcome((table(columns, rows, result.title),), files=result.files(), again=again)
 
-    TAB = Tab("Count", "How many pictures there are.", build, order=90)
+    TAB = Tab("Attack", "How little has to change.", build, order=90)
 
 `work` runs in a thread of its own, one at a time on the whole server; it is stopped from outside (`jobs.JobStopped`),
 also between two of its lines, when its user presses Stop or closes the page. It asks the tasks that the verbs

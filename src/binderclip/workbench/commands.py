@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from binderclip.documents import json_text
-from binderclip.models.files.registry import DEFAULT
 
 if TYPE_CHECKING:
     from binderclip.tasks.request import Request
-    from binderclip.workbench.tab import ChosenPictures
 
 SHORT = 4
 """Pictures that a line names one by one."""
@@ -43,55 +40,6 @@ class Equivalent:
             "\n".join(each.shell() for each in requests),
             "\n".join(json_text(each.as_document()) for each in requests),
         )
-
-
-class Arguments(tuple[object, ...]):
-    """Words of a line that are no options: files, a caption, what is searched for."""
-
-
-def shell_line(*words: object) -> str:
-    """A line of shell from its words, quoted where they need it; None and empty lists are left out.
-
-    `Arguments` stand where they are given, or, where one begins with a dash and would be an option, behind `--`.
-    """
-    flat: list[object] = []
-    last: list[object] = []
-    for word in words:
-        if isinstance(word, Arguments) and any(str(each).startswith("-") for each in word):
-            last += word
-        elif isinstance(word, (list, tuple)):
-            flat += word
-        elif word is not None:
-            flat.append(word)
-    return " ".join(shlex.quote(str(word)) for word in [*flat, *(["--", *last] if last else [])])
-
-
-def model_words(model: str, device: str, usual: str = DEFAULT) -> list[str]:
-    """The options of a line that say which model, and where it runs; those that are the verb's own are left out."""
-    return [*(["--model", model] if model != usual else []), *device_words(device)]
-
-
-def device_words(device: str) -> list[str]:
-    """The option of a line that says where the model runs, unless on the CPU."""
-    return ["--device", device] if device != "cpu" else []
-
-
-def device_argument(device: str) -> str:
-    """What a call in Python ends in where the model is not on the CPU: `, device='cuda'`."""
-    return "" if device == "cpu" else f", device={device!r}"
-
-
-def python_load(model: str, device: str, function: str = "load") -> str:
-    """The call that loads a model: `load('small')`."""
-    return f"{function}({model!r}{device_argument(device)})"
-
-
-def python_pictures(chosen: ChosenPictures) -> tuple[str, str]:
-    """What a line of Python calls the pictures of a run, and the import that this needs, ending in `; `."""
-    names = chosen.names()
-    if chosen.folder is None and names != [f"{PICTURES}/"]:
-        return repr(names), ""
-    return f"list_images({names[0]!r})", "from binderclip.data import list_images; "
 
 
 def named_pictures(paths: Sequence[Path], folder: Path | None = None) -> list[str]:

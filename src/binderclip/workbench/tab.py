@@ -9,7 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 from gradio.context import LocalContext
@@ -23,9 +23,6 @@ from binderclip.workbench.guard import SESSION_HEADER
 from binderclip.workbench.jobs import JobQueue, JobView, WorkbenchJob
 from binderclip.workbench.models import ModelShelf
 from binderclip.workbench.sessions import Sessions
-
-if TYPE_CHECKING:
-    from binderclip.models import ImageTextModel
 
 LOOK_EVERY = 0.15
 """Seconds between two looks at a run."""
@@ -128,15 +125,6 @@ class Run:
     def tower_model(self) -> str:
         """`chosen` for methods that learn on, or were tuned to, the tower of `small` alone."""
         return self.chosen(TOWER)
-
-    def model(self) -> ImageTextModel:
-        """The image-text model that is chosen for all tabs.
-
-        Raises:
-            BinderclipError: it cannot be loaded.
-        """
-        self.say(f"loading {self.model_name}")
-        return self.bench.models.image_text(self.model_name)
 
     def data(self, name: str | None) -> str:
         """What a verb's `--data` takes: the name of a set, or a folder that the workbench was opened on.

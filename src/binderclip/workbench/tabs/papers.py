@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from binderclip import papers as index
 from binderclip.errors import UsageError
-from binderclip.workbench.commands import Equivalent, shell_line
+from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.look import table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab, short_time
 
@@ -90,7 +91,7 @@ def work(run: Run, identifier: str | None, length: str) -> Outcome:
         files = save(result, run.folder)
     again = Equivalent(
         f"from binderclip.studies import run_study; print(run_study({entry.study!r}, quick={quick}).verdict)",
-        shell_line("binderclip", "reproduce", entry.study, "--quick" if quick else None),
+        shlex.join(["binderclip", "reproduce", entry.study, *(["--quick"] if quick else [])]),
     )
     shown = _checks(result) if result.checks else _rows(result)
     return Outcome((shown, gr.update(value=str(picture), visible=True)), files, again, f"Verdict: {result.said}")
