@@ -211,6 +211,13 @@ def probe(inputs: Inputs) -> Request:
     )  # fmt: skip
 
 
+@case("evaluate")
+def evaluate(inputs: Inputs) -> Request:
+    return tasks.evaluate.request(
+        model=inputs.model, data="digits", split="all", limit=40, templates="a {}", out="figures.json"
+    )
+
+
 @case("search_index")
 def search_index(inputs: Inputs) -> Request:
     return tasks.search_index.request(folder=inputs.pictures, index="index", model=inputs.model, batch_size=2)

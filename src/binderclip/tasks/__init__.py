@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.curate.task import curate as curate
     from binderclip.tasks.verbs.detect.task import detect as detect
     from binderclip.tasks.verbs.enhance.task import enhance as enhance
+    from binderclip.tasks.verbs.evaluate.task import evaluate as evaluate
     from binderclip.tasks.verbs.explain.task import explain as explain
     from binderclip.tasks.verbs.locate.task import locate as locate
     from binderclip.tasks.verbs.masks.task import masks as masks

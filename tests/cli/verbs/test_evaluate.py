@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from binderclip.cli.shared.output import console
-from binderclip.cli.verbs.evaluate import explained_rows
 from binderclip.data import load_data
+from binderclip.tasks.verbs.evaluate.run import explained_rows
 
 Command = Callable[..., Any]
 CLASSES = ("cat", "house", "flower", "moon", "tree", "dog")

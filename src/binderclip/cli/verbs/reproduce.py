@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.options import MOST_SEED, Json
+from binderclip.cli.shared.options import Json
 from binderclip.cli.shared.output import note, print_json, print_table
 from binderclip.errors import BinderclipError, UsageError
+from binderclip.tasks.fields import MOST_SEED
 from binderclip.tasks.files.outputs import OUTPUT, output_folder, writable_path
 from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep
 

@@ -33,14 +33,12 @@ class AdaptReport(VerbResult):
     Attributes:
         request: what was asked.
         selection: the chosen head with the figures of all; a `LabelSelection` where a picture has several labels.
-        complete: True: what cannot be read is left out and named.
     """
 
     whole: ClassVar[bool] = True
 
     request: AdaptRequest
     selection: Selection | LabelSelection
-    complete: bool = True
 
     @property
     def folder(self) -> Path:

@@ -31,13 +31,11 @@ class Indexed(VerbResult):
         request: what was asked.
         index: the index itself.
         report: how many documents were added, changed and so on, and which could not be read.
-        complete: True: what cannot be read is left out and named.
     """
 
     request: SearchIndexRequest
     index: SearchIndex
     report: IndexReport
-    complete: bool = True
 
     @property
     def count(self) -> str:

@@ -33,7 +33,6 @@ class SearchHits(VerbResult):
         index: that was asked.
         hits: with their scores.
         by_image: whether a picture asked, not words.
-        complete: True.
     """
 
     whole: ClassVar[bool] = True
@@ -43,7 +42,6 @@ class SearchHits(VerbResult):
     index: SearchIndex
     hits: list[Hit]
     by_image: bool
-    complete: bool = True
 
     @property
     def title(self) -> str:
