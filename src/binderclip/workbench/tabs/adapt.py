@@ -77,7 +77,7 @@ def work(
     out = run.folder.parent / OUT
     request = AdaptRequest(
         data=run.data(data), shots=int(shots), methods=names, seeds=int(draws), budget=60.0 * float(budget),
-        out=str(out), model=run.model_name, device=run.bench.models.device,
+        out=out, model=run.model_name, device=run.bench.models.device,
     )  # fmt: skip
     count = len(candidates(names[0] if names[0] in GROUPS else names, None, None, catalogue()))
     if not goes_on:

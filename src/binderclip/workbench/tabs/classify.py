@@ -90,7 +90,7 @@ def work(
         zero_shot_options(requests[name])  # a wrong one is said before a model is loaded
     for head in heads or []:
         name = f"head {Path(head).name}"
-        request = ClassifyRequest(head=str(run.bench.open_folder(head)), **asked)
+        request = ClassifyRequest(head=run.bench.open_folder(head), **asked)
         requests[f"head {head}" if name in requests else name] = request
     if not requests:
         raise UsageError("type labels, separated by commas, such as: cat, dog")

@@ -51,7 +51,7 @@ def work(
     searched = chosen.folder if chosen.folder is not None else _gathered(run, chosen)
     called = str(chosen.folder) if chosen.folder is not None else PICTURES
     place: dict[str, Any] = {"device": run.bench.models.device, "model": run.model_name}
-    request = SearchIndexRequest(folder=str(searched), rebuild=anew, **place)
+    request = SearchIndexRequest(folder=searched, rebuild=anew, **place)
     try:
         indexed = search_index.run(request)
     except DataError as error:

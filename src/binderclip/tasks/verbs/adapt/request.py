@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
@@ -82,8 +83,8 @@ class AdaptRequest(Request):
         Field(ge=2, le=10**9),
         Option("Most pictures a class that are looked at [default: about 4,000 in all]."),
     ] = None
-    out: Annotated[str, Option("Folder for the head, the report and finished work.", ("--out", "-o"), output=True)] = (
-        "adapt"
+    out: Annotated[Path, Option("Folder for the head, the report and finished work.", ("--out", "-o"), output=True)] = (
+        Path("adapt")
     )
     report: Annotated[bool, Option("Write report.html.")] = True
     model: Model = DEFAULT

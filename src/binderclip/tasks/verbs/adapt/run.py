@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from binderclip.adapt.selection import LabelSelection, Selection, label_sets, select_head, select_labels
@@ -41,11 +40,6 @@ class AdaptReport(VerbResult):
     selection: Selection | LabelSelection
 
     @property
-    def folder(self) -> Path:
-        """Of the files."""
-        return Path(self.request.out)
-
-    @property
     def title(self) -> str:
         """What was learned from what."""
         found = self.selection
@@ -79,8 +73,8 @@ class AdaptReport(VerbResult):
 
     def places(self) -> list[str]:
         """Where the head and the report are."""
-        report = f", report {self.folder / REPORT_PAGE}" if self.request.report else ""
-        return [f"head {self.folder}{report}"]
+        report = f", report {self.request.out / REPORT_PAGE}" if self.request.report else ""
+        return [f"head {self.request.out}{report}"]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
@@ -38,7 +39,7 @@ class ClassifyRequest(Request):
     images: Images
     labels: Labels | None = None
     head: Annotated[
-        str | None, Option("Instead of --labels: a folder that `binderclip adapt` left, with its classes.")
+        Path | None, Option("Instead of --labels: a folder that `binderclip adapt` left, with its classes.")
     ] = None
     templates: Annotated[
         str | None,

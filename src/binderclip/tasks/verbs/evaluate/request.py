@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -41,7 +42,9 @@ class EvaluateRequest(Request):
     split: Annotated[str | None, Option("Of a named set, or `all` [default: the held-out one].")] = None
     templates: Annotated[str, Option("Sentences around a class name.", ("--templates", "-t"))] = "simple"
     limit: Annotated[int | None, Field(ge=1, le=10**9), Option("Use only the first so many pictures.")] = None
-    out: Annotated[str | None, Option("Also write the figures to this JSON file.", ("--out", "-o"), output=True)] = None
+    out: Annotated[Path | None, Option("Also write the figures to this JSON file.", ("--out", "-o"), output=True)] = (
+        None
+    )
     transform: Transform | None = None
     allow_pipe: AllowPipe = False
     device: Device = "cpu"

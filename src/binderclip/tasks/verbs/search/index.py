@@ -83,7 +83,7 @@ def run(request: SearchIndexRequest) -> Indexed:
         DataError: no picture can be read, or the index is of another model.
     """
     choice = parse_transform(request.transform)
-    if request.folder is not None and not Path(request.folder).is_dir():
+    if request.folder is not None and not request.folder.is_dir():
         raise UsageError(f"there is no folder {request.folder}")
     if request.embeddings is not None and not (is_object(request.embeddings) or Path(request.embeddings).is_dir()):
         raise UsageError(f"there is no folder {request.embeddings}")

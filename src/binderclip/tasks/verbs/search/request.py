@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
@@ -30,7 +31,7 @@ class SearchIndexRequest(Request):
     task: ClassVar[str] = "search index"
 
     folder: Annotated[
-        str | None,
+        Path | None,
         Option("Folder of images; what is below it counts. With --embeddings it may be left out.", positional=True),
     ] = None
     index: Annotated[
@@ -84,7 +85,9 @@ class SearchQueryRequest(Request):
 
     task: ClassVar[str] = "search query"
 
-    text_or_image: Annotated[str, Option("Words, or the path of an image file.", positional=True)]
+    text_or_image: Annotated[
+        str, Option("Words, or the path of an image file.", positional=True, metavar="TEXT_OR_IMAGE")
+    ]
     index: Annotated[
         str, Option("The indexed folder, or the place given to `search index --index`.", ("--index", "-i"))
     ] = "."
