@@ -27,7 +27,6 @@ IN_ANNOTATIONS = {
     frozenset({"train.engine.context", "train.engine.watchers"}),
     frozenset({"train.recipe.check", "train.recipe.stage"}),
     frozenset({"train.recipe.cost", "train.recipe.recipe"}),
-    frozenset({"workbench.commands", "workbench.tab"}),
 }  # fmt: skip
 """Left: circles only where imports for annotations count."""
 

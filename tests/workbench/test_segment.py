@@ -121,7 +121,7 @@ def test_mistakes_are_said_before_a_model_is_loaded(
     run = run_of()
     from binderclip.workbench.tabs.segment import work
 
-    monkeypatch.setattr(type(run), "model", lambda self: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("binderclip.models.load", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(UsageError, match=said):
         work(run, [str(photographs / "cat.jpg")], None, labels, background, ["value"])
 

@@ -223,7 +223,7 @@ class Guard:
         try:
             document = parse_json(body)
             page = document.get("session_hash") if isinstance(document, dict) else None
-            bad = next((found for found in _files_named(document) if not self._may_name(found, session)), None)
+            bad = next((named for named in _files_named(document) if not self._may_name(named, session)), None)
         except (ValueError, RecursionError):
             await _answer(send, 400, "the request is no JSON")
             return
@@ -243,8 +243,8 @@ class Guard:
             await self._answers.free(page)
         await self.inside(scope, again, send)
 
-    def _may_name(self, found: tuple[str, Any], session: str) -> bool:
-        kind, value = found
+    def _may_name(self, named: tuple[str, Any], session: str) -> bool:
+        kind, value = named
         if value is None or value == "":
             return True
         if not isinstance(value, str):
@@ -292,8 +292,8 @@ def _promising(send: Send) -> Send:
     return sending
 
 
-async def _answer(send: Send, status: int, said: str | bytes, headers: list[tuple[str, str]] | None = None) -> None:
-    body = said.encode() if isinstance(said, str) else said
+async def _answer(send: Send, status: int, message: str | bytes, headers: list[tuple[str, str]] | None = None) -> None:
+    body = message.encode() if isinstance(message, str) else message
     sent = dict(headers or [])
     sent.setdefault("content-type", "text/plain; charset=utf-8")
     sent |= {"content-length": str(len(body)), "cache-control": "no-store"}

@@ -63,9 +63,9 @@ def gallery(entries: Iterable[tuple[Path, str, str]], name: str) -> str:
         name: what they are, read aloud.
     """
     shown = "".join(
-        f'<li><figure><img src="{source(path)}" alt="{html.escape(f"{said}, {more}", quote=True)}" loading="lazy">'
-        f"<figcaption>{html.escape(said)}<span>{html.escape(more)}</span></figcaption></figure></li>"
-        for path, said, more in entries
+        f'<li><figure><img src="{source(path)}" alt="{html.escape(f"{caption}, {more}", quote=True)}" loading="lazy">'
+        f"<figcaption>{html.escape(caption)}<span>{html.escape(more)}</span></figcaption></figure></li>"
+        for path, caption, more in entries
     )
     return f'<ul class="gallery" aria-label="{html.escape(name, quote=True)}">{shown}</ul>' if shown else ""
 
@@ -82,14 +82,14 @@ def picture_rows(
         kind: `pairs`, two and two in a grid, or `triples`, three in a row.
     """
     rows = []
-    for said, more, parts in entries:
+    for caption, more, parts in entries:
         drawn = "".join(
             f'<img src="{source(path)}" alt="{html.escape(what, quote=True)}" loading="lazy">'
             for path, what in parts
             if path is not None
         )
         rows.append(
-            f'<li><figure><div class="pair">{drawn}</div><figcaption>{html.escape(said)}'
+            f'<li><figure><div class="pair">{drawn}</div><figcaption>{html.escape(caption)}'
             f"<span>{html.escape(more)}</span></figcaption></figure></li>"
         )
     return f'<ul class="gallery {kind}" aria-label="{html.escape(name, quote=True)}">{"".join(rows)}</ul>'
@@ -210,7 +210,7 @@ def gathered(paths: Sequence[Path], folder: Path) -> Path:
     return folder
 
 
-def report_frame(path: Path, said: str) -> str:
+def report_frame(path: Path, caption: str) -> str:
     """A report inside the page, to be opened there; scripts have no power in it.
 
     Args:
@@ -218,11 +218,11 @@ def report_frame(path: Path, said: str) -> str:
     """
     inside = html.escape(path.read_text(encoding="utf-8"), quote=True)
     return (
-        f'<details class="report"><summary>{html.escape(said)}</summary>'
+        f'<details class="report"><summary>{html.escape(caption)}</summary>'
         f'<iframe sandbox title="Report" srcdoc="{inside}"></iframe></details>'
     )
 
 
-def hint(said: str) -> str:
+def hint(text: str) -> str:
     """What stands where results will: how to get some."""
-    return f'<p class="hint">{html.escape(said)}</p>'
+    return f'<p class="hint">{html.escape(text)}</p>'

@@ -133,7 +133,7 @@ def _listed() -> dict[Field, frozenset[str]]:
         ("stage", "augment"): [Augment],
         ("stage", "augment", "cutout"): [Cutout],
     }
-    found: dict[Field, frozenset[str]] = {
+    allowed: dict[Field, frozenset[str]] = {
         ("stage", "loss", "targets"): frozenset({"diagonal", *TARGETS}),
         ("stage", "augment", "background"): frozenset(BACKGROUNDS),
         ("stage", "kind", "backgrounds"): frozenset(background.BACKGROUNDS),
@@ -143,8 +143,8 @@ def _listed() -> dict[Field, frozenset[str]]:
             hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
             for name, hint in hints.items():
                 key = (*field, name)
-                found[key] = found.get(key, frozenset()) | _words(hint)
-    return found
+                allowed[key] = allowed.get(key, frozenset()) | _words(hint)
+    return allowed
 
 
 def _words(hint: Any) -> frozenset[str]:

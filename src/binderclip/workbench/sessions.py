@@ -62,22 +62,22 @@ class Sessions:
         Raises:
             UsageError: there is no such session (any more).
         """
-        found = self._known.get(name)
-        if found is None:
+        session = self._known.get(name)
+        if session is None:
             raise UsageError("this page is no longer open: load it again")
-        found.used = time.monotonic()
+        session.used = time.monotonic()
         # What closing the last page deleted is made again for one that came back.
-        for place in (found.folder, found.folder / UPLOADS, found.folder / RESULTS):
+        for place in (session.folder, session.folder / UPLOADS, session.folder / RESULTS):
             place.mkdir(mode=0o700, exist_ok=True)
-        return found.folder
+        return session.folder
 
     def owns(self, name: str, path: str | Path) -> bool:
         """Whether a path is a file of this session, links resolved."""
-        found = self._known.get(name)
-        if found is None or "\0" in str(path):
+        session = self._known.get(name)
+        if session is None or "\0" in str(path):
             return False
         real = Path(os.path.realpath(path))
-        return found.folder in real.parents and real.is_file()
+        return session.folder in real.parents and real.is_file()
 
     def new_upload(self, name: str, file_name: str) -> Path:
         """Where an uploaded file goes; its folder is new, its name what people called it."""
@@ -130,8 +130,8 @@ class Sessions:
         Raises:
             UsageError: it is closed, or the session is over.
         """
-        found = self._known.get(name)
-        if found is None or page in found.left:
+        session = self._known.get(name)
+        if session is None or page in session.left:
             raise UsageError("this page is no longer open: load it again")
 
     def closed(self, name: str, page: str) -> Path | None:

@@ -291,8 +291,8 @@ class Bench:
                     run = Run(self, job, model.strip(), folder)
                     with listening(run.hear), cached_models(self.models.get):
                         outcome = work(run, *values)
-                    said = " ".join(filter(None, [outcome.said, *(f"{line}." for line in run.warnings)]))
-                    return replace(outcome, said=said)
+                    status = " ".join(filter(None, [outcome.said, *(f"{line}." for line in run.warnings)]))
+                    return replace(outcome, said=status)
 
                 job = self.jobs.submit(carry_out, session=session, page=page)
             except BinderclipError as error:
@@ -313,9 +313,9 @@ class Bench:
                 self.jobs.stop(job)
                 running.pop((session, page), None)
             outcome = job.result if job.state == "done" else None
-            said = status_html(self.jobs.view(job), outcome.said if outcome else "")
+            status = status_html(self.jobs.view(job), outcome.said if outcome else "")
             yield [
-                said,
+                status,
                 *_switched(False),
                 *result_values(outcome.again if outcome else None, outcome.files if outcome else ()),
                 *(outcome.values if outcome else cleared),
@@ -405,12 +405,12 @@ class Bench:
 
     def below(self, most: int = 200) -> list[Path]:
         """The folders and those in them, as far as a list is of use."""
-        found: dict[Path, None] = {}
+        folders: dict[Path, None] = {}
         for folder in self.folders:
-            found[folder] = None
+            folders[folder] = None
             inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-            found.update(dict.fromkeys(inside))
-        return list(found)[:most]
+            folders.update(dict.fromkeys(inside))
+        return list(folders)[:most]
 
 
 def _remove_all(places: Sequence[Path]) -> None:
@@ -461,7 +461,7 @@ def said_html(message: str, *, failed: bool = False, state: str = "", bar: str =
     return f'<div class="{kind}" data-line="{next(_told)}" {role}>{html.escape(message)}{bar}</div>'
 
 
-def status_html(view: JobView | None, said: str = "") -> str:
+def status_html(view: JobView | None, message: str = "") -> str:
     """The line below the buttons: what a run does, its place in line, or how it ended."""
     if view is None:
         return said_html("")
@@ -482,7 +482,7 @@ def status_html(view: JobView | None, said: str = "") -> str:
         text = "Stopped"
     else:
         text = f"Done in {short_time(view.seconds)}"
-    text += f". {said}" if said else ""
+    text += f". {message}" if message else ""
     return said_html(text, state=view.state, bar=bar)
 
 

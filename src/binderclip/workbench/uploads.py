@@ -55,12 +55,12 @@ async def receive_upload(scope: dict[str, Any], receive: Callable[[], Awaitable[
     try:
         form = await request.form(max_files=MOST_FILES, max_fields=16)
     except (MultiPartException, HTTPException) as error:
-        said = str(getattr(error, "message", "") or getattr(error, "detail", ""))
-        if "Too many files" in said:
+        reason = str(getattr(error, "message", "") or getattr(error, "detail", ""))
+        if "Too many files" in reason:
             raise UploadTooLarge(
                 f"more than {MOST_FILES} pictures at once: upload fewer, or open their folder"
             ) from error
-        raise DataError(f"a damaged upload: {said}") from error
+        raise DataError(f"a damaged upload: {reason}") from error
     try:
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not files:
@@ -122,7 +122,7 @@ def check_picture(file: Any, name: str) -> None:
         raise _too_many_pixels(name, f"{width * height} pixels")
 
 
-def _too_many_pixels(name: str, said: str) -> UploadTooLarge:
-    found = re.search(r"([0-9]+) pixels", said)
-    count = f"{int(found[1]) // 10**6} million" if found else "too many"
+def _too_many_pixels(name: str, reason: str) -> UploadTooLarge:
+    match = re.search(r"([0-9]+) pixels", reason)
+    count = f"{int(match[1]) // 10**6} million" if match else "too many"
     return UploadTooLarge(f"{name} has {count} pixels: at most {MAX_PIXELS // 10**6} million are opened")

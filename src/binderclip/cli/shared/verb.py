@@ -87,10 +87,10 @@ def output_options(command: Any) -> frozenset[str]:
 
 def metadata_of(hint: Any) -> tuple[Any, ...]:
     """What stands in an `Annotated`, also in one that is an alternative of a union."""
-    found = tuple(getattr(hint, "__metadata__", ()))
+    metadata = tuple(getattr(hint, "__metadata__", ()))
     for inner in typing.get_args(hint):
-        found += metadata_of(inner)
-    return found
+        metadata += metadata_of(inner)
+    return metadata
 
 
 class VerbApp(typer.Typer):

@@ -224,13 +224,13 @@ def _segment(page: Page, clip: ImageTextModel) -> None:
         f"{len(PRESETS) - 1} are for."
     )
     for row in range(len(batch)):
-        found = segmenter(batch.images[row], list(SCENE_LABELS))
-        names = [found.classes.index(name) for name in batch.classes]
-        truth = replace(found, labels=torch.tensor(names)[batch.semantic[row]].int())
+        segmentation = segmenter(batch.images[row], list(SCENE_LABELS))
+        names = [segmentation.classes.index(name) for name in batch.classes]
+        truth = replace(segmentation, labels=torch.tensor(names)[batch.semantic[row]].int())
         page.strip(
             [
-                (found.image, batch.captions[row]),
-                (found.overlay(), "what the model says"),
+                (segmentation.image, batch.captions[row]),
+                (segmentation.overlay(), "what the model says"),
                 (truth.overlay(), "the truth"),
             ],
             width=300,

@@ -24,8 +24,8 @@ def show(result: ExplainReport | ComparisonReport | CaptionReport, json: bool) -
         print_json(result.as_dict())
         return
     if result.request.words:
-        found = cast("CaptionReport", result).found
-        console.print(coloured(found.words()[0], found.flagged[0]))
+        words = cast("CaptionReport", result).found
+        console.print(coloured(words.words()[0], words.flagged[0]))
     elif result.request.compare:
         print_table(cast("ComparisonReport", result).title, *result.table())
     for line in result.lines():

@@ -19,13 +19,13 @@ PACKAGES = (
 def _versions() -> dict[str, str | None]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found: dict[str, str | None] = {}
+    installed: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            installed[name] = None
+    return installed
 
 
 def _devices() -> list[str]:
@@ -72,7 +72,7 @@ def info(
         _short(__version__, devices, models)
         return
     versioned: list[tuple[str, str]] = [("binderclip", __version__), ("Python", platform.python_version())]
-    versioned += [(name, found or "not installed (optional)") for name, found in versions.items()]
+    versioned += [(name, installed or "not installed (optional)") for name, installed in versions.items()]
     print_table("Versions", ("package", "version"), versioned)
     print_table("Devices", ("device",), [[device] for device in devices])
     print_table(

@@ -45,17 +45,17 @@ def papers(
     if not (query or every or json or status != "any"):
         _overview(index.papers())
         return
-    wanted = None if status == "any" else status
-    found = [entry for entry in index.papers(status=wanted) if query and entry.is_named(query)]
-    found = found or index.papers(query or None, status=wanted)
-    if not found:
+    chosen = None if status == "any" else status
+    entries = [entry for entry in index.papers(status=chosen) if query and entry.is_named(query)]
+    entries = entries or index.papers(query or None, status=chosen)
+    if not entries:
         raise UsageError(f"no paper matches {query!r}; `binderclip papers --all` lists all")
-    if not json and len(found) == 1:
-        _card(found[0])
+    if not json and len(entries) == 1:
+        _card(entries[0])
         return
     from binderclip.studies import columns_of
 
-    rows = [columns_of(entry) for entry in found]
+    rows = [columns_of(entry) for entry in entries]
     if json:
         print_json([{**asdict(row.paper), "url": row.paper.url, **row.document()} for row in rows])
         return
@@ -65,7 +65,7 @@ def papers(
         for row in rows
     ]
     names = ("id", "method", "paper", "implementation", "claim here", "cheap rival")
-    print_table(f"{len(found)} papers", names, cells)
+    print_table(f"{len(entries)} papers", names, cells)
 
 
 ROOMS = {

@@ -57,17 +57,17 @@ def read_regions(boxes: str | None, masks: Sequence[str], size: tuple[int, int])
 
     if boxes is None and not masks:
         raise UsageError(f"give --boxes FILE ({FORMS}) or --masks")
-    found = [] if boxes is None else read_boxes(Path(boxes), size)
+    regions = [] if boxes is None else read_boxes(Path(boxes), size)
     if not masks:
-        return found
+        return regions
     areas = read_masks(masks, size)
-    if not found:
+    if not regions:
         return [Region(mask=mask, name=name) for name, mask in areas]
-    if len(areas) != len(found):
+    if len(areas) != len(regions):
         raise UsageError(
-            f"--masks has {number_of(len(areas), 'region')} and --boxes {len(found)}: one mask for each box is wanted"
+            f"--masks has {number_of(len(areas), 'region')} and --boxes {len(regions)}: one mask for each box is wanted"
         )
-    pairs = zip(found, areas, strict=True)
+    pairs = zip(regions, areas, strict=True)
     return [replace(region, mask=mask, name=region.name or name) for region, (name, mask) in pairs]
 
 
@@ -87,7 +87,7 @@ def read_boxes(path: Path, size: tuple[int, int]) -> list[Region]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8; boxes are {FORMS}") from error
     entries = _json_entries(path, text) if text.lstrip().startswith(("[", "{")) else _csv_entries(path, text)
-    found = []
+    regions = []
     for place, numbers, name in entries:
         try:
             x0, y0, x1, y1 = (float(v) for v in numbers)
@@ -99,10 +99,10 @@ def read_boxes(path: Path, size: tuple[int, int]) -> list[Region]:
             region.bounds(*size)
         except UsageError as error:
             raise UsageError(f"{path}, {place}: {error}") from error
-        found.append(region)
-    if not found:
+        regions.append(region)
+    if not regions:
         raise DataError(f"{path}: no box in it; boxes are {FORMS}")
-    return found
+    return regions
 
 
 def _json_entries(path: Path, text: str) -> list[tuple[str, Any, str]]:
@@ -178,10 +178,10 @@ def read_masks(masks: Sequence[str], size: tuple[int, int]) -> list[tuple[str, n
             paths.append(path)
         else:
             raise UsageError(f"--masks: there is no file or folder {path}")
-    found = [part for path in paths for part in _masks_of(path, size, len(paths) == 1)]
-    if not found:
+    parts = [part for path in paths for part in _masks_of(path, size, len(paths) == 1)]
+    if not parts:
         raise DataError(f"--masks {' '.join(masks)}: no region in it")
-    return found
+    return parts
 
 
 def mask_values(path: Path) -> tuple[np.ndarray, bool]:

@@ -45,15 +45,15 @@ def find_images(arguments: Sequence[str], *, without: str | None = None) -> Imag
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = list_images(path, without=without, skipped=skipped)
-            if results := [image for image in found if is_written(image)]:
+            images = list_images(path, without=without, skipped=skipped)
+            if results := [image for image in images if is_written(image)]:
                 warn(f"left out: {', '.join(map(str, results))}, which an earlier run made and this one makes anew")
-                found = [image for image in found if image not in results]
+                images = [image for image in images if image not in results]
             note_left_out(path, without)
-            if not found:
+            if not images:
                 skip(skipped)
                 raise DataError(f"no images in {path}: looked for PNG, JPEG, WebP, GIF, BMP and TIFF files, also below")
-            paths.update(dict.fromkeys(found))
+            paths.update(dict.fromkeys(images))
         elif not_unicode(argument):
             raise UsageError(f"{printable(argument)}: its name is not UTF-8: rename the file")
         elif path.is_file():

@@ -53,10 +53,10 @@ def _maker_of(path: Path) -> str | None:
 
     try:
         with Image.open(path, formats=["PNG", "JPEG", "WEBP"]) as picture:
-            said = picture.info.get("Software") or picture.getexif().get(_SOFTWARE)
+            software = picture.info.get("Software") or picture.getexif().get(_SOFTWARE)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    return said if isinstance(said, str) else None
+    return software if isinstance(software, str) else None
 
 
 def _header_of(path: Path, head: bytes) -> bytes:
@@ -89,9 +89,9 @@ def picture_options(out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     if out.suffix.lower() == ".png":
         from PIL.PngImagePlugin import PngInfo
 
-        told = options.get("pnginfo") or PngInfo()
-        told.add_text("Software", MAKER)
-        return {**options, "pnginfo": told}
+        info = options.get("pnginfo") or PngInfo()
+        info.add_text("Software", MAKER)
+        return {**options, "pnginfo": info}
     from PIL import Image
 
     exif = Image.Exif()

@@ -62,17 +62,17 @@ def calling(call: VerbCall) -> Iterator[None]:
 
 def named_paths(values: Iterable[Any]) -> tuple[Path, ...]:
     """Every file or folder that words of a call name: alone, behind `@` or `=`, or among commas."""
-    found: dict[Path, None] = {}
+    places: dict[Path, None] = {}
     for value in values:
         if isinstance(value, (list, tuple)):
-            found.update(dict.fromkeys(named_paths(value)))
+            places.update(dict.fromkeys(named_paths(value)))
         elif isinstance(value, (str, Path)) and str(value):
             text = str(value)
             for part in dict.fromkeys([text, text.removeprefix("@"), text.partition("=")[2], *text.split(",")]):
                 # A name that is too long for a file is none.
                 if part and len(os.fsencode(part)) < 4096 and _exists(part):
-                    found[Path(part)] = None
-    return tuple(found)
+                    places[Path(part)] = None
+    return tuple(places)
 
 
 def _exists(name: str) -> bool:
@@ -145,13 +145,13 @@ def writable_paths(
         UsageError: as of `writable_path`; names the first of them.
     """
     read = {real_path(path) for path in sources}
-    found = list(paths)
-    for path in found:
+    places = list(paths)
+    for path in places:
         if real_path(path) in read:
             raise UsageError(f"{path} is one of the pictures and would be replaced: write into another folder")
         if os.path.lexists(path):
             writable_path(path, beside=beside, columns=columns)
-    return found
+    return places
 
 
 def _check_place(path: Path) -> None:
@@ -198,7 +198,7 @@ def output_path(given: str | None, source: Path, suffix: str) -> Path:
     return picture_path(given or f"{source.stem}-{suffix}.png")
 
 
-def new_paths(source: Path, *wanted: tuple[str | None, str]) -> list[Path]:
+def new_paths(source: Path, *named: tuple[str | None, str]) -> list[Path]:
     """Where the results of one picture go: as given, else under new names in the current folder; nothing is replaced.
 
     Args:
@@ -211,13 +211,13 @@ def new_paths(source: Path, *wanted: tuple[str | None, str]) -> list[Path]:
     """
     for number in itertools.count(1):
         tail = "" if number == 1 else f"-{number}"
-        endings = [Path(ending) for _, ending in wanted]
+        endings = [Path(ending) for _, ending in named]
         names = [f"{source.stem}-{ending.stem}{tail}{ending.suffix}" for ending in endings]
-        if not any(given is None and os.path.lexists(name) for (given, _), name in zip(wanted, names, strict=True)):
+        if not any(given is None and os.path.lexists(name) for (given, _), name in zip(named, names, strict=True)):
             break
     return [
         (picture_path if ending.suffix.lower() in PICTURES else writable_path)(given or name)
-        for (given, _), ending, name in zip(wanted, endings, names, strict=True)
+        for (given, _), ending, name in zip(named, endings, names, strict=True)
     ]
 
 

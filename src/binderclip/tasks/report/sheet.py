@@ -147,6 +147,6 @@ def save_picture(picture: Image.Image, out: str | Path, **options: Any) -> Path:
 
     out = Path(out)
     kind = Image.registered_extensions()[out.suffix.lower()]
-    told = picture_options(out, options)
+    options_of_file = picture_options(out, options)
     # Not flushed one by one: there may be thousands, and what a power cut takes is made again.
-    return write_whole(out, lambda draft: picture.save(draft, kind, **told), sync=False)
+    return write_whole(out, lambda draft: picture.save(draft, kind, **options_of_file), sync=False)

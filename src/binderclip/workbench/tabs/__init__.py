@@ -9,7 +9,7 @@ from binderclip.workbench.tab import Tab
 
 
 def _found() -> tuple[Tab, ...]:
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
     tabs = [tab for module in modules if isinstance(tab := getattr(module, "TAB", None), Tab)]
     return tuple(sorted(tabs, key=lambda tab: (tab.order, tab.title)))
 

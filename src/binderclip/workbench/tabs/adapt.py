@@ -53,7 +53,7 @@ def build(bench: Bench) -> None:
             )  # fmt: skip
             controls = bench.controls("Adapt")
         with gr.Column(scale=3, min_width=320):
-            said = gr.HTML(
+            verdict = gr.HTML(
                 hint(
                     "Choose a folder with a folder for each class, or digits; press Adapt: the table of methods fills."
                 )
@@ -62,7 +62,7 @@ def build(bench: Bench) -> None:
             report = gr.HTML(padding=False)
             results = bench.results()
     inputs = [data, shots, methods, draws, budget, goes_on]
-    bench.connect(controls, work, inputs, [said, scores, report, goes_on], results, keep=True)
+    bench.connect(controls, work, inputs, [verdict, scores, report, goes_on], results, keep=True)
 
 
 def work(
@@ -119,14 +119,14 @@ class _TableWatcher:
         done = len(self.scores) + len(self.left_out)
         ordered = sorted(self.scores, key=lambda score: (-round(score.accuracy.value, 9), round(score.loss, 6)))
         shown = table(COLUMNS, map(score_row, ordered), f"{done} of {self.total} methods judged so far")
-        said = sentences(
+        notes = sentences(
             [
                 "the choice, and the one look at the test part, come when all methods are judged",
                 "what is finished is kept: after a stop, Adapt goes on from here",
                 *(f"left out {name}: {why}" for name, why in self.left_out),
             ]
         )
-        self.run.show(said, shown, "", gr.update(value=True, interactive=True))
+        self.run.show(notes, shown, "", gr.update(value=True, interactive=True))
 
 
 TAB = Tab(

@@ -136,13 +136,13 @@ def work(
 
 def _unusable(paths: Sequence[Path]) -> dict[Path, str]:
     """The uploads that cannot be inspected, and why."""
-    found = {}
+    reasons = {}
     for path in paths:
         try:
             check_size(path)
         except DataError as error:
-            found[path] = str(error)
-    return found
+            reasons[path] = str(error)
+    return reasons
 
 
 def _phrases(text: str | None) -> list[str]:
@@ -155,10 +155,10 @@ def _label(done: Inspection, row: int) -> str:
 
 def _said(done: Inspection, row: int) -> str:
     chance, known = done.chance(row), done.label(row)
-    said = [f"score {float(done.found.scores[row]):.3f}"]
-    said += [] if chance is None else [f"p {chance:.2f}"]
-    said += [] if done.threshold is None else ["fails" if done.fails(row) else "passes"]
-    return ", ".join([*said, *([f"is {known}"] if known else [])])
+    parts = [f"score {float(done.found.scores[row]):.3f}"]
+    parts += [] if chance is None else [f"p {chance:.2f}"]
+    parts += [] if done.threshold is None else ["fails" if done.fails(row) else "passes"]
+    return ", ".join([*parts, *([f"is {known}"] if known else [])])
 
 
 def _shown(done: Inspection, folder: Path) -> str:

@@ -61,10 +61,10 @@ def build(bench: Bench) -> None:
                     "times as strong."
                 )
             )
-            found = gr.HTML()
+            summary = gr.HTML()
             results = bench.results()
     inputs = [*pictures.inputs, labels, target, method, eps, steps, side]
-    bench.connect(controls, work, inputs, [shown, found], results, also=[labels.submit])
+    bench.connect(controls, work, inputs, [shown, summary], results, also=[labels.submit])
 
 
 def work(
@@ -101,10 +101,10 @@ def work(
     columns, rows = result.table()
     rows = [(chosen.label(Path(each.image)), *row[1:]) for each, row in zip(result.pictures, rows, strict=True)]
     write_csv(columns, rows, run.folder / "table.csv")
-    said = table([name.capitalize() for name in columns], rows, result.title)
-    said += sentences([*result.remarks(), "an attack that fails proves nothing: a stronger one may not"])
+    shown = table([name.capitalize() for name in columns], rows, result.title)
+    shown += sentences([*result.remarks(), "an attack that fails proves nothing: a stronger one may not"])
     return Outcome(
-        (_pictures(run, chosen, result), said + left_out(skipped)),
+        (_pictures(run, chosen, result), shown + left_out(skipped)),
         [run.folder / "table.csv", packed(out, result.files(), "attack.zip")],
         Equivalent.of(again),
         could_not_be_read(len(skipped)),

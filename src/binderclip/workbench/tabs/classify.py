@@ -109,14 +109,14 @@ def work(
         copy = small_copy(Path(path), run.folder / "small", number)
         if copy is not None:
             shown.append((copy, f"{best[0][0]} {best[0][1]:.2f}", chosen.label(Path(path))))
-    said = could_not_be_read(len(first.skipped))
+    left_out_text = could_not_be_read(len(first.skipped))
     if len(first.rows) > SHOWN:
-        said += f" The gallery has the first {SHOWN}, the table all {len(first.rows)}."
+        left_out_text += f" The gallery has the first {SHOWN}, the table all {len(first.rows)}."
     return Outcome(
         (gallery(shown, "pictures with their likeliest label"), _table(results, chosen) + left_out(first.skipped)),
         files=_files(run.folder, results, chosen),
         again=Equivalent.of(*(request.replaced(images=chosen.names()) for request in requests.values())),
-        said=said.strip(),
+        said=left_out_text.strip(),
     )
 
 
@@ -197,11 +197,11 @@ def _files(folder: Path, results: dict[str, Classified], chosen: ChosenPictures)
 
 def _heads_below(folders: Sequence[Path], most: int = 50) -> list[tuple[str, str]]:
     """Saved heads in the folders that pages may read, and in the two levels of folders below."""
-    found = []
+    heads = []
     for folder in folders:
         for pattern in ("head.json", "*/head.json", "*/*/head.json"):
-            found += [(str(path.parent.relative_to(folder.parent)), str(path.parent)) for path in folder.glob(pattern)]
-    return sorted(found)[:most]
+            heads += [(str(path.parent.relative_to(folder.parent)), str(path.parent)) for path in folder.glob(pattern)]
+    return sorted(heads)[:most]
 
 
 TAB = Tab("Classify", "Which of your labels fits each picture; nothing is trained.", build, order=10)

@@ -266,19 +266,19 @@ def _outcome(cut: _Cut, folder: Path, device: str) -> list[Any]:
     shown = _drawn(cut, mask)
     shown.save(folder / "clicked.png")
     if not cut.session.actions:
-        said = "Click on the other corner of the box." if cut.corner else f"{cut.path.name}: click on the object."
-        return [said_html(said), gr.update(value=str(folder / "clicked.png"), visible=True), *result_values(None)]
+        message = "Click on the other corner of the box." if cut.corner else f"{cut.path.name}: click on the object."
+        return [said_html(message), gr.update(value=str(folder / "clicked.png"), visible=True), *result_values(None)]
     Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "mask.png")
     from binderclip.segment import coco_document
 
     document = coco_document([(cut.path.name, np.where(mask, 0, -1))], ["object"])
     write_json(document, folder / "mask.json")
-    said = f"{mask.mean():.1%} of the picture." if mask.any() else "Nothing was found there."
+    message = f"{mask.mean():.1%} of the picture." if mask.any() else "Nothing was found there."
     if cut.corner:
-        said += " Click on the other corner of the box."
+        message += " Click on the other corner of the box."
     files = [folder / "mask.png", folder / "mask.json", folder / "clicked.png"]
     return [
-        said_html(said),
+        said_html(message),
         gr.update(value=str(folder / "clicked.png"), visible=True),
         *result_values(Equivalent.of(cut.request(device)), files),
     ]

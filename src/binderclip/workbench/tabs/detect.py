@@ -66,10 +66,10 @@ def build(bench: Bench) -> None:
                     "of today."
                 )
             )
-            found = gr.HTML()
+            summary = gr.HTML()
             results = bench.results()
             figures = gr.HTML()
-    bench.connect(controls, work, [*pictures.inputs, detector], [shown, found], results)
+    bench.connect(controls, work, [*pictures.inputs, detector], [shown, summary], results)
     bench.connect(
         train_controls, learn, [data, method, hold_out, steps], [figures, detector], train_results, keep=True
     )  # fmt: skip

@@ -64,18 +64,18 @@ def build(bench: Bench) -> None:
                 train_controls = bench.controls("Train an enhancer")
                 train_results = bench.results()
         with gr.Column(scale=3, min_width=320):
-            said = gr.HTML()
+            summary = gr.HTML()
             shown = gr.HTML(
                 hint(
                     "Train an enhancer on a folder of pictures that lack light and one of pictures that do not, or "
                     "choose its file; drop pictures and press Enhance: each appears before and after."
                 )
             )
-            found = gr.HTML()
+            figures = gr.HTML()
             results = bench.results()
-    bench.connect(controls, work, [*pictures.inputs, enhancer], [shown, found], results)
+    bench.connect(controls, work, [*pictures.inputs, enhancer], [shown, figures], results)
     bench.connect(
-        train_controls, learn, [dark, bright, method, steps, content], [said, enhancer], train_results, keep=True
+        train_controls, learn, [dark, bright, method, steps, content], [summary, enhancer], train_results, keep=True
     )  # fmt: skip
 
 

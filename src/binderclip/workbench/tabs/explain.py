@@ -64,17 +64,17 @@ def work(run: Run, file: str | None, label: str, names: list[str]) -> Outcome:
         names = [name for name in names if name != "concepts"]
         if not names:
             raise UsageError(f"{run.model_name} has no concepts: tick another method, or choose everyday")
-    found: list[ExplainReport] = []
+    reports: list[ExplainReport] = []
     again: list[ExplainRequest] = []
     for name in names:
-        run.progress(len(found), len(names), f"looking by {name}")
+        run.progress(len(reports), len(names), f"looking by {name}")
         # The same without this page is about the picture by the name that its owner knows.
         request = _request(run, [str(path)], label=label.strip(), method=name, out=str(run.folder / f"{name}.png"))
-        found.append(cast("ExplainReport", explain.run(request, progress=run.hear_part)))
+        reports.append(cast("ExplainReport", explain.run(request, progress=run.hear_part)))
         again.append(_request(run, named_pictures([path]), label=label.strip(), method=name, out=f"{name}.png"))
-        shown = [(str(each.pictures[0].overlay), each.method) for each in found]
-        run.show(shown, _table(found))
-    return Outcome((shown, _table(found)), [each.pictures[0].overlay for each in found], Equivalent.of(*again))
+        shown = [(str(each.pictures[0].overlay), each.method) for each in reports]
+        run.show(shown, _table(reports))
+    return Outcome((shown, _table(reports)), [each.pictures[0].overlay for each in reports], Equivalent.of(*again))
 
 
 def colour_words(run: Run, file: str | None, caption: str) -> Outcome:
@@ -97,14 +97,14 @@ def _request(run: Run, images: list[str], **asked: Any) -> ExplainRequest:
     return ExplainRequest(images=images, model=run.model_name, device=run.bench.models.device, **asked)
 
 
-def _table(found: list[ExplainReport]) -> str:
+def _table(reports: list[ExplainReport]) -> str:
     columns: list[tuple[str, ...]] = [("Method", "Strongest evidence at", "Completeness error")]
-    for each in found:
+    for each in reports:
         (picture,) = each.pictures
         error = picture.completeness_error
         place = f"x {picture.peak[0]}, y {picture.peak[1]}" if picture.peak else "finds no place"
         columns.append((each.method, place, "" if error is None else f"{error:.2g}"))
-    return table(*without_empty_columns(columns[0], columns[1:]), f"Evidence for {found[0].text}")
+    return table(*without_empty_columns(columns[0], columns[1:]), f"Evidence for {reports[0].text}")
 
 
 TAB = Tab("Explain", "Where in a picture the evidence for a text is; methods side by side.", build, order=50)

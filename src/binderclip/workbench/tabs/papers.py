@@ -32,7 +32,7 @@ def build(bench: Bench) -> None:
             words = gr.Textbox(label="Words of a title, an author, a name, a room", placeholder="gradient clipping")
             status = gr.Radio(STATES, value="done", label="Which")
             chosen = gr.Dropdown(_choices("", "done"), value=FIRST, label="Paper", filterable=True)
-            found = gr.HTML(_list("", "done"))
+            listing = gr.HTML(_list("", "done"))
         with gr.Column(scale=3, min_width=320):
             card = gr.HTML(_card(FIRST))
             figure = gr.Image(label="Figure of the study", interactive=False, visible=False, buttons=["fullscreen"])
@@ -53,7 +53,7 @@ def build(bench: Bench) -> None:
         return [_card(identifier), gr.update(value=picture and str(picture), visible=picture is not None)]
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    gr.on([words.change, status.change], search, [words, status], [chosen, found], **quiet)
+    gr.on([words.change, status.change], search, [words, status], [chosen, listing], **quiet)
     # Without triggers: when the page opens, and when another paper is chosen.
     gr.on(None, show, [chosen], [card, figure], **quiet)
     bench.connect(controls, work, [chosen, length], [measured, figure], results, keep=True)
@@ -98,9 +98,9 @@ def work(run: Run, identifier: str | None, length: str) -> Outcome:
 
 
 def _found(words: str, status: str) -> list[Paper]:
-    wanted: Any = None if status == "any" else status
-    named = [entry for entry in index.papers(status=wanted) if words.strip() and entry.is_named(words)]
-    return named or index.papers(words or None, status=wanted)
+    chosen: Any = None if status == "any" else status
+    named = [entry for entry in index.papers(status=chosen) if words.strip() and entry.is_named(words)]
+    return named or index.papers(words or None, status=chosen)
 
 
 def _choices(words: str, status: str) -> list[tuple[str, str]]:
@@ -111,9 +111,9 @@ def _list(words: str, status: str) -> str:
     """Papers with what is said of each, those to try first at the top."""
     from binderclip.studies import columns_of
 
-    found = sorted((columns_of(entry) for entry in _found(words, status)), key=lambda row: row.order)
+    entries = sorted((columns_of(entry) for entry in _found(words, status)), key=lambda row: row.order)
     rows = [
-        (row.paper.id, row.name, row.implementation, row.claim or row.paper.status, row.rival_word) for row in found
+        (row.paper.id, row.name, row.implementation, row.claim or row.paper.status, row.rival_word) for row in entries
     ]
     if not rows:
         return '<p class="about">No paper matches.</p>'
@@ -139,7 +139,7 @@ def _card(identifier: str) -> str:
     lines.append(f"<p><strong>Implementation.</strong> Held against: {html.escape(columns.implementation)}.</p>")
     if result is None:
         return "".join([*lines, "<p>No result is stored here: run the study below.</p>"])
-    said = {
+    figures = {
         "Claim here": columns.claim,
         "Effect": columns.effect,
         "Cheap rival": columns.against,
@@ -147,7 +147,7 @@ def _card(identifier: str) -> str:
         "Why not testable": columns.why_not,
         "For choosing": columns.means,
     }
-    lines += [f"<p><strong>{name}.</strong> {html.escape(text)}</p>" for name, text in said.items() if text]
+    lines += [f"<p><strong>{name}.</strong> {html.escape(text)}</p>" for name, text in figures.items() if text]
     lines += [f"<p>{html.escape(remark)}</p>" for remark in result.notes]
     lines.append(_checks(result))
     if study.stand_in:

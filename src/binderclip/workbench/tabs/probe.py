@@ -15,7 +15,7 @@ from binderclip.workbench.look import could_not_be_read, hint, left_out, report_
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
-    from binderclip.tasks.verbs.probe.run import Probe
+    from binderclip.tasks.verbs.probe.result import Probe
 
 SETS = ("openmoji", "emoji", "openclipart")
 """Named sets that are offered; the others are taken as well."""
@@ -48,14 +48,14 @@ def build(bench: Bench) -> None:
             limit = control(ProbeRequest, "limit", maximum=10_000, step=20, value=MOST)
             controls = bench.controls("Probe")
         with gr.Column(scale=3, min_width=320):
-            found = gr.HTML(
+            summary = gr.HTML(
                 hint("Choose pictures with classes and groups and press Probe: gaps between groups, and chance's own.")
             )
             report = gr.HTML(padding=False)
             results = bench.results()
     inputs = [data, groups, labels, positive, limit]
     bench.connect(
-        controls, work, inputs, [found, report], results, also=[groups.submit, labels.submit, positive.submit]
+        controls, work, inputs, [summary, report], results, also=[groups.submit, labels.submit, positive.submit]
     )
 
 

@@ -54,10 +54,10 @@ def build(bench: Bench) -> None:
             controls = bench.controls("Judge")
         with gr.Column(scale=3, min_width=320):
             shown = gr.HTML(hint("Drop pictures and press Judge: the worst come first."))
-            found = gr.HTML()
+            summary = gr.HTML()
             results = bench.results()
     inputs = [*pictures.inputs, by, scores, better, worse, *originals.inputs, distance, side]
-    bench.connect(controls, work, inputs, [shown, found], results, also=[better.submit, worse.submit])
+    bench.connect(controls, work, inputs, [shown, summary], results, also=[better.submit, worse.submit])
 
 
 def work(
@@ -151,17 +151,17 @@ def _outcome(
     """The pictures, the table and what to know of it."""
     skipped = [*chosen.skipped, *result.skipped]
     ranks = [(rank, *row) for rank, row in enumerate(rows, 1)]
-    said = table(("Rank", "Picture", *result.table()[0][1:]), ranks, result.title)
-    said += sentences(result.remarks())
-    return Outcome((shown, said + left_out(skipped)), files, Equivalent.of(again), could_not_be_read(len(skipped)))
+    summary = table(("Rank", "Picture", *result.table()[0][1:]), ranks, result.title)
+    summary += sentences(result.remarks())
+    return Outcome((shown, summary + left_out(skipped)), files, Equivalent.of(again), could_not_be_read(len(skipped)))
 
 
 def _pictures(run: Run, cards: Sequence[tuple[str, str, str]], name: str) -> str:
     shown = []
-    for number, (path, said, more) in enumerate(cards[: 2 * SHOWN]):
+    for number, (path, caption, more) in enumerate(cards[: 2 * SHOWN]):
         copy = small_copy(path, run.folder / "small", number)
         if copy is not None:
-            shown.append((copy, said, more))
+            shown.append((copy, caption, more))
     return gallery(shown, name)
 
 

@@ -37,10 +37,10 @@ def build(bench: Bench) -> None:
             controls = bench.controls("Search")
         with gr.Column(scale=3, min_width=320):
             shown = gr.HTML(hint("Drop pictures, write what you look for, press Search: the nearest ones appear here."))
-            found = gr.HTML()
+            gallery_html = gr.HTML()
             results = bench.results()
     inputs = [*pictures.inputs, words, example, top, anew]
-    bench.connect(controls, work, inputs, [shown, found], results, also=[words.submit])
+    bench.connect(controls, work, inputs, [shown, gallery_html], results, also=[words.submit])
 
 
 def work(
@@ -59,35 +59,35 @@ def work(
         reason = str(error).replace(f"{searched}/", "").replace(str(searched), called)
         raise DataError(f"none of the pictures could be read: {reason}") from error
     again = [request.replaced(folder=called)]
-    said = could_not_be_read(len(indexed.report.skipped))
+    left_out_text = could_not_be_read(len(indexed.report.skipped))
     count = number_of(len(indexed.index), "picture")
     asked = example or words.strip()
     if not asked:
         columns, rows = indexed.table()
-        said = f"{len(indexed.index)} pictures are indexed: write what you look for. {said}"
+        left_out_text = f"{len(indexed.index)} pictures are indexed: write what you look for. {left_out_text}"
         counts = table(columns, rows, f"Index of {count}")
-        return Outcome(("", counts), again=Equivalent.of(*again), said=said.strip())
+        return Outcome(("", counts), again=Equivalent.of(*again), said=left_out_text.strip())
     # Words are words here, whatever files there are on this machine.
     query = SearchQueryRequest(text_or_image=asked, index=str(searched), text=not example, top=int(top), **place)
     run.say("searching")
-    found = search_query.run(query)
+    result = search_query.run(query)
     name = Path(example).name if example else asked
     looks_like_a_file = not example and Path(asked).suffix != ""
     again.append(query.replaced(text_or_image=name, index=called, text=looks_like_a_file, model=None))
     shown = []
-    for number, hit in enumerate(found.hits):
+    for number, hit in enumerate(result.hits):
         copy = small_copy(hit.path, run.folder / "small", number)
         if copy is not None:
-            shown.append((copy, hit.path.name, f"{found.index.measure} {hit.score:.2f}"))
-    rows = [(rank, str(hit.path.relative_to(searched)), hit.score) for rank, hit in enumerate(found.hits, 1)]
+            shown.append((copy, hit.path.name, f"{result.index.measure} {hit.score:.2f}"))
+    rows = [(rank, str(hit.path.relative_to(searched)), hit.score) for rank, hit in enumerate(result.hits, 1)]
     return Outcome(
         (
             gallery(shown, "what was found, nearest first"),
-            table(("Rank", "Picture", found.index.measure), rows, f"{name}: nearest of {count}"),
+            table(("Rank", "Picture", result.index.measure), rows, f"{name}: nearest of {count}"),
         ),
-        files=_files(run.folder, found, rows, name),
+        files=_files(run.folder, result, rows, name),
         again=Equivalent.of(*again),
-        said=said,
+        said=left_out_text,
     )
 
 
@@ -97,11 +97,11 @@ def _gathered(run: Run, chosen: ChosenPictures) -> Path:
     return gathered(chosen.paths, run.folder.parent / f"searched-{key}")
 
 
-def _files(folder: Path, found: SearchHits, rows: list[tuple[Any, ...]], name: str) -> list[Path]:
-    write_csv(["rank", "image", found.index.measure], rows, folder / "found.csv")
+def _files(folder: Path, result: SearchHits, rows: list[tuple[Any, ...]], name: str) -> list[Path]:
+    write_csv(["rank", "image", result.index.measure], rows, folder / "found.csv")
     document = {"query": name, "hits": [{"image": image, "score": score} for _, image, score in rows]}
     write_json(document, folder / "found.json")
-    found.write_sheet(folder / "sheet.png")
+    result.write_sheet(folder / "sheet.png")
     return [folder / "found.csv", folder / "found.json", folder / "sheet.png"]
 
 

@@ -83,9 +83,9 @@ def work(
     run.say("packing the model")
     files = [_packed(out / "model", run.folder / f"{Path(name).stem}-model.zip"), out / "summary.json"]
     pictures = [*sorted((out / "plots").glob("*.png"))]
-    found = watcher.look()
+    progress = watcher.look()
     return Outcome(
-        (*found, _figures(result), gr.update(value=False, interactive=False), ""),
+        (*progress, _figures(result), gr.update(value=False, interactive=False), ""),
         [path for path in [*files, *pictures] if path.is_file()],
         Equivalent.of(asked),
         f"{result.summary['parameters']:,} parameters trained.",
@@ -117,9 +117,9 @@ class _RunWatcher(threading.Thread):
 
     def run(self) -> None:
         while not self._ended.wait(LOOK_EVERY):
-            found = self.look()
-            if found[0] is not None:
-                self.run_.show(*found, gr.skip(), gr.update(value=True, interactive=True), str(self.out))
+            progress = self.look()
+            if progress[0] is not None:
+                self.run_.show(*progress, gr.skip(), gr.update(value=True, interactive=True), str(self.out))
 
     def finish(self) -> None:
         """End the thread; what is drawn half is finished."""
@@ -130,11 +130,11 @@ class _RunWatcher(threading.Thread):
         """The newest pictures of loss and gradient norm."""
         from binderclip.train.engine.live import read_progress
 
-        found = read_progress(self.out)
-        if found.steps > self._drawn and found.history:
-            self._drawn = found.steps
+        progress = read_progress(self.out)
+        if progress.steps > self._drawn and progress.history:
+            self._drawn = progress.steps
             # A file of a new name, since the browser keeps what it has.
-            made = {path.name: path for path in found.plot(self.run_.folder / f"plots-{found.steps}")}
+            made = {path.name: path for path in progress.plot(self.run_.folder / f"plots-{progress.steps}")}
             self._pictures = (_text(made.get("loss.png")), _text(made.get("gradient-norm.png")))
         return self._pictures
 

@@ -23,7 +23,7 @@ NAMED = 30
 """Most classes whose names fit beside a confusion matrix."""
 
 
-def write_report(found: Selection, model: ImageTextModel, name: str, path: str | Path) -> Path:
+def write_report(selection: Selection, model: ImageTextModel, name: str, path: str | Path) -> Path:
     """Write the page, self-contained.
 
     Args:
@@ -35,47 +35,47 @@ def write_report(found: Selection, model: ImageTextModel, name: str, path: str |
     from binderclip.tasks.verbs.adapt.wording import verdict
 
     page = Page(
-        f"{found.scores[0].name} on {name}",
-        f"{number_of(len(found.classes), 'class')}, {number_of(found.shots, 'shot')} each, "
-        f"model <code>{escape(found.model)}</code>. Made by "
+        f"{selection.scores[0].name} on {name}",
+        f"{number_of(len(selection.classes), 'class')}, {number_of(selection.shots, 'shot')} each, "
+        f"model <code>{escape(selection.model)}</code>. Made by "
         "<code>binderclip adapt</code>.",
     )
-    page.section("Result", " ".join(escape(line) for line in verdict(found)))
-    for line in found.notes:
+    page.section("Result", " ".join(escape(line) for line in verdict(selection)))
+    for line in selection.notes:
         page.text(f"Note: {escape(line)}.")
-    _table(page, found)
-    if any(len(points) > 1 for points in found.curve.values()):
+    _table(page, selection)
+    if any(len(points) > 1 for points in selection.curve.values()):
         page.section(
             "Learning curve", "Accuracy on held-out folds, fitted on fewer shots. Still rising? More pictures help."
         )
-        page.picture(_curve(found))
-    if found.test is not None:
-        _test_sections(page, found, model)
+        page.picture(_curve(selection))
+    if selection.test is not None:
+        _test_sections(page, selection, model)
     return page.save(path)
 
 
-def write_labels_report(found: LabelSelection, name: str, path: str | Path) -> Path:
+def write_labels_report(selection: LabelSelection, name: str, path: str | Path) -> Path:
     """The page of a multi-label selection: the table, and every label's figures on the test part."""
     from binderclip.tasks.verbs.adapt.wording import label_row, labels_verdict
 
     page = Page(
-        f"{found.scores[0].name} on {name}",
-        f"{number_of(len(found.labels), 'label')}, several a picture, {number_of(found.shots, 'shot')} each, model "
-        f"<code>{escape(found.model)}</code>. Made by <code>binderclip adapt</code>.",
+        f"{selection.scores[0].name} on {name}",
+        f"{number_of(len(selection.labels), 'label')}, several a picture, {number_of(selection.shots, 'shot')} each, "
+        f"model <code>{escape(selection.model)}</code>. Made by <code>binderclip adapt</code>.",
     )
-    page.section("Result", " ".join(escape(line) for line in labels_verdict(found)))
-    for line in found.notes:
+    page.section("Result", " ".join(escape(line) for line in labels_verdict(selection)))
+    for line in selection.notes:
         page.text(f"Note: {escape(line)}.")
     page.section("Methods", "Mean average precision by cross-validation inside the shots; the interval is over draws.")
-    page.table(["method", "mAP", "95%", "macro-F1", "fit (s)"], [list(label_row(score)) for score in found.scores])
-    if found.by_label:
+    page.table(["method", "mAP", "95%", "macro-F1", "fit (s)"], [list(label_row(score)) for score in selection.scores])
+    if selection.by_label:
         page.section("Labels", "On the test pictures, hardest first.")
-        rows = sorted(found.by_label, key=lambda row: row[2])
+        rows = sorted(selection.by_label, key=lambda row: row[2])
         page.table(["label", "pictures", "average precision", "F1"], [list(row) for row in rows])
     return page.save(path)
 
 
-def _table(page: Page, found: Selection) -> None:
+def _table(page: Page, selection: Selection) -> None:
     page.section(
         "Methods",
         "Every method on the same draws, judged by cross-validation inside the shots; the test part plays no role. "
@@ -92,25 +92,25 @@ def _table(page: Page, found: Selection) -> None:
             s.seconds,
             s.parameters,
         ]
-        for s in found.scores
+        for s in selection.scores
     ]
     columns = ["method", "how", "accuracy", "95%", "macro-F1", "calibration error", "fit (s)", "trained numbers"]
     page.table(columns, rows)
-    if found.left_out:
-        page.text("Left out: " + "; ".join(f"{escape(n)} ({escape(why)})" for n, why in found.left_out) + ".")
+    if selection.left_out:
+        page.text("Left out: " + "; ".join(f"{escape(n)} ({escape(why)})" for n, why in selection.left_out) + ".")
 
 
-def _test_sections(page: Page, found: Selection, model: ImageTextModel) -> None:
-    assert found.test is not None
+def _test_sections(page: Page, selection: Selection, model: ImageTextModel) -> None:
+    assert selection.test is not None
     page.section("Confusion", "Test pictures: the true class by row, the answer by column, as a share of the row.")
-    page.picture(_confusion(found))
+    page.picture(_confusion(selection))
     page.section(
         "Calibration",
         "Confidence after the temperature against the share that was right, in bins of equal size. On the line, "
         "a probability means what it says.",
     )
-    page.picture(_reliability(found))
-    pictures = _mistakes(found, model)
+    page.picture(_reliability(selection))
+    pictures = _mistakes(selection, model)
     page.section(
         "Mistakes",
         "The most confident wrong answers, each beside where the winner looks for its answer."
@@ -121,36 +121,37 @@ def _test_sections(page: Page, found: Selection, model: ImageTextModel) -> None:
         page.strip(pictures, width=230)
 
 
-def _mistakes(found: Selection, model: ImageTextModel) -> list[tuple[Any, str]]:
+def _mistakes(selection: Selection, model: ImageTextModel) -> list[tuple[Any, str]]:
     """Picture and overlay side by side, with what was said and what is true."""
     from PIL import Image
 
     from binderclip.errors import BinderclipError
     from binderclip.explain import Saliency
 
-    assert found.test is not None
-    probs, targets = found.test.probs, found.targets[found.parts.test]
-    said = probs.argmax(axis=1)
-    wrong = np.flatnonzero(said != targets)
+    assert selection.test is not None
+    probs, targets = selection.test.probs, selection.targets[selection.parts.test]
+    predicted = probs.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != targets)
     wrong = wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")][:MISTAKES]
-    rows = found.encoded.rows[found.parts.test[wrong]]
-    data = found.data
-    place = [list(found.head.classes_).index(name) for name in found.classes]
-    predictor = found.head.predictor(model)
+    rows = selection.encoded.rows[selection.parts.test[wrong]]
+    data = selection.data
+    place = [list(selection.head.classes_).index(name) for name in selection.classes]
+    predictor = selection.head.predictor(model)
     entries: list[tuple[Any, str]] = []
     for row, index in zip(rows.tolist(), wrong.tolist(), strict=True):
         picture = data[row].image.convert("RGB")
         picture = picture.resize((112, 112)) if max(picture.size) < 112 else picture
-        both = Image.new("RGB", (230, 112), "white")
-        both.paste(_contained(picture), (0, 0))
+        pair = Image.new("RGB", (230, 112), "white")
+        pair.paste(_contained(picture), (0, 0))
         try:
-            seen = Saliency()(predictor, [picture], place[int(said[index])]).overlay(picture)
-            both.paste(_contained(seen.convert("RGB")), (118, 0))
+            seen = Saliency()(predictor, [picture], place[int(predicted[index])]).overlay(picture)
+            pair.paste(_contained(seen.convert("RGB")), (118, 0))
         except BinderclipError:
             # A head that cannot be differentiated still has its mistake shown.
             pass
-        says = f"{found.classes[said[index]]} {probs[index, said[index]]:.2f}, is {found.classes[targets[index]]}"
-        entries.append((both, f"{says} ({data.keys[row]})"))
+        answer, truth = selection.classes[predicted[index]], selection.classes[targets[index]]
+        says = f"{answer} {probs[index, predicted[index]]:.2f}, is {truth}"
+        entries.append((pair, f"{says} ({data.keys[row]})"))
     return entries
 
 
@@ -164,11 +165,11 @@ def _contained(picture: Image.Image) -> Image.Image:
     return card
 
 
-def _curve(found: Selection) -> Image.Image:
+def _curve(selection: Selection) -> Image.Image:
     figure, axes = _figure(7.0, 3.6)
-    for name, points in found.curve.items():
+    for name, points in selection.curve.items():
         axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", markersize=4, label=name)
-    shots = sorted({p[0] for points in found.curve.values() for p in points})
+    shots = sorted({p[0] for points in selection.curve.values() for p in points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(s) for s in shots])
     axes.set(xlabel="shots a class", ylabel="accuracy", ylim=(0, 1))
@@ -176,17 +177,17 @@ def _curve(found: Selection) -> Image.Image:
     return figure_picture(figure)
 
 
-def _confusion(found: Selection) -> Image.Image:
-    assert found.test is not None
-    counts = found.test.confusion
+def _confusion(selection: Selection) -> Image.Image:
+    assert selection.test is not None
+    counts = selection.test.confusion
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     size = min(9.0, 2.5 + 0.32 * len(counts))
     figure, axes = _figure(size + 1.5, size)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, fraction=0.045)
     if len(counts) <= NAMED:
-        axes.set_xticks(range(len(counts)), found.classes, rotation=60, ha="right")
-        axes.set_yticks(range(len(counts)), found.classes)
+        axes.set_xticks(range(len(counts)), selection.classes, rotation=60, ha="right")
+        axes.set_yticks(range(len(counts)), selection.classes)
     if len(counts) <= 15:
         for row, column in np.argwhere(counts > 0):
             colour = "white" if share[row, column] > 0.5 else "black"
@@ -195,13 +196,13 @@ def _confusion(found: Selection) -> Image.Image:
     return figure_picture(figure)
 
 
-def _reliability(found: Selection) -> Image.Image:
-    assert found.test is not None
+def _reliability(selection: Selection) -> Image.Image:
+    assert selection.test is not None
     figure, axes = _figure(4.4, 4.0)
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    bins = found.test.reliability
+    bins = selection.test.reliability
     axes.plot([b[0] for b in bins], [b[1] for b in bins], marker="o")
-    axes.axvline(found.threshold, color="C3", linestyle=":", linewidth=1, label="none of these below")
+    axes.axvline(selection.threshold, color="C3", linestyle=":", linewidth=1, label="none of these below")
     axes.set(xlabel="confidence", ylabel="share that was right", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(frameon=False)
     return figure_picture(figure)

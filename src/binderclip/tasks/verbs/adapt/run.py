@@ -42,24 +42,24 @@ class AdaptReport(VerbResult):
     @property
     def title(self) -> str:
         """What was learned from what."""
-        found = self.selection
+        selection = self.selection
         count = (
-            f"{number_of(len(found.labels), 'label')}, several a picture"
-            if isinstance(found, LabelSelection)
-            else number_of(len(found.classes), "class")
+            f"{number_of(len(selection.labels), 'label')}, several a picture"
+            if isinstance(selection, LabelSelection)
+            else number_of(len(selection.classes), "class")
         )
         return (
-            f"{self.request.data}: {count}, {number_of(found.shots, 'shot')}, cross-validated inside them, "
-            f"{found.seeds} draws, model {found.model}"
+            f"{self.request.data}: {count}, {number_of(selection.shots, 'shot')}, cross-validated inside them, "
+            f"{selection.seeds} draws, model {selection.model}"
         )
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Columns, and a row a method, best first; no row where one method alone was not judged."""
-        found = self.selection
-        if isinstance(found, LabelSelection):
-            return LABEL_COLUMNS, [label_row(score) for score in found.scores]
-        judged = all(score.by_seed for score in found.scores)
-        return COLUMNS, [score_row(score) for score in found.scores] if judged else []
+        selection = self.selection
+        if isinstance(selection, LabelSelection):
+            return LABEL_COLUMNS, [label_row(score) for score in selection.scores]
+        judged = all(score.by_seed for score in selection.scores)
+        return COLUMNS, [score_row(score) for score in selection.scores] if judged else []
 
     def conclusion(self) -> list[str]:
         """What a person should take away, a sentence each."""

@@ -23,21 +23,21 @@ def label_row(score: LabelScore) -> tuple[Any, ...]:
     return score.name, precision.value, interval_text(precision), score.macro_f1, score.seconds
 
 
-def labels_verdict(found: LabelSelection) -> list[str]:
+def labels_verdict(selection: LabelSelection) -> list[str]:
     """What a person should take away of a multi-label selection."""
-    best = found.scores[0]
+    best = selection.scores[0]
     lines = [
-        f"Chosen: {best.name}. Choosing the best of {len(found.scores)} flatters its "
-        f"{best.mean_average_precision.value:.3f} by about {found.optimism:.3f}."
+        f"Chosen: {best.name}. Choosing the best of {len(selection.scores)} flatters its "
+        f"{best.mean_average_precision.value:.3f} by about {selection.optimism:.3f}."
     ]
-    if found.test is None:
+    if selection.test is None:
         return [*lines, "There is no picture to spare for a test."]
-    value, f1, count = found.test
+    value, f1, count = selection.test
     lines.append(f"On {count} test pictures, looked at once: mAP {value:.3f}, macro-F1 {f1:.3f}.")
-    if found.runner_up is not None and found.difference is not None:
-        name, other = found.runner_up
-        sure = "no proof that it is better" if found.difference.low <= 0 else "a real difference"
-        lines.append(f"Against {name} ({other:.3f}) on the same pictures: {found.difference} more: {sure}.")
+    if selection.runner_up is not None and selection.difference is not None:
+        name, other = selection.runner_up
+        sure = "no proof that it is better" if selection.difference.low <= 0 else "a real difference"
+        lines.append(f"Against {name} ({other:.3f}) on the same pictures: {selection.difference} more: {sure}.")
     return lines
 
 
@@ -46,32 +46,32 @@ def interval_text(interval: Interval) -> str:
     return f"{interval.low:.3f} to {interval.high:.3f}" if interval.low == interval.low else "one draw"
 
 
-def verdict(found: Selection) -> list[str]:
+def verdict(selection: Selection) -> list[str]:
     """What a person should take away, in a few sentences."""
-    best = found.scores[0]
+    best = selection.scores[0]
     lines = []
-    if len(found.scores) > 1:
+    if len(selection.scores) > 1:
         lines.append(
-            f"Chosen: {best.name}. Choosing the best of {len(found.scores)} flatters its {best.accuracy.value:.3f} by "
-            f"about {found.optimism:.3f}."
+            f"Chosen: {best.name}. Choosing the best of {len(selection.scores)} flatters its "
+            f"{best.accuracy.value:.3f} by about {selection.optimism:.3f}."
         )
-    if found.test is None:
+    if selection.test is None:
         return [*lines, "No class has a picture to spare for a test: there is no test figure."]
-    test = found.test
+    test = selection.test
     lines.append(
         f"On {len(test.probs)} test pictures, looked at once: accuracy {test.accuracy}, macro-F1 {test.macro_f1:.3f}, "
-        f"calibration error {test.calibration:.3f} (temperature {found.temperature:.3g})."
+        f"calibration error {test.calibration:.3f} (temperature {selection.temperature:.3g})."
     )
-    if found.paired is not None and found.runner_up is not None:
-        only, other, p = found.paired
+    if selection.paired is not None and selection.runner_up is not None:
+        only, other, p = selection.paired
         sure = "a real difference" if p < 0.05 else "no proof that it is better"
         lines.append(
-            f"Against {found.runner_up.name} ({found.runner_up.accuracy.value:.3f}) on the same pictures: right alone "
-            f"{only} times against {other}, p = {p:.2g}: {sure}."
+            f"Against {selection.runner_up.name} ({selection.runner_up.accuracy.value:.3f}) on the same pictures: "
+            f"right alone {only} times against {other}, p = {p:.2g}: {sure}."
         )
-    if found.rejected == found.rejected:
+    if selection.rejected == selection.rejected:
         lines.append(
-            f"'None of these' below probability {found.threshold:.2f} keeps {found.keep:.0%} of pictures like yours "
-            f"and would have refused {found.rejected:.0%} of the test mistakes."
+            f"'None of these' below probability {selection.threshold:.2f} keeps {selection.keep:.0%} of pictures like "
+            f"yours and would have refused {selection.rejected:.0%} of the test mistakes."
         )
     return lines

@@ -85,11 +85,11 @@ def _pair(done: Inspection, row: int) -> Image.Image:
 
     picture = open_image(done.pictures[row].path)
     shown = done.found.overlay(picture, row, limits=done.found.limits())
-    both = Image.new("RGB", (2 * SIDE + 4, SIDE), "white")
+    pair = Image.new("RGB", (2 * SIDE + 4, SIDE), "white")
     for left, part in ((0, picture), (SIDE + 4, shown)):
         fitted = contained(part, SIDE)
-        both.paste(fitted, (left + (SIDE - fitted.width) // 2, (SIDE - fitted.height) // 2))
-    return both
+        pair.paste(fitted, (left + (SIDE - fitted.width) // 2, (SIDE - fitted.height) // 2))
+    return pair
 
 
 def _histogram(done: Inspection) -> Image.Image:

@@ -205,8 +205,8 @@ def _inspected(
         parts.append(detector(opened))
     if not kept:
         raise DataError(f"of {number_of(len(folder), 'picture')} none could be read: {skipped[-1][1]}")
-    found = Anomalies(torch.cat([p.scores for p in parts]).cpu(), torch.cat([p.maps for p in parts]).cpu())
-    return Inspection(request, settled, folder, kept, found, used, held, skipped)
+    anomalies = Anomalies(torch.cat([p.scores for p in parts]).cpu(), torch.cat([p.maps for p in parts]).cpu())
+    return Inspection(request, settled, folder, kept, anomalies, used, held, skipped)
 
 
 def _threshold(done: Inspection) -> float | None:

@@ -161,8 +161,8 @@ def run(request: AttackRequest) -> AttackReport:
     folder = output_folder(request.out, make=False)
     if (folder / TABLE).exists():
         writable_path(folder / TABLE, columns=COLUMNS)
-    found = find_images(request.images, without=str(folder))
-    paths = found.paths
+    inputs = find_images(request.images, without=str(folder))
+    paths = inputs.paths
     names = output_names(paths, endings=ENDINGS)
     files = [[folder / f"{start}{ending}.png" for ending in ENDINGS] for start in names]
     writable_paths([file for pair in files for file in pair], sources=paths)
@@ -202,7 +202,7 @@ def run(request: AttackRequest) -> AttackReport:
     skip(skipped)
     if not pictures:
         raise DataError(f"nothing was attacked: of {number_of(len(paths), 'picture')} none could be read")
-    result = AttackReport(request, model.name, pictures, skipped, reduced, complete=not found.exit_code(skipped))
+    result = AttackReport(request, model.name, pictures, skipped, reduced, complete=not inputs.exit_code(skipped))
     write_csv(*result.table(), folder / TABLE)
     for path in (*result.files(), folder / TABLE):
         emit(Saved(path))

@@ -42,8 +42,8 @@ class Answers:
             return [(NONE, float((1 - self.probs[row]).prod()))]
         if len(self.said[row]) > 1:
             column = {label: c for c, label in enumerate(self.labels)}
-            found = [(label, float(self.probs[row, column[label]])) for label in self.said[row]]
-            return sorted(found, key=lambda pair: -pair[1])
+            labels = [(label, float(self.probs[row, column[label]])) for label in self.said[row]]
+            return sorted(labels, key=lambda pair: -pair[1])
         order = (-self.probs[row]).argsort(kind="stable")[:top]
         named = [(self.labels[c], float(self.probs[row, c])) for c in order]
         if self.said[row] == [NONE]:
@@ -83,15 +83,15 @@ def answers_of(
     try:
         if isinstance(head, OneVsRest):
             probs = head.predict_proba(x)
-            said = [[labels[c] for c in range(len(labels)) if row[c]] for row in head.predict(x)]
+            answers = [[labels[c] for c in range(len(labels)) if row[c]] for row in head.predict(x)]
         else:
             about = getattr(head, "about_", {})
             probs = special.softmax(head.predict_logits(x) / float(about.get("temperature", 1.0)), axis=1)
             least = float(about.get("threshold", 0.0))
-            said = [[labels[int(row.argmax())]] if row.max() >= least else [NONE] for row in probs]
+            answers = [[labels[int(row.argmax())]] if row.max() >= least else [NONE] for row in probs]
     except ValueError as error:
         raise UsageError(f"{folder} stands on another model than {name}: {error}") from error
-    return Answers(labels, probs, said, kept, skipped, name)
+    return Answers(labels, probs, answers, kept, skipped, name)
 
 
 def _inputs(head: Any, clip: ImageTextModel, paths: Sequence[Any], batch_size: int) -> tuple[Any, list[Any], list]:

@@ -132,10 +132,10 @@ def run(request: ClassifyRequest) -> Classified:
         CheckpointError: there is no such head.
     """
     choice, mark = parse_transform(request.transform), parse_mark(request.mark, request.box)
-    found = find_images(request.images)
+    inputs = find_images(request.images)
     sheet = picture_path(request.picture) if request.picture else None
     if request.head is not None:
-        result = _by_head(request, found.paths)
+        result = _by_head(request, inputs.paths)
     else:
         options = zero_shot_options(request)
         start("loading the model")
@@ -143,10 +143,10 @@ def run(request: ClassifyRequest) -> Classified:
         model = opened(request.model or DEFAULT, device=request.device, dtype=request.dtype)
         if choice:
             model = model.with_transform(fitted(model, choice, batch_size=request.batch_size))
-        start(f"looking at {number_of(len(found.paths), 'picture')}")
-        result = _by_labels(request, options, model, found.paths, mark)
+        start(f"looking at {number_of(len(inputs.paths), 'picture')}")
+        result = _by_labels(request, options, model, inputs.paths, mark)
     skip(result.skipped)
-    result = replace(result, complete=bool(result.rows) and not found.exit_code(result.skipped))
+    result = replace(result, complete=bool(result.rows) and not inputs.exit_code(result.skipped))
     if sheet is not None and result.rows:
         result.write_sheet(sheet)
         emit(Saved(sheet))

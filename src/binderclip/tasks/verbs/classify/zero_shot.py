@@ -75,8 +75,10 @@ def zero_shot_options(request: ClassifyRequest) -> ZeroShotOptions:
         if views not in ("whole", "crops"):
             raise UsageError(f"--crop-from says what is looked at; it does not go with --views {views}")
         boxes, seen = read_image_boxes(Path(crop_from)), GuidedCrops()
-    found = None if context is None else read_contexts(context)
-    return ZeroShotOptions(names, templates, sentences, pool or ("context" if found else None), found, seen, boxes)
+    contexts = None if context is None else read_contexts(context)
+    return ZeroShotOptions(
+        names, templates, sentences, pool or ("context" if contexts else None), contexts, seen, boxes
+    )
 
 
 def parse_views(text: str) -> Views | None:
@@ -195,7 +197,7 @@ def read_image_boxes(path: Path) -> dict[str, tuple[float, float, float, float]]
         entries = _json_rows(parse_json(text)) if text.lstrip().startswith(("{", "[")) else _csv_rows(text)
     except (ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         raise DataError(f"{path} holds no boxes by image ({read_problem(error)[:200]}): {forms}") from error
-    found: dict[str, tuple[float, float, float, float]] = {}
+    boxes: dict[str, tuple[float, float, float, float]] = {}
     for name, numbers in entries:
         try:
             x0, y0, x1, y1 = (float(v) for v in numbers)
@@ -203,12 +205,12 @@ def read_image_boxes(path: Path) -> dict[str, tuple[float, float, float, float]]
             raise DataError(f"{path}: {name}: {numbers!r} is not a box x0, y0, x1, y1") from error
         if not (x0 < x1 and y0 < y1):
             raise DataError(f"{path}: {name}: the box {x0:g}, {y0:g}, {x1:g}, {y1:g} is empty")
-        if name in found:
+        if name in boxes:
             raise DataError(f"{path}: {name} has two boxes")
-        found[name] = (x0, y0, x1, y1)
-    if not found:
+        boxes[name] = (x0, y0, x1, y1)
+    if not boxes:
         raise DataError(f"{path} holds no box: {forms}")
-    return found
+    return boxes
 
 
 def _json_rows(document: Any) -> list[tuple[str, Any]]:
@@ -236,14 +238,14 @@ def match_boxes(
     Raises:
         UsageError: a box file of other images.
     """
-    found = []
+    boxes_of_paths = []
     for path in paths:
         keys = [key for key in boxes if path == Path(key) or path.parts[-len(Path(key).parts) :] == Path(key).parts]
         # The longest match is the most particular one.
-        found.append(boxes[max(keys, key=len)] if keys else None)
-    without = sum(box is None for box in found)
-    if without == len(found):
+        boxes_of_paths.append(boxes[max(keys, key=len)] if keys else None)
+    without = sum(box is None for box in boxes_of_paths)
+    if without == len(boxes_of_paths):
         raise UsageError(f"--crop-from names none of the images; it names {', '.join(list(boxes)[:3])}")
     if without:
-        warn(f"seen whole for want of a box: {without} of {number_of(len(found), 'image')}")
-    return found
+        warn(f"seen whole for want of a box: {without} of {number_of(len(boxes_of_paths), 'image')}")
+    return boxes_of_paths

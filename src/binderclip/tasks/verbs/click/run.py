@@ -161,8 +161,8 @@ def _predicted(request: ClickRequest, segmenter: PromptableSegmenter, picture: I
     # One click may mean a part or the whole: the best of three. More prompts are unambiguous.
     with torch.no_grad():
         state = segmenter.encode(picture)
-        found = segmenter.predict(state, prompts, multimask=len(labels) == 1 and request.box is None).pick()
-    return (found.logits[0, 0] > 0).cpu().numpy(), float(found.scores[0, 0])
+        masks = segmenter.predict(state, prompts, multimask=len(labels) == 1 and request.box is None).pick()
+    return (masks.logits[0, 0] > 0).cpu().numpy(), float(masks.scores[0, 0])
 
 
 def _drawn(

@@ -42,12 +42,12 @@ def planned(request: CurateRequest) -> PlannedWork:
 
 def _numbers(text: str, option: str) -> list[float]:
     try:
-        found = [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        found = []
-    if not found or not all(math.isfinite(value) for value in found):
+        numbers = []
+    if not numbers or not all(math.isfinite(value) for value in numbers):
         raise UsageError(f"{option} {text[:80]}: numbers with commas between them, such as 0.6,0.3")
-    return found
+    return numbers
 
 
 def _shares(kept: str, recipe: CurationRecipe) -> list[float]:

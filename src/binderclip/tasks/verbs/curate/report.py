@@ -68,11 +68,11 @@ def _stage(page: Page, number: int, stage: StageReport, table: SampleTable) -> N
 
 
 def _samples(page: Page, side: Sequence[BoundarySample], table: SampleTable, column: str) -> None:
-    found = [(picture_of(table, sample), sample) for sample in side]
-    shown = [(picture, f"{sample.value:.4g}  {sample.text[:80]}") for picture, sample in found if picture is not None]
+    cards = [(picture_of(table, sample), sample) for sample in side]
+    shown = [(picture, f"{sample.value:.4g}  {sample.text[:80]}") for picture, sample in cards if picture is not None]
     if shown:
         page.strip(shown, width=SIDE)
-    rest = [[sample.value, sample.name, sample.text[:120]] for picture, sample in found if picture is None]
+    rest = [[sample.value, sample.name, sample.text[:120]] for picture, sample in cards if picture is None]
     if rest:
         page.table([column, "name", "caption"], rest)
 

@@ -113,11 +113,11 @@ def run(request: CurateRequest) -> CurationDone:
     recipe = read_recipe(request.recipe, request.set)
     start("opening the pool")
     with shard_runner(request.ray, request.workers, request.device) as runner:
-        found, table = _curated(request, recipe, out, runner)
+        curated, table = _curated(request, recipe, out, runner)
     start("writing")
-    files = _saved(found, table, request, recipe, out)
-    skip(found.report.skipped)
-    return CurationDone(request, found.report, out, files)
+    files = _saved(curated, table, request, recipe, out)
+    skip(curated.report.skipped)
+    return CurationDone(request, curated.report, out, files)
 
 
 def _curated(
@@ -145,35 +145,35 @@ def _curated(
         emit(Counted(done, total, f"{doing}: shard"))
 
     pipeline = CurationPipeline(list(recipe.stages), signals)
-    found = pipeline.run(
+    curated = pipeline.run(
         table, seed=recipe.seed, workers=request.workers or 1, store=store, scores=True, progress=progress,
         runner=runner,
     )  # fmt: skip
-    if not found.report.entered:
-        why = f": {found.report.skipped[0][0]}: {found.report.skipped[0][1]}" if found.report.skipped else ""
+    if not curated.report.entered:
+        why = f": {curated.report.skipped[0][0]}: {curated.report.skipped[0][1]}" if curated.report.skipped else ""
         raise DataError(f"{request.data} holds no sample that can be used{why}")
-    return found, table
+    return curated, table
 
 
-def _saved(found: Curated, table: SampleTable, request: CurateRequest, recipe: CurationRecipe, out: str) -> list[str]:
+def _saved(curated: Curated, table: SampleTable, request: CurateRequest, recipe: CurationRecipe, out: str) -> list[str]:
     """Write what was decided into a folder of files or objects."""
     assert request.data is not None
     if not is_object(out):
         return [
-            str(path) for path in _write(found, table, request.data, recipe.seed, output_folder(out), request.shards)
+            str(path) for path in _write(curated, table, request.data, recipe.seed, output_folder(out), request.shards)
         ]
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        files = _write(found, table, request.data, recipe.seed, folder, request.shards)
+        files = _write(curated, table, request.data, recipe.seed, folder, request.shards)
         return [upload(path, str(join_place(out, path.relative_to(folder).as_posix()))) for path in files]
 
 
-def _write(found: Curated, table: SampleTable, data: str, seed: int, folder: Path, shards: bool) -> list[Path]:
+def _write(curated: Curated, table: SampleTable, data: str, seed: int, folder: Path, shards: bool) -> list[Path]:
     """Write what was decided into a folder; gives the files."""
     # First what says whose the folder is: the next two files have no place for it.
-    write_json({"data": data, "seed": seed, **found.report.as_dict()}, folder / REPORT)
-    files = [found.selection.save(folder / "selection.npy")]
-    files.append(write_decisions(found, table, folder / "samples.parquet"))
-    files.append(write_report(found, table, data, folder / "report.html"))
+    write_json({"data": data, "seed": seed, **curated.report.as_dict()}, folder / REPORT)
+    files = [curated.selection.save(folder / "selection.npy")]
+    files.append(write_decisions(curated, table, folder / "samples.parquet"))
+    files.append(write_report(curated, table, data, folder / "report.html"))
     files.append(folder / REPORT)
-    return files + (write_kept_shards(found, table, folder / "shards") if shards else [])
+    return files + (write_kept_shards(curated, table, folder / "shards") if shards else [])

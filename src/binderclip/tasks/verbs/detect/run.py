@@ -106,8 +106,8 @@ def run(request: DetectRequest) -> Detected:
         CheckpointError: the file is no detector's.
         DataError: nothing to measure on, or a file cannot be written.
     """
-    found = find_images(request.images, without=request.maps)
-    paths = found.paths
+    inputs = find_images(request.images, without=request.maps)
+    paths = inputs.paths
     table = None if request.csv is None else writable_path(request.csv, columns=TABLE)
     places = {} if request.maps is None else places_of_maps(paths, output_folder(request.maps, make=False))
     start("loading the detector")
@@ -131,7 +131,7 @@ def run(request: DetectRequest) -> Detected:
     if table is not None:
         write_csv(TABLE, rows, table)
         emit(Saved(table))
-    complete = bool(rows) and not found.exit_code(skipped)
+    complete = bool(rows) and not inputs.exit_code(skipped)
     return Detected(request, title_of(detector, card), rows, skipped, limits_of(card), check, maps, complete)
 
 
@@ -145,12 +145,12 @@ def title_of(detector: Detector, card: Mapping[str, Any]) -> str:
 def limits_of(card: Mapping[str, Any]) -> list[str]:
     """What a detector does not know, in sentences: the card's own, or those that follow from what it learned from."""
     seen = ", ".join(card.get("generators", [])) or "unknown generators"
-    told = card.get("limits") or (
+    limits = card.get("limits") or (
         f"trained on {card.get('real', 'some')} real pictures and {card.get('fake', 'some')} by {seen}: pictures by "
         "other generators, and edits of real ones, may pass as real, and real pictures unlike those as fake"
     )
-    said = [told, "a probability is the detector's own and is not calibrated; it is no proof"]
-    return said + [f"at training: {line}" for line in card.get("check", {}).get("findings", [])]
+    lines = [limits, "a probability is the detector's own and is not calibrated; it is no proof"]
+    return lines + [f"at training: {line}" for line in card.get("check", {}).get("findings", [])]
 
 
 @torch.no_grad()
@@ -167,7 +167,7 @@ def logits_of(
         change: processing of a picture before it is looked at.
         progress: called with the number of pictures done.
     """
-    found: list[Tensor] = []
+    logits: list[Tensor] = []
     rows: list[int] = []
     waiting: list[tuple[Tensor, ...]] = []
     skipped: list[tuple[str, str]] = []
@@ -175,7 +175,7 @@ def logits_of(
     def flush() -> None:
         if waiting:
             views = tuple(torch.cat(parts).to(detector.device) for parts in zip(*waiting, strict=True))
-            found.append(detector.read(detector.features(views)).logit.float().cpu())
+            logits.append(detector.read(detector.features(views)).logit.float().cpu())
             waiting.clear()
 
     for row, source in enumerate(sources):
@@ -191,7 +191,7 @@ def logits_of(
         if progress is not None:
             progress(row + 1)
     flush()
-    return torch.cat(found) if found else torch.zeros(0), rows, skipped
+    return torch.cat(logits) if logits else torch.zeros(0), rows, skipped
 
 
 def sanity_check(
@@ -206,8 +206,8 @@ def sanity_check(
     logits, rows, skipped = logits_of(detector, data.sources, batch_size=batch_size)
     value = dict(zip(rows, logits, strict=True))
 
-    def of(wanted: list[int]) -> Tensor:
-        there = [value[row] for row in wanted if row in value]
+    def of(rows_of: list[int]) -> Tensor:
+        there = [value[row] for row in rows_of if row in value]
         return torch.stack(there) if there else torch.zeros(0)
 
     every = [row for row in data.rows(label=0) if row in value]

@@ -134,8 +134,8 @@ def checkpoints_of(out: Path) -> Path:
 def _pictures(data: RealFakeSet) -> str:
     """16 hexadecimal digits over which pictures there are, and who made them."""
     keys = [data.key(row) for row in range(len(data))]
-    told = repr((keys, data.labels.tolist(), list(data.generators), data.partners.tolist()))
-    return hashlib.blake2b(told.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
+    text = repr((keys, data.labels.tolist(), list(data.generators), data.partners.tolist()))
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
 
 
 def train(request: DetectRequest) -> TrainedDetector:

@@ -135,20 +135,20 @@ def run(request: EnhanceRequest) -> EnhancedPictures:
         DataError: a folder to learn from without a picture that can be read, or a file that cannot be written.
         OutputError: the enhancer's file has no room.
     """
-    found = find_images(request.images, without=request.out)
+    inputs = find_images(request.images, without=request.out)
     output_folder(request.out, make=False)
-    places_of_results(found.paths, request)  # before a training, not after it
+    places_of_results(inputs.paths, request)  # before a training, not after it
     left_out: list[tuple[str, str]] = []
     if request.enhancer is not None:
         start("opening the enhancer")
         network, card = load_enhancer(request.enhancer, device=request.device)
     else:
         network, card, left_out = trained(request)
-    rows, skipped, kept = _enhanced(network, found.paths, request)
+    rows, skipped, kept = _enhanced(network, inputs.paths, request)
     skip([*left_out, *skipped])
     sheet = _sheet(rows, Path(request.out) / SHEET) if rows else None
-    weak = [] if request.enhancer else weak_on_photographs(request.model, found.paths, weakness=WEAKNESS)
-    complete = bool(rows) and not found.exit_code(skipped)
+    weak = [] if request.enhancer else weak_on_photographs(request.model, inputs.paths, weakness=WEAKNESS)
+    complete = bool(rows) and not inputs.exit_code(skipped)
     return EnhancedPictures(request, card, rows, skipped, kept, sheet, weak, complete)
 
 

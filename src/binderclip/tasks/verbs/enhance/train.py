@@ -108,12 +108,12 @@ def _digest(*sets: Float[Tensor, "N 3 s s"]) -> str:
 
 def squares(paths: Sequence[Path], side: int) -> tuple[Float[Tensor, "N 3 s s"], list[tuple[str, str]]]:
     """Pictures resized to squares, and (path, reason) of what could not be read."""
-    found, skipped = [], []
+    pictures, skipped = [], []
     for path in paths:
         try:
             picture = open_image(path, mode="RGB", size_hint=side)
         except DataError as error:
             skipped.append((str(path), str(error)))
             continue
-        found.append(to_tensor(picture.resize((side, side), Image.Resampling.LANCZOS)))
-    return torch.stack(found) if found else torch.zeros(0, 3, side, side), skipped
+        pictures.append(to_tensor(picture.resize((side, side), Image.Resampling.LANCZOS)))
+    return torch.stack(pictures) if pictures else torch.zeros(0, 3, side, side), skipped

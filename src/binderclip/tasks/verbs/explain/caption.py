@@ -42,8 +42,8 @@ class CaptionReport(VerbResult):
     @property
     def found(self) -> Misalignment:
         """The words' scores."""
-        found: Misalignment = self.score.found
-        return found
+        words: Misalignment = self.score.found
+        return words
 
     @property
     def misfits(self) -> str:
@@ -85,21 +85,21 @@ class CaptionReport(VerbResult):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        found, asked = self.found, self.request
+        scores, asked = self.found, self.request
         return {
             "image": asked.images[0],
             "caption": asked.images[1],
             "model": asked.model_name,
-            "cosine": float(found.cosine),
+            "cosine": float(scores.cosine),
             "clip_score": float(self.score.clip_score),
             "f_clip_score": float(self.score.f_clip_score),
-            "threshold": found.eps,
-            "text_blocks": list(found.layers),
+            "threshold": scores.eps,
+            "text_blocks": list(scores.layers),
             "words": [
                 {"word": word, "score": value, "misaligned": bad}
-                for (word, value), bad in zip(found.words()[0], found.flagged[0], strict=True)
+                for (word, value), bad in zip(scores.words()[0], scores.flagged[0], strict=True)
             ],
-            "not_seen": found.lost()[0],
+            "not_seen": scores.lost()[0],
             "page": asked.page,
             "request": asked.as_document(),
         }
@@ -163,11 +163,13 @@ def calibrated(clip: Any, method: DenseMisalignment) -> DenseMisalignment:
     return method.calibrate(clip, features.float(), [data.captions[row] for row in rows])
 
 
-def words_html(found: Misalignment) -> str:
+def words_html(misalignment: Misalignment) -> str:
     """The caption as HTML: green words speak for the picture, red ones against it; what does not fit is underlined."""
-    words = found.words()[0]
+    words = misalignment.words()[0]
     top = max((abs(score) for _, score in words if score is not None), default=0.0) or 1.0
-    spans = [_span(word, score, top, wrong) for (word, score), wrong in zip(words, found.flagged[0], strict=True)]
+    spans = [
+        _span(word, score, top, wrong) for (word, score), wrong in zip(words, misalignment.flagged[0], strict=True)
+    ]
     return f'<span style="font-size: 1.4rem; line-height: 2.2">{" ".join(spans)}</span>'
 
 

@@ -91,11 +91,11 @@ class ComparisonReport(VerbResult):
 
     def remarks(self) -> list[str]:
         """What to know of the result, a sentence each."""
-        found = self.comparison
-        lines = [*self.blanks(), *(f"left out {name}: {why}" for name, why in found.left_out.items())]
+        comparison = self.comparison
+        lines = [*self.blanks(), *(f"left out {name}: {why}" for name, why in comparison.left_out.items())]
         if self.costly:
             lines.append(f"left out {', '.join(self.costly)}: {COSTLY}")
-        if any(each.cropped for each in found.attributions.values()):
+        if any(each.cropped for each in comparison.attributions.values()):
             lines.append(FRAME)
         return [*lines, *([] if self.request.head else weak_on_photographs(self.subject.name, self.images))]
 
@@ -124,8 +124,8 @@ def compare_methods(request: ExplainRequest) -> ComparisonReport:
     """
     from binderclip.explain import METHODS, OPTIMISED, compare
 
-    found = find_images(request.images, without=FOLDER)
-    paths, many = found.paths, len(found.paths) > 1 or Path(request.images[0]).is_dir()
+    inputs = find_images(request.images, without=FOLDER)
+    paths, many = inputs.paths, len(inputs.paths) > 1 or Path(request.images[0]).is_dir()
     methods = build_methods(request.methods or sorted(METHODS), request.layer, request.set)
     sheet = output_path(request.out, Path(FOLDER if many else paths[0].stem), "compare")
     page = None if request.report is None else writable_path(request.report)
@@ -150,7 +150,7 @@ def compare_methods(request: ExplainRequest) -> ComparisonReport:
     if request.npy:
         comparison.save_maps(sheet.with_suffix(""))
         emit(Saved(sheet.with_suffix("")))
-    complete = not found.exit_code(skipped)
+    complete = not inputs.exit_code(skipped)
     result = ComparisonReport(request, subject, comparison, kept, skipped, costly, sheet, complete)
     if page is not None:
         _save_page(page, result)

@@ -148,14 +148,14 @@ def explain_pictures(request: ExplainRequest) -> ExplainReport:
         UsageError: an unknown method or setting, or a result that would replace what is none of ours.
         DataError: the one picture cannot be read, or a file cannot be written.
     """
-    found = find_images(request.images, without=request.out or FOLDER)
-    many = len(found.paths) > 1 or Path(request.images[0]).is_dir()
+    inputs = find_images(request.images, without=request.out or FOLDER)
+    many = len(inputs.paths) > 1 or Path(request.images[0]).is_dir()
     (name,) = request.methods
     method = build_methods([name], request.layer, request.set)[name]
-    places = _places(request, found.paths, many)
+    places = _places(request, inputs.paths, many)
     maps: list[Path | None] = [None] * len(places)
     if request.npy:
-        maps = [_map_place(path, place, name, many) for path, place in zip(found.paths, places, strict=True)]
+        maps = [_map_place(path, place, name, many) for path, place in zip(inputs.paths, places, strict=True)]
         for saved, place in zip(maps, places, strict=True):
             writable_paths([saved] if saved else [], beside=place)
     from binderclip.data import open_image
@@ -163,7 +163,7 @@ def explain_pictures(request: ExplainRequest) -> ExplainReport:
     pictures, drawn, skipped = list[ExplainedPicture](), list[tuple[Any, str]](), list[tuple[str, str]]()
     start("loading the model")
     subject = open_subject(request)
-    rows = list(zip(found.paths, places, maps, strict=True))
+    rows = list(zip(inputs.paths, places, maps, strict=True))
     for path, place, saved in counted(rows, f"{name}: picture", len(rows)):
         try:
             picture = open_image(path)
@@ -186,7 +186,7 @@ def explain_pictures(request: ExplainRequest) -> ExplainReport:
     if request.report and pictures:
         _save_page(Path(request.report), subject, name, drawn)
     skip(skipped)
-    complete = bool(pictures) and not found.exit_code(skipped)
+    complete = bool(pictures) and not inputs.exit_code(skipped)
     return ExplainReport(request, name, subject.target, subject.name, pictures, skipped, many, complete)
 
 
@@ -210,35 +210,35 @@ def _map_place(path: Path, place: Path, method: str, many: bool) -> Path:
 
 
 def _explained(
-    found: Attribution, picture: Image.Image, path: Path, place: Path, unit: str, saved: Path | None
+    attribution: Attribution, picture: Image.Image, path: Path, place: Path, unit: str, saved: Path | None
 ) -> ExplainedPicture:
-    across, down = picture.width / found.size[1], picture.height / found.size[0]
+    across, down = picture.width / attribution.size[1], picture.height / attribution.size[0]
     # ReLU may leave nothing; the first pixel of a blank map is no place.
-    blank = bool(found.blank[0])
-    peak = None if blank else found.peak()
-    error = found.completeness_error()
+    blank = bool(attribution.blank[0])
+    peak = None if blank else attribution.peak()
+    error = attribution.completeness_error()
     return ExplainedPicture(
-        path, unit, float(found.value[0]),
+        path, unit, float(attribution.value[0]),
         None if peak is None else (int((peak[0] + 0.5) * across), int((peak[1] + 0.5) * down)),
-        blank, found.cropped, place, None if error is None else float(error[0]), saved,
+        blank, attribution.cropped, place, None if error is None else float(error[0]), saved,
     )  # fmt: skip
 
 
-def _drawn(found: Attribution, picture: Image.Image, subject: Subject, method: str, legend: bool) -> Image.Image:
+def _drawn(attribution: Attribution, picture: Image.Image, subject: Subject, method: str, legend: bool) -> Image.Image:
     """The picture with its map, and a strip below that says what the colours mean."""
-    overlay: Image.Image = found.overlay(picture)
+    overlay: Image.Image = attribution.overlay(picture)
     if not legend:
         return overlay
-    blank = ", blank" if bool(found.blank[0]) else ""
-    text = f"{subject.text}: {subject.unit} {float(found.value[0]):.2f}, {method}{blank}"
-    ends = ("against", "for") if found.finish == "signed" else ("no", "strong evidence")
-    return with_scale(overlay, text, found.ramp(), ends)
+    blank = ", blank" if bool(attribution.blank[0]) else ""
+    text = f"{subject.text}: {subject.unit} {float(attribution.value[0]):.2f}, {method}{blank}"
+    ends = ("against", "for") if attribution.finish == "signed" else ("no", "strong evidence")
+    return with_scale(overlay, text, attribution.ramp(), ends)
 
 
-def _save_map(path: Path, found: Attribution, size: tuple[int, int]) -> None:
+def _save_map(path: Path, attribution: Attribution, size: tuple[int, int]) -> None:
     import numpy as np
 
-    write_array(found.maps(size)[0].cpu().numpy().astype(np.float32), path)
+    write_array(attribution.maps(size)[0].cpu().numpy().astype(np.float32), path)
 
 
 def _save_page(path: Path, subject: Subject, method: str, drawn: list[tuple[Any, str]]) -> None:

@@ -123,8 +123,8 @@ def run(request: LocateRequest) -> LocateReport:
         clip, request.preset, negatives=request.negatives, how=how, templates=request.templates
     )  # fmt: skip
     start("looking at the regions")
-    found = refer(np.asarray(opened), regions, request.texts)
-    texts = [_located(text, column, found, regions, size) for column, text in enumerate(request.texts)]
+    located = refer(np.asarray(opened), regions, request.texts)
+    texts = [_located(text, column, located, regions, size) for column, text in enumerate(request.texts)]
     save_picture(_drawn(opened, regions, texts), place)
     emit(Saved(place))
     return LocateReport(request, [(region.name, region.bounds(*size)) for region in regions], texts, place)
@@ -142,18 +142,18 @@ def _proposed(picture: Image.Image, request: LocateRequest) -> list[Region]:
     name = request.proposals
     start("proposing regions")
     segmenter = promptable_model(name, device=request.device)
-    found = AutomaticMasks(segmenter, points_per_side=request.points_per_side)(picture)
-    if not len(found):
+    masks = AutomaticMasks(segmenter, points_per_side=request.points_per_side)(picture)
+    if not len(masks):
         raise UsageError(f"{name} proposes no region here: give --boxes or --masks, or a larger --points-per-side")
-    warn(f"{number_of(len(found), 'region')} proposed by {name}")
-    return [Region(mask=mask.numpy()) for mask in found.masks]
+    warn(f"{number_of(len(masks), 'region')} proposed by {name}")
+    return [Region(mask=mask.numpy()) for mask in masks.masks]
 
 
-def _located(text: str, column: int, found: Any, regions: list[Region], size: tuple[int, int]) -> LocatedText:
-    best, probs = int(found.best[column]), found.probs[:, column].tolist()
+def _located(text: str, column: int, result: Any, regions: list[Region], size: tuple[int, int]) -> LocatedText:
+    best, probs = int(result.best[column]), result.probs[:, column].tolist()
     order = [i for i in sorted(range(len(regions)), key=lambda i: -probs[i]) if i != best]
     after = f"{_name(regions, order[0])} {probs[order[0]]:.3f}" if order else ""
-    scores = found.scores[:, column].tolist()
+    scores = result.scores[:, column].tolist()
     if best < 0:
         return LocatedText(text, None, "none is left", 0.0, None, after, probs, scores)
     box = regions[best].bounds(*size)
@@ -164,7 +164,7 @@ def _name(regions: list[Region], index: int) -> str:
     return regions[index].name or f"#{index + 1}"
 
 
-def _drawn(image: Image.Image, regions: Sequence[Region], found: Sequence[LocatedText]) -> Image.Image:
+def _drawn(image: Image.Image, regions: Sequence[Region], located: Sequence[LocatedText]) -> Image.Image:
     """The image with every region thin and grey, the chosen ones in colour, and the texts below."""
     from PIL import ImageDraw
 
@@ -176,9 +176,9 @@ def _drawn(image: Image.Image, regions: Sequence[Region], found: Sequence[Locate
     for region in regions:
         x0, y0, x1, y1 = region.bounds(canvas.height, canvas.width)
         pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=(150, 150, 150), width=max(1, line // 3))
-    palette = colours(len(found))
+    palette = colours(len(located))
     shared: dict[int, int] = {}
-    for row, colour in zip(found, palette, strict=True):
+    for row, colour in zip(located, palette, strict=True):
         if row.region is None or row.box is None:
             continue
         x0, y0, x1, y1 = row.box
@@ -187,5 +187,5 @@ def _drawn(image: Image.Image, regions: Sequence[Region], found: Sequence[Locate
         shared[row.region] = shared.get(row.region, 0) + 1
         if x1 - x0 > 2 * inset and y1 - y0 > 2 * inset:
             pen.rectangle((x0 + inset, y0 + inset, x1 - 1 - inset, y1 - 1 - inset), outline=colour, width=line)
-    entries = [(f"{row.text}: {row.name} {row.prob:.2f}", c) for row, c in zip(found, palette, strict=True)]
+    entries = [(f"{row.text}: {row.name} {row.prob:.2f}", c) for row, c in zip(located, palette, strict=True)]
     return with_legend(canvas, entries)

@@ -79,11 +79,11 @@ def run(request: MasksRequest) -> MasksReport:
         UsageError: a result would replace one of the pictures, or what is none of ours.
         DataError: no picture can be read, or a file cannot be written.
     """
-    found = find_images(request.images, without=request.out)
+    inputs = find_images(request.images, without=request.out)
     folder = output_folder(request.out, make=False)
-    names = output_names(found.paths)
+    names = output_names(inputs.paths)
     files = [folder / f"{name}{ending}" for name in names for ending in (".json", "-masks.png")]
-    writable_paths([folder / TOGETHER, *files], sources=found.paths)
+    writable_paths([folder / TOGETHER, *files], sources=inputs.paths)
 
     from binderclip.segment import AutomaticMasks
 
@@ -93,7 +93,7 @@ def run(request: MasksRequest) -> MasksReport:
     output_folder(folder)
     known = request.settings | {"model": request.model} | ({"cut": True} if request.cut else {})
     pictures, skipped = list[MaskedPicture](), list[tuple[str, str]]()
-    for path, name in counted(zip(found.paths, names, strict=True), "picture", len(names)):
+    for path, name in counted(zip(inputs.paths, names, strict=True), "picture", len(names)):
         kept = None if request.redo else _kept(folder / f"{name}.json", path, known)
         try:
             pictures.append(_found(automatic, path, folder, name, known) if kept is None else kept)
@@ -106,7 +106,7 @@ def run(request: MasksRequest) -> MasksReport:
         warn(f"{number_of(before, 'picture')} done before (--redo does them again)")
     write_json(_together(pictures), folder / TOGETHER)
     emit(Saved(folder / TOGETHER))
-    return MasksReport(request, pictures, skipped, folder / TOGETHER, complete=not found.exit_code(skipped))
+    return MasksReport(request, pictures, skipped, folder / TOGETHER, complete=not inputs.exit_code(skipped))
 
 
 @dataclass(frozen=True)

@@ -15,47 +15,47 @@ from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.report.page import Page
 from binderclip.tasks.report.sheet import figure_picture
 from binderclip.tasks.verbs.probe.gaps import GAP_COLUMNS, gap_rows
-from binderclip.tasks.verbs.probe.run import FIGURES, PAGE
+from binderclip.tasks.verbs.probe.result import FIGURES, PAGE
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from binderclip.evaluate import GroupReport
-    from binderclip.tasks.verbs.probe.run import Probe
+    from binderclip.tasks.verbs.probe.result import Probe
 
 SIDE, MOST, MOST_GROUPS = 132, 12, 24
 """Side of a picture in pixels, pictures of a group, and groups of a plot."""
 
 
-def write_results(found: Probe, folder: Path) -> Path:
+def write_results(probe: Probe, folder: Path) -> Path:
     """Write `report.html`, `predictions.parquet`, `groups.csv` and `probe.json`; the path of the page.
 
     Raises:
         DataError: a file cannot be written.
     """
     # First what says whose the folder is: the next two files have no place for it.
-    write_json(found.figures(), folder / FIGURES)
-    found.predictions.save(folder / "predictions.parquet")
-    rows = [(" x ".join(report.names), *row) for report in found.reports for row in report.rows()]
+    write_json(probe.figures(), folder / FIGURES)
+    probe.predictions.save(folder / "predictions.parquet")
+    rows = [(" x ".join(report.names), *row) for report in probe.reports for row in report.rows()]
     write_csv(("grouping", "measure", "group", "n", "value", "low", "high"), rows, folder / "groups.csv")
-    return _page(found).save(folder / PAGE)
+    return _page(probe).save(folder / PAGE)
 
 
-def _page(found: Probe) -> Page:
-    gaps = [gap for report in found.reports for gap in report.gaps.values() if not (gap.reason or gap.untested)]
+def _page(probe: Probe) -> Page:
+    gaps = [gap for report in probe.reports for gap in report.gaps.values() if not (gap.reason or gap.untested)]
     count = sum(gap.found for gap in gaps)
-    told = f"{count} of {len(gaps)} gaps found" if count else f"none of {len(gaps)} gaps is larger than chance makes"
+    summary = f"{count} of {len(gaps)} gaps found" if count else f"none of {len(gaps)} gaps is larger than chance makes"
     if not gaps:
-        untested = any(gap.untested for report in found.reports for gap in report.gaps.values())
-        told = f"no gap could be {'tested' if untested else 'measured'}"
+        untested = any(gap.untested for report in probe.reports for gap in report.gaps.values())
+        summary = f"no gap could be {'tested' if untested else 'measured'}"
     page = Page(
-        f"Groups of pictures that {found.model} treats unlike",
-        f"{number_of(len(found.predictions), 'picture')} of {escape(found.source)}, "
-        f"{number_of(len(found.predictions.classes), 'class')}: {told}. Made by "
+        f"Groups of pictures that {probe.model} treats unlike",
+        f"{number_of(len(probe.predictions), 'picture')} of {escape(probe.source)}, "
+        f"{number_of(len(probe.predictions.classes), 'class')}: {summary}. Made by "
         "<code>binderclip probe</code>.",
     )
     among = "within each class for accuracy and rates, so that an unequal mix of classes is not held against the model"
-    if any(report.null == "all" for report in found.reports):
+    if any(report.null == "all" for report in probe.reports):
         among = "over all pictures, so that an unequal mix of classes is held against the model"
     page.section(
         "How to read it",
@@ -64,9 +64,9 @@ def _page(found: Probe) -> Page:
         f"shuffled, {among}; <em>p</em> is how often that gap is at least as large, corrected for all gaps of this "
         "page by Holm's method. The interval is that of the largest true difference, whichever groups it is between.",
     )
-    for report in found.reports:
-        _grouping(page, found, report)
-    if found.mitigations:
+    for report in probe.reports:
+        _grouping(page, probe, report)
+    if probe.mitigations:
         page.section(
             "What helps",
             "Fitted on one half of the pictures, measured on the other, whose number is in the last column: with few, "
@@ -76,17 +76,17 @@ def _page(found: Probe) -> Page:
         columns = ("groups", "change", "accuracy", "measure", "smallest", "in", "gap", "pictures")
         page.table(columns, [
             (" x ".join(m.names), m.method, m.accuracy, m.measure, m.lowest, _label(m.lowest_group), m.gap, m.n)
-            for m in found.mitigations
+            for m in probe.mitigations
         ])  # fmt: skip
-    if found.left_out:
-        page.section("Not measured", "<br>".join(escape(line) for line in found.left_out))
-    if found.skipped:
-        page.section("Not read", f"{number_of(len(found.skipped), 'picture')} could not be read and count nowhere.")
-        page.table(("picture", "why"), [list(entry) for entry in found.skipped[:50]])
+    if probe.left_out:
+        page.section("Not measured", "<br>".join(escape(line) for line in probe.left_out))
+    if probe.skipped:
+        page.section("Not read", f"{number_of(len(probe.skipped), 'picture')} could not be read and count nowhere.")
+        page.table(("picture", "why"), [list(entry) for entry in probe.skipped[:50]])
     return page
 
 
-def _grouping(page: Page, found: Probe, report: GroupReport) -> None:
+def _grouping(page: Page, probe: Probe, report: GroupReport) -> None:
     small = ", ".join(map(_label, report.small[:10]))
     page.section(
         f"By {' x '.join(report.names)}",
@@ -103,7 +103,7 @@ def _grouping(page: Page, found: Probe, report: GroupReport) -> None:
     gap = report.gaps["accuracy"]
     if not gap.smallest:
         return
-    shown = _worst(found, report.names, gap.smallest)
+    shown = _worst(probe, report.names, gap.smallest)
     if shown:
         group = escape(_label(gap.smallest))
         page.text(f"Wrong answers the model is surest of, in the group with the lowest accuracy, {group}:")
@@ -137,28 +137,28 @@ def _dots(report: GroupReport) -> Any:
     return figure
 
 
-def _worst(found: Probe, names: tuple[str, ...], group: tuple[Any, ...]) -> list[tuple[Image.Image, str]]:
+def _worst(probe: Probe, names: tuple[str, ...], group: tuple[Any, ...]) -> list[tuple[Image.Image, str]]:
     """Pictures of a group that are wrong, the surest first, each with what was said and what it is."""
-    table = found.predictions
+    table = probe.predictions
     grouping = table.groups(*names)
     mine = (grouping.index == grouping.values.index(group)) & table.known & (table.predicted >= 0) & ~table.correct
     confidence, shown = np.nan_to_num(table.confidence()), []
     for row in sorted(np.flatnonzero(mine).tolist(), key=lambda row: -confidence[row]):
-        picture = _picture(found, row)
+        picture = _picture(probe, row)
         if picture is not None:
-            said, truth = table.classes[table.predicted[row]], table.classes[table.target[row]]
-            shown.append((picture, f"{said} {confidence[row]:.2f}, is {truth}"))
+            answer, truth = table.classes[table.predicted[row]], table.classes[table.target[row]]
+            shown.append((picture, f"{answer} {confidence[row]:.2f}, is {truth}"))
         if len(shown) == MOST:
             break
     return shown
 
 
-def _picture(found: Probe, row: int) -> Image.Image | None:
+def _picture(probe: Probe, row: int) -> Image.Image | None:
     """The picture of a row, small; None where it can no longer be read."""
     from binderclip.data.images import contained
 
     try:
-        picture = found.data[row].image.convert("RGB")
+        picture = probe.data[row].image.convert("RGB")
     except DataError:
         return None
     return contained(picture, SIDE)

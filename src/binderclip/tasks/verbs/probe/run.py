@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,9 +30,8 @@ from binderclip.models import load_encoder, resolve_templates
 from binderclip.tasks.events import Saved, batches, emit, skip, start
 from binderclip.tasks.files.outputs import output_folder, writable_paths
 from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep
-from binderclip.tasks.request import VerbResult
-from binderclip.tasks.verbs.probe.gaps import GAP_COLUMNS, gap_rows
 from binderclip.tasks.verbs.probe.request import ProbeRequest
+from binderclip.tasks.verbs.probe.result import FIGURES, PAGE, Mitigation, Probe
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -49,106 +47,6 @@ LEAST, MOST_VALUES, LEAST_HALF = 20, 12, 40
 A_GAP = 40
 """Permutations for each gap of a page: with fewer than 20, none could pass a correction for all of them."""
 NOT_GROUPS = ("split", "id", "key")
-PAGE, FIGURES = "report.html", "probe.json"
-
-
-@dataclass(frozen=True)
-class Mitigation:
-    """What one change does to one gap, on the half of the pictures that it was not fitted on.
-
-    Attributes:
-        names: the attributes that make the groups. method: in words.
-        accuracy: over all pictures of that half.
-        measure: what the gap is in.
-        lowest, gap: its smallest value over groups, and the largest minus that.
-        lowest_group: the group it is reached in.
-        n: pictures that it was measured on.
-    """
-
-    names: tuple[str, ...]
-    method: str
-    accuracy: float
-    measure: str
-    lowest: float
-    gap: float
-    lowest_group: tuple[Any, ...]
-    n: int
-
-
-@dataclass(frozen=True)
-class Probe(VerbResult):
-    """All that was measured, written into the folder `request.out`.
-
-    Attributes:
-        request: what was asked.
-        model, source: names.
-        predictions: a row a picture. data: their pictures, row by row.
-        reports: one a grouping; `p_adjusted` is over the gaps of all of them.
-        mitigations: beside the model as it is, on the same half.
-        left_out: what was not measured, and why.
-        skipped: (key, reason) of pictures that could not be read.
-    """
-
-    request: ProbeRequest
-    model: str
-    source: str
-    predictions: PredictionTable
-    data: ImageTextDataset
-    reports: list[GroupReport]
-    mitigations: list[Mitigation]
-    left_out: list[str]
-    skipped: list[tuple[str, str]]
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return Path(self.request.out) / PAGE
-
-    @property
-    def title(self) -> str:
-        """Of the first grouping's table."""
-        return self._tables()[0][0]
-
-    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Columns, and a row a gap of the first grouping."""
-        return self._tables()[0][1:]
-
-    def more_tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
-        """Title, columns and rows of every other grouping."""
-        return self._tables()[1:]
-
-    def _tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
-        return [
-            (
-                f"{self.model} on {self.source}, by {' x '.join(report.names)}: "
-                f"{number_of(report.compared, 'group')} compared",
-                GAP_COLUMNS,
-                gap_rows(report),
-            )
-            for report in self.reports
-        ]
-
-    def remarks(self) -> list[str]:
-        """What was not measured, and why."""
-        return [f"left out: {line}" for line in self.left_out]
-
-    def places(self) -> list[str]:
-        """Where the page is."""
-        return [f"report {self.report}"]
-
-    def figures(self) -> dict[str, Any]:
-        """What was measured, as plain values."""
-        return {
-            "model": self.model, "data": self.source, "count": len(self.predictions),
-            "classes": list(self.predictions.classes), "reports": [report.as_dict() for report in self.reports],
-            "mitigations": [vars(one) for one in self.mitigations],
-            "left_out": self.left_out,
-            "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
-        }  # fmt: skip
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**self.figures(), "report": self.report, "request": self.request.as_document()}
 
 
 def run(request: ProbeRequest) -> Probe:
@@ -169,12 +67,12 @@ def run(request: ProbeRequest) -> Probe:
     writable_paths([folder / "groups.csv", folder / "predictions.parquet"], beside=folder / FIGURES)
     ask_for_room(folder, REPORT)
     start("loading the model")
-    found = _probed(request)
+    probe = _probed(request)
     start("writing the page")
-    save_or_keep(lambda place: write_results(found, output_folder(place)), folder)
-    emit(Saved(found.report))
-    skip(found.skipped)
-    return found
+    save_or_keep(lambda place: write_results(probe, output_folder(place)), folder)
+    emit(Saved(probe.report))
+    skip(probe.skipped)
+    return probe
 
 
 def _probed(request: ProbeRequest) -> Probe:
@@ -226,7 +124,7 @@ def _probed(request: ProbeRequest) -> Probe:
 
 
 def _measures(positive: str | None) -> list[Measure]:
-    found = [accuracy(), mean_class_accuracy(), mean_confidence(), calibration_error_measure()]
+    measures = [accuracy(), mean_class_accuracy(), mean_confidence(), calibration_error_measure()]
     if positive is not None:
         rates = (
             selection_rate_measure,
@@ -234,8 +132,8 @@ def _measures(positive: str | None) -> list[Measure]:
             false_positive_rate_measure,
             positive_predictive_value_measure,
         )
-        found += [rate(positive) for rate in rates]
-    return found
+        measures += [rate(positive) for rate in rates]
+    return measures
 
 
 def _groupings(table: PredictionTable, groups: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[str]]:
@@ -309,13 +207,15 @@ def _mitigated(
         own = model.encode_text(sorted(set(texts)), normalize=True).float().cpu()
         cleaned = remove_direction(x[held], own[1:] - own[0])
         answers["directions of the groups' names removed"] = bank.logits(cleaned.to(features)).argmax(1).cpu().numpy()
-    found = []
-    for name, said in answers.items():
-        right = said == target[held]
-        found.append(_mitigation(report.names, name, float(right.mean()), "accuracy", right, group[held], grouping))
+    mitigations = []
+    for name, answer in answers.items():
+        right = answer == target[held]
+        mitigations.append(
+            _mitigation(report.names, name, float(right.mean()), "accuracy", right, group[held], grouping)
+        )
     if positive is not None:
-        found += _thresholds(table, positive, fit, held, report.names, left_out)
-    return found
+        mitigations += _thresholds(table, positive, fit, held, report.names, left_out)
+    return mitigations
 
 
 def _thresholds(
@@ -331,24 +231,24 @@ def _thresholds(
         "demographic_parity": "one selection rate",
         "true_positive_rate_parity": "one true positive rate",
     }
-    for constraint, said in constraints.items():
+    for constraint, words in constraints.items():
         try:
             fitted = GroupThresholds(constraint=constraint).fit(margin[fit], truth[fit], sensitive_features=own[fit])
             chosen = fitted.predict(margin[held], sensitive_features=own[held])
         except UsageError as error:
-            left_out.append(f"thresholds for {said}: {error}")
+            left_out.append(f"thresholds for {words}: {error}")
             continue
-        decisions[f"{positive} or not, a threshold for each group: {said}"] = chosen
-    found = []
+        decisions[f"{positive} or not, a threshold for each group: {words}"] = chosen
+    mitigations = []
     for name, chosen in decisions.items():
         accurate = float((chosen == truth[held]).mean())
-        found.append(_mitigation(names, name, accurate, "selection rate", chosen, own[held], grouping))
+        mitigations.append(_mitigation(names, name, accurate, "selection rate", chosen, own[held], grouping))
         if truth[held].any():
             mine = truth[held]
-            found.append(
+            mitigations.append(
                 _mitigation(names, name, accurate, "true positive rate", chosen[mine], own[held][mine], grouping)
             )
-    return found
+    return mitigations
 
 
 def _mitigation(

@@ -8,7 +8,7 @@ from binderclip.tasks.request import VerbTask
 from binderclip.tasks.verbs.probe.request import ProbeRequest
 
 if TYPE_CHECKING:
-    from binderclip.tasks.verbs.probe.run import Probe
+    from binderclip.tasks.verbs.probe.result import Probe
 
 __all__ = ["probe"]
 

@@ -169,14 +169,14 @@ def ranked(request: QualityRequest) -> Ranking:
     by = request.by or (LEARNED if request.weights else own[0][0] if own else names[0])
     if by not in names:
         raise UsageError(f"--by {by!r} is no column: one of {', '.join(names)}")
-    found = find_images(request.images)
+    inputs = find_images(request.images)
     sheet = picture_path(request.sheet) if request.sheet else None
     table = writable_path(request.csv, columns=("image", *names)) if request.csv else None
     start("loading the model")
-    step, count = batches("picture"), len(found.paths)
-    ranking = _scored(request, found.paths, pairs, by, lambda done: step(done, count))
+    step, count = batches("picture"), len(inputs.paths)
+    ranking = _scored(request, inputs.paths, pairs, by, lambda done: step(done, count))
     skip(ranking.skipped)
-    if not ranking.rows or found.exit_code(ranking.skipped):
+    if not ranking.rows or inputs.exit_code(ranking.skipped):
         ranking = replace(ranking, complete=False)
     if table is not None:
         head, rows = ranking.table()
@@ -224,22 +224,22 @@ def _scored(
     shared = words and isinstance(learned, CLIPIQAPlus)
     passes = len(metrics) - bool(shared)
     for number, (columns, metric) in enumerate(metrics[:passes]):
-        found = metric.files(
+        scored = metric.files(
             keys, batch_size=request.batch_size, progress=partial(_onward, progress, number * len(paths), passes)
         )
         # One network may take smaller pictures than another: what one leaves out has no row.
-        keys, skipped = found.keys, [*skipped, *found.skipped]
-        values = {column: each[found.index] for column, each in values.items()}
-        each = metric.each(found.features).cpu()
+        keys, skipped = scored.keys, [*skipped, *scored.skipped]
+        values = {column: each[scored.index] for column, each in values.items()}
+        each = metric.each(scored.features).cpu()
         if words and not number:
             values |= dict(zip(columns, each.T, strict=True))
         else:
-            values[columns[0]] = metric.total(found.features).cpu()
+            values[columns[0]] = metric.total(scored.features).cpu()
         if isinstance(metric, BlindQuality):
             strengths = 1 - each  # those of --weights, which come last, count
         if shared and not number:
             assert learned is not None
-            values[LEARNED] = learned.total(found.features).cpu()
+            values[LEARNED] = learned.total(scored.features).cpu()
     columns = [*pairs, *([LEARNED] if learned is not None else [])]
     table = torch.stack([values[column].float() for column in columns], dim=1)
     order = table[:, columns.index(by)].argsort(stable=True).tolist()

@@ -121,10 +121,10 @@ def compared(request: QualityRequest) -> ReferenceComparison:
     """
     assert request.reference is not None
     longest = request.max_side
-    found = find_images(request.images)
+    inputs = find_images(request.images)
     sheet = picture_path(request.sheet) if request.sheet else None
     table = writable_path(request.csv, columns=("image", "reference", *COLUMNS)) if request.csv else None
-    pairs = partners(found.paths, request.images, request.reference)
+    pairs = partners(inputs.paths, request.images, request.reference)
     start("loading lite0")
     step = batches("picture")
     where = resolve_device(request.device)
@@ -151,7 +151,7 @@ def compared(request: QualityRequest) -> ReferenceComparison:
         step(number, len(pairs))
     rows.sort(key=lambda row: -row[2])
     skip(skipped)
-    complete = bool(rows) and not found.exit_code(skipped)
+    complete = bool(rows) and not inputs.exit_code(skipped)
     comparison = ReferenceComparison(request, rows, skipped, smaller, complete=complete)
     if table is not None:
         write_csv(("image", "reference", *COLUMNS), rows, table)

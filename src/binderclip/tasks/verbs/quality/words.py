@@ -28,14 +28,14 @@ def pairs_of(path: Path) -> list[tuple[str, str]]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise UsageError(f"--pairs {path}: not a text file in UTF-8 ({error.reason})") from error
-    found = []
+    pairs = []
     for number, line in enumerate(lines, 1):
         ends = [part.strip() for part in line.split("|")]
         if line and len(ends) != 2:
             raise UsageError(f"--pairs {path}, line {number}: {line!r} is not BETTER | WORSE")
         if line:
-            found.append((ends[0], ends[1]))
-    return found
+            pairs.append((ends[0], ends[1]))
+    return pairs
 
 
 def named_pairs(scores: Sequence[str], own: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:

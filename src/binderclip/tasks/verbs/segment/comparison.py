@@ -77,11 +77,11 @@ def compare_presets(request: SegmentRequest) -> PresetComparison:
     from binderclip.segment import segment_all, segmentation_sheet
     from binderclip.tasks.report.sheet import save_picture
 
-    found = find_images(request.images, without=request.out)
+    inputs = find_images(request.images, without=request.out)
     sheet = writable_path(request.compare or "")
-    paths = found.paths[:MOST]
-    if len(paths) < len(found.paths):
-        warn(f"the first {MOST} of {number_of(len(found.paths), 'image')} are compared")
+    paths = inputs.paths[:MOST]
+    if len(paths) < len(inputs.paths):
+        warn(f"the first {MOST} of {number_of(len(inputs.paths), 'image')} are compared")
     start("loading the model")
     built = segmenters(request)
     rows, skipped, shares = [], list[tuple[str, str]](), []
@@ -100,4 +100,4 @@ def compare_presets(request: SegmentRequest) -> PresetComparison:
     skip(skipped)
     save_picture(segmentation_sheet(rows), sheet)
     emit(Saved(sheet))
-    return PresetComparison(request, shares, skipped, sheet, complete=not found.exit_code(skipped))
+    return PresetComparison(request, shares, skipped, sheet, complete=not inputs.exit_code(skipped))

@@ -177,15 +177,15 @@ def segment_pictures(request: LabelMapRequest, source: LabelMapSource) -> LabelM
         UsageError: options that do not go together, or a folder that was begun with other settings.
         DataError: no picture can be read, or a file cannot be written.
     """
-    found = find_images(request.images, without=request.out or FOLDER)
-    many = len(found.paths) > 1 or not found.named
+    inputs = find_images(request.images, without=request.out or FOLDER)
+    many = len(inputs.paths) > 1 or not inputs.named
     if many and (request.overlay or request.label_map):
         raise UsageError("--overlay and --map are for one image; for several give --out FOLDER")
     if request.out is not None and (request.overlay or request.label_map):
         raise UsageError("--out is the folder of all results: leave out --overlay and --map, which name each")
     # A folder that is named is made for one image too, as for several.
     in_folder = many or request.out is not None
-    places = _places(found.paths, request, in_folder)
+    places = _places(inputs.paths, request, in_folder)
     if request.coco is not None:
         writable_path(request.coco)
     if request.csv is not None:
@@ -196,7 +196,7 @@ def segment_pictures(request: LabelMapRequest, source: LabelMapSource) -> LabelM
     pictures, skipped = list[MappedPicture](), list[tuple[str, str]]()
     start("loading the model")
     segmenter = source.build() if any(waiting) else None
-    rows = list(zip(found.paths, places, waiting, strict=True))
+    rows = list(zip(inputs.paths, places, waiting, strict=True))
     for path, (shown, mapped), due in counted(rows, "picture", len(rows)):
         try:
             if due:
@@ -219,7 +219,7 @@ def segment_pictures(request: LabelMapRequest, source: LabelMapSource) -> LabelM
     if len(waiting) > sum(waiting):
         warn(f"{number_of(len(waiting) - sum(waiting), 'image')} done before (--redo does them again)")
     write_tables(pictures, request.coco, request.csv)
-    return LabelMapReport(request, source, pictures, skipped, many, complete=not found.exit_code(skipped))
+    return LabelMapReport(request, source, pictures, skipped, many, complete=not inputs.exit_code(skipped))
 
 
 def _save(result: Segmentation, path: Path, shown: Path, mapped: Path, *, legend: bool) -> MappedPicture:

@@ -118,8 +118,8 @@ class SegmentRequest(Request):
 
     @model_validator(mode="after")
     def _fits(self) -> SegmentRequest:
-        if both := sorted(frozenset(self.background or ()) & frozenset(self.labels)):
-            names = ", ".join(map(repr, both))
+        if repeated := sorted(frozenset(self.background or ()) & frozenset(self.labels)):
+            names = ", ".join(map(repr, repeated))
             raise UsageError(f"{names} is a label and background as well; leave it out of one of them")
         if self.compare is not None:
             if self.overlay or self.label_map or self.out or self.coco or self.csv or self.redo:

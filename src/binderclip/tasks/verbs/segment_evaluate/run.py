@@ -55,11 +55,11 @@ class PresetMeasures(VerbResult):
 
     def rows(self) -> list[dict[str, Any]]:
         """What is said of every preset; None where there was nothing to measure."""
-        found = self.measured
-        first = next(iter(found.scores))
+        measured = self.measured
+        first = next(iter(measured.scores))
         rows: list[dict[str, Any]] = []
-        for name, score in found.scores.items():
-            boundary, calibration = found.boundaries.get(name), found.calibration.get(name)
+        for name, score in measured.scores.items():
+            boundary, calibration = measured.boundaries.get(name), measured.calibration.get(name)
             rows.append(
                 {
                     "preset": name,
@@ -68,24 +68,24 @@ class PresetMeasures(VerbResult):
                     "boundary_f": None if boundary is None else boundary.mean,
                     "ece": None if calibration is None else calibration.ece,
                     "ece_foreground_only": calibration is not None and calibration.foreground_only,
-                    "difference": _or_none(found.difference(name, first)) if name != first else None,
+                    "difference": _or_none(measured.difference(name, first)) if name != first else None,
                 }
             )
         return rows
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        found = self.measured
+        measured = self.measured
         return {
             "data": self.request.data,
             "model": self.request.model,
-            "images": len(found.keys),
+            "images": len(measured.keys),
             "presets": self.rows(),
             "per_class": {
-                name: dict(zip(found.classes, _or_none(score.per_class.tolist()), strict=True))
-                for name, score in found.scores.items()
+                name: dict(zip(measured.classes, _or_none(score.per_class.tolist()), strict=True))
+                for name, score in measured.scores.items()
             },
-            "skipped": [{"image": key, "reason": reason} for key, reason in found.skipped],
+            "skipped": [{"image": key, "reason": reason} for key, reason in measured.skipped],
             "request": self.request.as_document(),
         }
 

@@ -98,21 +98,21 @@ def run(request: SegmentTaskRequest) -> TaskReport:
 
     noun_phrases(request.sentence)
     options = task_settings(request.method, request.set)
-    found = find_images(request.images, without=request.out)
+    inputs = find_images(request.images, without=request.out)
     if request.coco is not None:
         writable_path(request.coco)
     folder = output_folder(request.out)
     places = [
         (folder / f"{name}-mask.png", folder / f"{name}-overlay.png", folder / f"{name}.json")
-        for name in output_names(found.paths)
+        for name in output_names(inputs.paths)
     ]
-    writable_paths([place for files in places for place in files], sources=found.paths)
+    writable_paths([place for files in places for place in files], sources=inputs.paths)
     kept = [
-        None if request.redo else _kept(files, path, request) for path, files in zip(found.paths, places, strict=True)
+        None if request.redo else _kept(files, path, request) for path, files in zip(inputs.paths, places, strict=True)
     ]
     segmenter = _built(request, options) if None in kept else None
     documents, skipped = list[dict[str, Any]](), list[tuple[str, str]]()
-    rows = counted(zip(found.paths, places, kept, strict=True), "picture", len(places))
+    rows = counted(zip(inputs.paths, places, kept, strict=True), "picture", len(places))
     for path, files, before in rows:
         try:
             documents.append(before or _masked(segmenter, path, files, request))
@@ -128,7 +128,7 @@ def run(request: SegmentTaskRequest) -> TaskReport:
     if request.coco is not None:
         write_json(_coco(documents, request.sentence), Path(request.coco))
         emit(Saved(Path(request.coco)))
-    return TaskReport(request, documents, skipped, complete=not found.exit_code(skipped))
+    return TaskReport(request, documents, skipped, complete=not inputs.exit_code(skipped))
 
 
 def _built(request: SegmentTaskRequest, settings: dict[str, Any]) -> TaskGenericSegmenter:
@@ -180,11 +180,11 @@ def _masked(segmenter: Any, path: Path, files: tuple[Path, Path, Path], request:
     from binderclip.tasks.report.sheet import save_picture
 
     picture = open_image(path).convert("RGB")
-    found: TaskMask = segmenter(picture, request.sentence)
-    mask = found.mask.cpu().numpy()
-    kept = found.rounds[found.chosen].candidates
+    task_mask: TaskMask = segmenter(picture, request.sentence)
+    mask = task_mask.mask.cpu().numpy()
+    kept = task_mask.rounds[task_mask.chosen].candidates
     instances = [] if kept.names is None else instance_records(kept.logits > 0, kept.names, kept.scores)
-    named = instances or [{"class": ", ".join(found.words)}]
+    named = instances or [{"class": ", ".join(task_mask.words)}]
     masks = [from_run_lengths(own["segmentation"]["counts"], mask.shape) for own in instances] or [mask]
     labels = np.full(mask.shape, -1, dtype=np.int32)
     for number, own in reversed(list(enumerate(masks))):  # the best one on top
@@ -200,11 +200,11 @@ def _masked(segmenter: Any, path: Path, files: tuple[Path, Path, Path], request:
         "file": file_stamp(path),
         "image": str(path),
         "size": [picture.height, picture.width],
-        "words": list(found.words),
-        "around": list(found.around),
-        "round": found.chosen + 1,
-        "rounds": len(found.rounds),
-        "words_by_round": [list(each.words) for each in found.rounds],
+        "words": list(task_mask.words),
+        "around": list(task_mask.around),
+        "round": task_mask.chosen + 1,
+        "rounds": len(task_mask.rounds),
+        "words_by_round": [list(each.words) for each in task_mask.rounds],
         "share": float(mask.mean()),
         **({"instances": instances} if request.method == "zip" else {}),
         "mask": str(files[0]),

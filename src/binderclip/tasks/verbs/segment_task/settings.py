@@ -25,7 +25,7 @@ def task_settings(method: str, changes: Sequence[str]) -> dict[str, Any]:
         UsageError: another setting, or a value of another kind.
     """
     known = settings_of(method)
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for text in changes:
         path, value = parse_override(text)
         key = ".".join(path)
@@ -33,8 +33,8 @@ def task_settings(method: str, changes: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--set {key}: {method} has no such setting; it has {', '.join(sorted(known))}")
         if isinstance(value, str) and value.lower() in ("true", "false", "none"):
             value = {"true": True, "false": False, "none": None}[value.lower()]
-        found[key] = _checked(key, value, known[key])
-    return found
+        settings[key] = _checked(key, value, known[key])
+    return settings
 
 
 def settings_of(method: str) -> dict[str, Any]:

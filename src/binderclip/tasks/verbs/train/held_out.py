@@ -37,12 +37,12 @@ def by_data(figures: Figures) -> dict[str, dict[str, float]]:
     """Figures by the short name of the data they are of, and then by measure."""
     from binderclip.train.engine.evaluator import short_names, split_figure
 
-    found: dict[str, dict[str, float]] = {}
+    figures_of: dict[str, dict[str, float]] = {}
     for name, value in figures.items():
         data, measure = split_figure(name)
-        found.setdefault(data, {})[measure] = value
-    short = short_names(found)
-    return {short[data]: measures for data, measures in found.items()}
+        figures_of.setdefault(data, {})[measure] = value
+    short = short_names(figures_of)
+    return {short[data]: measures for data, measures in figures_of.items()}
 
 
 def held_out_table(figures: Figures) -> list[NamedTable]:
@@ -51,20 +51,20 @@ def held_out_table(figures: Figures) -> list[NamedTable]:
     Args:
         figures: of `RunResult`.
     """
-    found = by_data(figures)
+    figures_of = by_data(figures)
     measures = {f"{way.replace('_', ' ')} R@{k}": f"{way}/R@{k}" for way in WAYS for k in (1, 5, 10)}
     measures |= {"zero-shot accuracy": "zero_shot/accuracy", "commonest class": "zero_shot/majority"}
     rows: list[tuple[Any, ...]] = [
-        (label, *(f"{own[measure]:.3f}" if measure in own else "" for own in found.values()))
+        (label, *(f"{own[measure]:.3f}" if measure in own else "" for own in figures_of.values()))
         for label, measure in measures.items()
-        if any(measure in own for own in found.values())
+        if any(measure in own for own in figures_of.values())
     ]
     if not rows:
         return []
-    counts = [_pictures(own) for own in found.values()]
+    counts = [_pictures(own) for own in figures_of.values()]
     rows.append(("pictures", *("" if count is None else str(count) for count in counts)))
     title = "held out (an equal caption counts as found; of several, the picture's own)"
-    return [(title, ("share", *found), rows)]
+    return [(title, ("share", *figures_of), rows)]
 
 
 def few_pictures(figures: Figures) -> list[str]:

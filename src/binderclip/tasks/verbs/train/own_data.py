@@ -53,9 +53,9 @@ def own_data(data: str, recipe: str, overrides: Sequence[str]) -> list[str]:
     opened = load_data(data, "train" if named else None)
     entry: dict[str, object] = {"name": data}
     held: dict[str, object] = {"name": data, "split": "val"}
-    found = [f"stage.data={_toml(entry)}", f"evaluation.data={_toml(held)}"]
+    settings = [f"stage.data={_toml(entry)}", f"evaluation.data={_toml(held)}"]
     if not isinstance(opened, ImageTextDataset):
-        return [found[0], "evaluation.data=[]"]
+        return [settings[0], "evaluation.data=[]"]
     splits = {str(part) for part in opened.attributes.get("split", []) if part is not None}
     if not named and not splits & {"train", "val"}:
         if len(opened) < 4:
@@ -63,12 +63,12 @@ def own_data(data: str, recipe: str, overrides: Sequence[str]) -> list[str]:
                 f"--data {data}: {number_of(len(opened), 'picture')}, too few to train on; give at least 4"
             )
         entry["hold_out"] = held["hold_out"] = HELD_OUT
-        found = [f"stage.data={_toml(entry)}", f"evaluation.data={_toml(held)}"]
+        settings = [f"stage.data={_toml(entry)}", f"evaluation.data={_toml(held)}"]
     elif not named and "train" not in splits:
         raise UsageError(f"--data {data}: there is a split val and none train to learn from")
     elif not named and "val" not in splits:
         warn(f"{data} has no split val: nothing is measured on pictures that are not learned from")
-        found = [found[0], "evaluation.data=[]"]
+        settings = [settings[0], "evaluation.data=[]"]
     # Equal pictures are on one side, so how many are left is known only when it is done.
     count = len(open_sources([DataSpec.model_validate(entry)])[0][0])
     if "hold_out" in entry and (measured := len(opened) - count) < FEW_HELD_OUT:
@@ -76,11 +76,11 @@ def own_data(data: str, recipe: str, overrides: Sequence[str]) -> list[str]:
             f"{measured} of {number_of(len(opened), 'picture')} are held out, too few for a figure that means much: "
             "give more, or put them into subfolders train and val"
         )
-    batch = min(stage.batch_size for stage in load_recipe(recipe, set=[*found, *overrides]).stage)
+    batch = min(stage.batch_size for stage in load_recipe(recipe, set=[*settings, *overrides]).stage)
     if batch > count:
         warn(f"{number_of(count, 'picture')} to learn from: the batch is made of all of them instead of {batch}")
-        found.append(f"stage.batch_size={count}")
-    return found
+        settings.append(f"stage.batch_size={count}")
+    return settings
 
 
 def _toml(entry: dict[str, object]) -> str:
