@@ -237,6 +237,13 @@ def search_by_image(inputs: Inputs) -> Request:
     return request.replaced(text_or_image=inputs.pictures / "a.png", text=False)
 
 
+@case("trace")
+def trace(inputs: Inputs) -> Request:
+    return tasks.trace.request(
+        image=inputs.pictures / "-c.png", start=(2, 2.5), to=[(20, 9), (30, 40)], size=32, out="line.json"
+    )
+
+
 @case("train")
 def train(inputs: Inputs) -> Request:
     # A plan: what a training measures of its own time differs from run to run.
@@ -338,7 +345,7 @@ def test_all_ways_to_ask_give_the_same_document(
 
     def document() -> Any:
         # What --json printed is a request as well.
-        return command(*request.task.split(), "--from", documents[0], "--json").json()
+        return command(*request.task.split(), request.document_option, documents[0], "--json").json()
 
     def python() -> Any:
         space: dict[str, Any] = {}

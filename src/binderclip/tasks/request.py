@@ -86,6 +86,8 @@ class Request(BaseModel):
     """The verb, or two words such as `search index`."""
     moved: ClassVar[Mapping[str, str]] = {}
     """Options that the verb had once -> the verb that does it now, which is said where one is given."""
+    document_option: ClassVar[str] = "--from"
+    """The option that names a document of such a request; another one where `--from` is a field's."""
 
     if not TYPE_CHECKING:  # checkers read the fields
 

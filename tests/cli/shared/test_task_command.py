@@ -161,3 +161,45 @@ def test_a_fraction_that_is_no_number_is_refused() -> None:
             command_of([]).main(["--weight", value], standalone_mode=False)
     with pytest.raises(UsageError, match="--batch-size 12"):
         MeasureRequest(batch_size=12)
+
+
+class RouteRequest(Request):
+    """A verb with a `--from` of its own."""
+
+    task: ClassVar[str] = "route"
+    document_option: ClassVar[str] = "--request"
+    start: Annotated[tuple[int, ...], Option("Begin.", ("--from",), parse=_sides, write=_text_of_sides)]
+    to: Annotated[list[tuple[int, ...]], Option("Ends.", parse=_sides, write=_text_of_sides, each=True)]
+
+
+@dataclass(frozen=True)
+class Route(VerbResult):
+    request: RouteRequest
+    title: str = "route"
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        return ("start",), [(self.request.start,)]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"request": self.request.as_document()}
+
+
+def test_a_verb_with_a_from_of_its_own_takes_the_document_by_another_option(tmp_path: Path) -> None:
+    seen: list[RouteRequest] = []
+    app = VerbApp()
+    add_task(app, VerbTask(RouteRequest, Route), lambda result, json: seen.append(result.request))
+    command = typer.main.get_command(app)
+    asked = RouteRequest(start=(1, 2), to=[(3, 4), (5, 6)])
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(asked.as_document()), encoding="utf-8")
+    for words in (asked.argv(), ["--request", str(path)], ["--request", str(path), "--from", "7,8"]):
+        command.main(words, standalone_mode=False)
+    assert seen == [asked, asked, asked.replaced(start=(7, 8))]
+
+
+def test_a_repeated_option_may_be_required() -> None:
+    app = VerbApp()
+    add_task(app, VerbTask(RouteRequest, Route))
+    (to,) = [param for param in typer.main.get_command(app).params if param.name == "to"]
+    assert to.required
+    assert to.multiple

@@ -23,9 +23,6 @@ from binderclip.errors import UsageError
 from binderclip.tasks.files.outputs import OUTPUT
 from binderclip.tasks.request import Option, Request, VerbTask, option_of
 
-FROM = "--from"
-"""The option whose document stands for the words of a request."""
-
 
 def add_task(app: typer.Typer, task: VerbTask[Any, Any], show: Callable[[Any, bool], None] = print_result) -> None:
     """Add a task to an application as a verb, with `--json` and `--from`.
@@ -51,7 +48,7 @@ def add_task(app: typer.Typer, task: VerbTask[Any, Any], show: Callable[[Any, bo
     fields = [_parameter(request, name) for name in request.model_fields if not in_panel[name]]
     panelled = [_parameter(request, name) for name in request.model_fields if in_panel[name]]
     own = max(row for row, each in enumerate(fields) if each.name not in _LAST) + 1
-    source = inspect.Parameter("from_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_From)
+    source = inspect.Parameter("from_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_from(request))
     shown = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
     parameters = [*fields[:own], source, *fields[own:], shown, *panelled]
     # Whoever checks annotations at run time has wrapped it, and readers of a signature look at what is inside.
@@ -65,13 +62,15 @@ def add_task(app: typer.Typer, task: VerbTask[Any, Any], show: Callable[[Any, bo
 
 _LAST = ("device", "dtype", "batch_size")
 """Fields that all verbs share; where they stand at the end, `--from` stands before them."""
-_From = Annotated[
-    Path | None,
-    typer.Option(
-        FROM, metavar="REQUEST.json", help="Take what is asked from what `--json` printed, or the workbench gave; "
-        "options beside it win.",
-    ),
-]  # fmt: skip
+
+
+def _from(request: type[Request]) -> Any:
+    """The option whose document stands for the words of a request."""
+    words = typer.Option(
+        request.document_option, metavar="REQUEST.json", help="Take what is asked from what `--json` printed, or the "
+        "workbench gave; options beside it win.",
+    )  # fmt: skip
+    return Annotated[Path | None, words]
 
 
 def refuse_moved(args: Sequence[str], request: type[Request]) -> None:
@@ -99,7 +98,8 @@ def with_request(args: list[str], task: VerbTask[Any, Any]) -> list[str]:
     Raises:
         UsageError: no such file, no JSON, or a request that is wrong.
     """
-    at = next((row for row, word in enumerate(args) if word == FROM or word.startswith(f"{FROM}=")), None)
+    option = task.request.document_option
+    at = next((row for row, word in enumerate(args) if word == option or word.startswith(f"{option}=")), None)
     if at is None:
         return args
     path = args[at].partition("=")[2] if "=" in args[at] else (args[at + 1] if at + 1 < len(args) else "")
@@ -108,11 +108,11 @@ def with_request(args: list[str], task: VerbTask[Any, Any]) -> list[str]:
     rest = args[:at] + args[at + (1 if "=" in args[at] else 2) :]
     place = Path(path)
     if not place.is_file():
-        raise UsageError(f"{FROM} {path}: there is no file {path}")
+        raise UsageError(f"{option} {path}: there is no file {path}")
     try:
         document = parse_json(place.read_bytes())
     except ValueError as error:
-        raise UsageError(f"{FROM} {path}: not a JSON document ({error})") from error
+        raise UsageError(f"{option} {path}: not a JSON document ({error})") from error
     words: list[str] = task.request.from_document(document).argv()
     # Behind `--` there are no options, so those beside the document go before it.
     return [*words[: words.index("--")], *rest, *words[words.index("--") :]] if "--" in words else [*words, *rest]
@@ -140,7 +140,7 @@ def _parameter(request: type[Request], name: str) -> inspect.Parameter:
     default = inspect.Parameter.empty if request.required(name) else field.get_default(call_default_factory=True)
     kind = _plain(field.annotation)
     if option.each:
-        kind, default = list[str] | None, None
+        kind, default = (list[str], default) if request.required(name) else (list[str] | None, None)
     elif option.parse:
         kind = str | None if _optional(kind) else str
         # A callable default would be called; what people write stands for it.
