@@ -133,6 +133,13 @@ def detect(inputs: Inputs) -> Request:
     return tasks.detect.request(images=[inputs.pictures], detector=detector, maps="maps", most=1, csv="scores.csv")
 
 
+@case("embed")
+def embed(inputs: Inputs) -> Request:
+    return tasks.embed.request(
+        data=inputs.pictures, no_captions=True, stored="float32", workers=2, out="embedded", model=inputs.model
+    )
+
+
 @case("enhance")
 def enhance(inputs: Inputs) -> Request:
     enhancer = save_enhancer(IlluminationNet(4, std=1e-4), inputs.folder / "enhancer.safetensors", {"method": "rave"})

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.click.task import click as click
     from binderclip.tasks.verbs.curate.task import curate as curate
     from binderclip.tasks.verbs.detect.task import detect as detect
+    from binderclip.tasks.verbs.embed.task import embed as embed
     from binderclip.tasks.verbs.enhance.task import enhance as enhance
     from binderclip.tasks.verbs.evaluate.task import evaluate as evaluate
     from binderclip.tasks.verbs.explain.task import explain as explain

@@ -16,12 +16,6 @@ Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 Device = Annotated[str, typer.Option(help="Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`.")]
 Dtype = Annotated[str, typer.Option(help="Precision of the towers: `float32`, `bfloat16` or `float16`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-AllowPipe = Annotated[
-    bool,
-    typer.Option(
-        "--allow-pipe", help="Let shards named `pipe:COMMAND` run that command; only for what you wrote yourself."
-    ),
-]
 BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images that go through the model at once.")]
 
 
