@@ -20,6 +20,7 @@ from binderclip import tasks
 from binderclip.adapt import METHODS, save_head
 from binderclip.documents import json_text
 from binderclip.models import load
+from binderclip.optim import ClipLog, NormClip
 from binderclip.quality import IlluminationNet, create_detector, save_detector, save_enhancer
 from binderclip.segment import CascadeCLIP
 from binderclip.segment.promptable import PromptModel, PromptNetwork
@@ -242,6 +243,17 @@ def search_query(inputs: Inputs) -> Request:
 def search_by_image(inputs: Inputs) -> Request:
     request = search_query(inputs)
     return request.replaced(text_or_image=inputs.pictures / "a.png", text=False)
+
+
+@case("spikes")
+def spikes(inputs: Inputs) -> Request:
+    weight = torch.nn.Parameter(torch.ones(4))
+    log = ClipLog(NormClip(3.0), out=inputs.folder / "watched")
+    for step in range(1, 31):
+        weight.grad = torch.full((4,), 20.0 if step == 21 else 1 + 0.01 * (step % 7))
+        log([("weight", weight)])
+    log.close()
+    return tasks.spikes.request(run=inputs.folder / "watched", top=1, picture="norms.png")
 
 
 @case("trace")

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.segment_head.task import segment_head as segment_head
     from binderclip.tasks.verbs.segment_presets.task import segment_presets as segment_presets
     from binderclip.tasks.verbs.segment_task.task import segment_task as segment_task
+    from binderclip.tasks.verbs.spikes.task import spikes as spikes
     from binderclip.tasks.verbs.trace.task import trace as trace
     from binderclip.tasks.verbs.train.task import train as train
 
