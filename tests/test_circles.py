@@ -13,10 +13,8 @@ PACKAGE = Path(binderclip.__file__).parent
 
 Graph = dict[str, set[str]]
 
-RUNNING = {
-    frozenset({"cli.verbs.geometry.command", "cli.verbs.geometry.report"}),
-}
-"""Left: pages of verbs read settings that stand beside the options."""
+RUNNING: set[frozenset[str]] = set()
+"""Left: none."""
 IN_ANNOTATIONS = {
     # Methods of the model whose work stands in files of its own, which name the model.
     frozenset({

@@ -129,7 +129,7 @@ def _loader(key: Any, models: bool) -> Callable[..., Any]:
 
 def test_nothing_is_left_switched_off(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A verb that is first imported while its loader is switched off would keep it so for every later test."""
-    from binderclip.cli.verbs.geometry import run
+    from binderclip.tasks.verbs.probe import run
 
     monkeypatch.setattr(run, "load_encoder", _loader((binderclip.models, "load_encoder"), False))
     _give_back()

@@ -176,6 +176,11 @@ def explain_compare(inputs: Inputs) -> Request:
     )  # fmt: skip
 
 
+@case("geometry")
+def geometry(inputs: Inputs) -> Request:
+    return tasks.geometry.request(model=inputs.model, data="digits", split="all", limit=40, out="page.html")
+
+
 @case("locate")
 def locate(inputs: Inputs) -> Request:
     (inputs.folder / "boxes.csv").write_text("0,0,9,9,left\n9,9,30,30,right\n")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.enhance.task import enhance as enhance
     from binderclip.tasks.verbs.evaluate.task import evaluate as evaluate
     from binderclip.tasks.verbs.explain.task import explain as explain
+    from binderclip.tasks.verbs.geometry.task import geometry as geometry
     from binderclip.tasks.verbs.locate.task import locate as locate
     from binderclip.tasks.verbs.masks.task import masks as masks
     from binderclip.tasks.verbs.probe.task import probe as probe

@@ -11,27 +11,25 @@ import numpy as np
 import torch
 from scipy.stats import chi
 
-from binderclip.cli.verbs.geometry.command import figure_rows, recall_table
 from binderclip.display import new_figure, number_of
 from binderclip.errors import DataError
 from binderclip.evaluate import conformity
 from binderclip.tasks.report.page import Page
 from binderclip.tasks.report.sheet import figure_picture
+from binderclip.tasks.verbs.geometry.result import FIGURE_COLUMNS, Geometry, figure_rows, recall_table
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from binderclip.cli.verbs.geometry.run import Geometry
 
 SIDE, MOST, DOTS = 132, 12, 1500
 """Side of a picture in pixels, pictures of each kind, and points of a modality in the scatter plot."""
 
 
-def write_report(found: Geometry, path: Path) -> Path:
+def write_report(result: Geometry, path: Path) -> Path:
     """Write the page, self-contained."""
     page = Page(
-        f"Where {found.model} puts pictures and texts",
-        f"{number_of(len(found.pairs.image), 'pair')} of {escape(found.source)}. Made by "
+        f"Where {result.model} puts pictures and texts",
+        f"{number_of(len(result.pairs.image), 'pair')} of {escape(result.source)}. Made by "
         f"<code>binderclip geometry</code>.",
     )
     page.section(
@@ -41,42 +39,42 @@ def write_report(found: Geometry, path: Path) -> Path:
         "query's own kind first.",
     )
     page.picture(
-        figure_picture(_clouds(found)),
+        figure_picture(_clouds(result)),
         "the two main directions of all unit embeddings; how like all others of its kind each one is; how the variance "
         "is spread over directions",
     )
-    page.table(("measure", "image", "text", "which is"), figure_rows(found.report.table()))
+    page.table(FIGURE_COLUMNS, figure_rows(result.figures.table()))
     page.section(
         "Without the gap",
         "The second half of the pairs is searched by cosine, as they are and with each modality's mean, taken from the "
         "first half, removed from its unit embeddings.",
     )
-    columns, rows = recall_table(found.recall)
+    columns, rows = recall_table(result.recall)
     page.table(columns, rows)
     page.section(
         "Moving the means",
-        f"The contrastive loss (at the model's own scale, {found.scale:.0f}) where a share of its mean is taken off "
+        f"The contrastive loss (at the model's own scale, {result.scale:.0f}) where a share of its mean is taken off "
         "each modality: 0 is as trained, 1 is centred. The dot marks the least of these.",
     )
-    page.picture(figure_picture(_landscape(found)), "contrastive loss over moved means")
-    if found.usual is not None:
-        _usual(page, found)
-    if found.left_out:
-        page.section("Not measured", "<br>".join(escape(line) for line in found.left_out))
-    if found.skipped:
-        page.section("Not read", f"{number_of(len(found.skipped), 'picture')} could not be read and count nowhere.")
-        page.table(("picture", "why"), [list(entry) for entry in found.skipped[:50]])
+    page.picture(figure_picture(_landscape(result)), "contrastive loss over moved means")
+    if result.usual is not None:
+        _usual(page, result)
+    if result.left_out:
+        page.section("Not measured", "<br>".join(escape(line) for line in result.left_out))
+    if result.skipped:
+        page.section("Not read", f"{number_of(len(result.skipped), 'picture')} could not be read and count nowhere.")
+        page.table(("picture", "why"), [list(entry) for entry in result.skipped[:50]])
     return page.save(path)
 
 
-def _clouds(found: Geometry) -> Any:
+def _clouds(result: Geometry) -> Any:
     figure = new_figure(11, 3.4)
     axes = figure.subplots(1, 3)
-    image, text = found.pairs.image, found.pairs.text
-    both = torch.cat([image.unit, text.unit])
-    _, _, turned = torch.pca_lowrank(both, q=2, center=True, niter=4)
+    image, text = result.pairs.image, result.pairs.text
+    together = torch.cat([image.unit, text.unit])
+    _, _, turned = torch.pca_lowrank(together, q=2, center=True, niter=4)
     for part, colour, name in ((image, "C0", "pictures"), (text, "C1", "texts")):
-        flat = ((part.unit - both.mean(0)) @ turned)[:DOTS].numpy()
+        flat = ((part.unit - together.mean(0)) @ turned)[:DOTS].numpy()
         axes[0].plot(flat[:, 0], flat[:, 1], ".", markersize=2, color=colour, alpha=0.6, label=name)
         axes[1].hist(conformity(part.features).numpy(), 40, color=colour, alpha=0.6, density=True, label=name)
         values = torch.linalg.eigvalsh(torch.cov(part.features.T)).flip(0).clamp(min=0)
@@ -89,23 +87,23 @@ def _clouds(found: Geometry) -> Any:
     return figure
 
 
-def _landscape(found: Geometry) -> Any:
+def _landscape(result: Geometry) -> Any:
     figure = new_figure(4.6, 3.6)
     ax = figure.subplots()
-    alphas, loss = found.landscape.alphas, found.landscape.loss.numpy()
+    alphas, loss = result.landscape.alphas, result.landscape.loss.numpy()
     shown = ax.imshow(loss.T, origin="lower", cmap="viridis")
     ticks = range(len(alphas))
     labels = [f"{alpha:g}" for alpha in alphas]
     ax.set_xticks(ticks, labels)
     ax.set_yticks(ticks, labels)
     ax.set(xlabel="share of the pictures' mean", ylabel="share of the texts' mean")
-    ax.plot(*(alphas.index(alpha) for alpha in found.landscape.best), "wo", markeredgecolor="k")
+    ax.plot(*(alphas.index(alpha) for alpha in result.landscape.best), "wo", markeredgecolor="k")
     figure.colorbar(shown, ax=ax, label="loss")
     return figure
 
 
-def _usual(page: Page, found: Geometry) -> None:
-    usual = found.usual
+def _usual(page: Page, result: Geometry) -> None:
+    usual = result.usual
     assert usual is not None
     page.section(
         "Usual and unusual pictures",
@@ -114,7 +112,7 @@ def _usual(page: Page, found: Geometry) -> None:
         "likelihoods within one modality alone.",
     )
     page.picture(
-        figure_picture(_likelihoods(found)),
+        figure_picture(_likelihoods(result)),
         "lengths of whitened image embeddings, beside those of a standard normal; likelihoods of both modalities",
     )
     order = usual.image.argsort().tolist()
@@ -123,14 +121,14 @@ def _usual(page: Page, found: Geometry) -> None:
         shown = []
         for place in chosen:
             row = int(usual.rows[place])
-            picture = _picture(found, row)
+            picture = _picture(result, row)
             if picture is not None:
-                shown.append((picture, f"{float(usual.image[place]):.0f}  {str(found.data.captions[row])[:60]}"))
+                shown.append((picture, f"{float(usual.image[place]):.0f}  {str(result.data.captions[row])[:60]}"))
         page.strip(shown, width=SIDE)
 
 
-def _likelihoods(found: Geometry) -> Any:
-    usual = found.usual
+def _likelihoods(result: Geometry) -> Any:
+    usual = result.usual
     assert usual is not None
     figure = new_figure(9, 3)
     left, right = figure.subplots(1, 2)
@@ -149,12 +147,12 @@ def _likelihoods(found: Geometry) -> Any:
     return figure
 
 
-def _picture(found: Geometry, row: int) -> Image.Image | None:
+def _picture(result: Geometry, row: int) -> Image.Image | None:
     """The picture of a row, small; None where it can no longer be read."""
     from binderclip.data.images import contained
 
     try:
-        picture = found.data[row].image.convert("RGB")
+        picture = result.data[row].image.convert("RGB")
     except DataError:
         return None
     return contained(picture, SIDE)

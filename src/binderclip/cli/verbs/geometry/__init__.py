@@ -1,5 +1,0 @@
-"""`binderclip geometry`."""
-
-from binderclip.cli.verbs.geometry.command import register
-
-__all__ = ["register"]
