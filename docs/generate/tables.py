@@ -72,8 +72,10 @@ def evidence(results: Results, ids: Sequence[str]) -> list[str]:
         if result is None or result.verdict == "failed":
             continue
         head, rival = result.headline, result.rival
+        if result.stopped:
+            head = next(check for check in result.checks if check.outcome == "missing")
         said = [
-            "" if head is None else f"{cell(head.text)}: {cell(head.shown) or head.outcome}",
+            "" if head is None else f"{cell(head.text)}: {cell(head.shown or head.measured) or head.outcome}",
             "" if rival is None else f"{rival.word}; {cell(rival.text)}: {cell(rival.shown)}",
         ]
         rows.append([f"[{identifier}](results/{identifier}.md) {titles[identifier]}", result.said, *said])

@@ -91,6 +91,10 @@ def test_evidence_is_verdict_effect_and_interval_of_the_file(name, results):
         assert verdict == results[stored["paper"]].said
         shown = [check for check in stored["checks"] if said.startswith(check["text"] + ": ")]
         assert len(shown) == 1, said
+        if shown[0]["role"] == "precondition":  # a study that stopped there: a mean without an interval
+            assert shown[0]["outcome"] == "missing"
+            assert said.endswith(shown[0]["measured"])
+            continue
         wanted = sorted(shown[0][key] for key in ("effect", "low", "high"))
         # Three digits of a value leave two or fewer of its distance to the bound.
         near = [each == pytest.approx(wanted, rel=2e-2, abs=6e-3) for each in said_numbers(said.split(": ")[-1])]
