@@ -126,6 +126,11 @@ def classify_by_head(inputs: Inputs) -> Request:
     return tasks.classify.request(images=[inputs.pictures], head=inputs.folder / "head", batch_size=2)
 
 
+@case("descriptions")
+def descriptions(inputs: Inputs) -> Request:
+    return tasks.descriptions.request(labels=["animals"], out="animals.json")
+
+
 @case("detect")
 def detect(inputs: Inputs) -> Request:
     detector = save_detector(

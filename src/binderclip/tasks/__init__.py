@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.classify.task import classify as classify
     from binderclip.tasks.verbs.click.task import click as click
     from binderclip.tasks.verbs.curate.task import curate as curate
+    from binderclip.tasks.verbs.descriptions.task import descriptions as descriptions
     from binderclip.tasks.verbs.detect.task import detect as detect
     from binderclip.tasks.verbs.embed.task import embed as embed
     from binderclip.tasks.verbs.enhance.task import enhance as enhance

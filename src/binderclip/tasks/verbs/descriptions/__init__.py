@@ -1,0 +1,1 @@
+"""What `descriptions` does: `request` is what it is asked, `run` the work."""
