@@ -186,6 +186,14 @@ def geometry(inputs: Inputs) -> Request:
     return tasks.geometry.request(model=inputs.model, data="digits", split="all", limit=40, out="page.html")
 
 
+@case("heads")
+def heads(inputs: Inputs) -> Request:
+    (inputs.folder / "words.txt").write_text("a red picture\na cat\na round shape\n")
+    return tasks.heads.request(
+        model=inputs.model, images=inputs.pictures, texts=inputs.folder / "words.txt", blocks=1, out="page.html"
+    )
+
+
 @case("locate")
 def locate(inputs: Inputs) -> Request:
     (inputs.folder / "boxes.csv").write_text("0,0,9,9,left\n9,9,30,30,right\n")

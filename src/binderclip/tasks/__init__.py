@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.evaluate.task import evaluate as evaluate
     from binderclip.tasks.verbs.explain.task import explain as explain
     from binderclip.tasks.verbs.geometry.task import geometry as geometry
+    from binderclip.tasks.verbs.heads.task import heads as heads
     from binderclip.tasks.verbs.locate.task import locate as locate
     from binderclip.tasks.verbs.masks.task import masks as masks
     from binderclip.tasks.verbs.probe.task import probe as probe
