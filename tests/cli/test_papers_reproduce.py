@@ -120,7 +120,7 @@ def test_a_second_measurement_keeps_the_former_verdict_and_the_reason(tmp_path) 
 
 def test_the_card_says_how_to_go_on_at_paper_scale_and_what_stood_first() -> None:
     card = runner.invoke(app, ["papers", "p105"])
-    assert "--evaluate VOC" in card.stdout
+    assert "segment-evaluate VOC" in card.stdout
     assert "--preset plain,maskclip,clip_dinoiser" in card.stdout
     assert "before     holds, " in runner.invoke(app, ["papers", "p147"]).stdout
 

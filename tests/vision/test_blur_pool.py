@@ -42,7 +42,7 @@ def test_constants_stay_and_stripes_go() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UsageError, match="padding 'less' is unknown"):
+    with pytest.raises(UsageError, match="padding must be one of same, more, got 'less'"):
         BlurPool(3, padding="less")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="at least 1"):
         BlurPool(0)

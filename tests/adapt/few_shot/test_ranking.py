@@ -138,7 +138,7 @@ def test_pictures_and_cached_tokens_are_the_same_and_seeds_repeat(model: ImageTe
 @pytest.mark.parametrize(
     ("settings", "call", "message"),
     [
-        ({"branch": "pair"}, {}, "branch is 'pair'"),
+        ({"branch": "pair"}, {}, "branch must be one of relational, single, none, got 'pair'"),
         ({"heads": 3}, {}, "heads 3 does not divide width 16"),
         ({"fusion": 0}, {}, "fusion 0"),
         ({}, {"captions": ["a"]}, "1 texts for 4 images"),

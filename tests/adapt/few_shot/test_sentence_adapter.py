@@ -119,7 +119,10 @@ def test_mistakes_are_named() -> None:
     x, y = task()
     for make, words in [
         (lambda: SentenceAttentionAdapter({name: np.ones(D) for name in bank().names}), "must be a TextBank"),
-        (lambda: SentenceAttentionAdapter(bank(), kind="mlp"), "kind 'mlp' is unknown"),
+        (
+            lambda: SentenceAttentionAdapter(bank(), kind="mlp"),
+            "kind must be one of attention, linear, linear-residual, got 'mlp'",
+        ),
         (lambda: SentenceAttentionAdapter(bank(), ratio=2.0), r"ratio must be in \[0, 1\]"),
     ]:
         with pytest.raises(UsageError, match=words):

@@ -128,7 +128,7 @@ def test_mistakes_are_named() -> None:
     scores, y, group = unequal(20)
     with pytest.raises(UsageError, match="constraint is 'parity'"):
         GroupThresholds(constraint="parity")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="grid_size is 1"):
+    with pytest.raises(UsageError, match="grid_size must be at least 2, got 1"):
         GroupThresholds(grid_size=1)
     with pytest.raises(UsageError, match="not fitted"):
         GroupThresholds().predict(scores, sensitive_features=group)

@@ -105,7 +105,7 @@ def test_the_strength_is_chosen_on_the_validation_split_and_views_go_together() 
 
 def test_what_is_wrong_is_said() -> None:
     x, y, group = spurious(40, 0.8, 8)
-    with pytest.raises(UsageError, match="balance is 'even'"):
+    with pytest.raises(UsageError, match="balance must be one of weights, subsets, got 'even'"):
         LastLayerRetraining(balance="even").fit(x, y)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="at least 1"):
         LastLayerRetraining(balance="subsets", subsets=0).fit(x, y, sensitive_features=group)

@@ -227,9 +227,9 @@ def test_a_class_of_its_own_words(model: ImageTextModel) -> None:
     [
         (PromptLearning, {"names": ["cat"]}, "names has 1 texts for 3 classes"),
         (PromptLearning, {"names": {"cat": "a cat"}}, "names has no text for class 'dog'"),
-        (PromptLearning, {"loss": "sum"}, "loss 'sum' is unknown: one of joint, per-prompt"),
+        (PromptLearning, {"loss": "sum"}, "loss must be one of joint, per-prompt, got 'sum'"),
         (PromptLearning, {"n_ctx": 16}, "n_ctx=16 does not fit"),
-        (ProGrad, {"combine": "mix"}, "combine 'mix' is unknown: one of project, add"),
+        (ProGrad, {"combine": "mix"}, "combine must be one of project, add, got 'mix'"),
         (ProGrad, {"temperature": 0.0}, "temperature must be above 0"),
         (ProGrad, {"strength": -1.0}, "strength must be at least 0"),
         (ProGrad, {"text_prior": {"cat": np.ones(24)}}, "labels without a row in text_prior: 'dog'"),

@@ -114,7 +114,7 @@ def test_reclip_is_crop_plus_blur_outside_the_box(tiny: ImageTextModel, image: n
 
 
 def test_mistakes_are_named(tiny: ImageTextModel, image: np.ndarray) -> None:
-    with pytest.raises(UsageError, match="preset 'star' is unknown"):
+    with pytest.raises(UsageError, match="preset must be one of red-circle"):
         RegionReferrer(tiny, "star")
     with pytest.raises(UsageError, match="how must be one of argmax"):
         RegionReferrer(tiny, how="greedy")

@@ -259,7 +259,7 @@ def test_a_saved_classifier_pools_as_before_and_what_cannot_be_saved_is_refused(
 def test_mistakes_are_named() -> None:
     texts, x = bank(), unit(2, D)
     for options, words in [
-        ({"pool": "median"}, "pool 'median' is unknown: one of mean, max, auto, context"),
+        ({"pool": "median"}, "pool must be one of mean, max, auto, context, got 'median'"),
         ({"pool": AutoPool}, "a pool such as AutoPool"),
         ({"negatives": np.ones((2, 3))}, r"negatives has shape \(2, 3\): it must be \(M, 10\)"),
         ({"negatives": np.ones((2, D)), "pool": "context"}, "cannot be taken off"),

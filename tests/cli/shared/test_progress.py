@@ -147,7 +147,7 @@ VERBS = {
     "evaluate": (("evaluate", "small", "--data", "noto-emoji", "--limit", "8"), ["picture 8 of 8"]),
     "adapt": (
         ("adapt", "sorted", "--shots", "4", "--seeds", "1", "--folds", "2", "--methods", "zero-shot,gda"),
-        ["encoding pictures: 12 of 12", "method 1 of 2, ", "method 2 of 2, ", "writing the report"],
+        ["encoding pictures 12 of 12", "method 1 of 2, ", "method 2 of 2, ", "writing the report"],
     ),
 }
 

@@ -50,5 +50,5 @@ def test_skipped_pictures_are_entered_in_the_main_process(workers: int) -> None:
     found = list(batches(dataset, 2, workers=workers))
     assert [batch.keys for batch in found] == [["0", "1"], ["4", "5"], ["6"]]
     assert [key for key, _ in dataset.skipped] == ["2", "3", "7"]
-    with pytest.raises(UsageError, match="batch_size is 0"):
+    with pytest.raises(UsageError, match="batch_size must be at least 1, got 0"):
         next(batches(dataset, 0))

@@ -41,5 +41,5 @@ def test_mistakes_are_named() -> None:
         colored_scenes(0, 1, classes=CLASSES, colours=("red", "green"))
     with pytest.raises(UsageError, match="colour 'mauve' is unknown"):
         colored_scenes(0, 1, classes=CLASSES, colours=("red", "green", "mauve"))
-    with pytest.raises(UsageError, match=r"correlation 2 is not in \[0, 1\]"):
+    with pytest.raises(UsageError, match=r"correlation must be in \[0, 1\], got 2"):
         colored_scenes(0, 1, classes=CLASSES, colours=GROUNDS, correlation=2)

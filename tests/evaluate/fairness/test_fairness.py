@@ -187,7 +187,7 @@ def test_mistakes_are_named() -> None:
         MetricFrame(metrics=fairness.selection_rate, y_true=[1, 0], y_pred=[1, 0], sensitive_features=["a"])
     with pytest.raises(UsageError, match="no item has a group"):
         MetricFrame(metrics=fairness.selection_rate, y_true=[1], y_pred=[1], sensitive_features=[None])
-    with pytest.raises(UsageError, match="agg is 'max'"):
+    with pytest.raises(UsageError, match="agg must be one of worst_case, mean, got 'max'"):
         equalized_odds_difference([1], [1], sensitive_features=["a"], agg="max")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="k is 9, of a ranking of 2"):
         skew(["a", "b"], k=9)

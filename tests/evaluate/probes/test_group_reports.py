@@ -286,7 +286,7 @@ def test_a_gap_that_shuffles_within_classes_cannot_change_is_not_called_chance()
     over_all = group_report(one_class_each(), "g", measures=[accuracy()], draws=200, null="all").gaps["accuracy"]
     assert over_all.p == pytest.approx(1 / 201)
     assert over_all.finding == "found"
-    with pytest.raises(UsageError, match="null is 'some'"):
+    with pytest.raises(UsageError, match="null must be one of given, all, got 'some'"):
         group_report(one_class_each(), "g", draws=200, null="some")  # type: ignore[arg-type]
 
 
@@ -367,5 +367,5 @@ def test_labels_of_several_classes_are_right_by_any_of_them() -> None:
     for wrong in ({"stove": []}, {"stove": "k0"}):
         with pytest.raises(UsageError, match="label 'stove' needs a list"):
             mapped_accuracy(wrong)
-    with pytest.raises(UsageError, match="k is 0"):
+    with pytest.raises(UsageError, match="k must be at least 1, got 0"):
         mapped_accuracy(accepted, k=0)

@@ -134,7 +134,7 @@ def test_mistakes_are_named() -> None:
         progress_rate([0.5, 0.5], [0.1, 0.2])
     with pytest.raises(UsageError, match=r"in \(0, 1\)"):
         effective_robustness([0.0, 0.5], [0.1, 0.2])
-    with pytest.raises(UsageError, match="scale is 'log'"):
+    with pytest.raises(UsageError, match="scale must be one of linear, logit, got 'log'"):
         progress_rate([0.1, 0.5], [0.1, 0.2], scale="log")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="families must have one value a model, 12; got 2"):
         progress_gap(REFERENCE, REFERENCE, REFERENCE, families=[0, 1])
@@ -193,5 +193,5 @@ def test_robustness_in_accuracy_is_the_papers_and_in_log_odds_the_scales() -> No
     np.testing.assert_allclose(found, [0, 0, 0, hard[3] - expit(0.5 * 0.5 - 1)], atol=1e-12)
     linear = effective_robustness(easy, hard, chosen, scale="linear")
     np.testing.assert_allclose(effective_robustness(easy, hard, chosen, scale="linear", unit="accuracy"), linear)
-    with pytest.raises(UsageError, match="unit is 'odds'"):
+    with pytest.raises(UsageError, match="unit must be one of scale, accuracy, got 'odds'"):
         effective_robustness(easy, hard, unit="odds")  # type: ignore[arg-type]

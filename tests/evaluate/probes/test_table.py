@@ -99,7 +99,7 @@ def test_files_that_are_no_such_table_are_named(tmp_path: Path) -> None:
         ({"attributes": {"place": ["in"]}}, "one value a key, 4; got {'place': 1}"),
         ({"attributes": {"place": ["in", 1, None, 2]}}, "values of type int, str"),
         ({"attributes": {"place": [["in"], None, None, None]}}, "values of type list"),
-        ({"activation": "relu"}, "activation is 'relu'"),
+        ({"activation": "relu"}, "activation must be one of softmax, sigmoid, got 'relu'"),
     ],
 )
 def test_what_does_not_fit_is_refused(changed: dict[str, object], said: str) -> None:

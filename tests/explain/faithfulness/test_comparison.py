@@ -177,7 +177,7 @@ def test_bad_input_is_named(conv_net: nn.Module, images: torch.Tensor) -> None:
     for settings, words in [
         ({"methods": ["salience"]}, f"method 'salience' is unknown; there are {sorted(METHODS)[0]}"),
         ({"methods": []}, "at least one name"),
-        ({"tests": ["beauty"]}, "test 'beauty' is unknown"),
+        ({"tests": ["beauty"]}, "test must be one of deletion, insertion, pointing, inside, got 'beauty'"),
         ({"tests": ["pointing"]}, "needs masks"),
         ({"masks": torch.ones(1, 2, 2, dtype=torch.bool)}, "must be .B, H, W."),
     ]:

@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_refused() -> None:
         patch_direct_effect(additive, IMAGES, patch=7)
     with pytest.raises(UsageError, match="a score gives"):
         patch_direct_effect(lambda x: x.mean(1), IMAGES, patch=8)
-    with pytest.raises(UsageError, match="not in"):
+    with pytest.raises(UsageError, match=r"share must be in \(0, 1\], got 0"):
         PatchEffects(torch.ones(1, 2, 2), torch.ones(1), (4, 4)).top_share(0)
 
 

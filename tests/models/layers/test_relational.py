@@ -80,7 +80,7 @@ def test_the_order_of_tokens_does_not_matter_and_gradients_are_right(layer: Rela
 def test_mistakes_are_named(layer: RelationalAttention) -> None:
     with pytest.raises(UsageError, match="heads 5 does not divide width 12"):
         RelationalAttention(12, heads=5)
-    with pytest.raises(UsageError, match="queries is 0"):
+    with pytest.raises(UsageError, match="queries must be at least 1, got 0"):
         RelationalAttention(12, heads=3, queries=0)
     with pytest.raises(UsageError, match=r"tokens are \(N, P, 12\)"):
         layer(torch.randn(2, 3, 8).double())

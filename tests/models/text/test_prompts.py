@@ -165,7 +165,7 @@ def test_a_context_moves_to_other_names(clip_folder: Path) -> None:
         ({"n_ctx": 0}, "at least 1, not 0 and 1"),
         ({"n_ctx": 2, "init": "a photo of a"}, "has 4 tokens, which do not fit n_ctx=2: use n_ctx=4"),
         ({"init": ["a", "the"]}, "init holds 2 texts for n_prompts=1"),
-        ({"position": "behind"}, "position 'behind' is unknown: one of end, middle, front"),
+        ({"position": "behind"}, "position must be one of end, middle, front, got 'behind'"),
         ({"class_names": "cat"}, "not the single text 'cat'"),
         ({"class_names": []}, "at least one name"),
     ],

@@ -169,5 +169,5 @@ def test_another_network_is_no_enhancer(tmp_path: Path) -> None:
     torch.save(state | {"module.more": torch.zeros(1)}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"1 missing \(widen.bias\); 1 unexpected \(more\)"):
         load_enhancer(tmp_path / "w.pth")
-    with pytest.raises(UsageError, match="edges 'black' are unknown"):
+    with pytest.raises(UsageError, match="edges must be one of zeros, reflect, got 'black'"):
         IlluminationNet(8, edges="black")  # type: ignore[arg-type]

@@ -88,7 +88,7 @@ def test_the_score_is_that_of_the_judges_and_puts_blur_below_detail(vit: ImageTe
         wide = F.pad(held, (3, 4, 1, 2))
         assert torch.allclose(SFDIQA(sfd)(wide), both, atol=1e-5)
     assert SFDIQA(sfd).lower_better is False
-    with pytest.raises(UsageError, match="use 'none' is unknown"):
+    with pytest.raises(UsageError, match="use must be one of both, feature, text, got 'none'"):
         SFDIQA(sfd, use="none")
     with pytest.raises(UsageError, match="too small: 8 on either side"):
         SFDIQA(sfd)(torch.zeros(1, 3, 6, 40))

@@ -104,7 +104,7 @@ def test_gradients_reach_the_pixels(vit: ImageTextModel, resnet: ImageTextModel)
 
 
 def test_mistakes_are_named(vit: ImageTextModel) -> None:
-    with pytest.raises(UsageError, match="positions 'keep'"):
+    with pytest.raises(UsageError, match="positions must be one of auto, drop, interpolate, got 'keep'"):
         NativeEmbedding(vit, "keep")  # type: ignore[arg-type]
     with pytest.raises(NotSupported, match="attention pooling of CLIP's ResNets"):
         NativeEmbedding(vit, "drop")

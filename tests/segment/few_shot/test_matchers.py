@@ -114,5 +114,5 @@ def test_what_is_no_network_is_said() -> None:
         HypercorrelationNet((1, 1))
     with pytest.raises(UsageError, match=r"not \(1, 1, 1\) and \(8, 6, 4\)"):
         HypercorrelationNet((1, 1, 1), widths=(8, 6, 4))
-    with pytest.raises(UsageError, match="support 'whole' is unknown"):
+    with pytest.raises(UsageError, match="support must be one of msi, masked, features, full, got 'whole'"):
         HypercorrelationNet((1, 1, 1), support="whole")  # type: ignore[arg-type]

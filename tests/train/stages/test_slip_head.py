@@ -83,5 +83,5 @@ def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], tmp_path: Path, goes
 def test_what_cannot_be_done(tiny: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="width must be at least 1"):
         stage(tiny, stage=[{"name": "head", "kind": {"name": "slip-head", "width": 0}}])
-    with pytest.raises(UsageError, match="temperature must be positive"):
+    with pytest.raises(UsageError, match="temperature must be above 0"):
         stage(tiny, stage=[{"name": "head", "kind": {"name": "slip-head", "temperature": 0.0}}])

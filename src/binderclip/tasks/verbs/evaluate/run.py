@@ -53,17 +53,13 @@ class Evaluated(VerbResult):
         """Columns, and a row a figure with what it means."""
         return ("measure", "value", "which is"), explained_rows(self.evaluation.figures, class_names=self.class_names)
 
-    def figures(self) -> dict[str, Any]:
-        """What is written to `request.out`."""
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and `request.out`."""
         document: dict[str, Any] = {"model": self.request.model, "data": self.request.data, "split": self.split}
         document |= self.evaluation.as_dict()
         if self.transform:
             document["transform"] = {"name": self.transform.name, "fitted_on": self.transform.data}
-        return document
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**self.figures(), "request": self.request.as_document()}
+        return {**document, "request": self.request.as_document()}
 
 
 def run(request: EvaluateRequest) -> Evaluated:
@@ -95,7 +91,7 @@ def run(request: EvaluateRequest) -> Evaluated:
     skip(evaluation.skipped)
     result = Evaluated(request, evaluation, split, choice, _are_class_names(samples))
     if out is not None:
-        save_or_keep(partial(write_json, result.figures()), out)
+        save_or_keep(partial(write_json, result.as_dict()), out)
         emit(Saved(out))
     return result
 
