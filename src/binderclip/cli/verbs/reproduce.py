@@ -68,12 +68,12 @@ def reproduce(
         raise UsageError("name one paper, or give --all")
     if quick and (judge or again or out):
         raise UsageError("--quick writes nothing and gives no verdict: leave out --judge, --again and --out")
-    wanted = list(available()) if paper is None else [find(paper).id]
+    chosen = list(available()) if paper is None else [find(paper).id]
     if judge:
-        _judge(wanted, json, again)
+        _judge(chosen, json, again)
         return
     if paper is not None:
-        load_study(wanted[0])
+        load_study(chosen[0])
     numbers = _seeds(seeds)
     if out is not None:
         output_folder(out, make=False)
@@ -82,9 +82,9 @@ def reproduce(
     folder = Path(out) if out else root / "docs" / "results" if whole and root is not None else Path("runs/studies")
     if not quick:
         ask_for_room(folder, REPORT)
-        for identifier in wanted:
+        for identifier in chosen:
             _check_files(folder, identifier)
-    results = [_quick(paper, numbers) if quick else _measure(paper, numbers, folder, again) for paper in wanted]
+    results = [_quick(paper, numbers) if quick else _measure(paper, numbers, folder, again) for paper in chosen]
     if whole and not quick and root is not None:
         page = root / "docs" / "PAPERS.md"
         page.write_text(papers_page(results_in(folder)), encoding="utf-8")
@@ -139,7 +139,7 @@ def _quick(paper: str, seeds: list[int] | None) -> Result:
     return run_study(paper, seeds, note, quick=True)
 
 
-def _judge(wanted: list[str], json: bool, why: str) -> None:
+def _judge(chosen: list[str], json: bool, why: str) -> None:
     """Judge stored results by the criteria of today, and write them and the page."""
     from binderclip.studies import checkout, judge_again, load_study, papers_page, results_in, save
 
@@ -148,12 +148,12 @@ def _judge(wanted: list[str], json: bool, why: str) -> None:
         raise UsageError("--judge needs a checkout of the source, with docs/results")
     folder = root / "docs" / "results"
     stored = results_in(folder)
-    missing = [identifier for identifier in wanted if identifier not in stored]
-    if len(missing) == len(wanted):
+    missing = [identifier for identifier in chosen if identifier not in stored]
+    if len(missing) == len(chosen):
         raise UsageError(f"{folder}: no stored result of {', '.join(missing)}")
     if missing:
         note(f"registered and not measured yet, so left out: {', '.join(missing)}")
-    kept = [identifier for identifier in wanted if identifier in stored]
+    kept = [identifier for identifier in chosen if identifier in stored]
     results = [judge_again(stored[identifier], load_study(identifier), why) for identifier in kept]
     for result in results:
         save(result, folder, figure=False)

@@ -118,13 +118,13 @@ def _value(name: str, value: float) -> str:
 def _meaning(name: str, class_names: bool) -> str:
     kind, _, measure = name.rpartition("/")
     text = "class name" if class_names else "caption"
-    asked, found = ("pictures", text) if kind == "image_to_text" else (f"{text}s", "picture")
+    asked, answer = ("pictures", text) if kind == "image_to_text" else (f"{text}s", "picture")
     if measure.startswith("R@"):
         k = measure.removeprefix("R@")
         among = "is the most similar" if k == "1" else f"is among the {k} most similar"
-        return f"share of {asked} whose own {found} {among}"
+        return f"share of {asked} whose own {answer} {among}"
     if measure.endswith("rank"):
-        return f"place of the own {found} in the ranking, {measure.split('_')[0]} over {asked}"
+        return f"place of the own {answer} in the ranking, {measure.split('_')[0]} over {asked}"
     return {
         "accuracy": "share of pictures whose most similar class is the right one (top-1)",
         "top5": "share of pictures whose right class is among the five most similar",
