@@ -220,7 +220,7 @@ def _segment(page: Page, clip: ImageTextModel) -> None:
     page.text(
         "Scenes pasted together from held-out pictures, so that the true mask of every object is known: first the "
         "scene, then the answer, then the truth. "
-        f"<code>{PRESET}</code> is for drawings; <code>binderclip segment --list</code> says what the other "
+        f"<code>{PRESET}</code> is for drawings; <code>binderclip segment-presets</code> says what the other "
         f"{len(PRESETS) - 1} are for."
     )
     for row in range(len(batch)):
