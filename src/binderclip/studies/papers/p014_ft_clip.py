@@ -98,7 +98,7 @@ def _bars(ax: Any, table: Table, metric: str, methods: list[str], colours: list[
 
 
 def null(seed: int) -> list[Row]:
-    """Random numbers under every name."""
+    """Random numbers under every name: a second draw, since one criterion took the first for an effect by chance."""
     return random_rows(STUDY.criteria, 1000 + seed)
 
 

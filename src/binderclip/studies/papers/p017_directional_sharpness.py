@@ -32,9 +32,9 @@ WIDTH, LAYERS, WORDS, CONTEXT = 32, 2, 500, 10
 CURVATURE_BATCH = 256
 CHECKPOINTS = (1, 250, 500, 750, 1000, 1250, 1500)
 BEST = "training loss at the pilot's best learning rate"
-CHOSEN_BY = "training loss of the pilot, last 20 steps"
 PILOT_LOSSES = {"SGD": (3.20749, 2.83623, 2.83733), "SGD clip": (3.48089, 3.04043, 3.07156)}
-"""Of the three rates, over the seeds that chose between them for the measurement before."""
+"""Training loss over the last 20 steps at the three rates, mean of the seeds that chose between them: figures of an
+earlier run, and no rows of this one."""
 SGD: dict[str, float | None] = {"SGD": None, "SGD clip": FRACTION}
 LINE = np.logspace(-4, 1, 11).tolist()
 Make = Callable[[list[Tensor]], torch.optim.Optimizer]
@@ -109,18 +109,16 @@ def _sgd(seed: int, rate: float, clip: float | None) -> float:
     return min(train(seed, partial(torch.optim.SGD, lr=rate, momentum=MOMENTUM), clip), math.log(WORDS + 3))
 
 
+def _chosen_rate(method: str) -> float:
+    return RATES[int(np.argmin(PILOT_LOSSES[method]))]
+
+
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     rows = _along_adam(seed)
     for method, clip in SGD.items():
-        losses = PILOT_LOSSES[method]
-        rows += [Row(CHOSEN_BY, method, value, _setting(rate)) for rate, value in zip(RATES, losses, strict=True)]
-        rows.append(Row(BEST, method, _sgd(seed, RATES[int(np.argmin(losses))], clip)))
+        rows.append(Row(BEST, method, _sgd(seed, _chosen_rate(method), clip)))
     return rows
-
-
-def _setting(rate: float) -> str:
-    return f"learning rate {rate:g}"
 
 
 def _along_adam(seed: int) -> list[Row]:
@@ -169,10 +167,9 @@ def draw(table: Table, figure: Figure) -> None:
     axes[1].set_yscale("symlog", linthresh=0.001)
     axes[1].legend()
     for number, name in enumerate(SGD):
-        losses = [table.mean(CHOSEN_BY, name, _setting(rate)) for rate in RATES]
-        axes[2].plot(RATES, losses, "o-", markersize=4, color=f"C{number}", label=f"{name}, pilot")
+        axes[2].plot(RATES, PILOT_LOSSES[name], "o-", markersize=4, color=f"C{number}", label=f"{name}, pilot")
         measured = table.values(BEST, name)
-        axes[2].plot([RATES[int(np.argmin(losses))]] * len(measured), measured, ".", color=f"C{number}", alpha=0.6)
+        axes[2].plot([_chosen_rate(name)] * len(measured), measured, ".", color=f"C{number}", alpha=0.6)
     axes[2].set_xscale("log")
     axes[2].set(title=f"Training loss after {STEPS} steps", xlabel="learning rate", ylabel="loss")
     axes[2].legend()
@@ -181,6 +178,10 @@ def draw(table: Table, figure: Figure) -> None:
 def _sharpness(method: str) -> Quantity:
     """Median over the checkpoints: u'Hu has a sign, and the one negative value of a first step is no scale."""
     return combined("median", *(value_of("directional sharpness", method, f"step {step}") for step in CHECKPOINTS))
+
+
+def _listed(method: str) -> str:
+    return ", ".join(f"{loss:.2f}" for loss in PILOT_LOSSES[method])
 
 
 STUDY = Study(
@@ -193,7 +194,8 @@ STUDY = Study(
     "clipped, Adam, and Adam with the top 50% of the gradient's coordinates clipped would make, each with its own "
     f"state carried along; sharpness by one Hessian-vector product on a fixed batch of {CURVATURE_BATCH} captions. "
     f"SGD and SGD clip were trained with the same {len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g} on "
-    f"seeds {', '.join(map(str, RATE_PILOT))}, which chose the rate of each, once; that rate alone is measured. A run "
+    f"seeds {', '.join(map(str, RATE_PILOT))}, which chose the rate of each, for the measurement before: losses of "
+    f"{_listed('SGD')} and {_listed('SGD clip')}; that rate alone is measured here. A run "
     "that diverged counts as uniform guessing. A directional sharpness u'Hu over |u|^2 has a sign, and at step 1 "
     "the loss curves down along most updates: an earlier measurement, on seeds 10 to 17, took the logarithm of a mean "
     "over checkpoints, which is no number there. The median over checkpoints is one for each seed; the spreads are "
