@@ -92,6 +92,21 @@ def test_the_colours_shown_are_those_of_the_map(photographs: Path, run_of: Any) 
     np.testing.assert_array_equal(shown[..., :3], table[labels])
 
 
+def test_a_label_that_has_no_pixel_is_told_of(photographs: Path) -> None:
+    from binderclip.workbench.tabs.segment import _Segmented, _shown
+
+    picture = photographs / "cat.jpg"
+
+    def page(**shares: float) -> str:
+        return _shown([_Segmented(picture, picture, {"value": (picture, shares)})])
+
+    assert "<li>not found: a &lt;b&gt;, grass</li>" in page(
+        **{"background": 0.0, "cat": 0.7, "a <b>": 0.0, "grass": 0.0}
+    )
+    # A label of a few pixels has no chip, and was found.
+    assert "not found" not in page(background=0.0, cat=0.999, grass=0.001)
+
+
 def test_large_and_broken_pictures_are_named_and_the_others_done(
     photographs: Path, tmp_path: Path, run_of: Any
 ) -> None:

@@ -235,6 +235,9 @@ def _shown(page: list[_Segmented]) -> str:
                 )
                 if share >= 0.005
             )
+            # Who typed a label is told that it was looked for.
+            if absent := [label for label, share in shares.items() if not share and label != "background"]:
+                chips += f"<li>not found: {html.escape(', '.join(absent))}</li>"
             figures.append(
                 f'<figure><div class="stack"><img src="{source(one.small)}" alt="{name}">'
                 f'<img class="colours" src="{source(coloured)}" alt="colours of {html.escape(preset)}"></div>'
