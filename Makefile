@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 STAMP := $(shell cksum pyproject.toml | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all doctest shapes lint types imports check bench reproduce docs clean
+.PHONY: demo test test-all test-slow doctest shapes lint types imports check bench reproduce docs clean
 
 demo: $(VENV)/.demo-$(STAMP)
 	$(BIN)/binderclip demo --out demo
@@ -17,6 +17,11 @@ test: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 
 test-all: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# What neither `make test` nor `make shapes` runs: the three together run every test.
+test-slow: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m slow \
+		--leave-out tests/shapes.txt
 
 # The examples in docstrings.
 doctest: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
@@ -39,7 +44,7 @@ imports: $(VENV)/.dev-$(STAMP)
 types: $(VENV)/.dev-$(STAMP)
 	$(BIN)/mypy
 
-check: lint imports types doctest shapes test-all
+check: lint imports types doctest test shapes test-slow
 
 bench: $(VENV)/.dev-$(STAMP)
 	$(BIN)/python -m benchmarks --out docs/BENCHMARKS.md

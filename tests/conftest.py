@@ -51,9 +51,30 @@ def slow_tests() -> tuple[set[str], set[str]]:
     return {line for line in lines if not line.startswith("+ ")}, kept
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--leave-out FILE`: not the tests under the paths of a file, but for those that skip where those are run."""
+    parser.addoption("--leave-out", type=Path, help="a file of paths: tests that `make shapes` runs")
+
+
+def left_out(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.Item]:
+    """Tests under the paths of `--leave-out`; what skips under checked annotations is run."""
+    if (listed := config.getoption("leave_out")) is None:
+        return []
+    paths = tuple(line.rstrip("/") for line in listed.read_text(encoding="utf-8").split())
+    return [
+        item
+        for item in items
+        if any(item.nodeid.startswith((f"{path}/", f"{path}::")) for path in paths)
+        and "unchecked_annotations" not in getattr(item, "fixturenames", ())
+    ]
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what `slow.txt` names, and begin with the files that have most of it: one at the end keeps a core idle."""
+    if elsewhere := set(left_out(config, items)):
+        config.hook.pytest_deselected(items=list(elsewhere))
+        items[:] = [item for item in items if item not in elsewhere]
     slow, kept = slow_tests()
     long: Counter[str] = Counter()
     for item in items:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from .conftest import slow_tests
+from .conftest import left_out, slow_tests
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +33,17 @@ def test_what_is_kept_would_be_slow() -> None:
     for line in kept:
         path, _, name = line.partition("::")
         assert {path, f"{path}::{name.partition('[')[0]}"} & slow, line
+
+
+def test_only_what_is_run_elsewhere_is_left_out(tmp_path: Path) -> None:
+    listed = tmp_path / "paths"
+    listed.write_text("tests/optim/clip\ntests/test_a.py\n")
+    config: Any = SimpleNamespace(getoption={"leave_out": listed}.get)
+    names = ("tests/optim/clip/test_b.py::test_c", "tests/optim/clip_d.py::test_c", "tests/test_a.py::test_e[1]")
+    items: Any = [SimpleNamespace(nodeid=name) for name in names]
+    items += [SimpleNamespace(nodeid=names[0], fixturenames=["tmp_path", "unchecked_annotations"])]
+    assert [item.nodeid for item in left_out(config, items)] == [names[0], names[2]]
+    assert left_out(SimpleNamespace(getoption={"leave_out": None}.get), items) == []  # type: ignore[arg-type]
 
 
 def test_tests_here_are_quick(request: pytest.FixtureRequest) -> None:
