@@ -8,7 +8,7 @@ import torch
 
 from binderclip.errors import UsageError
 from binderclip.segment import CutSettings, GrabCut, cut_labels, mask_iou
-from binderclip.segment.cut.labels import otsu_threshold
+from binderclip.segment.cut.labels import Seeds, cut_seeds, otsu_threshold
 from binderclip.segment.parts.context import Frame
 
 
@@ -110,3 +110,20 @@ def test_numbers_out_of_range_are_refused() -> None:
         CutSettings(gamma=-1)
     with pytest.raises(UsageError, match="inside"):
         GrabCut(inside=0.6, outside=0.5)
+
+
+def test_labels_that_cover_the_whole_picture_leave_no_crumb_to_nothing() -> None:
+    """Sky above and grass below, and leaves of the grass' colour in the sky: no pixel was ever none of the labels."""
+    above = (torch.arange(96) < 48)[:, None].expand(96, 128)
+    green, blue = torch.tensor([0.2, 0.6, 0.2])[:, None, None], torch.tensor([0.3, 0.5, 0.9])[:, None, None]
+    image = torch.where(above, blue, green) + 0.02 * torch.randn(3, 96, 128, generator=torch.Generator().manual_seed(0))
+    for y, x in ((10, 20), (20, 70), (12, 110)):
+        image[:, y : y + 3, x : x + 3] = green
+    labels = torch.where(above, 1, 2).numpy()
+    splits = np.stack([np.where(above, 1.0, -1.0), np.where(above, -1.0, 1.0)])
+    free = np.zeros((3, 96, 128), dtype=bool)
+    seeds = Seeds(labels, free[0], free, ~free[0])
+    cut = cut_seeds(image.clamp(0, 1), splits, seeds, CutSettings(prior=0.1, gamma=1.0, side=128))
+    assert set(np.unique(cut)) == {1, 2}
+    assert ((cut == 1) == above.numpy()).mean() > 0.98
+    assert cut[11, 21] == 1

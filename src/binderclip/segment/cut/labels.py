@@ -209,19 +209,32 @@ def cut_seeds(
         if np.array_equal(changed, labels):
             break
         labels = changed
-    return _finer(image, _without_crumbs(labels), models, settings)
+    return _finer(image, _without_crumbs(labels, ground=0 in models), models, settings)
 
 
-def _without_crumbs(labels: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
-    """Parts of a label that are next to nothing beside its largest one become none of the labels."""
+def _without_crumbs(labels: Int[np.ndarray, "h w"], *, ground: bool) -> Int[np.ndarray, "h w"]:
+    """Parts of a label that are next to nothing beside its largest one become none of the labels.
+
+    Args:
+        labels: of the cut.
+        ground: whether any pixel was ever none of the labels. Where sky, sea and sand are all that there is, nothing is
+            known of what else there could be, and a crumb takes the label of the nearest pixel.
+    """
     kept = labels.copy()
+    crumbs = np.zeros(labels.shape, dtype=bool)
     for label in np.unique(labels[labels > 0]).tolist():
         parts, count = ndimage.label(labels == label)
         sizes = np.bincount(parts.ravel(), minlength=count + 1)
         small = sizes < CRUMB * sizes[1:].max()
         small[0] = False
-        kept[small[parts]] = 0
-    return kept
+        crumbs |= small[parts]
+    if not crumbs.any():
+        return kept
+    if ground:
+        kept[crumbs] = 0
+        return kept
+    nearest = ndimage.distance_transform_edt(crumbs, return_distances=False, return_indices=True)
+    return kept[tuple(nearest)]
 
 
 def _costs(
