@@ -81,13 +81,17 @@ def test_the_map_averages_to_the_logits_of_the_whole(everyday: object, images: t
 
 def test_scenes_compete_in_one_softmax() -> None:
     centre = torch.ones(1280)
-    branch = ConceptBranch(["a", "b"], torch.eye(2), torch.eye(1, 1280), centre, sharpness=10.0, level=0.5)
+    branch = ConceptBranch(
+        ["a", "b"], torch.eye(2), torch.eye(1, 1280), centre, torch.zeros(2), torch.eye(1, 2), sharpness=10.0, level=0.5
+    )
     feature = torch.eye(1, 1280)
     logits = branch.logits(centre + torch.cat([feature, -feature]))
     torch.testing.assert_close(logits[:, 1], torch.tensor([5.0, -15.0]))
     torch.testing.assert_close(branch.embed(torch.tensor([0.25, 0.5])), torch.tensor([0.25, 0.5]))
     with pytest.raises(UsageError, match="do not fit"):
-        ConceptBranch(["a"], torch.eye(2), torch.eye(1, 1280), centre, sharpness=10.0, level=0.5)
+        ConceptBranch(
+            ["a"], torch.eye(2), torch.eye(1, 1280), centre, torch.zeros(2), torch.eye(1, 2), sharpness=10.0, level=0.5
+        )
 
 
 def test_words_mean_the_concepts_that_they_name_and_not_those_spelt_alike(everyday: object) -> None:
@@ -104,8 +108,9 @@ def test_words_mean_the_concepts_that_they_name_and_not_those_spelt_alike(everyd
     assert concepts.meant("the dog") == concepts.meant("dog")
     with pytest.raises(UsageError, match="beyond the 2"):
         ConceptBranch(
-            ["a", "b"], torch.eye(2), torch.zeros(0, 1280), torch.zeros(1280), sharpness=1, level=0, senses={"w": [2]}
-        )
+            ["a", "b"], torch.eye(2), torch.zeros(0, 1280), torch.zeros(1280), torch.zeros(2), torch.eye(1, 2),
+            sharpness=1, level=0, senses={"w": [2]},
+        )  # fmt: skip
 
 
 def test_encoding_alone_gives_the_same_bits(everyday: object, images: torch.Tensor) -> None:
@@ -128,6 +133,9 @@ def test_a_saved_folder_is_whole(everyday: object, images: torch.Tensor, tmp_pat
         assert torch.equal(again.encode_image(images), everyday.encode_image(images))
     assert again.fingerprint == everyday.fingerprint
     assert again.concepts is not None
+    torch.testing.assert_close(again.concepts.usual, everyday.concepts.usual)
+    torch.testing.assert_close(again.concepts.regions.weight, everyday.concepts.regions.weight)
+    assert again.concepts.regions.table() == everyday.concepts.regions.table()
     assert again.concepts.names == everyday.concepts.names
     assert again.geometry.signature() == everyday.geometry.signature()
 

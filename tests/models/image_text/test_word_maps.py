@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from binderclip.models.image_text.regions import RegionWord, region_presence
 from binderclip.models.image_text.word_maps import (
     PATCHES_SIDE,
     PRESENCE,
     UNNAMED,
+    USUAL,
+    ConceptEvidence,
+    PictureConcepts,
     concept_evidence,
     picture_patches,
-    place_logits,
     spread_maps,
     word_maps,
     word_presence,
@@ -46,11 +49,21 @@ def test_a_constant_on_all_logits_moves_no_map_at_full_contrast() -> None:
     torch.testing.assert_close(word_maps([logits], weights, 0.5).mean((1, 2)), torch.zeros(2), rtol=0, atol=1e-5)
 
 
-def test_places_are_means_of_nine_and_words_lie_by_their_cosines() -> None:
+def test_places_are_means_of_nine_made_once_and_words_lie_by_their_cosines() -> None:
     own = torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(3))
-    concepts = SimpleNamespace(logit_map=lambda image, side: own, vectors=torch.eye(3), meant=lambda word: [])
-    logits = place_logits(concepts, torch.zeros(1, 3, 8, 8), 64)
-    torch.testing.assert_close(logits[:, 1, 2], own[0, :, 0:3, 1:4].mean((1, 2)))
+    asked: list[int] = []
+
+    def feature_map(image: torch.Tensor, side: int) -> torch.Tensor:
+        asked.append(side)
+        return own
+
+    concepts = SimpleNamespace(feature_map=feature_map, logits=lambda features: 2 * features, vectors=torch.eye(3))
+    concepts.meant = lambda word: []
+    picture = PictureConcepts(concepts, torch.zeros(1, 3, 8, 8))
+    torch.testing.assert_close(picture.logits(64)[:, 1, 2], 2 * own[0, :, 0:3, 1:4].mean((1, 2)))
+    assert picture.features(64).shape == (2, 4, 5)
+    assert picture.logits(64) is picture.logits(64)
+    assert asked == [64]
     near = word_weights(concepts, torch.tensor([[2.0, 1.0, 0.0]]), ["w"], 7.0)
     unit = normalize(torch.tensor([2.0, 1.0, 0.0]), dim=0)
     torch.testing.assert_close(near[0], 7 * (unit - unit[0]))
@@ -68,11 +81,14 @@ def test_a_word_that_names_concepts_goes_by_them_and_not_by_what_is_near() -> No
     torch.testing.assert_close(word_weights(concepts, text, ["tree"], 2.0)[0], expected)
 
 
-def test_presence_is_the_logistic_of_a_sum_over_concepts_and_of_a_cosine() -> None:
+def test_presence_is_the_logistic_of_what_is_shown_less_part_of_what_is_usual() -> None:
     generator = torch.Generator().manual_seed(4)
     logits, weights = torch.randn(3, 2, 2, generator=generator), -torch.rand(2, 3, generator=generator)
     vectors, texts = torch.randn(3, 5, generator=generator), torch.randn(2, 5, generator=generator)
-    found = word_presence(SimpleNamespace(vectors=vectors), logits, texts, weights)
+    usual, places = torch.rand(3, generator=generator), normalize(torch.randn(11, 5, generator=generator), dim=1)
+    concepts = SimpleNamespace(vectors=vectors, usual=usual, usual_places=places)
+    probability = word_presence(concepts, logits, texts, weights)
+    slope, weight, offset = PRESENCE
     for q in range(2):
         shown, cosine = -math.inf, -math.inf
         for y in range(2):
@@ -81,10 +97,53 @@ def test_presence_is_the_logistic_of_a_sum_over_concepts_and_of_a_cosine() -> No
                 z = sum(float(p[c]) * vectors[c] for c in range(3))
                 shown = max(shown, math.log(sum(float(p[c] * weights[q, c].exp()) for c in range(3))))
                 cosine = max(cosine, float(torch.cosine_similarity(z, texts[q], dim=0)))
-        slope, weight, offset = PRESENCE
-        assert float(found[q]) == pytest.approx(
-            1 / (1 + math.exp(-slope * (shown + weight * cosine) - offset)), abs=1e-5
-        )
+        common = math.log(sum(float(usual[c] * weights[q, c].exp()) for c in range(3)))
+        # Of eleven, the second largest is what nine tenths do not exceed.
+        near = sorted(float(torch.cosine_similarity(place, texts[q], dim=0)) for place in places)[9]
+        score = shown + weight * cosine - USUAL * (common + weight * near)
+        assert float(probability[q]) == pytest.approx(1 / (1 + math.exp(-slope * score - offset)), abs=1e-5)
+
+
+def test_a_word_that_any_picture_shows_a_little_of_must_be_shown_more() -> None:
+    """Two words of the same evidence, the first of which is usual."""
+    concepts = SimpleNamespace(
+        vectors=torch.eye(2, 4), usual=torch.tensor([0.5, 0.005]), usual_places=normalize(torch.ones(3, 4), dim=1)
+    )
+    texts = torch.tensor([[0.0, 0, 1, 0], [0.0, 0, 0, 1]])  # as near to either concept
+    first, second = word_presence(concepts, torch.zeros(2, 1, 1), texts, torch.tensor([[0.0, -50], [-50, 0.0]]))
+    assert float(torch.logit(second) - torch.logit(first)) == pytest.approx(
+        PRESENCE[0] * USUAL * math.log(100), rel=1e-3
+    )
+
+
+def test_words_of_regions_are_where_these_are() -> None:
+    """Grass below, sky above: a word for all of it is the region, one for a kind of it both maps, another its own."""
+    side = 8
+    odds = torch.stack([torch.zeros(side, side), torch.linspace(-3, 3, side)[:, None].expand(side, side)])
+    regions = SimpleNamespace(log_odds=lambda features, patches: odds)
+    concepts = SimpleNamespace(
+        feature_map=lambda image, size: torch.zeros(1, 2, side, side), vectors=torch.eye(2, 3), regions=regions,
+        logits=lambda features: torch.stack([features[..., 0], torch.linspace(0, 4, side).expand(side, side)], -1),
+        usual=torch.full((2,), 0.1), usual_places=torch.eye(1, 3),
+    )  # fmt: skip
+    picture = PictureConcepts(concepts, torch.zeros(1, 3, 32, 32))
+    evidence = ConceptEvidence(sides=(512,), affinity=0)
+    weights = torch.tensor([[-9.0, 0.0]] * 3)
+    words = [None, RegionWord(1, True), RegionWord(1, False)]
+    alone, whole, kind = evidence.maps(weights, words, picture)
+    across, down = torch.arange(side).expand(side, side).float(), torch.arange(side)[:, None].expand(side, side).float()
+
+    def correlation(map: torch.Tensor, other: torch.Tensor) -> float:
+        return float(torch.corrcoef(torch.stack([map.flatten(), other.flatten()]))[0, 1])
+
+    assert correlation(alone, across) > 0.95
+    assert abs(correlation(alone, down)) < 1e-4
+    assert correlation(whole, down) > 0.99
+    assert correlation(kind, across) > 0.6
+    assert correlation(kind, down) > 0.6
+    presence = evidence.presence(torch.ones(3, 3), weights, words, picture)
+    assert float(presence[1]) == pytest.approx(float(region_presence(odds[1])))
+    torch.testing.assert_close(presence[0], presence[2])
 
 
 def test_maps_spread_over_patches_that_are_alike() -> None:

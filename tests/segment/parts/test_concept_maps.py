@@ -13,7 +13,7 @@ from torch import Tensor
 
 from binderclip import load
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.image_text.word_maps import PRESENCE
+from binderclip.models.image_text.word_maps import PRESENCE, USUAL
 from binderclip.models.towers import Tower
 from binderclip.segment import ConceptMaps, Segmenter
 from binderclip.segment.parts.concept_maps import ABSENT
@@ -26,12 +26,17 @@ class Concepts:
 
     def __init__(self) -> None:
         self.vectors = torch.eye(5)
+        self.usual, self.usual_places = torch.ones(5), torch.ones(1, 5) / 5**0.5
+        self.regions = None
         self.calls: list[int] = []
 
     def meant(self, word: str) -> list[int]:
         return [2] if word == "named" else []
 
-    def logit_map(self, images: Float[Tensor, "1 3 H W"], side: int = 512) -> Float[Tensor, "1 5 h w"]:
+    def logits(self, features: Float[Tensor, "h w 5"]) -> Float[Tensor, "h w 5"]:
+        return features
+
+    def feature_map(self, images: Float[Tensor, "1 3 H W"], side: int = 512) -> Float[Tensor, "1 5 h w"]:
         self.calls.append(side)
         logits = torch.zeros(1, 5, side // 32, side // 32)
         logits[:, 1, :, : side // 64] = 9.0
@@ -60,10 +65,11 @@ def test_a_word_is_where_its_concept_is_and_an_absent_one_nowhere(context: Conte
     probabilities = (math.exp(9) / (math.exp(9) + 4), 1 / 5)
     cosines = (math.exp(9) / math.sqrt(math.exp(18) + 4), 1 / math.sqrt(5))  # of (1, e^9, 1, 1, 1) and of ones
     slope, weight, offset = PRESENCE
-    expected = [slope * (math.log(p) + weight * c) + offset for p, c in zip(probabilities, cosines, strict=True)]
-    torch.testing.assert_close(
-        fusion.presence(context.frame, text), torch.tensor(expected).sigmoid(), atol=1e-4, rtol=0
-    )
+    usual = weight / math.sqrt(5)  # log 1, and the cosine with the one usual place
+    expected = [
+        slope * (math.log(p) + weight * c - USUAL * usual) + offset for p, c in zip(probabilities, cosines, strict=True)
+    ]
+    torch.testing.assert_close(fusion.shown(context.frame, text), torch.tensor(expected).sigmoid(), atol=1e-4, rtol=0)
 
 
 def test_a_word_that_names_a_concept_is_where_that_is(context: Context) -> None:
@@ -86,7 +92,7 @@ def test_each_size_counts_alike_and_is_seen_once_for_all_words_and_calls(context
     text = words([0.0, 1, 0, 0, 0])
     for affinity in (0.0, 10.0):
         single = ConceptMaps(sides=(256,), gate=None, affinity=affinity)(context, None, text)  # type: ignore[arg-type]
-        presence = ConceptMaps(sides=(256,)).presence(context.frame, text)
+        presence = ConceptMaps(sides=(256,)).shown(context.frame, text)
         assert float(single.mean()) == pytest.approx(float(presence.log()), abs=1e-5)
         assert float(single.std(correction=0)) == pytest.approx(1, abs=1e-4)
 

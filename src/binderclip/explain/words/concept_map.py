@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from binderclip.explain.engine.attribution import Attribution
 from binderclip.explain.engine.observed import Observer
 from binderclip.explain.engine.placement import whole
 from binderclip.explain.engine.targets import resolve
-from binderclip.models.image_text.word_maps import ConceptEvidence, picture_patches, place_logits, word_weights
+from binderclip.models.image_text.word_maps import ConceptEvidence, PictureConcepts, region_words, word_weights
 
 __all__ = ["ConceptMap"]
 
@@ -63,12 +62,8 @@ class ConceptMap(ConceptEvidence):
             written = texts * len(batch) if len(texts) == 1 else texts
             near = word_weights(concepts, rows, written, self.sharpness)  # (B, K)
             drawn = [
-                self.maps(
-                    own[None],
-                    partial(place_logits, concepts, image[None]),
-                    partial(picture_patches, image[None]),
-                )[0]
-                for image, own in zip(batch, near, strict=True)
+                self.maps(own[None], region_words(concepts, [word]), PictureConcepts(concepts, image[None]))[0]
+                for image, own, word in zip(batch, near, written, strict=True)
             ]
         size = (batch.shape[-2], batch.shape[-1])
         return Attribution((torch.stack(drawn),), (whole(size),), size, value, "concepts", "relu")

@@ -71,7 +71,7 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
             config["preprocess_cfg"] = model.preprocess.at(model.backbone.sides[1]).to_open_clip()
             config["binderclip"] = {"concepts": True}
             about = {"binderclip": json.dumps(model.backbone.settings())}
-            _write_weights(folder / CONCEPTS, _on_disk(concepts.state_dict(), precision), about)
+            _write_weights(folder / CONCEPTS, _on_disk(concepts.tensors(), precision), about)
         _write_json(folder / CONFIG, config)
         _write_weights(folder / WEIGHTS, _on_disk(towers.state_dict(), precision))
     else:

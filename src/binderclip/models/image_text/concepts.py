@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.bundled.encoder import HEAD, LITE0, Lite, SameConv2d
-from binderclip.models.text.word_forms import word_forms
+from binderclip.models.image_text.regions import RegionClassifier
+from binderclip.models.text.word_forms import plain_forms
 from binderclip.similarity.hubness import CSLS
 
 __all__ = ["ConceptBackbone", "ConceptBranch", "folded_lite0"]
@@ -43,10 +44,13 @@ class ConceptBranch(nn.Module):
         vectors: (K, E) unit vectors, the places of the concepts in the text space.
         prototypes: (S, 1280) mean directions of the scenes' features less `centre`, K = C + S with C classes.
         centre: (1280,) mean feature of photographs.
+        usual: (K,) the median over photographs of the largest probability of each concept at any place.
+        usual_places: (U, E) unit places in the text space of places of photographs.
         sharpness: of the scenes' cosines: their logit is `sharpness` (cos - `level`).
         level: the cosine at which a scene's logit is 0.
         senses: words in small letters -> the concepts that they name, or that are kinds of what they name; a word that
             is not in it is known by its place among texts alone.
+        regions: tells what has no outline of its own, such as sky; None for nothing of the kind.
 
     Raises:
         UsageError: counts that do not fit each other.
@@ -55,6 +59,8 @@ class ConceptBranch(nn.Module):
     vectors: Tensor
     prototypes: Tensor
     centre: Tensor
+    usual: Tensor
+    usual_places: Tensor
 
     def __init__(
         self,
@@ -62,18 +68,25 @@ class ConceptBranch(nn.Module):
         vectors: Float[Tensor, "K E"],
         prototypes: Float[Tensor, "S D"],
         centre: Float[Tensor, "D"],
+        usual: Float[Tensor, "K"],
+        usual_places: Float[Tensor, "U E"],
         *,
         sharpness: float,
         level: float,
         senses: Mapping[str, Sequence[int]] | None = None,
+        regions: RegionClassifier | None = None,
     ) -> None:
         super().__init__()
-        if not len(names) == len(vectors) > len(prototypes):
-            raise UsageError(f"{len(names)} names, {len(vectors)} vectors and {len(prototypes)} prototypes do not fit")
+        if not len(names) == len(vectors) == len(usual) > len(prototypes):
+            raise UsageError(
+                f"{len(names)} names, {len(vectors)} vectors, {len(usual)} usual probabilities and {len(prototypes)} "
+                "prototypes do not fit"
+            )
         self.names, self.sharpness, self.level = list(names), float(sharpness), float(level)
         self.senses = {word: [int(index) for index in own] for word, own in (senses or {}).items()}
         if any(not 0 <= index < len(names) for own in self.senses.values() for index in own):
             raise UsageError(f"senses name concepts beyond the {len(names)}")
+        self.regions = regions
         self.trunk = Lite(LITE0, STRIDE)
         for module in self.trunk.modules():
             if isinstance(module, SameConv2d):
@@ -84,9 +97,19 @@ class ConceptBranch(nn.Module):
         self.register_buffer("vectors", functional.normalize(vectors.float(), dim=-1))
         self.register_buffer("prototypes", functional.normalize(prototypes.float(), dim=-1))
         self.register_buffer("centre", centre.float())
+        # They change no embedding, so that they must not change the fingerprint of a model, which is over its state.
+        self.register_buffer("usual", usual.float(), persistent=False)
+        self.register_buffer("usual_places", functional.normalize(usual_places.float(), dim=-1), persistent=False)
 
     def extra_repr(self) -> str:
         return f"concepts={len(self.names)}, scenes={len(self.prototypes)}, width={self.vectors.shape[1]}"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a file of concepts holds beside the settings."""
+        known = {**self.state_dict(), "usual": self.usual, "usual_places": self.usual_places}
+        if self.regions is not None:
+            known |= {"regions.weight": self.regions.weight, "regions.bias": self.regions.bias}
+        return known
 
     def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
         """The last map of pictures in [0, 1], one place for 32 pixels."""
@@ -122,7 +145,11 @@ class ConceptBranch(nn.Module):
         return self.photograph(pooled).sigmoid().to(z.dtype) * z
 
     def logit_map(self, images: Float[Tensor, "B 3 H W"], side: int = 512) -> Float[Tensor, "B K h w"]:
-        """The classifier applied at each place of the last map.
+        """The classifier applied at each place of `feature_map`, whose arguments it takes."""
+        return self.logits(self.feature_map(images, side).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def feature_map(self, images: Float[Tensor, "B 3 H W"], side: int = 512) -> Float[Tensor, "B D h w"]:
+        """The last map of pictures resized to a long side.
 
         Args:
             images: in [0, 1], any size.
@@ -137,8 +164,7 @@ class ConceptBranch(nn.Module):
         height, width = (max(1, round(side * n / longest / STRIDE)) * STRIDE for n in images.shape[-2:])
         if images.shape[-2:] != (height, width):
             images = _resized(images, (height, width))
-        features = self.features(images)  # (B, D, h, w)
-        return self.logits(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.features(images)
 
     def embed(self, probabilities: Float[Tensor, "*n K"]) -> Float[Tensor, "*n E"]:
         """z = sum_c p(c) v(c): shorter than one, the less sure the shorter."""
@@ -150,10 +176,7 @@ class ConceptBranch(nn.Module):
         A "mouse" is an animal and a "tree" no frog whose name has the word in it. Empty for a word that is not in
         `senses`.
         """
-        plain = " ".join(word.lower().split())
-        for article in ("a ", "an ", "the "):
-            plain = plain.removeprefix(article)
-        return sorted({index for form in word_forms(plain) for index in self.senses.get(form, ())})
+        return sorted({index for form in plain_forms(word) for index in self.senses.get(form, ())})
 
     def nearest(self, texts: Float[Tensor, "Q E"], count: int = 10) -> Int[Tensor, "Q n"]:
         """The concepts nearest to texts, by the cosine of their places."""
@@ -215,6 +238,12 @@ class ConceptBackbone(nn.Module):
             "sharpness": self.concepts.sharpness,
             "level": self.concepts.level,
             "senses": self.concepts.senses,
+            "regions": None
+            if self.concepts.regions is None
+            else {
+                "names": self.concepts.regions.names,
+                "words": self.concepts.regions.table(),
+            },
             "weight": self.weight,
             "logit_scale": float(self.logit_scale.detach()),
             "hubness": list(self.hubness),

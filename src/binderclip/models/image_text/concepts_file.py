@@ -20,6 +20,7 @@ from binderclip.errors import CheckpointError
 from binderclip.models.files import folders, registry
 from binderclip.models.files.checkpoint import check_weights_file, guarded
 from binderclip.models.image_text.concepts import ConceptBackbone, ConceptBranch, folded_lite0
+from binderclip.models.image_text.regions import RegionClassifier
 from binderclip.similarity.hubness import CSLS
 
 __all__ = ["with_concepts"]
@@ -38,6 +39,10 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
     """
     path = check_weights_file(folder / registry.CONCEPTS)
     tensors, about = guarded(lambda: _read(path), path, f"the concepts in {folder}")
+    if "usual" not in tensors:
+        raise CheckpointError(
+            f"{path} was saved by binderclip 0.3.0, without what photographs usually show: save the model again"
+        )
     if "classifier" in settings:
         other = folder.parent / str(settings["classifier"])
         weights = check_weights_file(other / folders.WEIGHTS)
@@ -49,11 +54,16 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
             tensors["vectors"],
             tensors["prototypes"],
             tensors["centre"],
+            tensors["usual"],
+            tensors["usual_places"],
             sharpness=about["sharpness"],
             level=about["level"],
             senses=about.get("senses"),  # older files have none
+            regions=_regions(about["regions"], tensors) if about.get("regions") else None,
         )
-        branch.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=True)
+        apart = ("usual", "regions.")  # of no influence on embeddings, and so no part of the state
+        state = {name: value.float() for name, value in tensors.items() if not name.startswith(apart)}
+        branch.load_state_dict(state, strict=True)
         return ConceptBackbone(
             base,
             branch,
@@ -69,6 +79,11 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} does not hold the concepts of this model: {reason}") from error
     return backbone, backbone.similarity()
+
+
+def _regions(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> RegionClassifier:
+    words = {word: (region, whole) for word, (region, whole) in about["words"].items()}
+    return RegionClassifier(about["names"], tensors["regions.weight"], tensors["regions.bias"], words)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

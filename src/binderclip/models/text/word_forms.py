@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-__all__ = ["word_forms"]
+__all__ = ["plain_forms", "word_forms"]
 
 _IRREGULAR = {
     "calf": "calves", "child": "children", "die": "dice", "elf": "elves", "foot": "feet", "goose": "geese",
@@ -45,6 +45,14 @@ def word_forms(word: str) -> frozenset[str]:
     guesses = {word[: len(word) - cut] + end for cut, end in ends if len(word) >= cut}
     guesses |= {one for one, many in _IRREGULAR.items() if many == word}
     return frozenset({word} | _plurals(word) | {guess for guess in guesses if word in _plurals(guess)})
+
+
+def plain_forms(text: str) -> frozenset[str]:
+    """`word_forms` of a text in small letters, without an article in front and with single spaces."""
+    plain = " ".join(text.lower().split())
+    for article in ("a ", "an ", "the "):
+        plain = plain.removeprefix(article)
+    return word_forms(plain)
 
 
 @lru_cache(maxsize=65_536)

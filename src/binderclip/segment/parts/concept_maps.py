@@ -9,13 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.image_text.word_maps import (
-    ConceptEvidence,
-    picture_patches,
-    place_logits,
-    word_presence,
-    word_weights,
-)
+from binderclip.models.image_text.regions import RegionWord
+from binderclip.models.image_text.word_maps import ConceptEvidence, PictureConcepts, region_words, word_weights
 from binderclip.segment.parts.context import Context, Frame
 from binderclip.segment.parts.fusion import Reader
 from binderclip.segment.parts.text import BoundText
@@ -37,9 +32,11 @@ class ConceptMaps(ConceptEvidence):
 
     p(c) the largest probability of the concept anywhere in the picture: what the picture shows elsewhere for certain
     counts more here. For a word that names concepts, or kinds of them, these take the place of the nearest
-    (`word_weights`). Each size's map is standardised (mean 0, variance 1 over the picture), the maps are averaged and
-    spread over patches that look alike to `small-dino`, and the log of the word's `presence` is added, so that where
-    words compete the one that the picture shows wins. All words share the passes, and no block of the image tower runs.
+    (`word_weights`). A word for a region without an outline of its own, such as sky or grass, is where
+    `concepts.regions` says; one for a kind of region (a castle) where that and the evidence are. Each size's map is
+    standardised (mean 0, variance 1 over the picture), the maps are averaged and spread over patches that look alike to
+    `small-dino`, and the log of the word's `presence` is added, so that where words compete the one that the picture
+    shows wins. All words share the passes, and no block of the image tower runs.
 
     Args:
         sides, sharpness, picture, contrast, affinity: see `models.image_text.word_maps.ConceptEvidence`.
@@ -53,7 +50,7 @@ class ConceptMaps(ConceptEvidence):
 
     needs_attention: ClassVar[bool] = False
 
-    gate: float | None = 0.4
+    gate: float | None = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,24 +70,24 @@ class ConceptMaps(ConceptEvidence):
         if len(context.places) != 1:
             raise UsageError("ConceptMaps sees the picture as a whole: take a resolution of one window")
         frame = context.frame
-        total = self.maps(
-            self._near(frame, text),
-            lambda side: self._logits(frame, side),
-            lambda: frame.once(("concept patches",), lambda: picture_patches(frame.image)),
-        )
-        presence = self.presence(frame, text)
+        near, words = self._near(frame, text)
+        total = self.maps(near, words, self._picture(frame))
+        presence = self.shown(frame, text)
         total += presence.clamp(min=1e-12).log()[:, None, None]
         if self.gate:
             total[presence < self.gate] = ABSENT
         return total[None]
 
-    def presence(self, frame: Frame, text: BoundText) -> Float[Tensor, "Q"]:
-        """Probability that the picture shows each word (`word_presence`), at the middle one of `sides`."""
-        middle = self._logits(frame, self.middle)
-        return word_presence(frame.model.concepts, middle, text.rows, self._near(frame, text))
+    def shown(self, frame: Frame, text: BoundText) -> Float[Tensor, "Q"]:
+        """Probability that the picture shows each word (`presence`)."""
+        near, words = self._near(frame, text)
+        return self.presence(text.rows, near, words, self._picture(frame))
 
-    def _near(self, frame: Frame, text: BoundText) -> Float[Tensor, "Q K"]:
-        return word_weights(frame.model.concepts, text.rows, text.words, self.sharpness)
+    def _near(self, frame: Frame, text: BoundText) -> tuple[Float[Tensor, "Q K"], list[RegionWord | None]]:
+        concepts = frame.model.concepts
+        # Words with a template around them, or none at all, are known by their place among texts alone.
+        words = region_words(concepts, text.words) if text.words else [None] * len(text.rows)
+        return word_weights(concepts, text.rows, text.words, self.sharpness), words
 
-    def _logits(self, frame: Frame, side: int) -> Float[Tensor, "K h w"]:
-        return frame.once(("concept logits", side), lambda: place_logits(frame.model.concepts, frame.image, side))
+    def _picture(self, frame: Frame) -> PictureConcepts:
+        return frame.once(("picture of concepts",), lambda: PictureConcepts(frame.model.concepts, frame.image))

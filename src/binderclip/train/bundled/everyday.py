@@ -19,21 +19,26 @@ from torch import Tensor
 from torch.nn import functional
 
 from binderclip.curate import word_forms
-from binderclip.data import load_data
+from binderclip.data import load_data, to_tensor
 from binderclip.documents import json_text, parse_json
 from binderclip.files import make_folder, write_whole
 from binderclip.models import ImageTextModel, load
 from binderclip.models.files import folders, registry
 from binderclip.models.image_text.concepts import HEAD, ConceptBranch, folded_lite0
 from binderclip.models.image_text.preprocess import Preprocess
+from binderclip.models.image_text.word_maps import SIDES, PictureConcepts
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph, load_labelled_photographs
+from binderclip.train.bundled.data.photograph_masks import load_photograph_masks, load_photograph_regions
 from binderclip.train.bundled.data.synsets import hypernym_chain, imagenet_synsets, kinds, noun_synsets, senses
+from binderclip.train.bundled.regions import fit_regions, region_cells, region_vocabulary
 from binderclip.train.bundled.teachers import find_part, imagenet_names
 
-__all__ = ["EverydaySettings", "class_vectors", "photograph_probe", "scenes", "write_everyday"]
+__all__ = ["EverydaySettings", "class_vectors", "photograph_probe", "scenes", "usual_maxima", "write_everyday"]
 
 DRAWINGS = 300
 """Of each pack, to tell photographs from."""
+LONGEST = 1024
+"""Pixels of the long side that photographs are reduced to first, as for the figures of masks."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,31 @@ def scenes(
     }
 
 
+@torch.no_grad()
+def usual_maxima(
+    branch: ConceptBranch, photographs: Sequence[LabelledPhotograph], *, count: int = 64, seed: int = 0
+) -> tuple[Float[Tensor, "K"], Float[Tensor, "n E"]]:
+    """What photographs usually show: the median of each concept's largest probability, and some of their places.
+
+    Args:
+        branch: with its scenes.
+        photographs: seen as masks see them, at the middle side.
+        count: places in the text space, drawn from four of each photograph.
+        seed: of the draw.
+    """
+    maxima, places = [], []
+    for photograph in photographs:
+        picture = photograph.open()
+        picture.thumbnail((LONGEST, LONGEST))
+        logits = PictureConcepts(branch, to_tensor(picture)[None]).logits(sorted(SIDES)[len(SIDES) // 2])
+        probabilities = logits.flatten(1).softmax(0)  # (K, n)
+        maxima.append(probabilities.amax(1))
+        four = torch.linspace(0, probabilities.shape[1] - 1, 4).long()
+        places.append(functional.normalize(probabilities[:, four].T @ branch.vectors.float(), dim=-1))
+    drawn = torch.randperm(4 * len(places), generator=torch.Generator().manual_seed(seed))[:count]
+    return torch.stack(maxima).median(0).values, torch.cat(places)[drawn]
+
+
 def photograph_probe(
     photographs: Float[Tensor, "N 1280"], drawings: Float[Tensor, "M 1280"]
 ) -> tuple[Float[Tensor, "1280"], float]:
@@ -157,10 +187,12 @@ def write_everyday(
     chosen, folder = settings or EverydaySettings(), Path(folder)
     model, wordnet = load("small"), find_part("wordnet", parts)
     vectors = class_vectors(model, wordnet, decay=chosen.decay, depth=chosen.depth)
-    named = kinds(imagenet_synsets(), noun_synsets(wordnet), senses(wordnet))
+    synsets, order = noun_synsets(wordnet), senses(wordnet)
+    named = kinds(imagenet_synsets(), synsets, order)
     branch = ConceptBranch(
-        [names[0] for names in imagenet_names()], vectors, torch.zeros(0, HEAD), torch.zeros(HEAD), sharpness=1, level=0
-    ).eval()
+        [names[0] for names in imagenet_names()], vectors, torch.zeros(0, HEAD), torch.zeros(HEAD),
+        torch.zeros(len(vectors)), vectors[:0], sharpness=1, level=0,
+    ).eval()  # fmt: skip
     branch.load_state_dict(folded_lite0(load_file(registry.BUNDLED / "lite0" / folders.WEIGHTS)), strict=False)
     photographs = [each for split in splits for each in load_labelled_photographs(split, root=root)]  # type: ignore[arg-type]
     features = pooled_features(branch, [each.open() for each in photographs])
@@ -173,10 +205,26 @@ def write_everyday(
     weight, offset = photograph_probe(features, pooled_features(branch, drawings))
     with torch.no_grad():
         words = model.encode_text(list(places), normalize=True)
+    branch.vectors, branch.centre = torch.cat([vectors, words]), centre
+    branch.prototypes, branch.sharpness, branch.level = (
+        torch.stack(list(places.values())),
+        chosen.sharpness,
+        chosen.level,
+    )
+    usual, usual_places = usual_maxima(branch, photographs)
+    outlines, things = (
+        [each for split in splits for each in load_outlines(split, root=root)]  # type: ignore[arg-type]
+        for load_outlines in (load_photograph_regions, load_photograph_masks)
+    )
+    regions = fit_regions(*region_cells(branch, outlines, things), region_vocabulary(synsets, order))
     tensors = {
-        "vectors": torch.cat([vectors, words]).half(),
-        "prototypes": torch.stack(list(places.values())).half(),
+        "vectors": branch.vectors.half(),
+        "prototypes": branch.prototypes.half(),
         "centre": centre.half(),
+        "usual": usual.half(),
+        "usual_places": usual_places.half(),
+        "regions.weight": regions.weight.half(),
+        "regions.bias": regions.bias.half(),
         "photograph.weight": weight[None].half(),
         "photograph.bias": torch.tensor([offset]).half(),
     }
@@ -186,6 +234,7 @@ def write_everyday(
         "level": chosen.level,
         # Words of classes and of what they are kinds of; scenes have no class and are their own.
         "senses": named | {word: [len(branch.names) + place] for place, word in enumerate(places)},
+        "regions": {"names": regions.names, "words": regions.table()},
         "weight": chosen.weight,
         "logit_scale": torch.tensor(chosen.scale).log().item(),
         "hubness": list(chosen.hubness),

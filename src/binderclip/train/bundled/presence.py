@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from binderclip.data import to_tensor
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel
-from binderclip.models.image_text.word_maps import place_logits, presence_score, word_weights
+from binderclip.models.image_text.word_maps import PictureConcepts, presence_score, word_weights
 from binderclip.segment import ConceptMaps
 from binderclip.segment.parts.text import TextSide
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
@@ -46,6 +46,7 @@ def presence_scores(
     rows = TextSide().bind(model, list(words)).rows
     pooled = pooled_features(concepts, [each.open() for each in photographs])
     classes, senses, vectors = concepts.classifier.out_features, concepts.senses, concepts.vectors
+    usual = concepts.usual
     names = concepts.names[classes:]
     scores, shown = np.zeros((len(photographs), len(words))), np.zeros((len(photographs), len(words)), dtype=int)
     for number, photograph in enumerate(photographs):
@@ -55,7 +56,7 @@ def presence_scores(
         # A scene that stands on too few pictures without this one is not there at all, as for any word without one.
         there = [*range(classes), *(classes + place for place, name in enumerate(names) if name in kept)]
         column = {concept: place for place, concept in enumerate(there)}
-        concepts.vectors = vectors[there]
+        concepts.vectors, concepts.usual = vectors[there], usual[there]
         own = [kept[names[concept - classes]] for concept in there[classes:]]
         concepts.prototypes = torch.stack(own) if own else pooled[:0]
         left = {word: [column[each] for each in meant if each in column] for word, meant in senses.items()}
@@ -63,7 +64,7 @@ def presence_scores(
         weights = word_weights(concepts, rows, words, maps.sharpness)
         picture = photograph.open()
         picture.thumbnail((LONGEST, LONGEST))
-        logits = place_logits(concepts, to_tensor(picture)[None], maps.middle)
+        logits = PictureConcepts(concepts, to_tensor(picture)[None]).logits(maps.middle)
         scores[number] = presence_score(concepts, logits, rows, weights).numpy()
         for value, named_here in ((1, (photograph.label, *photograph.also)), (-1, photograph.shows)):
             shown[number, [column for column, word in enumerate(words) if word in named_here]] = value

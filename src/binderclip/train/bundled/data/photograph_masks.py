@@ -4,6 +4,10 @@
 (x, y) in fractions of width and height from the top left corner, and holes. They were read off enlarged pictures with
 axes, drawn over the pictures and corrected; no segmentation method had a part in them. Hair, twigs and other things
 that are finer than 1 % of a side are followed roughly.
+
+`photograph_regions.json` holds regions without an outline of their own (sky, grass, water, ...) in the same form. Those
+of the splits "learn" and "choose" lie safely inside their regions and need not be all of them; "other" is none of the
+words. Those of "report" follow the borders, and where these could not be told by eye the word was left out.
 """
 
 from __future__ import annotations
@@ -27,7 +31,13 @@ from binderclip.train.bundled.data.labelled_photographs import (
     photograph_rows,
 )
 
-__all__ = ["PhotographMask", "load_photograph_masks", "photograph_outlines"]
+__all__ = [
+    "PhotographMask",
+    "load_photograph_masks",
+    "load_photograph_regions",
+    "photograph_outlines",
+    "photograph_regions",
+]
 
 Ring = tuple[tuple[float, float], ...]
 OVERSAMPLING = 4
@@ -68,10 +78,19 @@ class PhotographMask:
         return parts.mean((1, 3)) >= 0.5
 
 
-@lru_cache(maxsize=1)
 def photograph_outlines() -> tuple[PhotographMask, ...]:
-    """All outlines, by split, package, file and word; needs no package."""
-    text = resources.files("binderclip.train.bundled.data").joinpath("photograph_masks.json")
+    """All outlines of things, by split, package, file and word; needs no package."""
+    return _outlines("photograph_masks.json")
+
+
+def photograph_regions() -> tuple[PhotographMask, ...]:
+    """All regions, by package, file and word; needs no package."""
+    return _outlines("photograph_regions.json")
+
+
+@lru_cache(maxsize=2)
+def _outlines(name: str) -> tuple[PhotographMask, ...]:
+    text = resources.files("binderclip.train.bundled.data").joinpath(name)
     rows = {(row.package, row.file, row.member): row for row in photograph_rows()}
     return tuple(
         PhotographMask(
@@ -91,7 +110,7 @@ def _rings(entry: list[list[list[float]]]) -> tuple[Ring, ...]:
 def load_photograph_masks(
     split: PhotographSplit | None = None, *, root: str | Path | Mapping[str, str | Path] = "/"
 ) -> list[PhotographMask]:
-    """Outlines of a split whose photographs can be opened.
+    """Outlines of things of a split whose photographs can be opened.
 
     Args:
         split: "learn", "choose", "report", or None for all.
@@ -100,9 +119,24 @@ def load_photograph_masks(
     Raises:
         UsageError, DataError: as `load_labelled_photographs`.
     """
+    return _located(photograph_outlines(), split, root)
+
+
+def load_photograph_regions(
+    split: PhotographSplit | None = None, *, root: str | Path | Mapping[str, str | Path] = "/"
+) -> list[PhotographMask]:
+    """Regions of a split, as `load_photograph_masks` gives things."""
+    return _located(photograph_regions(), split, root)
+
+
+def _located(
+    outlines: tuple[PhotographMask, ...],
+    split: PhotographSplit | None,
+    root: str | Path | Mapping[str, str | Path],
+) -> list[PhotographMask]:
     rows = {(row.package, row.file, row.member): row for row in load_labelled_photographs(split, root=root)}
     located = []
-    for outline in photograph_outlines():
+    for outline in outlines:
         row = rows.get((outline.photograph.package, outline.photograph.file, outline.photograph.member))
         if row is not None:
             located.append(PhotographMask(row, outline.word, outline.polygons, outline.holes))
