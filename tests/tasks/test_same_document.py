@@ -291,6 +291,23 @@ def train(inputs: Inputs) -> Request:
     )  # fmt: skip
 
 
+@case("train --check")
+def train_check(inputs: Inputs) -> Request:
+    return tasks.train.request(recipe="scratch-64", check=True, set=["stage.lr=2e-3", "seed=4"], clip="norm")
+
+
+@case("train --as")
+def train_as(inputs: Inputs) -> Request:
+    return tasks.train.request(recipe="scratch-64", as_="open_clip", set=["stage.lr=2e-3"])
+
+
+@case("train --grid --check")
+def train_grid_check(inputs: Inputs) -> Request:
+    grid = inputs.folder / "grid.toml"
+    grid.write_text('recipe = "scratch-64"\nseeds = [3]\ncurves = "lr"\n[factors]\nlr = [1e-3, 2e-3]\n')
+    return tasks.train.request(grid=grid, check=True, set=["stage.samples=64"])
+
+
 def without_times(document: Any) -> Any:
     """All of a document but the seconds that things took."""
     if isinstance(document, dict):

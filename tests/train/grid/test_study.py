@@ -109,7 +109,7 @@ def test_it_trains_resumes_exactly_and_takes_more_levels(grid: Path, tmp_path: P
 
 
 def test_the_verb_prints_the_table_and_shows_a_plan(grid: Path, command: Callable[..., Any]) -> None:
-    plan = command("train", "--grid", grid, "--check", "--json").json()
+    plan = command("train", "--grid", grid, "--check", "--json").json()["runs"]
     assert [run["levels"]["tokens"] for run in plan] == ["whole", "half of them"] * 2
     assert plan[0]["flops"] > plan[1]["flops"]
     assert "16-half_of_them-seed3" in command("train", "--grid", grid, "--check").out

@@ -143,7 +143,8 @@ def test_the_verb_prints_it_and_trains_nothing(command: Callable[..., Any], tmp_
     assert "--lr 0.25" in told.out
     assert "# augment.flip: nothing is mirrored" in told.out
     assert list(tmp_path.iterdir()) == []
-    assert command("train", "scratch-64", "--as", "open_clip", "--json").json()[0]["arguments"][0] == "--name"
+    (stage,) = command("train", "scratch-64", "--as", "open_clip", "--json").json()["commands"]
+    assert stage["arguments"][0] == "--name"
     wrong = command("train", "scratch-64", "--as", "lavis")
     assert wrong.code != 0
     assert "--as lavis: the only program that is known is open_clip" in wrong.err

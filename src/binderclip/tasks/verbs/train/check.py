@@ -27,7 +27,7 @@ class RecipeText(VerbResult):
     request: TrainRequest
     title: str
     text: str
-    document: Any
+    document: dict[str, Any]
     notes: list[str]
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -42,9 +42,9 @@ class RecipeText(VerbResult):
         """What to know of it."""
         return self.notes
 
-    def as_dict(self) -> Any:
-        """Plain values, for JSON: a recipe, or a list of commands."""
-        return self.document
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON: the entries of a recipe, or the commands."""
+        return {**self.document, "request": self.request.as_document()}
 
 
 def planned(request: TrainRequest) -> PlannedWork:
@@ -75,7 +75,7 @@ def other_program(request: TrainRequest) -> RecipeText:
     recipe = recipe_of(request)
     commands = open_clip_commands(recipe)
     lines = "\n".join(map(str, commands))
-    return RecipeText(request, recipe.name, lines, [vars(command) for command in commands], [])
+    return RecipeText(request, recipe.name, lines, {"commands": [vars(command) for command in commands]}, [])
 
 
 def checked(request: TrainRequest) -> RecipeText:

@@ -78,12 +78,13 @@ class CheckedGrid(VerbResult):
         """What the costs leave out."""
         return list(dict.fromkeys(remark for cost in self.costs.values() for remark in cost.remarks))
 
-    def as_dict(self) -> Any:
-        """A list of runs, for JSON."""
-        return [
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        runs = [
             {"folder": run.folder, "levels": run.levels, "seed": run.seed, "flops": self.costs[run.folder].flops}
             for run in self.study.runs
         ]
+        return {"runs": runs, "request": self.request.as_document()}
 
 
 def costs(request: TrainRequest) -> CheckedGrid:
