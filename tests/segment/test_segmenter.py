@@ -200,6 +200,31 @@ def test_several_segmenters_share_the_towers_passes_and_agree_with_single_calls(
     assert len(runs) == 2
 
 
+def test_a_segmentation_is_handed_out_before_other_windows_are_looked_at(clip_model, monkeypatch) -> None:
+    from binderclip.models.towers import Tower
+    from binderclip.segment import iter_segmentations, segment_all
+
+    runs, embed = [], Tower.embed
+    monkeypatch.setattr(Tower, "embed", lambda tower, pixels: runs.append(len(pixels)) or embed(tower, pixels))
+    windows = Windows(32, 16, size=32)
+    three = [
+        Segmenter(clip_model, "plain", resolution=windows),
+        Segmenter(clip_model, "value", size=32),
+        Segmenter(clip_model, "value", resolution=windows),
+    ]
+    found = {}
+    clip_model.train()
+    for place, each in iter_segmentations(three, picture(40, 72), LABELS):
+        found[place] = (len(runs), each)
+        assert torch.is_grad_enabled()
+    assert clip_model.training
+    clip_model.eval()
+    # The first and third look at the same windows, in one pass of the tower.
+    assert [(place, passes) for place, (passes, _) in found.items()] == [(0, 1), (2, 1), (1, 2)]
+    for place, each in enumerate(segment_all(three, picture(40, 72), LABELS)):
+        torch.testing.assert_close(found[place][1].scores, each.scores)
+
+
 def test_splicing_tokens_is_averaging_them_before_the_norm(clip_model) -> None:
     image, tower = picture(32, 48), clip_model.image_tower
     found = Segmenter(clip_model, resolution=Windows(32, 16, size=32, merge="tokens"))(image, LABELS)

@@ -61,9 +61,64 @@ def test_presets_stand_side_by_side_and_have_files_of_their_own(photographs: Pat
     assert page.count("<b>sclip</b>") == 2
     # Eight maps and overlays are listed; more would be one archive.
     assert {path.parent.name for path in outcome.files} == {"value", "sclip"}
-    lines = outcome.again.shell.splitlines()
-    assert ["--preset value" in lines[0], "--preset sclip" in lines[1]] == [True, True]
-    assert ["--out segments-value" in lines[0], "--out segments-sclip" in lines[1]] == [True, True]
+    assert [path.name for path in outcome.files].count("areas.csv") == 2
+
+
+def test_the_lines_of_several_presets_make_the_files_of_the_page(
+    photographs: Path, run_of: Any, lines: Any, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from binderclip.workbench.tabs.segment import work
+
+    run = run_of()
+    again = work(run, [str(photographs / "cat.jpg")], None, "cat, wall", "", ["vv", "value"]).again
+    (tmp_path / "request.json").write_text(again.request)
+    ways = {
+        "shell": lambda: command(*lines.words(again.shell)),
+        "python": lambda: exec(again.python, {}),
+        "request": lambda: command("segment", "--from", tmp_path / "request.json"),
+    }
+    for name, ask in ways.items():
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        shutil.copy(photographs / "cat.jpg", "cat.jpg")
+        ask()
+        for preset in ("vv", "value"):
+            made, shown = f"segments/{preset}/cat-labels.png", run.folder / preset / "cat-labels.png"
+            np.testing.assert_array_equal(np.asarray(Image.open(made)), np.asarray(Image.open(shown)))
+
+
+def test_presets_that_see_the_same_windows_share_the_tower_s_passes(photographs: Path, run_of: Any) -> None:
+    import torch
+
+    from binderclip.tasks.models import cached_models
+    from binderclip.workbench.tabs.segment import work
+
+    run, seen, passes = run_of(), list[int](), dict[str, int]()
+    tower = run.bench.models.image_text("small").image_tower.module
+    first = next(part for part in tower.modules() if isinstance(part, torch.nn.Conv2d))
+    hook = first.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    with cached_models(run.bench.models.get):
+        for presets in (["plain"], ["value"], ["vv"], ["plain", "value", "vv"]):
+            seen.clear()
+            work(run_of(), [str(photographs / "cat.jpg")], None, "cat, wall", "", presets)
+            passes[",".join(presets)] = sum(seen)
+    hook.remove()
+    assert passes["plain"] == passes["value"] == passes["vv"] == passes["plain,value,vv"] > 0
+
+
+def test_a_preset_that_does_not_fit_the_model_costs_its_own_cell_alone(photographs: Path, run_of: Any) -> None:
+    from binderclip.errors import NotSupported
+    from binderclip.workbench.tabs.segment import work
+
+    picture = str(photographs / "cat.jpg")
+    outcome = work(run_of("small-b"), [picture], None, "cat, wall", "", ["value", "dense"])
+    assert outcome.values[0].count("<figure>") == 1
+    assert "<td>value</td>" in outcome.values[0]
+    assert "without attention" in outcome.values[0]
+    assert outcome.said == "1 preset could not be used."
+    assert "--preset dense" in outcome.again.shell
+    with pytest.raises(NotSupported, match="without attention"):
+        work(run_of("small-b"), [picture], None, "cat, wall", "", ["value", "vv"])
 
 
 def test_pictures_are_shown_one_by_one_as_they_are_done(

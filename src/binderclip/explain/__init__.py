@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from binderclip.explain.engine.attribute import PlanMethod as PlanMethod
     from binderclip.explain.engine.attribute import attribute as attribute
     from binderclip.explain.engine.attribute import attribute_all as attribute_all
+    from binderclip.explain.engine.attribute import iter_attributions as iter_attributions
     from binderclip.explain.engine.attribution import Attribution as Attribution
     from binderclip.explain.engine.attribution import blank_maps as blank_maps
     from binderclip.explain.engine.attribution import peaks as peaks

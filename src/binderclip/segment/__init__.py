@@ -138,6 +138,7 @@ if TYPE_CHECKING:
     from binderclip.segment.segmenter import PARTS as PARTS
     from binderclip.segment.segmenter import Parts as Parts
     from binderclip.segment.segmenter import Segmenter as Segmenter
+    from binderclip.segment.segmenter import iter_segmentations as iter_segmentations
     from binderclip.segment.segmenter import parts_of as parts_of
     from binderclip.segment.segmenter import segment_all as segment_all
     from binderclip.segment.task import TASK_METHODS as TASK_METHODS

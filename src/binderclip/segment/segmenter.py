@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ from binderclip.segment.output.result import Segmentation, label_map
 from binderclip.segment.parts.context import Context, Frame, dense_tower, head, open_windows, records, resample
 from binderclip.segment.parts.fusion import Fusion, LastOnly, Reader
 from binderclip.segment.parts.last_block import LastBlock
-from binderclip.segment.parts.resolution import Resolution, Whole, enlarged, resized
+from binderclip.segment.parts.resolution import Resolution, Splice, Whole, enlarged, resized
 from binderclip.segment.parts.rule import ClassRule
 from binderclip.segment.parts.text import BoundText, Labels, TextSide
 from binderclip.segment.presets import PRESETS
@@ -220,7 +220,6 @@ class Segmenter:
         return score(context) if self.parts.views is None else self.parts.views(context, score, features)
 
 
-@torch.no_grad()
 def segment_all(segmenters: Sequence[Segmenter], image: Any, labels: Labels) -> list[Segmentation]:
     """Several segmenters of one model on one image; those that see the same windows share the tower's passes.
 
@@ -230,6 +229,24 @@ def segment_all(segmenters: Sequence[Segmenter], image: Any, labels: Labels) -> 
 
     Raises:
         UsageError: no segmenter, or segmenters of different models; see `Segmenter.__call__`.
+    """
+    segmentations = dict(iter_segmentations(segmenters, image, labels))
+    return [segmentations[index] for index in range(len(segmenters))]
+
+
+@torch.no_grad()
+def iter_segmentations(
+    segmenters: Sequence[Segmenter], image: Any, labels: Labels
+) -> Iterator[tuple[int, Segmentation]]:
+    """As `segment_all`, each segmentation as soon as it is there: (place among the segmenters, segmentation).
+
+    Until the last one is taken, or the iterator is closed, the model is in evaluation mode.
+
+    Args:
+        segmenters, image, labels: as in `segment_all`.
+
+    Raises:
+        UsageError, DataError: as `segment_all`, when the first one is asked for.
     """
     if not segmenters:
         raise UsageError("segmenters is empty")
@@ -244,16 +261,14 @@ def segment_all(segmenters: Sequence[Segmenter], image: Any, labels: Labels) -> 
     model.eval()
     try:
         layouts = [s.parts.resolution.layout(size, patch=s.tower.patch, native=native) for s in segmenters]
-        segmentations: dict[int, Segmentation] = {}
         for layout in dict.fromkeys(layouts):
             mine = [i for i, own in enumerate(layouts) if own == layout]
             frame = Frame(model, pixels, resized(pixels, layout.size), notes)
             raw = run_windows(frame, layout, [segmenters[i] for i in mine], [texts[i] for i in mine])
             for index, scores in zip(mine, raw, strict=True):
-                segmentations[index] = _finish(segmenters[index].parts, scores, texts[index], frame, picture)
+                yield index, _finish(segmenters[index].parts, scores, texts[index], frame, picture)
     finally:
         model.train(training)
-    return [segmentations[index] for index in range(len(segmenters))]
 
 
 @torch.no_grad()
@@ -290,7 +305,7 @@ def run_windows(
 ) -> list[Float[Tensor, "Q h w"]]:
     """Scores of words in pixels of the resized image, for every segmenter, from one pass over the windows."""
     record = records(*(s.parts for s in segmenters))
-    spliced = [_Splice(layout) for _ in segmenters]
+    spliced = [Splice(layout) for _ in segmenters]
     boxes = layout.boxes
     passes = max(getattr(s.parts.views, "passes", 1) for s in segmenters)
     at_once = _windows_at_once(segmenters[0].tower, layout.window, record, passes)
@@ -322,36 +337,6 @@ def aligned(maps: Float[Tensor, "B D h w"], grid: tuple[int, int]) -> Float[Tens
     """
     ratio = max(1, round(maps.shape[-2] / grid[0]))
     return resample(maps, (ratio * grid[0], ratio * grid[1]))
-
-
-class _Splice:
-    """Adds windows up where they lie, on their own grid, and divides by how many cover a cell."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self.total: Tensor | None = None
-        self.cover = torch.zeros(())
-        self.cell = 1
-
-    def add(self, maps: Float[Tensor, "B C h w"], boxes: Sequence[tuple[int, int, int, int]]) -> None:
-        """Some windows."""
-        if len(self.layout.boxes) == 1:  # nothing overlaps, nothing to add up
-            self.total = maps
-            return
-        if self.total is None:
-            self.cell = self.layout.window[0] // maps.shape[-2]
-            coarse = self.layout.scaled(self.cell)
-            self.total = maps.new_zeros(1, maps.shape[1], *coarse.size)
-            self.cover = maps.new_zeros(coarse.size)
-        for values, box in zip(maps, boxes, strict=True):
-            x0, y0, x1, y1 = (v // self.cell for v in box)
-            self.total[0, :, y0:y1, x0:x1] += values
-            self.cover[y0:y1, x0:x1] += 1
-
-    def result(self) -> Float[Tensor, "1 C H W"]:
-        """The mean."""
-        assert self.total is not None
-        return self.total if len(self.layout.boxes) == 1 else self.total / self.cover
 
 
 def _windows_at_once(tower: Any, window: tuple[int, int], record: Record, passes: int = 1, most: int = 16) -> int:

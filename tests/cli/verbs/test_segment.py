@@ -282,7 +282,8 @@ def test_presets_are_compared_on_one_sheet(command: Command, pictures: Path) -> 
     with Image.open("sheet.png") as sheet:
         assert sheet.width == 3 * 154 + 4
     for extra, said in [
-        ((), "--compare SHEET.png, or one preset"),
+        (("--map", "a.png"), "names several, each of which gets a folder in --out: leave out --overlay, --map"),
+        (("--csv", "a.csv"), "names several, each of which gets a folder in --out: leave out --overlay, --map"),
         (("--compare", "a.jpg"), "the sheet is a PNG"),
         (("--compare", "a.png", "--out", "x"), "--compare writes one sheet"),
         (("--compare", "a.png", "--redo"), "--compare writes one sheet"),
@@ -292,6 +293,44 @@ def test_presets_are_compared_on_one_sheet(command: Command, pictures: Path) -> 
         assert (refused.code, said in refused.err) == (2, True), refused.err
     empty = command("segment", picture, "-l", "a cat", "--preset", " , ")
     assert (empty.code, "--preset is empty; there are" in empty.err) == (2, True)
+
+
+def test_several_presets_are_made_at_once_each_in_its_folder(command: Command, pictures: Path, tmp_path: Path) -> None:
+    Image.open(pictures / "cat.jpg").resize((96, 64)).save(tmp_path / "cat.png")
+    words = ("segment", tmp_path / "cat.png", "-l", "a cat,a cup", "--size", 96)
+    done = command(*words, "--preset", "value,vv", "--out", "maps", "--json").json()
+    assert [(row["preset"], row["label_map"]) for row in done["images"]] == [
+        ("value", "maps/value/cat-labels.png"), ("vv", "maps/vv/cat-labels.png"),
+    ]  # fmt: skip
+    for row in done["images"]:
+        alone = command(*words, "--preset", row["preset"], "--map", "a.png", "--overlay", "b.png", "--json").json()
+        assert row["share"] == pytest.approx(alone["share"], abs=1e-3)
+        with Image.open("a.png") as one, Image.open(row["label_map"]) as other:
+            # Sums over several pictures at once may differ in the last digit, so a pixel on an edge may.
+            assert (np.asarray(one) == np.asarray(other)).mean() > 0.999
+    # The folder is gone on with: of three presets only the third is made.
+    again = command(*words, "--preset", "value,vv,plain", "--out", "maps")
+    assert "2 label maps done before" in again.err
+    assert Path("maps/plain/cat-labels.png").is_file()
+    assert "NAME-labels.png of each in maps/value/, maps/vv/, maps/plain/" in again.out
+    told = command(*words, "--preset", "value", "--out", "maps/value", "--background", "wall")
+    assert (told.code, "was made with other background" in told.err) == (2, True)
+
+
+def test_a_preset_that_does_not_fit_costs_its_own_maps_alone(command: Command, pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    for name in ("cat", "coffee"):
+        Image.open(pictures / f"{name}.jpg").resize((64, 48)).save(folder / f"{name}.png")
+    words = ("segment", folder, "-l", "a cat,a cup", "--model", "small-b", "--json")
+    done = command(*words, "--preset", "value,dense")
+    assert done.code == 1
+    document = json.loads(done.out)
+    assert [row["preset"] for row in document["images"]] == ["dense", "dense"]
+    assert "without attention, which this preset needs" in document["left_out"]["value"]
+    assert "left out value: " in command(*words[:-1], "--preset", "value,dense").err
+    none = command(*words, "--preset", "value,vv")
+    assert (none.code, "without attention, which this preset needs" in none.err) == (1, True)
 
 
 def test_descriptions_are_mixed_into_the_labels_of_presets_that_weigh_them(command: Command, pictures: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +15,7 @@ from binderclip.errors import UsageError
 from binderclip.explain.engine.attribution import Attribution, Combine, Finish
 from binderclip.explain.engine.gathering import (
     Ensemble,
+    Gathered,
     Gathering,
     Opener,
     Opening,
@@ -178,27 +179,46 @@ def attribute_all(
     Raises:
         UsageError: no method, or see `attribute`.
     """
-    given = methods if isinstance(methods, Mapping) else dict(enumerate(methods))
-    if not given:
-        raise UsageError("methods is empty: give at least one")
-    made = {key: _made(method) for key, method in given.items()}
-    plans = {key: m.plan() if isinstance(m, Planned) else None for key, m in made.items()}
-    shared = {key: plan for key, plan in plans.items() if plan is not None}
-    run = run_plans(model, images, target, list(shared.values()), precision=precision) if shared else []
-    attributions = dict(zip(shared, run, strict=True))
-    device = Observer(model).device
-    for key, method in made.items():
-        if key not in attributions:
-            with autocast(precision, device):
-                attributions[key] = method(model, images, target)
     if isinstance(methods, Mapping):
+        attributions = dict(iter_attributions(model, images, target, methods=methods, precision=precision))
         return {name: attributions[name] for name in methods}
+    numbered = {str(place): method for place, method in enumerate(methods)}
+    attributions = dict(iter_attributions(model, images, target, methods=numbered, precision=precision))
     named: dict[str, Attribution] = {}
-    for key in given:
+    for key in numbered:
         name = attributions[key].method
         count = sum(other == name or other.startswith(f"{name}_#") for other in named)
         named[f"{name}_#{count + 1}" if count else name] = attributions[key]
     return named
+
+
+def iter_attributions(
+    model: Any, images: Any, target: Any = None, *, methods: Mapping[str, Any], precision: str = "float32"
+) -> Iterator[tuple[str, Attribution]]:
+    """As `attribute_all`, each attribution as soon as its passes have run: (name, attribution).
+
+    Methods of a single pass come first, then those of each further set of passes, then those that cannot share.
+
+    Args:
+        model, images, target, methods, precision: as in `attribute_all`.
+
+    Raises:
+        UsageError, NotSupported: as `attribute_all`, when the first one is asked for.
+    """
+    if not methods:
+        raise UsageError("methods is empty: give at least one")
+    made = {name: _made(method) for name, method in methods.items()}
+    plans = {name: m.plan() if isinstance(m, Planned) else None for name, m in made.items()}
+    shared = {name: plan for name, plan in plans.items() if plan is not None}
+    if shared:
+        names = list(shared)
+        for place, attribution in iter_plans(model, images, target, list(shared.values()), precision=precision):
+            yield names[place], attribution
+    device = Observer(model).device
+    for name in (name for name in made if name not in shared):
+        with autocast(precision, device):
+            attribution = made[name](model, images, target)
+        yield name, attribution
 
 
 def _made(method: Any) -> Any:
@@ -215,8 +235,21 @@ def run_plans(
     Raises:
         UsageError, NotSupported: see `attribute`.
     """
+    attributions = dict(iter_plans(model, images, target, plans, precision=precision))
+    return [attributions[place] for place in range(len(plans))]
+
+
+def iter_plans(
+    model: Any, images: Any, target: Any, plans: Sequence[Plan], *, precision: str = "float32"
+) -> Iterator[tuple[int, Attribution]]:
+    """As `run_plans`, each attribution as soon as its passes have run: (place among the plans, attribution).
+
+    Raises:
+        UsageError, NotSupported: see `attribute`.
+    """
     observer = Observer(model, precision)
     batch = observer.images(images)
+    # Left before each attribution is handed out: whoever takes it finds gradients and weights as they were.
     with observer.ready():
         asked = [_places(observer, batch, plan) for plan in plans]
         dense = getattr(target, "on", "outputs") == "dense"
@@ -235,18 +268,19 @@ def run_plans(
                 cleans[way] = observer.run(batch, passes_of_group, values=extra, way=way)
             score = score or resolve(model, target, cleans[way].readable(dense).detach())
             cleans[way].bind(score, dense, batch)
+        assert score is not None
+        size = (batch.shape[-2], batch.shape[-1])
         gatherings: list[Gathering] = []
         for plan, places, way in zip(plans, asked, ways, strict=True):
-            clean = cleans[way]
-            opening = Opening(clean, clean.score(), tuple(places), (batch.shape[-2], batch.shape[-1]))
-            gatherings.append(plan.open(opening))
-        assert score is not None
-        sets = dict.fromkeys((plan.passes, way) for plan, way in zip(plans, ways, strict=True))
-        # The clean pass first: its backward frees what it holds.
-        for passes, way in sorted(sets, key=lambda each: not isinstance(each[0], Clean)):
-            mine = [i for i, plan in enumerate(plans) if plan.passes == passes and ways[i] == way]
-            passes_of_group = [p for i in mine for p in asked[i]]
-            extra = [p for i in mine for p in plans[i].values]
+            gatherings.append(plan.open(Opening(cleans[way], cleans[way].score(), tuple(places), size)))
+        value = next(iter(cleans.values())).score().detach()
+    sets = dict.fromkeys((plan.passes, way) for plan, way in zip(plans, ways, strict=True))
+    # The clean pass first: its backward frees what it holds.
+    for passes, way in sorted(sets, key=lambda each: not isinstance(each[0], Clean)):
+        mine = [i for i, plan in enumerate(plans) if plan.passes == passes and ways[i] == way]
+        passes_of_group = [p for i in mine for p in asked[i]]
+        extra = [p for i in mine for p in plans[i].values]
+        with observer.ready():
             for step in passes(observer, batch):
                 if isinstance(passes, Clean):
                     seen = cleans[way]
@@ -255,28 +289,30 @@ def run_plans(
                     seen.bind(score, dense, batch)
                 for index in mine:
                     gatherings[index].add(seen, seen.score(), step)
-        value = next(iter(cleans.values())).score().detach()
-        size = (batch.shape[-2], batch.shape[-1])
-        attributions = [g.result() for g in gatherings]
-    return [
-        Attribution(
-            tuple(site.values.detach() for site in each.sites),
-            tuple(site.box for site in each.sites),
-            size,
-            value,
-            plan.method,
-            plan.finish,
-            combine=plan.combine,
-            align_corners=plan.align_corners,
-            accounted=each.accounted,
-            promised=each.promised,
-            # Views are crops of the image, each with boxes of its own.
-            seen=None
-            if observer.preprocess is None or isinstance(plan.passes, CroppedViews)
-            else input_box(observer.preprocess, size),
-        )
-        for plan, each in zip(plans, attributions, strict=True)
-    ]
+            gathered = {index: gatherings[index].result() for index in mine}
+        for index, each in gathered.items():
+            yield index, _attribution(plans[index], each, value, size, observer)
+
+
+def _attribution(
+    plan: Plan, gathered: Gathered, value: Float[Tensor, "B"], size: tuple[int, int], observer: Observer
+) -> Attribution:
+    return Attribution(
+        tuple(site.values.detach() for site in gathered.sites),
+        tuple(site.box for site in gathered.sites),
+        size,
+        value,
+        plan.method,
+        plan.finish,
+        combine=plan.combine,
+        align_corners=plan.align_corners,
+        accounted=gathered.accounted,
+        promised=gathered.promised,
+        # Views are crops of the image, each with boxes of its own.
+        seen=None
+        if observer.preprocess is None or isinstance(plan.passes, CroppedViews)
+        else input_box(observer.preprocess, size),
+    )
 
 
 def _places(observer: Observer, batch: Tensor, plan: Plan) -> list[Place]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal, Protocol, runtime_checkable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -204,3 +206,33 @@ class Windows:
                 f"{MOST_WINDOWS}: give a larger stride or a smaller size"
             )
         return bounded(Layout.over(full, window, stride), patch)
+
+
+class Splice:
+    """Adds windows up where they lie, on their own grid, and divides by how many cover a cell."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.total: Tensor | None = None
+        self.cover = torch.zeros(())
+        self.cell = 1
+
+    def add(self, maps: Float[Tensor, "B C h w"], boxes: Sequence[tuple[int, int, int, int]]) -> None:
+        """Some windows."""
+        if len(self.layout.boxes) == 1:  # nothing overlaps, nothing to add up
+            self.total = maps
+            return
+        if self.total is None:
+            self.cell = self.layout.window[0] // maps.shape[-2]
+            coarse = self.layout.scaled(self.cell)
+            self.total = maps.new_zeros(1, maps.shape[1], *coarse.size)
+            self.cover = maps.new_zeros(coarse.size)
+        for values, box in zip(maps, boxes, strict=True):
+            x0, y0, x1, y1 = (v // self.cell for v in box)
+            self.total[0, :, y0:y1, x0:x1] += values
+            self.cover[y0:y1, x0:x1] += 1
+
+    def result(self) -> Float[Tensor, "1 C H W"]:
+        """The mean."""
+        assert self.total is not None
+        return self.total if len(self.layout.boxes) == 1 else self.total / self.cover

@@ -5,16 +5,16 @@ from __future__ import annotations
 import html
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import gradio as gr
 
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.tasks.arguments.labels import parse_labels
 from binderclip.tasks.events import Event, PartialResult
-from binderclip.tasks.verbs.segment.label_maps import MappedPicture, write_tables
+from binderclip.tasks.verbs.segment.map_files import MappedPicture, write_tables
 from binderclip.tasks.verbs.segment.request import NONE, SegmentRequest, default_preset
 from binderclip.tasks.verbs.segment.task import segment
 from binderclip.workbench.commands import Equivalent
@@ -75,7 +75,7 @@ def build(bench: Bench) -> None:
 def work(
     run: Run, files: list[str] | None, folder: str | None, labels: str, background: str, presets: list[str]
 ) -> Outcome:
-    """Segment every picture by every preset, one preset after the other."""
+    """Segment every picture by every preset; those that see the same windows share the passes of the model."""
     chosen = run.pictures(files, folder)
     if not labels.strip():
         raise UsageError("type labels, separated by commas, such as: cat, sofa")
@@ -85,47 +85,53 @@ def work(
     if len(presets) > MOST_PRESETS:
         raise UsageError(f"{len(presets)} presets are too many side by side: {MOST_PRESETS} at most")
     paths, skipped = _of_a_size(chosen)
-    page, requests, written, maps = _Page(run, chosen), list[SegmentRequest](), list[Path](), list[Path]()
-    for preset in presets:
-        place = preset if len(presets) > 1 else ""
-        # The same without this page is about the pictures by the names that their owner knows.
-        requests.append(
-            SegmentRequest(
-                images=chosen.names(), labels=names, background=ground, preset=preset, model=run.model_name,
-                device=run.bench.models.device, **_apart(chosen, place),
-            )
-        )  # fmt: skip
-        folder_ = _folder(run.folder, place)
-        asked = requests[-1].replaced(images=paths, out=folder_, overlay=None, label_map=None)
-        result = _segmented(asked, partial(page.hear, preset))
-        if len(requests) == 1:
-            skipped += [(Path(path).name, reason.replace(path, Path(path).name)) for path, reason in result.skipped]
-        maps += [file for each in result.pictures for file in (each.overlay, each.label_map)]
-        named = [replace(each, path=Path(chosen.label(each.path))) for each in result.pictures]
-        write_tables(named, folder_ / "masks.json", folder_ / "areas.csv")
-        written += [folder_ / "masks.json", folder_ / "areas.csv"]
-    files_out = [*maps, *written] if len(maps) <= 8 else [packed(run.folder, [*maps, *written], "segments.zip")]
-    left = table(("Left out", "Why"), skipped, could_not_be_read(len(skipped)).removesuffix(".")) if skipped else ""
-    return Outcome(
-        (page.html() + left,),
-        files=files_out,
-        again=Equivalent.of(*requests),
-        said=could_not_be_read(len(skipped)),
-    )
+    page = _Page(run, chosen, presets)
+    asked = SegmentRequest(
+        images=[str(path) for path in paths], labels=names, background=ground, preset=",".join(presets), model=run.model_name,
+        device=run.bench.models.device, out=str(run.folder),
+    )  # fmt: skip
+    result = _segmented(asked, page.hear)
+    skipped += [(Path(path).name, reason.replace(path, Path(path).name)) for path, reason in result.skipped]
+    status = could_not_be_read(len({name for name, _ in skipped}))
+    if result.left_out:
+        status = f"{status} {number_of(len(result.left_out), 'preset')} could not be used.".strip()
+    rows = [*result.left_out.items(), *skipped]
+    left = table(("Left out", "Why"), rows, status.removesuffix(".")) if rows else ""
+    # The same without this page is about the pictures by the names that their owner knows.
+    made = dict.fromkeys(each.source.name for each in result.pictures)
+    again = asked.replaced(images=chosen.names(), preset=",".join(made), out=None)
+    return Outcome((page.html() + left,), files=_files(run, chosen, result), again=Equivalent.of(again), said=status)
+
+
+def _files(run: Run, chosen: ChosenPictures, result: LabelMapReport) -> list[Path]:
+    """Overlays and label maps of all presets, with tables of each beside them; of many pictures as one archive."""
+    maps = [file for each in result.pictures for file in (each.overlay, each.label_map)]
+    written: list[Path] = []
+    for preset in result.sources:
+        own = [each for each in result.pictures if each.source is preset]
+        if own:
+            named = [replace(each, path=Path(chosen.label(each.path))) for each in own]
+            places = own[0].overlay.with_name("masks.json"), own[0].overlay.with_name("areas.csv")
+            write_tables(named, *places)
+            written += places
+    return [*maps, *written] if len(maps) <= 8 else [packed(run.folder, [*maps, *written], "segments.zip")]
 
 
 @dataclass
 class _Page:
-    """Pictures and their colours as far as they are there."""
+    """Pictures and their colours as far as they are there, those of the presets in their order."""
 
     run: Run
     chosen: ChosenPictures
+    presets: list[str]
     rows: dict[Path, _Segmented] = field(default_factory=dict)
 
-    def hear(self, preset: str, event: Event) -> None:
-        """Show a picture as soon as it is segmented."""
+    def hear(self, event: Event) -> None:
+        """Show a picture as soon as it is segmented by a preset."""
         if not isinstance(event, PartialResult):
             self.run.hear(event)
+            return
+        if isinstance(event.outcome, str):  # which is told with the result
             return
         done: MappedPicture = event.outcome
         folder = self.run.folder / "seen"
@@ -135,7 +141,9 @@ class _Page:
             self.rows[done.path] = _Segmented(Path(self.chosen.label(done.path)), small, {})
         row = self.rows[done.path]
         place = _coloured(done, folder / f"{row.small.stem}-{len(row.colours)}.png")
-        row.colours[preset] = (place, done.shares())
+        row.colours[event.name] = (place, done.shares())
+        ordered = [(name, row.colours[name]) for name in self.presets if name in row.colours]
+        self.rows[done.path] = replace(row, colours=dict(ordered))
         self.run.show(self.html())
 
     def html(self) -> str:
@@ -179,27 +187,11 @@ def _of_a_size(chosen: ChosenPictures) -> tuple[list[Path], list[tuple[str, str]
     return paths, skipped
 
 
-def _apart(chosen: ChosenPictures, preset: str) -> dict[str, Any]:
-    """Names of the results of one preset among several."""
-    if not preset:
-        return {}
-    if len(chosen.paths) > 1 or chosen.folder is not None:
-        return {"out": f"segments-{preset}"}
-    stem = f"{chosen.paths[0].stem}-{preset}"
-    return {"label_map": f"{stem}.png", "overlay": f"{stem}-overlay.png"}
-
-
 def _usual() -> list[str]:
     """The background words of the verb, as they stand in the box."""
     from binderclip.segment import GROUND
 
     return list(GROUND)
-
-
-def _folder(folder: Path, preset: str) -> Path:
-    place = folder / preset if preset else folder
-    place.mkdir(exist_ok=True)
-    return place
 
 
 def _coloured(picture: MappedPicture, path: Path) -> Path:

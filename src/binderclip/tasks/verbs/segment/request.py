@@ -31,9 +31,9 @@ def background_text(words: list[str]) -> str:
 Preset = Annotated[
     str | None,
     Option(
-        "The method; `segment-presets` says what each is for. Several to compare or measure. [default: photograph, "
-        "which cuts objects out, with everyday; clip_dinoiser, which finds the ground, with small; with others "
-        "clip_dinoiser-teacher]"
+        "The method; `segment-presets` says what each is for. Several with commas: each in a folder, or compared, or "
+        "measured. [default: photograph, which cuts objects out, with everyday; clip_dinoiser, which finds the ground, "
+        "with small; with others clip_dinoiser-teacher]"
     ),
 ]
 Changes = Annotated[
@@ -61,6 +61,8 @@ class SegmentRequest(Request):
         binderclip segment pet.jpg -l cat,dog --preset itaclip --descriptions animals
 
         binderclip segment photos/ -l person,dog,ball --preset value,sclip,cliper --compare sheet.png
+
+        binderclip segment street.jpg -l "car,tree" --preset value,sclip --out maps
 
     A folder can be gone on with: images whose label map is there are not done again. By one sentence for all pictures:
     `segment-task`; by an example: `segment-example`; by a trained head: `segment-head`; measured on true label maps:
@@ -128,8 +130,11 @@ class SegmentRequest(Request):
                 )
             if not self.compare.lower().endswith(".png"):
                 raise UsageError(f"--compare {self.compare}: the sheet is a PNG")
-        elif len(self.presets) > 1:
-            raise UsageError(f"--preset {self.preset} names several: give --compare SHEET.png, or one preset")
+        elif len(self.presets) > 1 and (self.overlay or self.label_map or self.coco or self.csv):
+            raise UsageError(
+                f"--preset {self.preset} names several, each of which gets a folder in --out: leave out --overlay, "
+                "--map, --coco and --csv"
+            )
         return self
 
     @property

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from binderclip.errors import DataError, UsageError
 from binderclip.tasks.arguments.boxes import mask_values
 from binderclip.tasks.files.inputs import file_stamp, one_image
-from binderclip.tasks.verbs.segment.label_maps import LabelMapReport, LabelMapSource, segment_pictures
+from binderclip.tasks.verbs.segment.label_maps import LabelMapReport, by_one, segment_pictures
+from binderclip.tasks.verbs.segment.map_files import LabelMapSource
 from binderclip.tasks.verbs.segment_example.request import UNTRAINED, SegmentExampleRequest
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def run(request: SegmentExampleRequest) -> LabelMapReport:
     # With the files' times, as a mask may be drawn anew.
     stamps = [file_stamp(Path(each)) for each in (*request.example, *request.mask)]
     source = LabelMapSource(
+        name="example",
         labels=[request.label],
         background=True,
         title=f"{count} example{'s' * (count > 1)}, head {request.head}{f', model {request.model}' * untrained}",
@@ -41,9 +43,8 @@ def run(request: SegmentExampleRequest) -> LabelMapReport:
         record={
             "labels": [request.label], **described, "mask_value": request.mask_value, "example_files": stamps,
         },
-        build=lambda: _built(request, masks),
     )  # fmt: skip
-    return segment_pictures(request, source)
+    return segment_pictures(request, [source], by_one(lambda: _built(request, masks)))
 
 
 def _mask(request: SegmentExampleRequest, place: int) -> np.ndarray:
@@ -61,11 +62,11 @@ def _mask(request: SegmentExampleRequest, place: int) -> np.ndarray:
     return chosen_pixels(values, request.mask_value, indexed, path)
 
 
-def _built(request: SegmentExampleRequest, masks: list[np.ndarray]) -> Callable[[Path, list[str]], Segmentation]:
+def _built(request: SegmentExampleRequest, masks: list[np.ndarray]) -> Callable[[Path], Segmentation]:
     """A segmenter that knows the examples."""
     segmenter = _segmenter(request)
     known = segmenter.examples([one_image(each) for each in request.example], masks)
-    return lambda path, labels: segmenter(path, known, label=labels[0])
+    return lambda path: segmenter(path, known, label=request.label)
 
 
 def _segmenter(request: SegmentExampleRequest) -> FewShotSegmenter:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from binderclip.errors import UsageError
 from binderclip.tasks.models import image_text_model
-from binderclip.tasks.verbs.segment.label_maps import LabelMapReport, LabelMapSource, segment_pictures
+from binderclip.tasks.verbs.segment.label_maps import LabelMapReport, by_one, segment_pictures
+from binderclip.tasks.verbs.segment.map_files import LabelMapSource
 from binderclip.tasks.verbs.segment_head.request import SegmentHeadRequest
 
 if TYPE_CHECKING:
@@ -29,15 +30,15 @@ def run(request: SegmentHeadRequest) -> LabelMapReport:
     # With its time, as the folder may be trained anew.
     stamp = (Path(request.head) / CONFIG).stat().st_mtime_ns
     source = LabelMapSource(
+        name="head",
         labels=labels,
         background=False,
         title=f"head {request.head}",
         model=request.model,
         described=described,
         record={"labels": labels, **described, "head_file": stamp},
-        build=lambda: _built(request),
     )
-    return segment_pictures(request, source)
+    return segment_pictures(request, [source], by_one(lambda: _built(request, labels)))
 
 
 def _labels(request: SegmentHeadRequest) -> list[str]:
@@ -52,7 +53,7 @@ def _labels(request: SegmentHeadRequest) -> list[str]:
     return [str(name) for name in classes]
 
 
-def _built(request: SegmentHeadRequest) -> Callable[[Path, list[str]], Segmentation]:
+def _built(request: SegmentHeadRequest, labels: list[str]) -> Callable[[Path], Segmentation]:
     """The head, opened."""
     from binderclip.models.files.folders import folder_config
     from binderclip.segment import open_head
@@ -61,4 +62,4 @@ def _built(request: SegmentHeadRequest) -> Callable[[Path, list[str]], Segmentat
     # --model says no other than its default: the head's own.
     name = own if request.model == "small" else request.model
     head = open_head(request.head, image_text_model(name, device=request.device))
-    return lambda path, labels: head.segment(path, labels)
+    return lambda path: head.segment(path, labels)
