@@ -174,6 +174,14 @@ def explain_words(inputs: Inputs) -> Request:
     return tasks.explain.request(images=[inputs.pictures / "b.png", "--a cat"], words=True, model=inputs.model)
 
 
+@case("explain --method A,B")
+def explain_by_several(inputs: Inputs) -> Request:
+    return tasks.explain.request(
+        images=[inputs.pictures], label="a cat", method="saliency,input_x_gradient", npy=True, out="maps",
+        model=inputs.model,
+    )  # fmt: skip
+
+
 @case("explain --compare")
 def explain_compare(inputs: Inputs) -> Request:
     return tasks.explain.request(
@@ -352,6 +360,13 @@ def segment_one(inputs: Inputs) -> Request:
 def segment_compare(inputs: Inputs) -> Request:
     return tasks.segment.request(
         images=[inputs.pictures], labels=["a cat"], preset="value,plain", compare="sheet.png", model=inputs.model
+    )
+
+
+@case("segment --preset A,B")
+def segment_by_several(inputs: Inputs) -> Request:
+    return tasks.segment.request(
+        images=[inputs.pictures], labels=["a cat", "red, round"], preset="value,plain", out="maps", model=inputs.model
     )
 
 

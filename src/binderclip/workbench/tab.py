@@ -108,11 +108,6 @@ class Run:
         elif isinstance(event, Warned):
             self.warnings.append(event.message)
 
-    def hear_part(self, event: Event) -> None:
-        """As `hear`, of a task that is one of several in a run, whose own counts the bar does not show."""
-        if not isinstance(event, Counted):
-            self.hear(event)
-
     def show(self, *values: Any) -> None:
         """What there is so far: one value for each of the tab's outputs."""
         self._job.show(values)

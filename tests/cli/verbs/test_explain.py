@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def test_a_settings_layer_and_method_are_checked(command: Command, pictures: Pat
         (("--method", "saliency", "--layer", "-1"), 2, "saliency looks at the pixels"),
         (("--method", "smoothgrad", "-s", "samples=3"), 2, "has no setting 'samples'"),
         (("--method", "smoothgrad", "-s", "n_samples=0"), 2, "n_samples must be at least 1"),
-        (("--method", "saliency,gradcam"), 2, "several methods go with --compare"),
+        (("--method", "saliency,smoothgrad", "-s", "samples=3"), 2, "--set samples: none of saliency, smoothgrad has"),
+        (("--method", "saliency,gradcam", "-o", "a.png"), 2, "for several images or methods give a folder"),
         (("--method", "pretty", "--compare"), 2, "--method 'pretty' is unknown; there are"),
     ]:
         done = command(*words, *options)
@@ -157,6 +159,38 @@ def test_a_settings_layer_and_method_are_checked(command: Command, pictures: Pat
     assert "longer than the 16 tokens" in done.err
     assert "give --label" in command("explain", pictures / "cat.jpg").err
     assert "one image and its caption" in command("explain", "--words", pictures / "cat.jpg").err
+
+
+def test_several_methods_are_drawn_at_once(command: Command, pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    for name in ("cat", "coffee"):
+        Image.open(pictures / f"{name}.jpg").resize((64, 48)).save(folder / f"{name}.png")
+    words = ("explain", folder, "-l", "a cat", "--npy", "--json")
+    done = command(
+        *words, "--method", "smoothgrad,saliency", "-s", "n_samples=2", "-o", "maps", "--report", "page.html"
+    )
+    rows = done.json()["images"]
+    assert [(Path(row["image"]).stem, row["method"]) for row in rows] == [
+        (name, method) for name in ("cat", "coffee") for method in ("smoothgrad", "saliency")
+    ]
+    assert Path("page.html").read_text().count("data:image/png;base64") == 4
+    alone = command(*words, "--method", "smoothgrad", "-s", "n_samples=2", "-o", "one").json()["images"]
+    for row, other in zip(rows[::2], alone, strict=True):
+        assert row["overlay"] == f"maps/{Path(row['image']).stem}-smoothgrad.png"
+        np.testing.assert_allclose(np.load(row["map"]), np.load(other["map"]), rtol=1e-3, atol=1e-6)
+        assert (row["peak_xy"], row["cosine"]) == (other["peak_xy"], pytest.approx(other["cosine"]))
+
+
+def test_a_method_that_cannot_be_run_costs_its_own_map_alone(command: Command, pictures: Path) -> None:
+    words = ("explain", pictures / "cat.jpg", "-l", "a cat", "--model", "small-b", "--method")
+    done = command(*words, "rollout,saliency", "--json")
+    document = json.loads(done.out)
+    assert (done.code, [row["method"] for row in document["images"]]) == (1, ["saliency"])
+    assert [*document["left_out"]] == ["rollout"]
+    assert "left out rollout: " in command(*words, "rollout,saliency").err
+    alone, several = command(*words, "rollout"), command(*words, "rollout,gradeclip")
+    assert (alone.code, several.code, alone.err) == (1, 1, several.err)
 
 
 def test_words_of_a_caption(command: Command, pictures: Path) -> None:

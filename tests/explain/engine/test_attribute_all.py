@@ -23,6 +23,7 @@ from binderclip.explain import (
     SmoothGradCAMPlusPlus,
     attribute,
     attribute_all,
+    iter_attributions,
     targets,
 )
 from binderclip.explain.engine.attribute import Plan, PlanMethod, gradient, signal_plan
@@ -87,6 +88,27 @@ def test_each_distinct_pass_runs_once(
         check_equal(found, conv_net, images, 1, methods)
     assert sum(seen["forward"]) > 4 * 60
     assert seen["forward"].count(1) == 1  # the last map was known; the baseline again
+
+
+def test_a_map_is_handed_out_as_soon_as_its_passes_have_run(
+    conv_net: nn.Module, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guided = Saliency(relu_rule="guided")  # which cannot share
+    methods = {"path": IntegratedGradients(5), "guided": guided, "smooth": SmoothGrad(5), "saliency": Saliency()}
+    for parameter in conv_net.parameters():
+        parameter.requires_grad_(True)
+    conv_net.train()
+    order = {}
+    with counted(conv_net.conv1, monkeypatch) as seen, torch.no_grad():
+        for name, _ in iter_attributions(conv_net, images, 1, methods=methods):
+            order[name] = sum(seen["forward"])
+            # Between two of them the model and the gradients are the caller's.
+            assert conv_net.training
+            assert all(parameter.requires_grad for parameter in conv_net.parameters())
+            assert not torch.is_grad_enabled()
+    # The images 3; five nodes of 3 images and the baseline; five noisy copies of 3 images.
+    assert order == {"saliency": 3, "path": 3 + 15 + 1, "smooth": 3 + 15 + 1 + 15, "guided": order["guided"]}
+    assert list(order) == ["saliency", "path", "smooth", "guided"]
 
 
 def test_a_tower_is_run_once_for_all(clip_model, monkeypatch: pytest.MonkeyPatch) -> None:

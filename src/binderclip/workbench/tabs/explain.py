@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.models.files.registry import has_concepts
+from binderclip.tasks.events import Counted, Event, PartialResult
 from binderclip.tasks.files.writing import without_empty_columns
 from binderclip.tasks.verbs.explain.caption import words_html
 from binderclip.tasks.verbs.explain.request import ExplainRequest
@@ -19,7 +23,7 @@ from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
     from binderclip.tasks.verbs.explain.caption import CaptionReport
-    from binderclip.tasks.verbs.explain.run import ExplainReport
+    from binderclip.tasks.verbs.explain.run import ExplainedPicture
 
 METHODS_AT_FIRST = ["concepts", "gradcam", "smoothgrad"]
 MOST_METHODS = 12
@@ -53,7 +57,7 @@ def build(bench: Bench) -> None:
 
 
 def work(run: Run, file: str | None, label: str, names: list[str]) -> Outcome:
-    """All chosen methods on one picture, one after the other, so that the first are seen at once."""
+    """All chosen methods on one picture; those that need the same passes share them, and each is shown at once."""
     path = run.pictures(file).paths[0]
     if not label.strip():
         raise UsageError("type what to look for, such as: a cat")
@@ -64,17 +68,62 @@ def work(run: Run, file: str | None, label: str, names: list[str]) -> Outcome:
         names = [name for name in names if name != "concepts"]
         if not names:
             raise UsageError(f"{run.model_name} has no concepts: tick another method, or choose everyday")
-    reports: list[ExplainReport] = []
-    again: list[ExplainRequest] = []
-    for name in names:
-        run.progress(len(reports), len(names), f"looking by {name}")
-        # The same without this page is about the picture by the name that its owner knows.
-        request = _request(run, [str(path)], label=label.strip(), method=name, out=str(run.folder / f"{name}.png"))
-        reports.append(cast("ExplainReport", explain.run(request, progress=run.hear_part)))
-        again.append(_request(run, named_pictures([path]), label=label.strip(), method=name, out=f"{name}.png"))
-        shown = [(str(each.pictures[0].overlay), each.method) for each in reports]
-        run.show(shown, _table(reports))
-    return Outcome((shown, _table(reports)), [each.pictures[0].overlay for each in reports], Equivalent.of(*again))
+    evidence = _Evidence(run, label.strip(), names)
+    asked = partial(_request, run, label=label.strip())
+    # One method's file is named, of several the folder.
+    several = len(names) > 1
+    own = None if several else f"{path.stem}-{names[0]}.png"
+    out = str(run.folder / own) if own else str(run.folder)
+    explain.run(asked([str(path)], method=",".join(names), out=out), progress=evidence.hear)
+    maps = evidence.maps()
+    # The same without this page is about the picture by the name that its owner knows.
+    again = asked(named_pictures([path]), method=",".join(each.method for each in maps), out=own)
+    return Outcome(evidence.values(), [each.overlay for each in maps], Equivalent.of(again), evidence.status())
+
+
+@dataclass
+class _Evidence:
+    """What the methods found, as far as they have run: by name the picture, or why there is none."""
+
+    run: Run
+    label: str
+    names: list[str]
+    cells: dict[str, ExplainedPicture | str] = field(default_factory=dict)
+
+    def hear(self, event: Event) -> None:
+        """Show a method as soon as it has run."""
+        if isinstance(event, PartialResult):
+            self.cells[event.name] = event.outcome
+            self.run.show(*self.values())
+        if isinstance(event, (PartialResult, Counted)):
+            self.run.progress(len(self.cells), len(self.names), f"looking by {number_of(len(self.names), 'method')}")
+        else:
+            self.run.hear(event)
+
+    def maps(self) -> list[ExplainedPicture]:
+        """The pictures, in the order in which the methods were asked for."""
+        cells = [self.cells[name] for name in self.names if name in self.cells]
+        return [each for each in cells if not isinstance(each, str)]
+
+    def values(self) -> tuple[list[tuple[str, str]], str]:
+        """What is shown: the gallery and the table."""
+        shown = [(str(each.overlay), each.method) for each in self.maps()]
+        columns = ("Method", "Strongest evidence at", "Completeness error")
+        rows = [_row(name, self.cells[name]) for name in self.names if name in self.cells]
+        return shown, table(*without_empty_columns(columns, rows), f"Evidence for {self.label}")
+
+    def status(self) -> str:
+        """How many methods gave no map."""
+        missing = sum(isinstance(each, str) for each in self.cells.values())
+        return f"{number_of(missing, 'method')} could not be used." if missing else ""
+
+
+def _row(name: str, outcome: ExplainedPicture | str) -> tuple[str, str, str]:
+    if isinstance(outcome, str):
+        return name, f"left out: {outcome}", ""
+    error = outcome.completeness_error
+    place = f"x {outcome.peak[0]}, y {outcome.peak[1]}" if outcome.peak else "finds no place"
+    return name, place, "" if error is None else f"{error:.2g}"
 
 
 def colour_words(run: Run, file: str | None, caption: str) -> Outcome:
@@ -95,16 +144,6 @@ def colour_words(run: Run, file: str | None, caption: str) -> Outcome:
 
 def _request(run: Run, images: list[str], **asked: Any) -> ExplainRequest:
     return ExplainRequest(images=images, model=run.model_name, device=run.bench.models.device, **asked)
-
-
-def _table(reports: list[ExplainReport]) -> str:
-    columns: list[tuple[str, ...]] = [("Method", "Strongest evidence at", "Completeness error")]
-    for each in reports:
-        (picture,) = each.pictures
-        error = picture.completeness_error
-        place = f"x {picture.peak[0]}, y {picture.peak[1]}" if picture.peak else "finds no place"
-        columns.append((each.method, place, "" if error is None else f"{error:.2g}"))
-    return table(*without_empty_columns(columns[0], columns[1:]), f"Evidence for {reports[0].text}")
 
 
 TAB = Tab("Explain", "Where in a picture the evidence for a text is; methods side by side.", build, order=50)

@@ -87,8 +87,8 @@ def work(
     paths, skipped = _of_a_size(chosen)
     page = _Page(run, chosen, presets)
     asked = SegmentRequest(
-        images=[str(path) for path in paths], labels=names, background=ground, preset=",".join(presets), model=run.model_name,
-        device=run.bench.models.device, out=str(run.folder),
+        images=list(map(str, paths)), labels=names, background=ground, preset=",".join(presets),
+        model=run.model_name, device=run.bench.models.device, out=str(run.folder),
     )  # fmt: skip
     result = _segmented(asked, page.hear)
     skipped += [(Path(path).name, reason.replace(path, Path(path).name)) for path, reason in result.skipped]

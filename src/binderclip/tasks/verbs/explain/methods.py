@@ -36,9 +36,13 @@ def build_methods(names: Sequence[str], layer: str | None, settings: Sequence[st
     for text in settings:
         key, value = parse_override(text)
         chosen[".".join(key)] = value
+    signatures = {name: inspect.signature(METHODS[name]).parameters for name in names}
+    unused = [key for key in chosen if not any(key in accepted for accepted in signatures.values())]
+    if unused and len(names) > 1:
+        raise UsageError(f"--set {unused[0]}: none of {', '.join(names)} has such a setting")
     built = {}
     for name in names:
-        accepted = inspect.signature(METHODS[name]).parameters
+        accepted = signatures[name]
         mine = {key: value for key, value in chosen.items() if len(names) == 1 or key in accepted}
         if layer is not None:
             place: int | str = int(layer) if re.fullmatch("-?[0-9]{1,4}", layer) else layer

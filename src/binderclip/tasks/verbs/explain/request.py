@@ -25,6 +25,8 @@ class ExplainRequest(Request):
 
         binderclip explain photo.jpg --label "a cat" --method smoothgrad
 
+        binderclip explain photo.jpg --label "a cat" --method saliency,smoothgrad --out maps
+
         binderclip explain photo.jpg --label "a cat" --compare --report methods.html
 
         binderclip explain pets/ --head adapt --method gradcam --out maps --npy
@@ -48,8 +50,8 @@ class ExplainRequest(Request):
         str | None,
         Option(
             "`concepts`, `saliency`, `smoothgrad`, `integrated_gradients`, `gradcam`, `fullgrad` or another of "
-            "`binderclip.explain.METHODS`; several with commas, or `all`, for --compare. [default: concepts with "
-            "everyday, which points at things; saliency with other models and heads]"
+            "`binderclip.explain.METHODS`; several with commas, or `all`, each drawn by itself or tested by --compare. "
+            "[default: concepts with everyday, which points at things; saliency with other models and heads]"
         ),
     ] = None
     compare: Annotated[
@@ -75,7 +77,11 @@ class ExplainRequest(Request):
     ] = []
     out: Annotated[
         str | None,
-        Option("PNG of one image [default: NAME-explain.png], or a folder for several.", ("--out", "-o"), output=True),
+        Option(
+            "PNG of one image [default: NAME-explain.png], or a folder for several images or methods.",
+            ("--out", "-o"),
+            output=True,
+        ),
     ] = None
     npy: Annotated[bool, Option("Also save the raw maps, NAME-METHOD.npy, float32.", ("--npy",))] = False
     report: Annotated[str | None, Option("Also write an HTML page with pictures and numbers.", output=True)] = None
@@ -95,8 +101,6 @@ class ExplainRequest(Request):
             raise UsageError("give --label, the text to explain, such as --label 'a cat' (or --head FOLDER)")
         elif self.method not in (None, "all") and not self.methods:
             raise UsageError("--method is empty: name one, such as --method smoothgrad")
-        elif not self.compare and len(self.methods) > 1:
-            raise UsageError(f"--method {self.method}: several methods go with --compare")
         return self
 
     def _check_caption(self) -> None:
@@ -128,6 +132,7 @@ class ExplainRequest(Request):
         """Their names; empty for all."""
         if self.method is None and not self.compare:
             return ["concepts" if self.head is None and has_concepts(self.model_name) else "saliency"]
-        if self.compare and self.method == "all":
+        if self.method == "all":
             return []
-        return [name.strip() for name in (self.method or "").split(",") if name.strip()]
+        names = (name.strip() for name in (self.method or "").split(","))
+        return list(dict.fromkeys(name for name in names if name))
