@@ -18,7 +18,7 @@ def test_evidence_is_shown_method_by_method(view: Any, photographs: Path) -> Non
     panel.get_by_label("saliency", exact=True).check()
     assert view.run(panel, "Show the evidence").startswith("Done in")
     assert panel.locator(".table-box tbody tr").count() == 2
-    assert "--method saliency" in view.lines(panel)[0]
+    assert "--method gradcam,saliency" in view.lines(panel)[0]
     assert view.look("explain") == []
     assert view.axe() == []
 
