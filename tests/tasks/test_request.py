@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -12,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from binderclip import tasks
 from binderclip.errors import UsageError
 from binderclip.tasks import Option, Request, VerbTask, attack
 from binderclip.tasks.arguments.labels import parse_labels
 from binderclip.tasks.events import Started, start
 from binderclip.tasks.fields import Labels
+from binderclip.tasks.verbs import runs
 
 
 def _split(text: str) -> list[str]:
@@ -50,6 +55,32 @@ def test_a_task_is_a_function_and_says_what_it_does() -> None:
     assert count(**ASKED) == 4
     assert count.run(CountRequest(**ASKED), progress=events.append) == 4
     assert events == [Started("counting")]
+
+
+def test_the_parts_of_a_task_are_imported_when_they_are_first_used() -> None:
+    loaded: list[str] = []
+    later = VerbTask.later(
+        lambda: loaded.append("request") or CountRequest,  # type: ignore[func-returns-value]
+        lambda: loaded.append("run") or _count,  # type: ignore[func-returns-value]
+    )
+    assert not loaded
+    assert inspect.getdoc(later) == inspect.getdoc(CountRequest) == "Count letters."
+    assert set(loaded) == {"request"}
+    assert later(**ASKED) == count(**ASKED) == 4
+    assert (inspect.getdoc(VerbTask) or "").startswith("A task as a function")
+
+
+def test_a_task_is_asked_what_its_verb_is_and_loads_no_other() -> None:
+    program = (
+        "import sys; from binderclip import tasks; task = tasks.geometry.request.task; print(task);"
+        "print(sorted({name.split('.')[3] for name in sys.modules if name.startswith('binderclip.tasks.verbs.')}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["geometry", "['functions', 'geometry', 'requests', 'runs']"]
+    named = {name: task for name in tasks.__all__ if isinstance(task := getattr(tasks, name), VerbTask)}
+    assert {name: task.request.task.replace(" ", "_").replace("-", "_") for name, task in named.items()} == {
+        name: name for name in runs.__all__
+    }
 
 
 def test_only_what_is_no_default_is_said() -> None:

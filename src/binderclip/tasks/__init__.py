@@ -20,34 +20,34 @@ if TYPE_CHECKING:
     from binderclip.tasks.request import Request as Request
     from binderclip.tasks.request import VerbResult as VerbResult
     from binderclip.tasks.request import VerbTask as VerbTask
-    from binderclip.tasks.verbs.adapt.task import adapt as adapt
-    from binderclip.tasks.verbs.anomaly.task import anomaly as anomaly
-    from binderclip.tasks.verbs.attack.task import attack as attack
-    from binderclip.tasks.verbs.classify.task import classify as classify
-    from binderclip.tasks.verbs.click.task import click as click
-    from binderclip.tasks.verbs.curate.task import curate as curate
-    from binderclip.tasks.verbs.descriptions.task import descriptions as descriptions
-    from binderclip.tasks.verbs.detect.task import detect as detect
-    from binderclip.tasks.verbs.embed.task import embed as embed
-    from binderclip.tasks.verbs.enhance.task import enhance as enhance
-    from binderclip.tasks.verbs.evaluate.task import evaluate as evaluate
-    from binderclip.tasks.verbs.explain.task import explain as explain
-    from binderclip.tasks.verbs.geometry.task import geometry as geometry
-    from binderclip.tasks.verbs.heads.task import heads as heads
-    from binderclip.tasks.verbs.locate.task import locate as locate
-    from binderclip.tasks.verbs.masks.task import masks as masks
-    from binderclip.tasks.verbs.probe.task import probe as probe
-    from binderclip.tasks.verbs.quality.task import quality as quality
-    from binderclip.tasks.verbs.search.task import search_index as search_index
-    from binderclip.tasks.verbs.search.task import search_query as search_query
-    from binderclip.tasks.verbs.segment.task import segment as segment
-    from binderclip.tasks.verbs.segment_evaluate.task import segment_evaluate as segment_evaluate
-    from binderclip.tasks.verbs.segment_example.task import segment_example as segment_example
-    from binderclip.tasks.verbs.segment_head.task import segment_head as segment_head
-    from binderclip.tasks.verbs.segment_presets.task import segment_presets as segment_presets
-    from binderclip.tasks.verbs.segment_task.task import segment_task as segment_task
-    from binderclip.tasks.verbs.spikes.task import spikes as spikes
-    from binderclip.tasks.verbs.trace.task import trace as trace
-    from binderclip.tasks.verbs.train.task import train as train
+    from binderclip.tasks.verbs.functions import adapt as adapt
+    from binderclip.tasks.verbs.functions import anomaly as anomaly
+    from binderclip.tasks.verbs.functions import attack as attack
+    from binderclip.tasks.verbs.functions import classify as classify
+    from binderclip.tasks.verbs.functions import click as click
+    from binderclip.tasks.verbs.functions import curate as curate
+    from binderclip.tasks.verbs.functions import descriptions as descriptions
+    from binderclip.tasks.verbs.functions import detect as detect
+    from binderclip.tasks.verbs.functions import embed as embed
+    from binderclip.tasks.verbs.functions import enhance as enhance
+    from binderclip.tasks.verbs.functions import evaluate as evaluate
+    from binderclip.tasks.verbs.functions import explain as explain
+    from binderclip.tasks.verbs.functions import geometry as geometry
+    from binderclip.tasks.verbs.functions import heads as heads
+    from binderclip.tasks.verbs.functions import locate as locate
+    from binderclip.tasks.verbs.functions import masks as masks
+    from binderclip.tasks.verbs.functions import probe as probe
+    from binderclip.tasks.verbs.functions import quality as quality
+    from binderclip.tasks.verbs.functions import search_index as search_index
+    from binderclip.tasks.verbs.functions import search_query as search_query
+    from binderclip.tasks.verbs.functions import segment as segment
+    from binderclip.tasks.verbs.functions import segment_evaluate as segment_evaluate
+    from binderclip.tasks.verbs.functions import segment_example as segment_example
+    from binderclip.tasks.verbs.functions import segment_head as segment_head
+    from binderclip.tasks.verbs.functions import segment_presets as segment_presets
+    from binderclip.tasks.verbs.functions import segment_task as segment_task
+    from binderclip.tasks.verbs.functions import spikes as spikes
+    from binderclip.tasks.verbs.functions import trace as trace
+    from binderclip.tasks.verbs.functions import train as train
 
 lazy_exports(__name__)

@@ -276,6 +276,16 @@ class VerbResult(ABC):
 R = TypeVar("R", bound=Request)
 
 
+class _RequestDoc:
+    """The docstring of a task is that of its request, which is the help of the verb."""
+
+    def __init__(self, own: str | None) -> None:
+        self.own = own
+
+    def __get__(self, task: VerbTask[Any, Any] | None, owner: type) -> str | None:
+        return self.own if task is None else task.request.__doc__
+
+
 class VerbTask(Generic[P, S]):
     """A task as a function: `attack(images=["cat.jpg"], labels=["a cat", "a dog"])`.
 
@@ -284,10 +294,28 @@ class VerbTask(Generic[P, S]):
         run: from a request to its result.
     """
 
+    __doc__: Any = _RequestDoc(__doc__)
+
     def __init__(self, request: Callable[P, R], run: Callable[[R], S]) -> None:
-        self.request: Any = request
-        self._run: Any = run
-        self.__doc__ = request.__doc__
+        self._request: Callable[[], Any] = lambda: request
+        self._run: Callable[[], Any] = lambda: run
+
+    @classmethod
+    def later(cls, request: Callable[[], Callable[P, R]], run: Callable[[], Callable[[R], S]]) -> VerbTask[P, S]:
+        """A task whose two parts are imported when they are first used.
+
+        Args:
+            request: gives the class of its requests.
+            run: gives what carries one out.
+        """
+        task = cls.__new__(cls)
+        task._request, task._run = request, run
+        return task
+
+    @property
+    def request(self) -> Any:
+        """The class of its requests."""
+        return self._request()
 
     def __call__(self, *args: P.args, **fields: P.kwargs) -> S:
         """Ask and carry out.
@@ -309,5 +337,5 @@ class VerbTask(Generic[P, S]):
             Stopped: it was ended. Others: as the task says.
         """
         with listening(progress, stop):
-            result: S = self._run(request)
+            result: S = self._run()(request)
             return result

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from binderclip.cli.shared.output import console, note, print_json, print_table
 from binderclip.cli.shared.task_command import add_task
-from binderclip.tasks.verbs.explain.task import explain
+from binderclip.tasks import explain
 
 if TYPE_CHECKING:
     from binderclip.tasks.verbs.explain.caption import CaptionReport

@@ -6,7 +6,7 @@ import typer
 
 from binderclip.cli.shared.task_command import add_task
 from binderclip.cli.shared.verb import VerbApp
-from binderclip.tasks.verbs.search.task import search_index, search_query
+from binderclip.tasks import search_index, search_query
 
 search = VerbApp(no_args_is_help=True, help="Find images in a folder by words or by an example image.")
 add_task(search, search_index)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from binderclip.errors import UsageError
+from binderclip.tasks import adapt
 from binderclip.tasks.events import Event, PartialResult
 from binderclip.tasks.verbs.adapt.request import GROUPS, AdaptRequest
-from binderclip.tasks.verbs.adapt.task import adapt
 from binderclip.tasks.verbs.adapt.wording import COLUMNS, score_row
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control

@@ -11,10 +11,10 @@ import gradio as gr
 
 from binderclip.display import number_of
 from binderclip.errors import DataError
+from binderclip.tasks import anomaly
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.report.sheet import contact_sheet
 from binderclip.tasks.verbs.anomaly.request import AnomalyRequest
-from binderclip.tasks.verbs.anomaly.task import anomaly
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.look import (

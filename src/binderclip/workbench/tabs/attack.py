@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks import attack
 from binderclip.tasks.arguments.labels import parse_labels
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.verbs.attack.request import AttackRequest
-from binderclip.tasks.verbs.attack.task import attack
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.look import (

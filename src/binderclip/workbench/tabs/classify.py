@@ -10,11 +10,11 @@ import gradio as gr
 
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks import classify
 from binderclip.tasks.arguments.labels import parse_labels
 from binderclip.tasks.events import Counted, Event
 from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.verbs.classify.request import ClassifyRequest
-from binderclip.tasks.verbs.classify.task import classify
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.look import could_not_be_read, gallery, hint, left_out, small_copy, table

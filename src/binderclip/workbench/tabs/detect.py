@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks import detect
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.verbs.detect.request import DetectRequest
-from binderclip.tasks.verbs.detect.task import detect
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.look import (

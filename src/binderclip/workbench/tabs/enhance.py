@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks import enhance
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.verbs.enhance.request import EnhanceRequest
-from binderclip.tasks.verbs.enhance.task import enhance
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.look import (

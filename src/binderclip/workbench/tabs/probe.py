@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from binderclip.tasks import probe
 from binderclip.tasks.arguments.labels import parse_labels
 from binderclip.tasks.verbs.probe.request import ProbeRequest
-from binderclip.tasks.verbs.probe.task import probe
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.look import could_not_be_read, hint, left_out, report_frame, sentences, table

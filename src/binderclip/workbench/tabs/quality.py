@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks import quality
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.report.sheet import contact_sheet
 from binderclip.tasks.verbs.quality.request import QualityRequest
-from binderclip.tasks.verbs.quality.task import quality
 from binderclip.tasks.verbs.quality.words import QUALITY
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control

@@ -10,9 +10,9 @@ import gradio as gr
 
 from binderclip.display import number_of
 from binderclip.errors import DataError
+from binderclip.tasks import search_index, search_query
 from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.verbs.search.request import SearchIndexRequest, SearchQueryRequest
-from binderclip.tasks.verbs.search.task import search_index, search_query
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, small_copy, table

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from binderclip.tasks import train
 from binderclip.tasks.verbs.train.request import TrainRequest
-from binderclip.tasks.verbs.train.task import train
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.look import table

@@ -1,21 +1,17 @@
-"""`curate`, which loads what it works with when it is called."""
+"""What `curate` does of what it can do: each way is loaded when it is asked for."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from binderclip.tasks.request import VerbTask
-from binderclip.tasks.verbs.curate.request import CurateRequest
-
 if TYPE_CHECKING:
     from binderclip.tasks.plan import PlannedWork
     from binderclip.tasks.verbs.curate.listing import CurationListing
+    from binderclip.tasks.verbs.curate.request import CurateRequest
     from binderclip.tasks.verbs.curate.run import CurationDone
 
-__all__ = ["curate"]
 
-
-def _run(request: CurateRequest) -> CurationDone | CurationListing | PlannedWork:
+def run(request: CurateRequest) -> CurationDone | CurationListing | PlannedWork:
     if request.listing:
         from binderclip.tasks.verbs.curate.listing import listed
 
@@ -27,6 +23,3 @@ def _run(request: CurateRequest) -> CurationDone | CurationListing | PlannedWork
     from binderclip.tasks.verbs.curate.run import run
 
     return run(request)
-
-
-curate = VerbTask(CurateRequest, _run)

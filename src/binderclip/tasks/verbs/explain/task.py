@@ -1,21 +1,19 @@
-"""`explain`, which loads what it works with when it is called."""
+"""What `explain` does of what it can do: each way is loaded when it is asked for."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from binderclip.tasks.request import VerbTask
-from binderclip.tasks.verbs.explain.request import ExplainRequest
+from binderclip.tasks.verbs.functions import explain as explain
 
 if TYPE_CHECKING:
     from binderclip.tasks.verbs.explain.caption import CaptionReport
     from binderclip.tasks.verbs.explain.comparison import ComparisonReport
+    from binderclip.tasks.verbs.explain.request import ExplainRequest
     from binderclip.tasks.verbs.explain.run import ExplainReport
 
-__all__ = ["explain"]
 
-
-def _run(request: ExplainRequest) -> ExplainReport | ComparisonReport | CaptionReport:
+def run(request: ExplainRequest) -> ExplainReport | ComparisonReport | CaptionReport:
     if request.words:
         from binderclip.tasks.verbs.explain.caption import score_caption
 
@@ -27,6 +25,3 @@ def _run(request: ExplainRequest) -> ExplainReport | ComparisonReport | CaptionR
     from binderclip.tasks.verbs.explain.run import explain_pictures
 
     return explain_pictures(request)
-
-
-explain = VerbTask(ExplainRequest, _run)

@@ -1,20 +1,18 @@
-"""`segment`, which loads what it works with when it is called."""
+"""What `segment` does of what it can do: each way is loaded when it is asked for."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from binderclip.tasks.request import VerbTask
-from binderclip.tasks.verbs.segment.request import SegmentRequest
+from binderclip.tasks.verbs.functions import segment as segment
 
 if TYPE_CHECKING:
     from binderclip.tasks.verbs.segment.comparison import PresetComparison
     from binderclip.tasks.verbs.segment.label_maps import LabelMapReport
+    from binderclip.tasks.verbs.segment.request import SegmentRequest
 
-__all__ = ["segment"]
 
-
-def _run(request: SegmentRequest) -> LabelMapReport | PresetComparison:
+def run(request: SegmentRequest) -> LabelMapReport | PresetComparison:
     if request.compare is not None:
         from binderclip.tasks.verbs.segment.comparison import compare_presets
 
@@ -22,6 +20,3 @@ def _run(request: SegmentRequest) -> LabelMapReport | PresetComparison:
     from binderclip.tasks.verbs.segment.run import run
 
     return run(request)
-
-
-segment = VerbTask(SegmentRequest, _run)

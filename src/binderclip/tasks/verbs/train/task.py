@@ -1,22 +1,18 @@
-"""`train`, which loads what it works with when it is called."""
+"""What `train` does of what it can do: each way is loaded when it is asked for."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from binderclip.tasks.request import VerbTask
-from binderclip.tasks.verbs.train.request import TrainRequest
-
 if TYPE_CHECKING:
     from binderclip.tasks.plan import PlannedWork
     from binderclip.tasks.verbs.train.check import RecipeText
     from binderclip.tasks.verbs.train.grid import CheckedGrid, TrainedGrid
+    from binderclip.tasks.verbs.train.request import TrainRequest
     from binderclip.tasks.verbs.train.run import TrainedRun
 
-__all__ = ["train"]
 
-
-def _run(request: TrainRequest) -> TrainedRun | TrainedGrid | CheckedGrid | PlannedWork | RecipeText:
+def run(request: TrainRequest) -> TrainedRun | TrainedGrid | CheckedGrid | PlannedWork | RecipeText:
     from binderclip.tasks.verbs.train import check, grid, run
 
     if request.grid is not None:
@@ -26,6 +22,3 @@ def _run(request: TrainRequest) -> TrainedRun | TrainedGrid | CheckedGrid | Plan
     if request.as_ is not None:
         return check.other_program(request)
     return check.checked(request) if request.check else run.run(request)
-
-
-train = VerbTask(TrainRequest, _run)
