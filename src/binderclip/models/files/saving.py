@@ -19,7 +19,6 @@ from binderclip.models.files.devices import resolve_dtype
 from binderclip.models.files.registry import CONCEPTS, CONFIG, SIMILARITY, WEIGHTS
 from binderclip.similarity.geometry import Similarity
 from binderclip.similarity.hubness import CSLS
-from binderclip.similarity.record import frozen_similarity, similarity_from_record, similarity_record
 
 if TYPE_CHECKING:
     from binderclip.models.image_text.model import ImageTextModel
@@ -42,6 +41,8 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
             has no name.
         OutputError: it cannot be written.
     """
+    from binderclip.similarity.record import similarity_record
+
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"cannot save to {folder}: it is a file")
@@ -88,6 +89,8 @@ def read_similarity(folder: Path) -> Similarity | None:
     path = folder / SIMILARITY
     if not path.is_file():
         return None
+    from binderclip.similarity.record import frozen_similarity, similarity_from_record
+
     record = read_json_object(path, "settings", "learned")
     try:
         return frozen_similarity(similarity_from_record(record))

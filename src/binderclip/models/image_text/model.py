@@ -14,25 +14,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.files import fingerprints
-from binderclip.models.image_text import encode
 from binderclip.models.image_text.backends import backend_of
-from binderclip.models.image_text.classification import Activation, Classification, check_top, probabilities
-from binderclip.models.image_text.encode import EncodedImages, OnError
 from binderclip.models.image_text.encoder import PictureModel
-from binderclip.models.image_text.predictor import ZeroShotPredictor
 from binderclip.models.image_text.preprocess import ImageLike, Preprocess, as_list, float_batch
 from binderclip.models.padding import of_words
 from binderclip.models.text.textbank import Rule, TextBank, descriptors
 from binderclip.models.text.tokenize import TokenIds, Tokenizer
 from binderclip.numeric import check_number
 from binderclip.similarity.geometry import Cosine, Similarity
-from binderclip.similarity.transformed import Transformed
-from binderclip.similarity.transforms import EmbeddingTransform
 
 if TYPE_CHECKING:
+    from binderclip.models.image_text.classification import Activation, Classification
     from binderclip.models.image_text.concepts import ConceptBranch
+    from binderclip.models.image_text.encode import EncodedImages, OnError
+    from binderclip.models.image_text.predictor import ZeroShotPredictor
     from binderclip.models.towers import Tower
+    from binderclip.similarity.transforms import EmbeddingTransform
 
 
 class ImageTextOutput(NamedTuple):
@@ -130,7 +127,9 @@ class ImageTextModel(PictureModel):
     @property
     def fingerprint(self) -> str:
         """Hash of weights, precision, preprocessing, tokenizer, surgery and geometry, made again when one changed."""
-        return fingerprints.of_model(self)
+        from binderclip.models.files.fingerprints import of_model
+
+        return of_model(self)
 
     @property
     def dense_tower(self) -> Tower:
@@ -214,7 +213,9 @@ class ImageTextModel(PictureModel):
 
     def encode_files(self, sources: Sequence[ImageLike], **options: Any) -> EncodedImages:
         """Encode many pictures and report the unreadable ones; see `models.image_text.encode.encode_files`."""
-        return encode.encode_files(self, list(sources), **options)
+        from binderclip.models.image_text.encode import encode_files
+
+        return encode_files(self, list(sources), **options)
 
     def tokenize(self, texts: str | Sequence[str]) -> TokenIds:
         """Texts -> ids, mask and pooling position; over-long texts are cut, the end token kept, with one warning."""
@@ -285,6 +286,8 @@ class ImageTextModel(PictureModel):
         Raises:
             UsageError: it was not fitted on both or for another width, or its outputs cannot be compared.
         """
+        from binderclip.similarity.transformed import Transformed
+
         if transform.width != self.embed_dim:
             raise UsageError(
                 f"the transform was fitted on embeddings of width {transform.width}, and those of {self.name} have "
@@ -391,6 +394,8 @@ class ImageTextModel(PictureModel):
             UsageError: no image, no label, an empty or doubled label, `top` below 1.
             DataError: a picture that cannot be read.
         """
+        from binderclip.models.image_text.classification import check_top
+
         if not isinstance(labels, TextBank):
             check_top(top, list(labels))
         bank = labels if isinstance(labels, TextBank) else self.text_bank(labels, templates)
@@ -421,6 +426,8 @@ class ImageTextModel(PictureModel):
         skipped: Sequence[tuple[str, str]] = (),
     ) -> Classification:
         """`classify` for features that are there already, raw or of length one."""
+        from binderclip.models.image_text.classification import Classification, check_top, probabilities
+
         logits = bank.logits(features, rule)
         return Classification(
             labels=list(bank.names),
@@ -440,6 +447,8 @@ class ImageTextModel(PictureModel):
         scale: float | None = None,
     ) -> ZeroShotPredictor:
         """A differentiable zero-shot classifier of pixels in [0, 1] (see `Predictor`)."""
+        from binderclip.models.image_text.predictor import ZeroShotPredictor
+
         bank = labels if isinstance(labels, TextBank) else self.text_bank(labels, templates)
         return ZeroShotPredictor(self, bank, rule=rule, scale=scale)
 

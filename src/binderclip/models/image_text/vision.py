@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import timm
 import torch
@@ -21,9 +21,11 @@ from binderclip.models.files.hub import cache_only_when_unreachable, why_not
 from binderclip.models.files.registry import close_names
 from binderclip.models.image_text.backends import is_convolutional
 from binderclip.models.image_text.encoder import PictureModel
-from binderclip.models.image_text.image_classifier import ImageClassifier, read_classifier
 from binderclip.models.image_text.preprocess import ImageLike, Preprocess
 from binderclip.numeric import check_number
+
+if TYPE_CHECKING:
+    from binderclip.models.image_text.image_classifier import ImageClassifier
 
 __all__ = ["VisionModel", "load_vision"]
 
@@ -176,6 +178,8 @@ def load_vision(
     where, precision, text = resolve_device(device), resolve_dtype(dtype), str(name)
     bundled, classifiers = bundled_of("vision"), bundled_of("classifier")
     if text in classifiers or (Path(text).is_dir() and folder_kind(Path(text)) == "classifier"):
+        from binderclip.models.image_text.image_classifier import read_classifier
+
         network = read_classifier(classifiers.get(text, Path(text)), text)
         check_weights_finite(network.module.state_dict(), text)
         network = network.to(device=where, dtype=precision)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from binderclip.errors import UsageError
-from binderclip.models.text.article import with_article
 
 ARTICLE = "a/an {}"
 """Where a template takes a name with its article."""
@@ -165,5 +164,7 @@ def fill(template: str, name: str) -> str:
         ('a picture of an elephant.', 'a photo of a elephant.')
     """
     if ARTICLE in template:
+        from binderclip.models.text.article import with_article
+
         return template.replace(ARTICLE, with_article(name))
     return template.replace("{}", name)

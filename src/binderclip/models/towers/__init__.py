@@ -73,12 +73,14 @@ def open_image_tower(
 
         return OpenClipTower(visual, mean=mean, std=std)
     if library == "timm" or (library == "open_clip" and name == "TimmModel"):
-        from binderclip.models.towers.kinds.timm_eva import EvaTower
+        trunk, head = (visual, None) if library == "timm" else (visual.trunk, visual.head)
+        if type(trunk).__name__ == "Eva":
+            from binderclip.models.towers.kinds.timm_eva import EvaTower
+
+            return EvaTower(trunk, head, mean=mean, std=std)
         from binderclip.models.towers.kinds.timm_vit import TimmTower
 
-        trunk, head = (visual, None) if library == "timm" else (visual.trunk, visual.head)
-        opener = EvaTower if type(trunk).__name__ == "Eva" else TimmTower
-        return opener(trunk, head, mean=mean, std=std)
+        return TimmTower(trunk, head, mean=mean, std=std)
     if library == "transformers" and name in HF_CLIP:
         from binderclip.models.towers.kinds.hf_clip import HfClipTower
 

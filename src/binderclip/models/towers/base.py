@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,12 @@ from torch import Tensor
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.towers.bias import fit_bias, forbid
 from binderclip.models.towers.block import Backbone, Block
-from binderclip.models.towers.pooling import AttentionPool
 from binderclip.models.towers.record import Record, Recorder, resolve_blocks, resolve_layer
 from binderclip.models.towers.tokens import Tokens, random_patches
 from binderclip.settings import check_choice
+
+if TYPE_CHECKING:
+    from binderclip.models.towers.pooling import AttentionPool
 
 OnBlock = Callable[[int, Tokens], Tokens]
 Interpolation = Literal["bicubic", "bilinear"]
