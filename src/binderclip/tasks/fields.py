@@ -35,6 +35,10 @@ Labels = Annotated[
     ),
 ]
 Model = Annotated[str, Option(MODEL_HELP, ("--model", "-m"), label="Model")]
+ModelArgument = Annotated[
+    str,
+    Option("A bundled model, `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run folder.", positional=True),
+]
 SegmenterModel = Annotated[
     str,
     Option("`small-sam`, `hf:facebook/sam-vit-base` or another SAM, or a run folder.", ("--model", "-m")),

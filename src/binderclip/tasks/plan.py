@@ -99,7 +99,6 @@ class PlannedWork(VerbResult):
     """What the work of a request would cost.
 
     Attributes:
-        request: what was asked.
         plan: its passes.
         subject: what is planned.
         files: that were written.
@@ -113,7 +112,6 @@ class PlannedWork(VerbResult):
 
     @property
     def title(self) -> str:
-        """Of the table."""
         return _heading(self.plan, self.subject)
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -141,7 +139,6 @@ class PlannedWork(VerbResult):
         return [f"written: {', '.join(map(str, self.files))}"] if self.files else []
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {**self.plan.as_dict(), "request": self.request.as_document()}
 
 

@@ -221,10 +221,12 @@ def _refuse_empty(flag: str, value: Any) -> None:
 class VerbResult(ABC):
     """What a task gives back, whatever it is: a child is a dataclass with these as fields or properties.
 
+    What is described here is described again only where a child has more to say.
+
     Attributes:
         request: what was asked.
         title: of the table.
-        complete: whether all that was named one by one could be used.
+        complete: whether every picture that was named one by one could be used.
         leads: whether this process prints it, where several do the work together.
         whole: whether a person is shown every row, as none is in a file.
     """
@@ -271,6 +273,18 @@ class VerbResult(ABC):
     def places(self) -> list[str]:
         """Where the files are, a line each."""
         return []
+
+
+class ReportedResult(VerbResult):
+    """A result with a page, `request.out`, unless `request.report` is off."""
+
+    @property
+    def report(self) -> Path | None:
+        """The page, where one was written."""
+        return Path(self.request.out) if self.request.report else None
+
+    def places(self) -> list[str]:
+        return [f"report {self.report}"] if self.report else []
 
 
 R = TypeVar("R", bound=Request)

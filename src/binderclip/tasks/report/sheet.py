@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.data.lettering import ellipsized
+from binderclip.errors import DataError
 from binderclip.files import write_whole
 from binderclip.tasks.files.maker import picture_options
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from binderclip.data import ImageTextDataset
 
 INK, SOFT, CARD = (29, 31, 35), (110, 117, 128), (243, 245, 248)
 
@@ -113,6 +116,17 @@ def with_scale(picture: Image.Image, text: str, ramp: Image.Image, ends: tuple[s
     right -= round(draw.textlength(ends[0], font=font)) + 2 * gap
     draw.text((gap, middle), ellipsized(text, font, right - gap), fill=INK, font=font, anchor="lm")
     return strip
+
+
+def small_picture(data: ImageTextDataset, row: int, side: int) -> Image.Image | None:
+    """The picture of a row of a data set, its longer side at most `side`; None where it can no longer be read."""
+    from binderclip.data.images import contained
+
+    try:
+        picture = data[row].image.convert("RGB")
+    except DataError:
+        return None
+    return contained(picture, side)
 
 
 def figure_picture(figure: Any, *, dpi: float | None = None) -> Image.Image:

@@ -30,7 +30,6 @@ class AdaptReport(VerbResult):
     """The chosen head, saved in the folder `request.out`.
 
     Attributes:
-        request: what was asked.
         selection: the chosen head with the figures of all; a `LabelSelection` where a picture has several labels.
     """
 
@@ -62,7 +61,6 @@ class AdaptReport(VerbResult):
         return COLUMNS, [score_row(score) for score in selection.scores] if judged else []
 
     def conclusion(self) -> list[str]:
-        """What a person should take away, a sentence each."""
         return labels_verdict(self.selection) if isinstance(self.selection, LabelSelection) else verdict(self.selection)
 
     def remarks(self) -> list[str]:
@@ -77,7 +75,6 @@ class AdaptReport(VerbResult):
         return [f"head {self.request.out}{report}"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "data": self.request.data,
             **self.selection.figures(),

@@ -28,7 +28,6 @@ class Inspection(VerbResult):
     """What was found: pictures in the order of the folder, their scores and maps.
 
     Attributes:
-        request: what was asked.
         settled: the request as it was carried out, with a method and a model.
         folder: the pictures and what is known of them.
         pictures: those that could be read.
@@ -102,7 +101,6 @@ class Inspection(VerbResult):
 
     @property
     def title(self) -> str:
-        """Of the table."""
         return (
             f"{number_of(len(self.pictures), 'picture')} of {short_path(self.folder.root)}, most anomalous first; "
             f"{self.settled.method}, {self.settled.model}, {self.against}"
@@ -147,7 +145,6 @@ class Inspection(VerbResult):
         return FAILED if self.failed() else 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         judged = self.threshold is not None
         return {
             "folder": self.folder.root,

@@ -65,12 +65,10 @@ class AttackReport(VerbResult):
     """All pictures, written into the folder `request.out`.
 
     Attributes:
-        request: what was asked.
         model: its name, as it calls itself.
         pictures: those that could be read.
         skipped: (path, reason) of the others.
         reduced: how many were larger than `request.max_side`.
-        complete: whether every picture that was named one by one could be read.
     """
 
     request: AttackRequest
@@ -100,7 +98,6 @@ class AttackReport(VerbResult):
         )
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Columns, and a row a picture."""
         return COLUMNS, [
             (
                 short_path(each.image), each.label, each.probability, each.attacked, each.attacked_probability,
@@ -114,7 +111,6 @@ class AttackReport(VerbResult):
         return [path for each in self.pictures for path in (each.picture, each.difference)]
 
     def remarks(self) -> list[str]:
-        """What to know of the result, a sentence each."""
         count, asked = len(self.pictures), self.request
         lines = [
             f"the attack reached its aim on {self.count(eight_bit=False)} of {number_of(count, 'picture')}, and on "
@@ -128,11 +124,9 @@ class AttackReport(VerbResult):
         return lines
 
     def places(self) -> list[str]:
-        """Where the files are."""
         return [f"pictures and changes in {short_path(self.folder)}, table {short_path(self.folder / TABLE)}"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         asked = self.request
         return {
             "model": self.model,

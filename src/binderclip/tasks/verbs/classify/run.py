@@ -35,7 +35,6 @@ class Classified(VerbResult):
     """For each image the likeliest labels with their probability.
 
     Attributes:
-        request: what was asked.
         model: its name. labels: all that there are.
         rows: (image, [(label, probability), ...]), likeliest first.
         skipped: (image, reason) of those that could not be read.
@@ -82,7 +81,6 @@ class Classified(VerbResult):
         return lines
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "model": self.model,
             "labels": self.labels,

@@ -35,7 +35,6 @@ class ClickReport(VerbResult):
     """A mask and what asked for it.
 
     Attributes:
-        request: what was asked.
         mask: (H, W) of bool.
         predicted_iou: what the model says of it.
         inside, outside, box: all prompts that count, those of a session too.
@@ -80,7 +79,6 @@ class ClickReport(VerbResult):
         return [self.title, f"mask {self.mask_path}", f"overlay {self.overlay_path}", *kept]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         session = self.request.session
         return {
             "image": self.request.image,

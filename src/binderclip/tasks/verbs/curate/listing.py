@@ -18,7 +18,6 @@ class CurationListing(VerbResult):
     """Names, each with what it is.
 
     Attributes:
-        request: what was asked.
         presets, rules, columns: name -> what it is.
         title: of the first table.
     """
@@ -42,7 +41,6 @@ class CurationListing(VerbResult):
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "presets": self.presets, "rules": self.rules, "columns": self.columns,
             "request": self.request.as_document(),

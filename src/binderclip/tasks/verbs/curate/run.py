@@ -51,7 +51,6 @@ class CurationDone(VerbResult):
     """What was found, and the files that tell of it.
 
     Attributes:
-        request: what was asked.
         report: what each stage kept.
         folder: of files or objects.
         files: in it.
@@ -64,7 +63,6 @@ class CurationDone(VerbResult):
 
     @property
     def title(self) -> str:
-        """Of the table."""
         report = self.report
         share = report.kept / max(report.entered, 1)
         return f"{self.request.data}: {report.kept:,} of {number_of(report.entered, 'sample')} kept ({share:.1%})"
@@ -85,7 +83,6 @@ class CurationDone(VerbResult):
         return ["nothing is kept: the first stage whose `out` is 0 says where it went"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "data": self.request.data, "recipe": self.request.recipe, "out": self.folder, **self.report.as_dict(),
             "files": self.files, "request": self.request.as_document(),

@@ -25,7 +25,6 @@ class DescribedLabels(VerbResult):
     """The sentences of some labels.
 
     Attributes:
-        request: what was asked.
         descriptions: label -> sentences, and what each of them is about.
     """
 
@@ -36,7 +35,6 @@ class DescribedLabels(VerbResult):
 
     @property
     def title(self) -> str:
-        """Of the table."""
         return f"{labels_text(self.request.labels)}: {self.descriptions.about}"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -50,7 +48,6 @@ class DescribedLabels(VerbResult):
         return {"about": own.about, "attributes": own.attributes, "classes": own.classes}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {**self.sentences(), "request": self.request.as_document()}
 
 

@@ -36,7 +36,6 @@ class Detected(VerbResult):
     """What a detector says of pictures.
 
     Attributes:
-        request: what was asked.
         detector: method and model.
         rows: (path, logit, probability of fake), most likely generated first.
         skipped: (path, reason) of what could not be used.
@@ -57,11 +56,9 @@ class Detected(VerbResult):
 
     @property
     def title(self) -> str:
-        """Of the table."""
         return f"{number_of(len(self.rows), 'image')}, most likely generated first; {self.detector}"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Columns, and a row a picture."""
         return COLUMNS, [
             (short_path(key), "fake" if logit > 0 else "real", probability, logit)
             for key, logit, probability in self.rows
@@ -83,7 +80,6 @@ class Detected(VerbResult):
         return [f"{maps}: red patches speak for generated, blue ones for real"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "detector": self.detector,
             "images": [{"image": key, "logit": logit, "fake": chance} for key, logit, chance in self.rows],

@@ -41,7 +41,6 @@ class TrainedDetector(VerbResult):
     """A detector's file, `request.out`, and how it did on what it has not seen.
 
     Attributes:
-        request: what was asked.
         card: what stands in the file beside the weights.
         check: on the pictures that were held out.
         title: method, model, and how many these were.
@@ -71,7 +70,6 @@ class TrainedDetector(VerbResult):
         return [f"detector {self.request.out}"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {"detector": self.request.out, **self.card, "request": self.request.as_document()}
 
 

@@ -25,7 +25,6 @@ class EmbeddedPool(VerbResult):
     """The parts of a pool in the folder `request.out`.
 
     Attributes:
-        request: what was asked.
         report: what was computed, and what was there before.
     """
 
@@ -49,7 +48,6 @@ class EmbeddedPool(VerbResult):
         return [f"of other shards in {self.request.out}: {number_of(len(others), 'file')}, {', '.join(others[:3])}"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "data": self.request.data, "model": self.request.model, **vars(self.report),
             "request": self.request.as_document(),

@@ -65,7 +65,6 @@ class EnhancedPictures(VerbResult):
     """What a run made, in the folder `request.out`.
 
     Attributes:
-        request: what was asked.
         card: what the enhancer learned from, and how.
         rows: in the order of the pictures.
         skipped: (path, reason) of what could not be used.
@@ -86,11 +85,9 @@ class EnhancedPictures(VerbResult):
 
     @property
     def title(self) -> str:
-        """Of the table."""
         return f"{number_of(len(self.rows), 'picture')}: mean brightness and share of white pixels, before and after"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Columns, and a row a picture."""
         rows = [(short_path(row.image), row.mean, row.mean_after, row.white, row.white_after) for row in self.rows]
         return COLUMNS, rows
 
@@ -112,7 +109,6 @@ class EnhancedPictures(VerbResult):
         return [f"sheet {self.sheet}"] if self.rows else []
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "out": self.request.out,
             "training": self.card,

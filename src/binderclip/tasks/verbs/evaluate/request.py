@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from binderclip.tasks.fields import AllowPipe, BatchSize, Device, Dtype, Transform
+from binderclip.tasks.fields import AllowPipe, BatchSize, Device, Dtype, ModelArgument, Transform
 from binderclip.tasks.request import Option, Request
 
 
@@ -27,10 +27,7 @@ class EvaluateRequest(Request):
 
     task: ClassVar[str] = "evaluate"
 
-    model: Annotated[
-        str,
-        Option("A bundled model, `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run folder.", positional=True),
-    ]
+    model: ModelArgument
     data: Annotated[
         str,
         Option(

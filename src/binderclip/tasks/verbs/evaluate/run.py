@@ -26,7 +26,6 @@ class Evaluated(VerbResult):
     """The figures of a model on a data set.
 
     Attributes:
-        request: what was asked.
         evaluation: the figures.
         split: of the data that was measured on, or None for all.
         transform: what embeddings were mapped by first, or None.

@@ -29,7 +29,6 @@ class CaptionReport(VerbResult):
     """What each word of a caption does to its match with a picture.
 
     Attributes:
-        request: what was asked.
         score: F-CLIPScore, with the words' scores in `found`.
         room: tokens that the model reads.
     """
@@ -78,13 +77,11 @@ class CaptionReport(VerbResult):
         ]
 
     def remarks(self) -> list[str]:
-        """What to know of the result, a sentence each."""
         lost = self.found.lost()[0]
         room, model = number_of(self.room, "token"), self.request.model_name
         return [f"not seen by {model} (its context has {room}): {', '.join(lost)}"] if lost else []
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         scores, asked = self.found, self.request
         return {
             "image": asked.images[0],

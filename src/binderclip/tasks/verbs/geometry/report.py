@@ -12,14 +12,13 @@ import torch
 from scipy.stats import chi
 
 from binderclip.display import new_figure, number_of
-from binderclip.errors import DataError
 from binderclip.evaluate import conformity
 from binderclip.tasks.report.page import Page
-from binderclip.tasks.report.sheet import figure_picture
+from binderclip.tasks.report.sheet import figure_picture, small_picture
 from binderclip.tasks.verbs.geometry.result import FIGURE_COLUMNS, Geometry, figure_rows, recall_table
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 SIDE, MOST, DOTS = 132, 12, 1500
 """Side of a picture in pixels, pictures of each kind, and points of a modality in the scatter plot."""
@@ -121,7 +120,7 @@ def _usual(page: Page, result: Geometry) -> None:
         shown = []
         for place in chosen:
             row = int(usual.rows[place])
-            picture = _picture(result, row)
+            picture = small_picture(result.data, row, SIDE)
             if picture is not None:
                 shown.append((picture, f"{float(usual.image[place]):.0f}  {str(result.data.captions[row])[:60]}"))
         page.strip(shown, width=SIDE)
@@ -145,14 +144,3 @@ def _likelihoods(result: Geometry) -> Any:
     right.set(xlabel="log-likelihood", yticks=[])
     right.legend(fontsize=8)
     return figure
-
-
-def _picture(result: Geometry, row: int) -> Image.Image | None:
-    """The picture of a row, small; None where it can no longer be read."""
-    from binderclip.data.images import contained
-
-    try:
-        picture = result.data[row].image.convert("RGB")
-    except DataError:
-        return None
-    return contained(picture, SIDE)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from binderclip.tasks.fields import BatchSize, Device, Dtype
+from binderclip.tasks.fields import BatchSize, Device, Dtype, ModelArgument
 from binderclip.tasks.request import Option, Request
 
 
@@ -26,10 +26,7 @@ class GeometryRequest(Request):
 
     task: ClassVar[str] = "geometry"
 
-    model: Annotated[
-        str,
-        Option("A bundled model, `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run folder.", positional=True),
-    ] = "small"
+    model: ModelArgument = "small"
     data: Annotated[str, Option("Pictures with captions: a folder, a zip, Parquet files, or a named set.")] = "openmoji"
     split: Annotated[str | None, Option("Of a named set, or `all` [default: the held-out one].")] = None
     limit: Annotated[int | None, Field(ge=20, le=10**6), Option("Use only the first so many pictures.")] = None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from binderclip.display import number_of
-from binderclip.tasks.request import VerbResult
+from binderclip.tasks.request import ReportedResult
 from binderclip.tasks.verbs.geometry.request import GeometryRequest
 
 if TYPE_CHECKING:
@@ -55,11 +54,10 @@ class Usualness:
 
 
 @dataclass(frozen=True)
-class Geometry(VerbResult):
+class Geometry(ReportedResult):
     """All that was measured.
 
     Attributes:
-        request: what was asked.
         model, source: names.
         pairs: what was encoded. data: the pictures and captions, row by row.
         figures: see `GeometryReport`.
@@ -86,11 +84,6 @@ class Geometry(VerbResult):
     skipped: list[tuple[str, str]]
 
     @property
-    def report(self) -> Path | None:
-        """The page, where one was written."""
-        return Path(self.request.out) if self.request.report else None
-
-    @property
     def title(self) -> str:
         """Which model on which data."""
         return f"{self.model} on {self.source}: {number_of(len(self.pairs.image), 'pair')}"
@@ -107,12 +100,7 @@ class Geometry(VerbResult):
         """What was not measured, and why."""
         return [f"not measured: {line}" for line in self.left_out]
 
-    def places(self) -> list[str]:
-        """Where the page is."""
-        return [f"report {self.report}"] if self.report else []
-
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         best = dict(zip(("image", "text"), self.landscape.best, strict=True))
         keys = self.data.keys
         usual = None

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from binderclip.tasks.fields import BatchSize, Device, Dtype
+from binderclip.tasks.fields import BatchSize, Device, Dtype, ModelArgument
 from binderclip.tasks.request import Option, Request
 
 
@@ -25,10 +25,7 @@ class HeadsRequest(Request):
 
     task: ClassVar[str] = "heads"
 
-    model: Annotated[
-        str,
-        Option("A bundled model, `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run folder.", positional=True),
-    ] = "small"
+    model: ModelArgument = "small"
     images: Annotated[
         str, Option("Pictures to watch the heads on: a folder, or a named set (`openmoji`).", ("--images", "-i"))
     ] = "openclipart,noto-emoji"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from binderclip.display import number_of
-from binderclip.tasks.request import VerbResult
+from binderclip.tasks.request import ReportedResult
 from binderclip.tasks.verbs.heads.request import HeadsRequest
 
 if TYPE_CHECKING:
@@ -41,11 +40,10 @@ class HeadPictures:
 
 
 @dataclass(frozen=True)
-class Heads(VerbResult):
+class Heads(ReportedResult):
     """All that is shown.
 
     Attributes:
-        request: what was asked.
         model: the model.
         pictures: those that were asked for; `decomposition.index` are those that could be read.
         texts: the pool.
@@ -63,11 +61,6 @@ class Heads(VerbResult):
     decomposition: Decomposition
     named: list[NamedHead]
     strongest: list[list[int]]
-
-    @property
-    def report(self) -> Path | None:
-        """The page, where one was written."""
-        return Path(self.request.out) if self.request.report else None
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -115,12 +108,7 @@ class Heads(VerbResult):
         names = ", ".join(f"{one.layer}.{one.head}" for one in sorted(heads, key=lambda one: (one.layer, one.head)))
         return [f"{sentence}: {names}"] if heads else []
 
-    def places(self) -> list[str]:
-        """Where the page is."""
-        return [f"report {self.report}"] if self.report else []
-
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         heads = [
             {
                 "block": one.layer,

@@ -50,7 +50,6 @@ class LocateReport(VerbResult):
     """What every text means.
 
     Attributes:
-        request: what was asked.
         regions: (name, box) of each.
         texts: in the order of the request.
         picture: the file.
@@ -81,7 +80,6 @@ class LocateReport(VerbResult):
         return [f"picture {self.picture}"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         asked = self.request
         return {
             "image": asked.image,

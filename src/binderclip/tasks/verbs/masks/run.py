@@ -34,11 +34,9 @@ class MasksReport(VerbResult):
     """Everything that was cut out, written into the folder `request.out`.
 
     Attributes:
-        request: what was asked.
         pictures: those that could be read.
         skipped: (path, reason) of the others.
         coco: the file of all.
-        complete: whether every picture that was named one by one could be read.
     """
 
     whole: ClassVar[bool] = True
@@ -54,7 +52,6 @@ class MasksReport(VerbResult):
         return f"{number_of(len(self.pictures), 'picture')}, model {self.request.model}"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Columns, and a row a picture."""
         return COLUMNS, [(str(p.path), p.count, f"{p.largest:.1%}", str(p.overlay)) for p in self.pictures]
 
     def conclusion(self) -> list[str]:
@@ -62,7 +59,6 @@ class MasksReport(VerbResult):
         return [f"COCO {self.coco}"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "model": self.request.model,
             "images": [{"image": p.path, "masks": p.count, "overlay": p.overlay} for p in self.pictures],

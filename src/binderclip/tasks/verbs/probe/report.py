@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from binderclip.display import new_figure, number_of
-from binderclip.errors import DataError
 from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.report.page import Page
-from binderclip.tasks.report.sheet import figure_picture
+from binderclip.tasks.report.sheet import figure_picture, small_picture
 from binderclip.tasks.verbs.probe.gaps import GAP_COLUMNS, gap_rows
 from binderclip.tasks.verbs.probe.result import FIGURES, PAGE
 
@@ -144,24 +143,13 @@ def _worst(probe: Probe, names: tuple[str, ...], group: tuple[Any, ...]) -> list
     mine = (grouping.index == grouping.values.index(group)) & table.known & (table.predicted >= 0) & ~table.correct
     confidence, shown = np.nan_to_num(table.confidence()), []
     for row in sorted(np.flatnonzero(mine).tolist(), key=lambda row: -confidence[row]):
-        picture = _picture(probe, row)
+        picture = small_picture(probe.data, row, SIDE)
         if picture is not None:
             answer, truth = table.classes[table.predicted[row]], table.classes[table.target[row]]
             shown.append((picture, f"{answer} {confidence[row]:.2f}, is {truth}"))
         if len(shown) == MOST:
             break
     return shown
-
-
-def _picture(probe: Probe, row: int) -> Image.Image | None:
-    """The picture of a row, small; None where it can no longer be read."""
-    from binderclip.data.images import contained
-
-    try:
-        picture = probe.data[row].image.convert("RGB")
-    except DataError:
-        return None
-    return contained(picture, SIDE)
 
 
 def _label(group: tuple[Any, ...]) -> str:

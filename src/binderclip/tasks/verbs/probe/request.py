@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from binderclip.models.files import registry
-from binderclip.tasks.fields import MOST_SEED, BatchSize, Device, Dtype, Labels
+from binderclip.tasks.fields import MOST_SEED, BatchSize, Device, Dtype, Labels, ModelArgument
 from binderclip.tasks.request import Option, Request
 
 
@@ -27,10 +27,7 @@ class ProbeRequest(Request):
 
     task: ClassVar[str] = "probe"
 
-    model: Annotated[
-        str,
-        Option("A bundled model, `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run folder.", positional=True),
-    ] = registry.DEFAULT
+    model: ModelArgument = registry.DEFAULT
     data: Annotated[
         str,
         Option("Pictures with classes: a folder, a zip, Parquet files, or a named set.", label="Pictures with classes"),

@@ -46,7 +46,6 @@ class Probe(VerbResult):
     """All that was measured, written into the folder `request.out`.
 
     Attributes:
-        request: what was asked.
         model, source: names.
         predictions: a row a picture. data: their pictures, row by row.
         reports: one a grouping; `p_adjusted` is over the gaps of all of them.
@@ -113,5 +112,4 @@ class Probe(VerbResult):
         }  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {**self.figures(), "report": self.report, "request": self.request.as_document()}

@@ -22,11 +22,9 @@ class SetDistances(VerbResult):
     """How far two folders are apart.
 
     Attributes:
-        request: what was asked.
         embedding: how pictures became features.
         scores: of each distance; `real` is the folder that is compared with.
         skipped: (path, reason) of what could not be read, of both folders.
-        complete: whether every picture that was named one by one could be read.
     """
 
     request: QualityRequest
@@ -50,7 +48,6 @@ class SetDistances(VerbResult):
         return ("distance", "value", "95 % interval", "p, if both were alike"), rows
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "embedding": self.embedding,
             "count": self.scores[0].n_fake,

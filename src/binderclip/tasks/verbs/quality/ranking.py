@@ -43,7 +43,6 @@ class Ranking(VerbResult):
     """Pictures from the worst to the best.
 
     Attributes:
-        request: what was asked.
         model: name.
         by: the column that orders them.
         pairs: column -> (better, worse), of the keywords and of the user's own words.
@@ -116,7 +115,6 @@ class Ranking(VerbResult):
         return [f"sheet {self.request.sheet}{self._on_sheet()}"] if self.request.sheet and self.rows else []
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "model": self.model,
             "by": self.by,

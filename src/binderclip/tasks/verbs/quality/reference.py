@@ -34,7 +34,6 @@ class ReferenceComparison(VerbResult):
     """Pictures from the one farthest from its original to the nearest.
 
     Attributes:
-        request: what was asked.
         rows: (path, reference, distance, PSNR in dB; infinite for equal pictures).
         skipped: (path, reason) of what could not be compared.
         reduced: pairs that were reduced before they were compared.
@@ -58,7 +57,6 @@ class ReferenceComparison(VerbResult):
         return f"{number_of(len(self.rows), 'picture')}, farthest from the original first by {self.distance}"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Columns, and a row a picture."""
         return ("image", *COLUMNS), [(short_path(key), distance, psnr) for key, _, distance, psnr in self.rows]
 
     def remarks(self) -> list[str]:

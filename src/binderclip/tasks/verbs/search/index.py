@@ -28,7 +28,6 @@ class Indexed(VerbResult):
     """An index that is up to date.
 
     Attributes:
-        request: what was asked.
         index: the index itself.
         report: how many documents were added, changed and so on, and which could not be read.
     """
@@ -61,7 +60,6 @@ class Indexed(VerbResult):
         return lines
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "index": self.index.path,
             f"{_kind(self.index)}s": len(self.index),

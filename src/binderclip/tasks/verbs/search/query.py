@@ -28,7 +28,6 @@ class SearchHits(VerbResult):
     """What was found, nearest first.
 
     Attributes:
-        request: what was asked.
         model: name of the model.
         index: that was asked.
         hits: with their scores.
@@ -74,7 +73,6 @@ class SearchHits(VerbResult):
         return lines
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "query": self.request.text_or_image,
             "hits": [{"image": hit.path, "score": hit.score} for hit in self.hits],

@@ -24,7 +24,6 @@ class PresetMeasures(VerbResult):
     """How well presets label pixels.
 
     Attributes:
-        request: what was asked.
         measured: scores of each.
     """
 
@@ -74,7 +73,6 @@ class PresetMeasures(VerbResult):
         return rows
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         measured = self.measured
         return {
             "data": self.request.data,

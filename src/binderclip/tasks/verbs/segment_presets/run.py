@@ -15,7 +15,6 @@ class PresetList(VerbResult):
     """Presets by name.
 
     Attributes:
-        request: what was asked.
         presets: their names.
     """
 
@@ -26,7 +25,6 @@ class PresetList(VerbResult):
 
     @property
     def title(self) -> str:
-        """Of the table."""
         return "presets of the segmenter"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

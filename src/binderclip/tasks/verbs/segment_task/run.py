@@ -33,10 +33,8 @@ class TaskReport(VerbResult):
     """What the sentence means in each picture.
 
     Attributes:
-        request: what was asked.
         documents: of each picture that could be read, as its file has it.
         skipped: (path, reason) of the others.
-        complete: whether every picture that was named one by one could be read.
     """
 
     whole: ClassVar[bool] = True
@@ -52,14 +50,12 @@ class TaskReport(VerbResult):
         return f"{asked.sentence}: {count}, {asked.method}, model {asked.model}, masks {asked.segmenter}"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Columns, and a row a picture."""
         return COLUMNS, [
             (each["image"], _words(each), ", ".join(each["around"]), f"{each['share']:.1%}", each["mask"])
             for each in self.documents
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             **self.request.settings,
             "images": [_without_run_lengths(each) for each in self.documents],

@@ -79,7 +79,6 @@ class SpikesReport(VerbResult):
     """Where the gradient of a run stood out.
 
     Attributes:
-        request: what was asked.
         stages: of the run, in order.
         picture: the file.
     """
@@ -125,7 +124,6 @@ class SpikesReport(VerbResult):
         return [f"picture: {short_path(self.picture)}"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {
             "run": Path(self.request.run),
             "picture": self.picture,

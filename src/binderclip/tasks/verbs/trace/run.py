@@ -29,7 +29,6 @@ class TraceReport(VerbResult):
     """A line through the points.
 
     Attributes:
-        request: what was asked.
         line: in pixels of the picture.
         most_cost: mean cost a pixel where nothing looks like a tube.
         files: kind (line, overlay, and mask where the tracer gives one) -> file.
@@ -66,7 +65,6 @@ class TraceReport(VerbResult):
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {**self.figures(), **self.files, "request": self.request.as_document()}
 
 

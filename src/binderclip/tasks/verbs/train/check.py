@@ -19,7 +19,7 @@ class RecipeText(VerbResult):
     """A recipe as a text.
 
     Attributes:
-        request: what was asked. title: of the recipe.
+        title: of the recipe.
         text: to be printed. document: the same as plain values.
         notes: what to know of it, a line each.
     """

@@ -19,7 +19,7 @@ class TrainedGrid(VerbResult):
     """The runs of a grid.
 
     Attributes:
-        request: what was asked. out: the grid's folder.
+        out: the grid's folder.
         title: its name. study: table of errors against operations.
     """
 
@@ -46,7 +46,6 @@ class TrainedGrid(VerbResult):
         return [f"table: {out / 'table.json'}   picture: {out / 'frontier.png'}   runs: {out / 'runs'}"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         return {"out": self.out, **self.study.document(), "request": self.request.as_document()}
 
 
@@ -55,7 +54,6 @@ class CheckedGrid(VerbResult):
     """The runs that a grid would have.
 
     Attributes:
-        request: what was asked.
         study: the grid. costs: of each run, by its folder.
     """
 
@@ -66,7 +64,6 @@ class CheckedGrid(VerbResult):
 
     @property
     def title(self) -> str:
-        """Of the table."""
         return self.study.name
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

@@ -21,7 +21,6 @@ class TrainedRun(VerbResult):
     """A run.
 
     Attributes:
-        request: what was asked.
         result: of `train.run`; `out`, `figures` and `summary` are in it.
     """
 
@@ -35,7 +34,6 @@ class TrainedRun(VerbResult):
 
     @property
     def title(self) -> str:
-        """Of the table."""
         return str(self.result.recipe.name)
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -69,7 +67,6 @@ class TrainedRun(VerbResult):
         return [f"model: {out / 'model'}   plots: {out / 'plots'}   curves: tensorboard --logdir {out / 'tensorboard'}"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
         result = self.result
         own = {"out": result.out, "seconds": result.seconds}
         return {**own, **result.summary, "request": self.request.as_document()}
