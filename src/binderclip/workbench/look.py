@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,44 +56,47 @@ def _cell(value: Any) -> str:
     return f"<td>{html.escape(str(value))}</td>"
 
 
-def gallery(entries: Iterable[tuple[Path, str, str]], name: str) -> str:
-    """Pictures in a grid, as HTML.
+def gallery(entries: Iterable[tuple[Any, str, str]], name: str, folder: Path) -> str:
+    """Small copies of pictures in a grid, as HTML; what cannot be read is not shown.
 
     Args:
-        entries: (a file the browser may read, what is said below it, a second line in grey).
+        entries: (picture, as `small_copy` takes it, what is said below it, a second line in grey).
         name: what they are, read aloud.
+        folder: where the copies go, whose files the browser may read.
     """
-    shown = "".join(
-        f'<li><figure><img src="{source(path)}" alt="{html.escape(f"{caption}, {more}", quote=True)}" loading="lazy">'
-        f"<figcaption>{html.escape(caption)}<span>{html.escape(more)}</span></figcaption></figure></li>"
-        for path, caption, more in entries
-    )
+    shown = ""
+    for number, (picture, caption, more) in enumerate(entries):
+        if copy := small_copy(picture, folder, number):
+            shown += _figure(_image(copy, f"{caption}, {more}"), caption, more)
     return f'<ul class="gallery" aria-label="{html.escape(name, quote=True)}">{shown}</ul>' if shown else ""
 
 
 def picture_rows(
-    entries: Iterable[tuple[str, str, Sequence[tuple[Path | None, str]]]], name: str, *, kind: str = "pairs"
+    entries: Iterable[tuple[str, str, Sequence[tuple[Any, str]]]], name: str, folder: Path, *, kind: str = "pairs"
 ) -> str:
-    """Each picture with what was made of it beside it, as HTML.
+    """Small copies of pictures with what was made of each beside it, as HTML.
 
     Args:
-        entries: (what is said below, a second line in grey, parts); a part is a file the browser may read and what it
-            shows, read aloud; one without a file is left out.
-        name: what they are, read aloud.
+        entries: (what is said below, a second line in grey, parts); a part is a picture, as `small_copy` takes it, and
+            what it shows, read aloud; one that cannot be read is not shown.
+        name, folder: as of `gallery`.
         kind: `pairs`, two and two in a grid, or `triples`, three in a row.
     """
-    rows = []
+    rows, count = "", itertools.count()
     for caption, more, parts in entries:
-        drawn = "".join(
-            f'<img src="{source(path)}" alt="{html.escape(what, quote=True)}" loading="lazy">'
-            for path, what in parts
-            if path is not None
-        )
-        rows.append(
-            f'<li><figure><div class="pair">{drawn}</div><figcaption>{html.escape(caption)}'
-            f"<span>{html.escape(more)}</span></figcaption></figure></li>"
-        )
-    return f'<ul class="gallery {kind}" aria-label="{html.escape(name, quote=True)}">{"".join(rows)}</ul>'
+        copies = [(small_copy(picture, folder, next(count)), what) for picture, what in parts]
+        drawn = "".join(_image(path, what) for path, what in copies if path is not None)
+        rows += _figure(f'<div class="pair">{drawn}</div>', caption, more)
+    return f'<ul class="gallery {kind}" aria-label="{html.escape(name, quote=True)}">{rows}</ul>'
+
+
+def _image(path: Path, what: str) -> str:
+    return f'<img src="{source(path)}" alt="{html.escape(what, quote=True)}" loading="lazy">'
+
+
+def _figure(drawn: str, caption: str, more: str) -> str:
+    below = f"<figcaption>{html.escape(caption)}<span>{html.escape(more)}</span></figcaption>"
+    return f"<li><figure>{drawn}{below}</figure></li>"
 
 
 def left_out(skipped: Sequence[tuple[str, str]]) -> str:

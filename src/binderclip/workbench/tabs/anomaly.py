@@ -26,7 +26,6 @@ from binderclip.workbench.look import (
     packed,
     picture_rows,
     report_frame,
-    small_copy,
     table,
 )
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
@@ -166,14 +165,9 @@ def _shown(done: Inspection, folder: Path) -> str:
     entries = []
     for number, row in enumerate(done.order()[:SHOWN]):
         name = _label(done, row)
-        parts = [
-            (small_copy(path, folder / f"small-{kind}", number), f"{what}{name}")
-            for kind, path, what in (
-                ("picture", done.pictures[row].path, ""), ("overlay", done.overlays[row], "where it is anomalous: ")
-            )
-        ]  # fmt: skip
+        parts = [(done.pictures[row].path, name), (done.overlays[row], f"where it is anomalous: {name}")]
         entries.append((f"{number + 1}. {name}", _said(done, row), parts))
-    return picture_rows(entries, "pictures, most suspicious first")
+    return picture_rows(entries, "pictures, most suspicious first", folder / "small")
 
 
 def _tables(done: Inspection) -> str:

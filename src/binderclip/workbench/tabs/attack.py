@@ -21,7 +21,6 @@ from binderclip.workbench.look import (
     packed,
     picture_rows,
     sentences,
-    small_copy,
     table,
 )
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
@@ -114,18 +113,15 @@ def work(
 def _pictures(run: Run, chosen: ChosenPictures, result: AttackReport) -> str:
     """Each picture, what became of it, and its change."""
     entries = []
-    for number, each in enumerate(result.pictures[:SHOWN]):
+    for each in result.pictures[:SHOWN]:
         name = chosen.label(Path(each.image))
         parts = [
-            (small_copy(path, run.folder / f"small-{kind}", number), f"{name}, {what}")
-            for kind, path, what in (
-                ("before", each.image, "as it was"),
-                ("after", each.picture, "attacked"),
-                ("change", each.difference, "its change, ten times as strong"),
-            )
+            (each.image, f"{name}, as it was"),
+            (each.picture, f"{name}, attacked"),
+            (each.difference, f"{name}, its change, ten times as strong"),
         ]
         entries.append((name, _said(each), parts))
-    return picture_rows(entries, "pictures before and after", kind="triples")
+    return picture_rows(entries, "pictures before and after", run.folder / "small", kind="triples")
 
 
 def _said(each: AttackedPicture) -> str:

@@ -17,7 +17,7 @@ from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.verbs.classify.request import ClassifyRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import could_not_be_read, gallery, hint, left_out, small_copy, table
+from binderclip.workbench.look import could_not_be_read, gallery, hint, left_out, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -104,16 +104,13 @@ def work(
     if not first.rows:
         raise DataError(f"none of {len(chosen.paths)} pictures could be read: {first.skipped[0][1]}")
     run.say("drawing")
-    shown = []
-    for number, (path, best) in enumerate(first.rows[:SHOWN]):
-        copy = small_copy(Path(path), run.folder / "small", number)
-        if copy is not None:
-            shown.append((copy, f"{best[0][0]} {best[0][1]:.2f}", chosen.label(Path(path))))
+    cards = [(path, f"{best[0][0]} {best[0][1]:.2f}", chosen.label(Path(path))) for path, best in first.rows[:SHOWN]]
+    shown = gallery(cards, "pictures with their likeliest label", run.folder / "small")
     left_out_text = could_not_be_read(len(first.skipped))
     if len(first.rows) > SHOWN:
         left_out_text += f" The gallery has the first {SHOWN}, the table all {len(first.rows)}."
     return Outcome(
-        (gallery(shown, "pictures with their likeliest label"), _table(results, chosen) + left_out(first.skipped)),
+        (shown, _table(results, chosen) + left_out(first.skipped)),
         files=_files(run.folder, results, chosen),
         again=Equivalent.of(*(request.replaced(images=chosen.names()) for request in requests.values())),
         said=left_out_text.strip(),

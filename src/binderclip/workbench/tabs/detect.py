@@ -21,7 +21,6 @@ from binderclip.workbench.look import (
     packed,
     picture_rows,
     sentences,
-    small_copy,
     table,
 )
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
@@ -127,17 +126,10 @@ def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) ->
 def _pictures(run: Run, result: Detected, named: Sequence[tuple[str, float, float]]) -> str:
     """The pictures that look generated most, each beside its map."""
     entries = []
-    for number, ((key, *_), (name, logit, probability), drawn) in enumerate(
-        zip(result.rows, named, result.maps, strict=False)
-    ):
-        parts = [
-            (small_copy(path, run.folder / f"small-{kind}", number), f"{what}{name}")
-            for kind, path, what in (
-                ("picture", Path(key), ""), ("map", drawn, "which patches speak for generated: ")
-            )
-        ]  # fmt: skip
+    for (key, *_), (name, logit, probability), drawn in zip(result.rows, named, result.maps, strict=False):
+        parts = [(key, name), (drawn, f"which patches speak for generated: {name}")]
         entries.append((name, f"{'fake' if logit > 0 else 'real'}, probability of fake {probability:.2f}", parts))
-    return picture_rows(entries, "pictures, most likely generated first")
+    return picture_rows(entries, "pictures, most likely generated first", run.folder / "small")
 
 
 def _tables(tables: Iterable[tuple[str, Sequence[str], Sequence[tuple[Any, ...]]]], remarks: Sequence[str]) -> str:

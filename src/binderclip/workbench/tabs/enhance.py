@@ -21,7 +21,6 @@ from binderclip.workbench.look import (
     left_out,
     packed,
     picture_rows,
-    small_copy,
     table,
 )
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
@@ -137,14 +136,11 @@ def learn(run: Run, dark: str | None, bright: str | None, method: str, steps: in
 def _pictures(run: Run, chosen: ChosenPictures, rows: Sequence[EnhancedPicture]) -> str:
     """Each picture and what was made of it."""
     entries = []
-    for number, row in enumerate(rows[:SHOWN]):
+    for row in rows[:SHOWN]:
         name = chosen.label(Path(row.image))
-        parts = [
-            (small_copy(path, run.folder / f"small-{kind}", number), f"{name}, {what}")
-            for kind, path, what in (("before", row.image, "as it was"), ("after", row.result, "enhanced"))
-        ]
+        parts = [(row.image, f"{name}, as it was"), (row.result, f"{name}, enhanced")]
         entries.append((name, f"mean brightness {row.mean:.2f}, after {row.mean_after:.2f}", parts))
-    return picture_rows(entries, "pictures before and after")
+    return picture_rows(entries, "pictures before and after", run.folder / "small")
 
 
 TAB = Tab("Enhance", "More even light in backlit and dark pictures, as two folders of yours have it.", build, order=56)

@@ -17,7 +17,7 @@ from binderclip.tasks.verbs.quality.request import QualityRequest
 from binderclip.tasks.verbs.quality.words import QUALITY
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, left_out, sentences, small_copy, table
+from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, left_out, sentences, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _rank(run: Run, chosen: ChosenPictures, asked: dict[str, Any]) -> Outcome:
         for row, ((key, scores), name) in enumerate(zip(ranking.rows, names, strict=True))
     ]
     write_csv(head, rows, run.folder / "scores.csv")
-    shown = _pictures(run, cards, "pictures, worst first")
+    shown = gallery(cards[: 2 * SHOWN], "pictures, worst first", run.folder / "small")
     return _outcome(
         chosen,
         ranking,
@@ -139,7 +139,7 @@ def _compare(run: Run, chosen: ChosenPictures, originals: ChosenPictures, asked:
     files = [run.folder / "distances.csv", run.folder / "sheet.png"]
     write_csv(head, rows, files[0])
     contact_sheet(cards, files[1], title=f"farthest from the original first, by {done.distance}", columns=4)
-    shown = _pictures(run, cards, "originals and pictures, farthest first")
+    shown = gallery(cards, "originals and pictures, farthest first", run.folder / "small")
     again = request.replaced(images=[chosen.folder or PICTURES], reference=originals.folder or ORIGINALS)
     return _outcome(chosen, replace(done, skipped=skipped), shown, rows, files, again)
 
@@ -154,15 +154,6 @@ def _outcome(
     summary = table(("Rank", "Picture", *result.table()[0][1:]), ranks, result.title)
     summary += sentences(result.remarks())
     return Outcome((shown, summary + left_out(skipped)), files, Equivalent.of(again), could_not_be_read(len(skipped)))
-
-
-def _pictures(run: Run, cards: Sequence[tuple[str, str, str]], name: str) -> str:
-    shown = []
-    for number, (path, caption, more) in enumerate(cards[: 2 * SHOWN]):
-        copy = small_copy(path, run.folder / "small", number)
-        if copy is not None:
-            shown.append((copy, caption, more))
-    return gallery(shown, name)
 
 
 TAB = Tab("Quality", "Which pictures are bad, worst first; or how far they are from their originals.", build, order=46)

@@ -15,7 +15,7 @@ from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.verbs.search.request import SearchIndexRequest, SearchQueryRequest
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, small_copy, table
+from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -74,15 +74,11 @@ def work(
     name = Path(example).name if example else asked
     looks_like_a_file = not example and Path(asked).suffix != ""
     again.append(query.replaced(text_or_image=name, index=called, text=looks_like_a_file, model=None))
-    shown = []
-    for number, hit in enumerate(result.hits):
-        copy = small_copy(hit.path, run.folder / "small", number)
-        if copy is not None:
-            shown.append((copy, hit.path.name, f"{result.index.measure} {hit.score:.2f}"))
+    cards = [(hit.path, hit.path.name, f"{result.index.measure} {hit.score:.2f}") for hit in result.hits]
     rows = [(rank, str(hit.path.relative_to(searched)), hit.score) for rank, hit in enumerate(result.hits, 1)]
     return Outcome(
         (
-            gallery(shown, "what was found, nearest first"),
+            gallery(cards, "what was found, nearest first", run.folder / "small"),
             table(("Rank", "Picture", result.index.measure), rows, f"{name}: nearest of {count}"),
         ),
         files=_files(run.folder, result, rows, name),
