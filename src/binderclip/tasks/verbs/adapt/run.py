@@ -86,9 +86,6 @@ class AdaptReport(VerbResult):
 def run(request: AdaptRequest) -> AdaptReport:
     """Choose by `select_head`, or by `select_labels` where a picture has several labels; write what was found.
 
-    Args:
-        request: what is asked.
-
     Raises:
         UsageError: an unknown method or set, shards, or a result that would replace what is none of ours.
         DataError: too few pictures.

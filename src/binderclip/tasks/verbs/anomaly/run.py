@@ -30,9 +30,6 @@ COLUMNS = ("image", "score", "p", "kind", "damaged")
 def run(request: AnomalyRequest) -> Inspection:
     """Score, measure and write.
 
-    Args:
-        request: what is asked.
-
     Raises:
         UsageError: options that do not fit together, or a result that would replace what is none of ours.
         DataError: no picture can be read, or a file cannot be written.

@@ -145,9 +145,6 @@ class AttackReport(VerbResult):
 def run(request: AttackRequest) -> AttackReport:
     """Attack every picture in its own size, write what was found, and judge the written file.
 
-    Args:
-        request: what is asked.
-
     Raises:
         UsageError: a result would replace one of the pictures, or what is none of ours.
         DataError: no picture can be read, or a file cannot be written.

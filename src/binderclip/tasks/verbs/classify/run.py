@@ -121,9 +121,6 @@ class Classified(VerbResult):
 def run(request: ClassifyRequest) -> Classified:
     """Classify the pictures of a request, and write the sheet.
 
-    Args:
-        request: what is asked.
-
     Raises:
         UsageError: an unknown name, or a sheet that would replace what is none of ours.
         DataError: no picture under a head can be read, or a file of boxes or sentences holds something else.

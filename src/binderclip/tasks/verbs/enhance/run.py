@@ -123,9 +123,6 @@ class EnhancedPictures(VerbResult):
 def run(request: EnhanceRequest) -> EnhancedPictures:
     """Train an enhancer or open one, and write a PNG for every picture.
 
-    Args:
-        request: what is asked.
-
     Raises:
         UsageError: the folder holds results of another enhancer, or a result would replace one of the pictures.
         DataError: a folder to learn from without a picture that can be read, or a file that cannot be written.

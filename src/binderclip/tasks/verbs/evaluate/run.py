@@ -64,9 +64,6 @@ class Evaluated(VerbResult):
 def run(request: EvaluateRequest) -> Evaluated:
     """Measure a model on a data set.
 
-    Args:
-        request: what is asked.
-
     Raises:
         UsageError: an unknown set, template or transform, or a result that would replace what is none of ours.
         DataError: no picture can be read.

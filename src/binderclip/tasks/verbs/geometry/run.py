@@ -29,9 +29,6 @@ PLAIN, GAP = "as they are", "gap removed"
 def run(request: GeometryRequest) -> Geometry:
     """Encode pictures and captions, measure where they lie, and write the page.
 
-    Args:
-        request: what is asked.
-
     Raises:
         UsageError: shards, which are streamed, or a result that would replace what is none of ours.
         DataError: fewer than twenty pairs, captions that are all alike, or a file that cannot be written.

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 def run(request: HeadsRequest) -> Heads:
     """Name every head, and write the page.
 
-    Args:
-        request: what is asked.
-
     Raises:
         UsageError: no such file, set or texts, or a result that would replace what is none of ours.
         NotSupported: a model without attention heads.

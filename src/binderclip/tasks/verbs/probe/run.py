@@ -52,9 +52,6 @@ NOT_GROUPS = ("split", "id", "key")
 def run(request: ProbeRequest) -> Probe:
     """Classify the pictures once, compare their groups, and write the folder.
 
-    Args:
-        request: what is asked.
-
     Raises:
         UsageError: shards, an unknown column or class, too few classes, or a result that would replace what is none of
             ours.

@@ -73,9 +73,6 @@ class Indexed(VerbResult):
 def run(request: SearchIndexRequest) -> Indexed:
     """Encode what is new or changed, or take embeddings that are there already.
 
-    Args:
-        request: what is asked.
-
     Raises:
         UsageError: there is no such folder, or no place for the index.
         DataError: no picture can be read, or the index is of another model.

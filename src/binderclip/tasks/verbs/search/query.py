@@ -89,9 +89,6 @@ class SearchHits(VerbResult):
 def run(request: SearchQueryRequest) -> SearchHits:
     """Ask an index, and write the sheet.
 
-    Args:
-        request: what is asked.
-
     Raises:
         UsageError: there is no such index or picture, or a sheet that would replace what is none of ours.
         DataError: the index is of another model, or the picture cannot be read.
