@@ -77,7 +77,7 @@ def test_classify_loads_the_model_alone(picture: Path) -> None:
     verbs = {
         name.split(".")[3] for name in found if name.startswith(("binderclip.cli.verbs.", "binderclip.tasks.verbs."))
     }
-    assert verbs == {"classify", "functions", "requests", "runs"}, "of the other verbs their names alone"
+    assert verbs == {"classify", "functions", "parts"}, "of the other verbs their names alone"
 
 
 def test_verbs_that_only_encode_load_no_library_of_models(picture: Path, tmp_path: Path) -> None:

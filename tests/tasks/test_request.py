@@ -21,7 +21,7 @@ from binderclip.tasks import Option, Request, VerbTask, attack
 from binderclip.tasks.arguments.labels import parse_labels
 from binderclip.tasks.events import Started, start
 from binderclip.tasks.fields import Labels
-from binderclip.tasks.verbs import runs
+from binderclip.tasks.verbs import parts
 
 
 def _split(text: str) -> list[str]:
@@ -76,10 +76,10 @@ def test_a_task_is_asked_what_its_verb_is_and_loads_no_other() -> None:
         "print(sorted({name.split('.')[3] for name in sys.modules if name.startswith('binderclip.tasks.verbs.')}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["geometry", "['functions', 'geometry', 'requests', 'runs']"]
+    assert done.stdout.splitlines() == ["geometry", "['functions', 'geometry', 'parts']"]
     named = {name: task for name in tasks.__all__ if isinstance(task := getattr(tasks, name), VerbTask)}
     assert {name: task.request.task.replace(" ", "_").replace("-", "_") for name, task in named.items()} == {
-        name: name for name in runs.__all__
+        name: name for name in parts.__all__ if not name.endswith("Request")
     }
 
 
