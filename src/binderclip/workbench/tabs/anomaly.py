@@ -82,20 +82,9 @@ def build(bench: Bench) -> None:
 
 
 def work(
-    run: Run,
-    files: list[str] | None,
-    folder: str | None,
-    sound_files: list[str] | None,
-    sound_folder: str | None,
-    name: str,
-    method: str,
-    state: str,
-    fine: str,
-    words: bool,
-    shots: int,
-    steps: int,
-    threshold: str = "",
-) -> Outcome:
+    run: Run, files: list[str] | None, folder: str | None, sound_files: list[str] | None, sound_folder: str | None,
+    name: str, method: str, state: str, fine: str, words: bool, shots: int, steps: int, threshold: str = "",
+) -> Outcome:  # fmt: skip
     """Inspect as the verb does, then show it."""
     chosen = run.pictures(files, folder)
     compared = run.pictures(sound_files, sound_folder) if sound_files or sound_folder else None

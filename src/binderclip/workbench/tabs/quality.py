@@ -61,18 +61,9 @@ def build(bench: Bench) -> None:
 
 
 def work(
-    run: Run,
-    files: list[str] | None,
-    folder: str | None,
-    by: str,
-    scores: list[str] | None,
-    better: str,
-    worse: str,
-    original_files: list[str] | None,
-    original_folder: str | None,
-    distance: str,
-    side: int,
-) -> Outcome:
+    run: Run, files: list[str] | None, folder: str | None, by: str, scores: list[str] | None, better: str, worse: str,
+    original_files: list[str] | None, original_folder: str | None, distance: str, side: int,
+) -> Outcome:  # fmt: skip
     """Rank as the verb does, by words or, where there are originals, by the distance from them."""
     chosen = run.pictures(files, folder)
     asked: dict[str, Any] = {"max_side": int(side), "device": run.bench.models.device}
@@ -106,14 +97,8 @@ def _rank(run: Run, chosen: ChosenPictures, asked: dict[str, Any]) -> Outcome:
     ]
     write_csv(head, rows, run.folder / "scores.csv")
     shown = gallery(cards[: 2 * SHOWN], "pictures, worst first", run.folder / "small")
-    return _outcome(
-        chosen,
-        ranking,
-        shown,
-        rows,
-        [run.folder / "scores.csv", sheet],
-        request.replaced(images=chosen.names(), sheet=None),
-    )
+    again = request.replaced(images=chosen.names(), sheet=None)
+    return _outcome(chosen, ranking, shown, rows, [run.folder / "scores.csv", sheet], again)
 
 
 def _compare(run: Run, chosen: ChosenPictures, originals: ChosenPictures, asked: dict[str, Any]) -> Outcome:
