@@ -1,12 +1,16 @@
-"""Panels of figures: a bare axis shows nothing but its picture, a row has a picture with all its label maps."""
+"""Panels of figures: a bare axis shows its picture alone, a row all its label maps, a forest plot effects."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from binderclip.studies.harness.panels import bare, segmentations
+from binderclip.errors import UsageError
+from binderclip.studies import Check
+from binderclip.studies.harness.panels import bare, effects, segmentations
 
 
 @pytest.mark.parametrize("frame", [True, False])
@@ -33,3 +37,22 @@ def test_label_maps_stand_beside_their_picture_and_keep_one_colour_a_class() -> 
             assert torch.equal(torch.as_tensor(image.get_array().data), labels[row])
             assert image.get_clim() == (-1, 2)  # the same label has the same colour in every map
     assert [ax.get_title() for ax in figure.axes] == ["", "truth", "found", "", "", ""]
+
+
+def test_a_forest_plot_has_the_essential_parts_and_the_rival_with_their_intervals() -> None:
+    def check(text: str, **given: Any) -> Check:
+        known = {"essential": True, "outcome": "seen", "measured": "", "effect": 0.2, "low": 0.1, "high": 0.4}
+        return Check(text, **(known | given))
+
+    figure = Figure()
+    checks = [
+        check("part"), check("side", essential=False), check("theorem", effect=None, low=None, high=None),
+        check("learns", role="precondition", low=None, high=None), check("cheap", essential=False, role="rival"),
+    ]  # fmt: skip
+    effects(figure, checks)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["part: seen", "cheap: beaten"]
+    for ax in figure.axes:
+        (bar,) = ax.containers[0].lines[2][0].get_segments()
+        assert bar[:, 0].tolist() == pytest.approx([0.1, 0.4])
+    with pytest.raises(UsageError, match="no essential part has an interval"):
+        effects(Figure(), checks[1:4])

@@ -3,17 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from binderclip.errors import UsageError
+from binderclip.studies.harness.check import Check
 from binderclip.studies.harness.power import t_interval
 from binderclip.studies.harness.table import Table
 
 if TYPE_CHECKING:
+    import matplotlib.figure
     from PIL.Image import Image
+
+Figure: TypeAlias = "matplotlib.figure.Figure"
+"""What studies draw on, by its name alone: matplotlib is loaded when something is drawn."""
+
+
+def effects(figure: Figure, checks: Sequence[Check]) -> None:
+    """A forest plot: the effect of each essential part, and of the method against its rival, with its 95 % interval.
+
+    They measure different things, so each has its own axis; what has no interval is left out.
+
+    Args:
+        figure: its axes are made here.
+        checks: after the measurement.
+
+    Raises:
+        UsageError: no condition has an interval.
+    """
+    judged = [check for check in checks if check.role == "rival" or (check.role == "criterion" and check.essential)]
+    shown = [
+        (check, check.effect, check.low, check.high)
+        for check in judged
+        if check.effect is not None and check.low is not None and check.high is not None
+    ]
+    if not shown:
+        raise UsageError("no essential part has an interval: give the study a `draw` of its own")
+    axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+    for ax, (check, effect, low, high) in zip(axes, shown, strict=True):
+        colour = "C0" if check.role == "criterion" else "C7"
+        ax.axvline(0, color="0.3", lw=1, ls=":")
+        ax.errorbar([effect], [0], xerr=[[effect - low], [high - effect]], marker="s", capsize=3, color=colour)
+        ax.set(yticks=[], ylim=(-1, 1))
+        ax.set_title(f"{check.text}: {check.word}", fontsize=8, loc="left")
+        ax.tick_params(labelsize=7)
 
 
 def lines(

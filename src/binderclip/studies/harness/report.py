@@ -261,6 +261,8 @@ def save_figure(result: Result, study: Study, path: Path) -> None:
     from matplotlib.figure import Figure
     from PIL import Image
 
+    from binderclip.studies.harness.panels import effects
+
     style: dict[Any, Any] = {
         "font.size": 10,
         "axes.spines.top": False,
@@ -275,6 +277,8 @@ def save_figure(result: Result, study: Study, path: Path) -> None:
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         if result.stopped:
             _draw_needs(result, figure)
+        elif study.draw is None:
+            effects(figure, result.checks)
         else:
             study.draw(result.table, figure)
         drawn = io.BytesIO()

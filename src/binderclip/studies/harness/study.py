@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from binderclip.errors import UsageError
 from binderclip.studies.harness.check import Check, Outcome, Verdict
@@ -15,6 +15,10 @@ from binderclip.studies.harness.table import Row, Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Measure: TypeAlias = Callable[[int], list[Row]]
+"""From a seed to the rows of one measurement."""
+Draw: TypeAlias = "Callable[[Table, Figure], None]"
+"""Fills a figure from the table."""
 FIRST_RULES = "Measured under the first rules: few seeds, or essential criteria without an interval."
 """The usual `remeasure` of a study that is older than the rules on intervals and power."""
 
@@ -32,7 +36,7 @@ class Study:
         upper_bound: oracle, or an empty string where there is none.
         measure: from a seed to rows; randomness comes from the seed only.
         criteria: the rule for the verdict; the essential ones are what the paper claims.
-        draw: fills a figure from the table.
+        draw: fills a figure from the table; default the effects of the criteria with their intervals.
         seeds: at least 8 where a criterion is paired over seeds.
         stand_in: what is not the real thing of the paper.
         preconditions: what must be true of the models and data for the claim to be tested at all.
@@ -58,16 +62,16 @@ class Study:
     baseline: str
     lower_bound: str
     upper_bound: str
-    measure: Callable[[int], list[Row]]
+    measure: Measure
     criteria: tuple[Criterion, ...]
-    draw: Callable[[Table, Figure], None]
+    draw: Draw | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     stand_in: tuple[str, ...] = ()
     preconditions: tuple[Precondition, ...] = ()
-    first: Callable[[int], list[Row]] | None = None
+    first: Measure | None = None
     rival: Criterion | None = None
-    null: Callable[[int], list[Row]] | Mapping[str, str] | None = None
-    quick: Callable[[int], list[Row]] | None = None
+    null: Measure | Mapping[str, str] | None = None
+    quick: Measure | None = None
     one_thread: bool = False
     registered: str = ""
     remeasure: str = ""
