@@ -66,6 +66,7 @@ def test_words_are_filled_and_their_lines_joined() -> None:
     assert study.protocol == "30 steps of two."
     assert (study.upper_bound, study.stand_in) == ("", ("small the rest",))
     assert study.draw is None
+    assert study.null == "random"
 
 
 def test_protocols_lend_their_constants() -> None:

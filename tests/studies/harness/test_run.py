@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -388,7 +388,7 @@ def test_misuse_is_named(tmp_path) -> None:
     with pytest.raises(UsageError, match="paired over 3 seeds; at least 8"):
         study(seeds=(10, 11, 12))
     with pytest.raises(UsageError, match="no null method"):
-        null_table(study(), SEEDS)
+        null_table(study(null=None), SEEDS)
     (tmp_path / "p162.json").write_text("{}")
     with pytest.raises(DataError, match="not the result of a study"):
         read(tmp_path / "p162.json")
@@ -417,16 +417,25 @@ def test_every_study_of_the_package_is_complete() -> None:
 def test_a_null_method_fails_every_essential_criterion(identifier: str, same_twice) -> None:
     found, stored = load_study(identifier), stored_result(identifier)
     if found.null is None:
-        pytest.skip("no maps, scores or orders are judged: there is no null method")
-    if not callable(found.null) and (stored is None or stored.criteria != found.registered):
+        pytest.skip("small numbers mean something: there is no null method")
+    measured = isinstance(found.null, Mapping)
+    if measured and (stored is None or stored.criteria != found.registered):
         pytest.skip("the null is measured beside the method, which is still to come")
     rows = stored.rows if stored is not None else ()
     table = null_table(found, found.seeds, rows)
     assert null_passes(found, table) == []
-    if not callable(found.null):
+    if measured:
         assert null_passes(found, null_table(found, found.seeds, rows, same_seeds=True)) == []
     twice = [c.text for c in found.criteria if c.essential and same_twice(c, table)]
     assert not twice, "the null stands on both sides: a second random draw has to take one of them"
+
+
+def test_random_numbers_are_the_null_of_a_study_that_gives_none() -> None:
+    made = study()
+    table = null_table(made, SEEDS)
+    assert {(row.metric, row.method) for row in table.rows} == {("acc", "a"), ("acc", "b")}
+    assert len({row.value for row in table.rows}) == 2 * len(SEEDS)
+    assert null_passes(made, table) == []
 
 
 def test_a_method_that_is_better_does_not_pass_for_a_null_one() -> None:

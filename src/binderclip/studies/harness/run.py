@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from binderclip.errors import UsageError
-from binderclip.studies.harness.null import in_place
+from binderclip.studies.harness.null import in_place, random_rows
 from binderclip.studies.harness.registration import criteria_hash
 from binderclip.studies.harness.study import FormerVerdict, Result, Study, decide, not_finite, superseded
 from binderclip.studies.harness.table import Row, Table
@@ -192,6 +192,8 @@ def null_table(study: Study, seeds: Sequence[int], measured: Sequence[Row] = (),
     """
     if study.null is None:
         raise UsageError(f"study {study.paper} has no null method")
+    if study.null == "random":
+        return Table(replace(row, seed=seed) for seed in seeds for row in random_rows(study.criteria, seed))
     if callable(study.null):
         return Table(replace(row, seed=seed) for seed in seeds for row in study.null(seed))
     return Table(in_place(measured, study.null, same_seeds=same_seeds))

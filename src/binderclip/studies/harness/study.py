@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from binderclip.errors import UsageError
 from binderclip.studies.harness.check import Check, Outcome, Verdict
@@ -45,7 +45,8 @@ class Study:
         rival: the method against the strongest cheap rival; reported beside the verdict, never part of it.
         null: from a seed to the rows of a random map, score or order in the method's place; it has to fail every
             essential criterion. Where the study measures it anyway: from the method's name to the random one's, whose
-            rows of other seeds then stand in its place (`null.in_place`).
+            rows of other seeds then stand in its place (`null.in_place`). Default numbers between 0 and 1 for all that
+            the criteria read (`null.random_rows`); None where numbers so small mean something, such as a few spikes.
         quick: a smaller `measure` of about a minute; default `measure` for one seed.
         one_thread: measure on one thread of torch and BLAS.
         registered: hash of the criteria, written before the first measurement, see `registration.criteria_hash`.
@@ -70,7 +71,7 @@ class Study:
     preconditions: tuple[Precondition, ...] = ()
     first: Measure | None = None
     rival: Criterion | None = None
-    null: Measure | Mapping[str, str] | None = None
+    null: Measure | Mapping[str, str] | Literal["random"] | None = "random"
     quick: Measure | None = None
     one_thread: bool = False
     registered: str = ""

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.privacy import DiceFeedback, FlatClip
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.training.privacy_probe import best_flat, chosen, digits
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHARES = (0.1, 0.3, 1.0, 10.0)
 NORMS = (0.01, 0.1, 1.0, 10.0)
@@ -26,7 +17,6 @@ EPSILON = 4.0
 METHODS = ("DP-SGD", "DiceSGD")
 DISTANCE, ACCURACY = "distance to the optimum, no noise", "accuracy, epsilon 4"
 CHOSEN = "accuracy, epsilon 4, C by validation"
-PILOT = (0, 1, 2)
 
 
 def _regression(seed: int) -> tuple[Float[Tensor, "256 9"], Float[Tensor, "256"]]:
@@ -87,10 +77,6 @@ def _unbiased(table: Table) -> tuple[bool, str]:
     return worst < 1e-6, f"largest distance {worst:.1e}"
 
 
-def _worst(method: str) -> Quantity:
-    return combined("least", *(value_of(ACCURACY, method, _norm(norm)) for norm in NORMS))
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Distance to the optimum without noise, and accuracy with it, against C."""
     axes = figure.subplots(1, 2)
@@ -112,57 +98,6 @@ def draw(table: Table, figure: Figure) -> None:
     axes[0].legend()
 
 
-STUDY = Study(
-    paper="p001",
-    claim="DP-SGD with a small clip norm converges to a biased point; with DiceSGD's error feedback the fixed point is "
-    "unbiased for any threshold, which makes training less sensitive to it.",
-    protocol="Without noise: least squares with intercept, 256 samples, residuals shifted by 8 on 50 of them, full "
-    "batches, 5,000 steps, C2 = C1. With noise: a softmax head on digits (unit rows), 200 Poisson batches at rate .1, "
-    "epsilon 4, delta 1e-5 by the Renyi accountant, for DiceSGD with the noise sigma * sqrt(C1^2 + 2 C2^2) of the "
-    "paper's theorem; each at the one of five learning rates a / C that is best on 200 validation rows; 397 rows are "
-    "tested. The spreads are those of the first measurement, which chose the rates by test accuracy.",
-    baseline="DP-SGD at the same clip norm, noise multiplier and learning rates.",
-    lower_bound="Guessing: 0.10.",
-    upper_bound="The least-squares solution.",
-    measure=measure,
-    criteria=(
-        Criterion.exact(
-            "without noise DiceSGD ends within 1e-6 of the optimum at every C",
-            _unbiased,
-            why="a fixed point of the iteration without noise",
-            essential=True,
-        ),
-        Criterion.at_least(
-            "DP-SGD stays .5 away at the two smallest C",
-            combined("least", *(value_of(DISTANCE, "DP-SGD", _share(share)) for share in SHARES[:2])),
-            0.5,
-            expected=0.3,
-            pilot=Pilot(0.0739, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "at epsilon 4 DiceSGD is more accurate, C and rate of both by validation",
-            value_of(CHOSEN, "DiceSGD"),
-            value_of(CHOSEN, "DP-SGD"),
-            expected=0.01,
-            pilot=Pilot(0.0077, PILOT),
-            essential=True,
-        ),
-        Criterion.paired("its worst accuracy over C exceeds DP-SGD's", _worst("DiceSGD"), _worst("DP-SGD")),
-    ),
-    rival=Criterion.paired(
-        "it is more accurate than DP-SGD with every gradient at length C = .01 (automatic clipping, nothing to tune)",
-        value_of(CHOSEN, "DiceSGD"),
-        value_of(ACCURACY, "DP-SGD", _norm(0.01)),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    one_thread=True,
-    registered="549ed025492c",
-    stand_in=(
-        "a linear head on 8 x 8 digits instead of networks on CIFAR and text",
-        "choosing C and the learning rate on validation rows, for both methods alike and without counting it as a cost",
-        "DiceSGD's epsilon rests on the paper's analysis of its hidden error; in the worst case one record moves more "
-        "than its noise assumes, which favours it in the accuracies with noise",
-    ),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, null=None, registered="549ed025492c"
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,14 +20,7 @@ from binderclip.privacy import (
     SACPolicy,
     noise_multiplier_for,
 )
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 
 PRIVATE, PUBLIC = 1100, 300
 RATE, STEPS, ACTIONS, DELTA, LR = 0.1, 240, 60, 1e-5, 5e-3
@@ -40,8 +32,6 @@ BASELINES = tuple(f"constant C = {c:g}" for c in CONSTANTS)
 WHOLE = "constant C = 1, whole budget"
 METHODS = ("RLDP", "random actions", *BASELINES, WHOLE)
 """The first one is trained first: the constants may spend what it has spent."""
-BEFORE = tuple(range(10, 30))
-"""Seeds of the second measurement, which give the spreads."""
 
 
 @lru_cache(maxsize=1)
@@ -148,57 +138,6 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend(loc="upper left")
 
 
-PLACES = tuple(f"epsilon {e:g}" for e in EPSILONS)
-
-STUDY = Study(
-    paper="p003",
-    claim="A soft actor-critic that sets clip norms and noise while it trains is at least as good as random actions "
-    "and as the median constant at equal epsilon, and never overspends. Beating the best constant is not claimed: 60 "
-    "actions are too few to learn reliably, and the paper's 71% speed-up is not reproduced.",
-    protocol="scikit-learn's digits (1,100 private, 300 public, 397 test pictures), a 64-32-10 network whose two "
-    "layers are the clip groups, Poisson rate 0.1, 240 steps of Adam (lr 0.005), an action every 4 steps, delta 1e-5 "
-    "by RDP with whole orders. Constants 0.2, 1 and 5; the controllers start at 1. Accuracies are compared as means "
-    "over both budgets, and at equal epsilon: a policy's noise may only rise to keep within the budget, so that it "
-    "leaves some of it, and the constants get the epsilon that RLDP has spent. In the second measurement, on seeds 10 "
-    "to 29, they spent all of it against 76 to 82 %, and the claim, which says 'at least as good', was asked to be "
-    "better. It gives the spreads; the two points are what twenty seeds can tell.",
-    baseline="Three constants that spend as much, one that spends all, and random actions under the same projection.",
-    lower_bound="Guessing: 0.10.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "RLDP is at least as accurate as random actions, to two points, over both budgets",
-            value_of("accuracy", "RLDP", *PLACES),
-            value_of("accuracy", "random actions", *PLACES),
-            margin=-0.02,
-            pilot=Pilot(0.026, BEFORE),
-            essential=True,
-        ),
-        Criterion.paired(
-            "and as the median constant that spends as much",
-            value_of("accuracy", "RLDP", *PLACES),
-            combined("median", *(value_of("accuracy", name, *PLACES) for name in BASELINES)),
-            margin=-0.02,
-            pilot=Pilot(0.0234, BEFORE),
-            essential=True,
-        ),
-        Criterion.exact(
-            "no run spends more than its budget", _within_budget, why="a bound of the accountant", essential=True
-        ),
-    ),
-    rival=Criterion.paired(
-        f"RLDP is more accurate than the constant {CONSTANTS[1]:g}, which spends the whole budget",
-        value_of("accuracy", "RLDP", *PLACES),
-        value_of("accuracy", WHOLE, *PLACES),
-    ),
-    draw=draw,
-    seeds=tuple(range(30, 50)),
-    one_thread=True,
-    registered="a21ba0bf26ea",
-    stand_in=(
-        "a small network on 8 x 8 digits instead of LoRA adapters of a language model or a head on clip art features",
-        "240 steps and 60 actions instead of 1,500 and more",
-        "state and reward after this library's reading, as the paper's code was not available",
-    ),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(30, 50), one_thread=True, null=None, registered="a21ba0bf26ea"
 )

@@ -5,23 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from binderclip.optim import AdaGC, Clip, NormClip
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Criterion, Figure, Pilot, Row, Table, declared_study, value_of
 from binderclip.studies.protocols.training import spike_clip
-from binderclip.studies.protocols.training.spike import GUESSING, SETTINGS, SpikeRun, draw_losses, train
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.protocols.training.spike import SETTINGS, SpikeRun, draw_losses, train
 
 METHODS: dict[str, Callable[[], Clip] | None] = {
     "none": None,
@@ -117,28 +109,12 @@ def draw(table: Table, figure: Figure) -> None:
     axes[0, 0].legend(fontsize=7, loc="upper center")
 
 
-STUDY = Study(
-    paper="p004",
-    claim="Clipping every tensor relative to its own past norms removes a spike that is confined to one tensor "
-    "without shrinking the others, as global clipping does.",
-    protocol="The perceptron of the spike study (digits, 600 steps of AdamW at .003 and, beside it, of SGD with "
-    "momentum .9 at .05); at steps 150, 225, ..., 525 the gradient of the middle weight matrix alone becomes 100 "
-    "times itself plus noise of deviation .05. AdaGC with its published settings, and with 1.5 in place of 1.05. "
-    + spike_clip.PROTOCOL
-    + " Here the gradient "
-    f"of {spike_clip.SPOILT} alone is multiplied. An earlier measurement on "
-    "eight seeds had SGD alone on the digits.",
-    baseline="No clipping, and the whole gradient clipped to norm 1.",
-    lower_bound=GUESSING + " " + spike_clip.GUESSING,
-    upper_bound="A scale of 1: healthy tensors untouched; on the small CLIP the loss of the undisturbed run.",
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     criteria=tuple(_criteria()),
     draw=draw,
-    seeds=tuple(range(20, 30)),
+    seeds=range(20, 30),
     one_thread=True,
     registered="6016015e8a9d",
-    stand_in=(
-        "a perceptron on 8 x 8 digits, and the last block of a small CLIP, instead of language models and CLIP ViT-B",
-        "an injected spike instead of one that arises by itself",
-    ),
 )

@@ -12,16 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.optim import AutoClip, Clip
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Criterion, Figure, Pilot, Row, Table, combined, declared_study, value_of
 from binderclip.studies.protocols.training import spike, spike_clip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FIXED = ("norm 0.01", "norm 0.1", "norm 1", "norm 10")
 OURS = ("AutoClip 10", "AutoClip 50")
@@ -103,19 +98,9 @@ def _validation(ax: Axes, table: Table, names: Sequence[str], setting: str, titl
     ax.set(xlabel="validation loss", title=title)
 
 
-STUDY = Study(
-    paper="p005",
-    claim="Clipping at a percentile of all past norms trains as smoothly and generalises as well as the best of "
-    "several fixed thresholds, without a search.",
-    protocol="The shared spike study (digits, perceptron, SGD with momentum .9 at .05, 600 steps, disturbed at 150, "
-    "225, ..., 525), percentiles 10 and 50. For information, 300 undisturbed steps of plain SGD: correlation of the "
-    "gradient norm with ||g(x') - g(x)|| / ||x' - x|| on the same batch. "
-    + spike_clip.PROTOCOL
-    + " The spreads and the best fixed norms are those of the first measurement.",
-    baseline="No clipping, and norms fixed at .01, .1, 1 and 10 (small CLIP: .1, 1 and 10).",
-    lower_bound=spike.GUESSING + " " + spike_clip.GUESSING,
-    upper_bound="Small CLIP: the undisturbed run.",
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     criteria=(
         Criterion.below(
             "fewer than two loss spikes a run at either percentile",
@@ -148,17 +133,9 @@ STUDY = Study(
             math.log(0.8),
         ),
     ),
-    rival=Criterion.below(
-        "SGD: at percentile 10 a lower validation loss than with norms fixed at 1, untuned (logarithm of the ratio)",
-        value_of(HELD, "AutoClip 10", "SGD").log_over(value_of(HELD, "norm 1", "SGD")),
-        0.0,
-    ),
     draw=draw,
-    seeds=tuple(range(10, 18)),
+    seeds=range(10, 18),
     one_thread=True,
+    null=None,
     registered="44fe26681780",
-    stand_in=(
-        "a perceptron on 8 x 8 digits, and the last block of a small CLIP, instead of audio source separation networks",
-        "injected disturbances instead of hard training mixtures",
-    ),
 )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,21 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.optim import NormClip, StableSPAM, quantized_linear
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.training.spike import BATCH, GUESSING, SpikeRun, digits, draw_losses, train
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study
+from binderclip.studies.protocols.training.spike import BATCH, SpikeRun, digits, draw_losses, train
 
 STEPS, GAP = 400, 500
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-LARGEST = RATES[-3:]
 Maker = Callable[[Iterable[Tensor], float], torch.optim.Optimizer]
-PILOT = (0, 1, 2)
 CLIPPED = "Adam, norm 1"
 OPTIMIZERS: dict[str, Maker] = {
     "Adam": lambda params, lr: torch.optim.Adam(params, lr),
@@ -117,59 +106,6 @@ def draw(table: Table, figure: Figure) -> None:
     )
 
 
-STUDY = Study(
-    paper="p007",
-    claim="Training with 4-bit weights by Stable-SPAM bears larger learning rates than by Adam, because neither spikes "
-    "of single entries nor of norms reach the moments.",
-    protocol="A perceptron of four layers on digits whose weights the forward pass sees in 4 bits (groups of 64, "
-    "straight-through), 400 steps at five learning rates; and the spike study (600 steps, every 75th from 150 on with "
-    "shuffled labels and 30 times the loss) at .01. Settings of the authors' 4-bit scripts; a reset of the moments "
-    "every 500 steps, which falls in the spike study only. The spreads are those of the first measurement.",
-    baseline="Adam at the same learning rate; as the cheap rival Adam with gradients clipped to norm 1, untuned.",
-    lower_bound=GUESSING,
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "the mean loss over the three largest rates is below Adam's",
-            value_of(LOSS, "Stable-SPAM", *(f"lr {lr:g}" for lr in LARGEST)),
-            value_of(LOSS, "Adam", *(f"lr {lr:g}" for lr in LARGEST)),
-            lower=True,
-            expected=0.1,
-            pilot=Pilot(0.0826, PILOT),
-            essential=True,
-        ),
-        Criterion.below(
-            "the norm ratio at the moments is below 2",
-            value_of(RATIO, "Stable-SPAM", *(f"lr {lr:g}" for lr in RATES)),
-            2.0,
-            expected=0.5,
-            pilot=Pilot(0.0139, PILOT),
-            essential=True,
-        ),
-        Criterion.at_least("and Adam's is above 2", value_of(RATIO, "Adam", *(f"lr {lr:g}" for lr in RATES)), 2.0),
-        Criterion.below(
-            "in the spike study at .01 the loss is at most a tenth of Adam's (logarithm of the ratio)",
-            value_of(SPIKED, "Stable-SPAM").log_over(value_of(SPIKED, "Adam")),
-            math.log(0.1),
-            expected=1.5,
-            pilot=Pilot(1.08, PILOT),
-            essential=True,
-        ),
-    ),
-    rival=Criterion.paired(
-        "the mean loss over the three largest rates is below that of Adam with gradients clipped to norm 1",
-        value_of(LOSS, "Stable-SPAM", *(f"lr {lr:g}" for lr in LARGEST)),
-        value_of(LOSS, CLIPPED, *(f"lr {lr:g}" for lr in LARGEST)),
-        lower=True,
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 22)),
-    one_thread=True,
-    registered="5e4a5415636b",
-    stand_in=(
-        "a perceptron on 8 x 8 digits instead of LLaMA models of up to 1 B parameters",
-        "weights fake-quantised in the forward pass, activations and gradients in full precision",
-        "spikes injected at known steps",
-    ),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(10, 22), one_thread=True, null=None, registered="5e4a5415636b"
 )

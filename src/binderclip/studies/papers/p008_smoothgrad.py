@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,25 +16,16 @@ from binderclip.explain import Attribution, Saliency, attribute, energy_inside, 
 from binderclip.explain.engine.gathering import Gathered, Opening, Reduce, Signal, SiteSignal
 from binderclip.explain.engine.observed import Observed
 from binderclip.explain.engine.passes import NoisyCopies, Pass
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, pictures
 from binderclip.studies.protocols.data.visual_scenes import cluttered
 from binderclip.studies.protocols.photo_classifier import own_classes, photo_classifier
 from binderclip.studies.protocols.random_maps import random_maps
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SCENES, SIZE, MOST = 8, 128, 16
 # Noise level -> numbers of copies at which the growing mean is read.
 GRID = dict.fromkeys((0.1, 0.2, 0.5), (1, 4, MOST))
-CLAIMED, SIGMA = (0.1, 0.2), 3.0
+SIGMA = 3.0
 ROUGH, INSIDE, POINT = "roughness (TV / mean)", "share inside", "pointing game"
-PILOT = (0, 1, 2)
 PLAIN, BLURRED = "plain gradient", "plain gradient, blurred"
 
 
@@ -125,25 +116,6 @@ def null(seed: int) -> list[Row]:
     return rows
 
 
-def _criteria() -> Iterator[Criterion]:
-    last = f"n = {MOST}"
-    for level in CLAIMED:
-        steps = [value_of(ROUGH, f"noise {level:g}", f"n = {n}") for n in reversed(GRID[level])]
-        yield Criterion.rank(
-            f"at noise {level:g} maps are the calmer the more copies (rank correlation above .5)", steps, 0.5,
-            expected=0.3, pilot=Pilot(0.1, PILOT), essential=True,
-        )  # fmt: skip
-    for level in CLAIMED:
-        yield Criterion.paired(
-            f"at noise {level:g} more of the map is inside the object than of the plain gradient's",
-            value_of(INSIDE, f"noise {level:g}", last), value_of(INSIDE, PLAIN),
-            expected=0.03, pilot=Pilot(0.03, PILOT), essential=True,
-        )  # fmt: skip
-    best = combined("most", *(value_of(INSIDE, f"noise {level:g}", last) for level in CLAIMED))
-    yield Criterion.paired("at noise 0.5 less is inside than at the better", value_of(INSIDE, "noise 0.5", last),
-                           best, lower=True)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Maps of growing means, and both measures over the number of copies."""
     halves: Any = figure.subfigures(1, 2, width_ratios=[1.1, 1])
@@ -176,34 +148,6 @@ def draw(table: Table, figure: Figure) -> None:
     ax.legend(fontsize=6, ncols=2)
 
 
-STUDY = Study(
-    paper="p008",
-    claim="The gradient's mean over noisy copies gives calmer maps the more copies there are, and at 10 to 20 % noise "
-    "more of it lies on the object than of the plain gradient; far more noise spoils it again.",
-    protocol=f"{SCENES} scenes a seed of two held-out clip-art objects ({SIZE} px, each 6 to 25 % of the picture, "
-    "plain to textured grounds) with exact masks; the first is explained, by the class that `lite0` gives it with all "
-    "else grey. Maps: largest magnitude over the channels of the signed mean; roughness is the total variation a pixel "
-    f"over the map's mean. {MOST} copies at each level (the paper has 50). The rival is the plain gradient blurred by "
-    f"{SIGMA:g} px. The first measurement, on `small` and a caption with up to 50 copies, gives the spread (seeds 0 to "
-    "2); nothing was tried on this network. Ten seeds (10 to 19) by the same criteria left open whether more is "
-    "inside; these 40 are new ones, and the ten are not counted.",
-    baseline="The plain gradient's magnitude.",
-    lower_bound="The object's share of the picture: what a uniform map has inside, and how often a random pixel hits.",
-    upper_bound="",
-    measure=measure,
-    criteria=tuple(_criteria()),
-    rival=Criterion.paired(
-        "at noise 0.2 more is inside than of the plain gradient, blurred",
-        value_of(INSIDE, "noise 0.2", f"n = {MOST}"),
-        value_of(INSIDE, BLURRED),
-    ),
-    draw=draw,
-    seeds=tuple(range(20, 60)),
-    null=null,
-    one_thread=True,
-    registered="537a5830f91b",
-    stand_in=(
-        "EfficientNet-Lite0 instead of Inception v3, both of ImageNet",
-        "composite clip-art scenes, and the class the network gives the object, instead of photographs judged by eye",
-    ),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(20, 60), null=null, one_thread=True, registered="537a5830f91b"
 )

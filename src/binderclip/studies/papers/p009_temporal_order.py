@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from binderclip.data.made.temporal_order import TemporalOrder, temporal_order
 from binderclip.losses import GradientFlowPenalty, unroll
 from binderclip.optim import NormClip
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 
 SHORT, LONG = "20-29", "40-49"
 LENGTHS = {SHORT: (20, 29), LONG: (40, 49)}
@@ -30,9 +23,6 @@ STEPS, EVERY, STOP = 6000, 500, 0.05
 TEST = 500
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 ERROR, BATCHES = "final test error", f"batches to an error below 5% (at most {STEPS:,})"
-WIDEST = Pilot(0.4, (0, 1, 2))
-"""The first measurement ended within .14 of its mean, but runs either learn or stay at .75: the widest spread that two
-such outcomes can have."""
 
 
 class Recurrent(nn.Module):
@@ -175,58 +165,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set_xscale("log")
 
 
-STUDY = Study(
-    paper="p009",
-    claim="Clipping the gradient's norm makes training a recurrent network work where plain SGD fails, and the "
-    "gradient-flow penalty on top makes longer dependencies trainable.",
-    protocol=f"Temporal-order problem, sequences of 20-29 and 40-49 steps; tanh network of {UNITS} units with the "
-    f"sparse start of spectral radius 0.95; SGD at {RATE}, batches of {BATCH}, cutoff {CUTOFF:g}, penalty alpha "
-    f"{ALPHA:g}, power 2; at most {STEPS:,} batches, error on {TEST} sequences every {EVERY}, stopped below 5%. SGD "
-    f"and Adam only on the shorter sequences. The pilot, at most 2,000 batches, is the first measurement.",
-    baseline=f"SGD without clipping; SGD with clipping and no penalty; as the cheap rival Adam at {ADAM_RATE} without "
-    "clipping, untuned.",
-    lower_bound="Guessing among four classes: error 0.75; knowing one of the two symbols: 0.5.",
-    upper_bound="Error 0: the class is a function of the sequence.",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            f"at {SHORT} steps clip ends with a lower test error than SGD",
-            value_of(ERROR, "clip", SHORT),
-            value_of(ERROR, "SGD", SHORT),
-            lower=True,
-            expected=0.5,
-            pilot=WIDEST,
-            essential=True,
-        ),
-        Criterion.paired(
-            f"at {LONG} steps clip + penalty ends with a lower test error than clip",
-            value_of(ERROR, "clip + penalty", LONG),
-            value_of(ERROR, "clip", LONG),
-            lower=True,
-            expected=0.5,
-            pilot=WIDEST,
-            essential=True,
-        ),
-        Criterion.paired(
-            f"at {SHORT} steps clip + penalty needs fewer batches than clip",
-            value_of(BATCHES, "clip + penalty", SHORT),
-            value_of(BATCHES, "clip", SHORT),
-            lower=True,
-        ),
-    ),
-    rival=Criterion.paired(
-        f"at {SHORT} steps clip needs fewer batches than Adam",
-        value_of(BATCHES, "clip", SHORT),
-        value_of(BATCHES, "Adam", SHORT),
-        lower=True,
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    one_thread=True,
-    registered="14f2249d1a84",
-    stand_in=(
-        "sequences of 20 to 49 steps instead of up to 200",
-        "success at 5% of 500 test sequences instead of 0.01% of 10,000",
-        "learning rate 0.1 and 6,000 batches instead of 0.01 and millions",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="14f2249d1a84")

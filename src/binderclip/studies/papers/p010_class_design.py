@@ -22,18 +22,10 @@ from binderclip.evaluate import (
     NearMissStressTest,
     PredictionTable,
 )
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.features import dataset_features
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, dataset_features, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from binderclip.models import TextBank
 
 PACKS: dict[NamedSet, tuple[str, ...]] = {
@@ -68,7 +60,6 @@ LOW, HIGH = 0.005, 0.04
 FALL, RATE, RIGHT = "fall of the off-target rate", "off-target rate", "right option chosen"
 ERRORS, OVERLAP, IDENTITY = "errors that are the close option", "overlap of the ten labels", "identity found"
 ACROSS, WITHIN = "at 0.5 % and at 4 %", "at one threshold"
-PILOT = (100, 101, 102, 103)
 
 
 @lru_cache(maxsize=1)
@@ -201,63 +192,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_ylim(0, 1)
 
 
-STUDY = Study(
-    paper="p010",
-    claim="How often pictures land in classes that do not fit depends on the list of classes and not on the model "
-    "alone: the class 'child' takes mostly young people out of them. A model that is right among random options falls "
-    "for a close one.",
-    protocol="Drawings of one young (45) or adult (345) person in all styles, drawn again with repeats for each seed; "
-    f"classes man, woman and {DRAWN} of {len(OFF_TARGET)} neutral off-target words (animals, things, figures), drawn "
-    f"for each seed; then also 'child', or another off-target word as if it were right. {SCENES} scenes at 128 px of "
-    "two coloured objects of held-out drawings: the right caption, four of other scenes, and one with a wrong colour "
-    f"or one more of another scene. Of {len(LABELS)} labels the {TOP} with the largest chi-square between drawings of "
-    "men and women, at both thresholds and in two halves. Drawings of an unseen style among 30 and 300 of their names. "
-    "`small`, zero-shot; nothing is trained. The drawings are the same in all seeds, so intervals are about lists and "
-    "scenes, not about other drawings. Before the criteria: rates of six trial seeds (0 to 5) and all figures of the "
-    "four pilot seeds, where less than half of the errors were the close option; the words of both lists were not "
-    "changed after them. Drawings say nothing about photographs of people.",
-    baseline="The same list; another off-target word added; one more random option.",
-    lower_bound="The added word and the added random option stand in the null's place. Guessing: 1 of 6 options.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "adding 'child' lowers the off-target rate of the young by ten points more than that of adults",
-            value_of(FALL, CHILD, "young"), value_of(FALL, CHILD, "adult"),
-            margin=0.1, expected=0.2, pilot=Pilot(0.087, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "a close wrong option lowers the share of right choices by ten points more than a random one",
-            value_of(RIGHT, FAR), value_of(RIGHT, CLOSE),
-            margin=0.1, expected=0.16, pilot=Pilot(0.026, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "with 'child' more of the young have left the off-target classes than are still there",
-            value_of(FALL, CHILD, "young"), value_of(RATE, CHILD, "young"),
-        ),
-        Criterion.at_least("most errors are the close option", value_of(ERRORS, CLOSE), 0.5),
-        Criterion.paired(
-            "the labels that differ most agree less across thresholds than within one",
-            value_of(OVERLAP, WITHIN), value_of(OVERLAP, ACROSS),
-        ),
-        Criterion.at_least(
-            "among 300 names ten times as many drawings are found as by chance",
-            value_of(IDENTITY, "300 names"), 10 / 300,
-        ),
-    ),
-    preconditions=(
-        Precondition("the young land in off-target classes", value_of(RATE, "neither", "young"), 0.05),
-        Precondition("random options are told apart", value_of(RIGHT, "four random options"), 0.5),
-    ),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(200, 216)),
+    seeds=range(200, 216),
     null={CHILD: WORD, CLOSE: FAR},
     one_thread=True,
     registered="a018c20ad1e1",
-    stand_in=(
-        "drawings of people and neutral off-target words instead of FairFace and words that do harm",
-        "scenes of two coloured drawings instead of pictures of surveillance cameras",
-        "names of emoji instead of celebrities, and 60 labels instead of those of commercial taggers",
-        "`small` instead of CLIP",
-    ),
-)  # fmt: skip
+)

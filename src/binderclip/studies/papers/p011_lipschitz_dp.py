@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,14 +25,7 @@ from binderclip.privacy import (
     per_sample_grads,
     tau_cross_entropy,
 )
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 
 TRAIN, TEST, BATCH, EPOCHS, DELTA = 10_000, 2_000, 512, 3, 1e-5
 RATE = BATCH / TRAIN
@@ -42,7 +33,6 @@ STEPS = EPOCHS * round(TRAIN / BATCH)
 EPSILONS = (1.0, 4.0, 10.0)
 CHECKED_STEPS = 334
 """Of each seed: in these single samples are held against the bounds."""
-PILOT = (0, 1, 2)
 RADIUS, TAU, LIPSCHITZ_LR = 4.0, 8.0, 4e-3
 CLIP, CLIPPED_LR = 0.3, 4e-2
 LAYERS = ("first", "second", "last")
@@ -292,61 +282,6 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set(title="One step of 512 samples", xlabel="CPU ms")
 
 
-TIME = "step (CPU ms)"
-
-STUDY = Study(
-    paper="p011",
-    claim="Bounds that follow from a 1-Lipschitz architecture are never exceeded by a sample's gradient, and training "
-    "with noise at these bounds reaches DP-SGD's accuracy region without per-sample gradients.",
-    protocol="Fashion-MNIST, 10,000 training and 2,000 test pictures, pixels minus one half; MLPs 784-64-64-10, "
-    "Poisson batches of 512 expected, 3 epochs of Adam, delta 1e-5, RDP. Settings of both were chosen at epsilon 4 on "
-    "2,000 other training pictures with another seed (28 trials for the Lipschitz network: radius, temperature, rate; "
-    "17 for DP-SGD: clip norm, rate); their privacy cost is not counted. Single samples (32 a step, every 25 steps "
-    "also 8 adversarial inputs) are held against the bounds in 334 steps a seed. Step times are CPU time on one "
-    "thread. The spreads are those of the first measurement.",
-    baseline="DP-SGD with flat clipping on an ordinary ReLU network of the same widths; its step by vmap, and by this "
-    "library's book-keeping.",
-    lower_bound="Guessing: 0.10.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.exact(
-            "no gradient exceeds its bound in 1,000 steps",
-            _never_violated,
-            why="a theorem; violations are counted",
-            essential=True,
-        ),
-        Criterion.at_least(
-            "clipping by vmap takes at least twice the CPU time of a step (logarithm of the ratio)",
-            value_of(TIME, "per-sample clipping by vmap", "batch 512").log_over(
-                value_of(TIME, "Lipschitz", "batch 512")
-            ),
-            math.log(2),
-            expected=math.log(1.5),
-            pilot=Pilot(0.0985, PILOT),
-            essential=True,
-        ),
-        *(
-            Criterion.paired(
-                f"accuracy is at most 5 points below DP-SGD at epsilon {e:g}",
-                value_of("accuracy", "Lipschitz", f"epsilon {e:g}"),
-                value_of("accuracy", "DP-SGD", f"epsilon {e:g}"),
-                margin=-0.05,
-                pilot=Pilot(spread, PILOT),
-                essential=True,
-            )
-            for e, spread in zip(EPSILONS, (0.0342, 0.00721, 0.00944), strict=True)
-        ),
-        Criterion("the last layer's bound is reached to more than 0.3 at the start", _tight),
-    ),
-    draw=draw,
-    rival=Criterion.at_least(
-        "a step is cheaper than clipping by book-keeping (logarithm of the ratio)",
-        value_of(TIME, "clipping by book-keeping", "batch 512").log_over(value_of(TIME, "Lipschitz", "batch 512")),
-        0.0,
-    ),
-    seeds=tuple(range(10, 20)),
-    one_thread=True,
-    registered="3382f96fe54c",
-    stand_in=("Fashion-MNIST and small MLPs instead of CIFAR-10 and larger networks", "3 epochs on 10,000 pictures"),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, null=None, registered="3382f96fe54c"
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from binderclip.adapt import Crop, Edit, Outline, Outside, Region, Tint, region_features
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.visual_scenes import as_arrays, cluttered, object_regions
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SCENES = 32
 ACCURACY = "region accuracy"
@@ -41,7 +33,6 @@ EDITS: dict[str, Edit] = {
 }
 SUMS = {"D1+D3+D4": ("D1 mask line", "D3 mask grey", "D4 mask blur")}
 BLUNT = "D4 with masks dilated"
-PILOT = (0, 1, 2)
 METHODS = (*EDITS, *SUMS, BLUNT)
 
 
@@ -93,10 +84,6 @@ def _mean(table: Table, method: str, setting: str = "plain text") -> float:
     return table.mean("region accuracy", method, setting)
 
 
-def _accuracy(method: str) -> Quantity:
-    return value_of(ACCURACY, method, "plain text")
-
-
 def null(seed: int) -> list[Row]:
     """A random region of five for every text."""
     rng = np.random.default_rng(seed)
@@ -128,54 +115,6 @@ def draw(table: Table, figure: Figure) -> None:
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-STUDY = Study(
-    paper="p015",
-    claim="For telling a model which object is meant, exact masks beat boxes, and blurring everything outside the mask "
-    "beats drawing on the object.",
-    protocol=f"{SCENES} scenes a seed of 4 to 6 held-out clip-art objects (15 classes, 4 to 12 % of a 256 px picture "
-    "each) with exact boxes and masks, marked at the 128 px input of the bundled `small`; for each object the region "
-    "whose picture is closest to 'a picture of a CLASS'; the same after subtracting the mean over all class texts, and "
-    "for 'the X next to the Y' with the nearest neighbour Y. Nothing was tuned. The spreads are those of the first "
-    "measurement, with the `small` of before.",
-    baseline="Box and circle marks, the crop, lines and tints.",
-    lower_bound="Guessing one of the regions (about 0.2).",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "blur outside the mask beats blur outside the box (D4 > B4)",
-            _accuracy("D4 mask blur"),
-            _accuracy("B4 box blur"),
-            expected=0.05,
-            pilot=Pilot(0.0329, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "blur outside the mask beats drawing (D4 > the best of D1, D2, C1)",
-            _accuracy("D4 mask blur"),
-            combined("most", *(_accuracy(name) for name in ("D1 mask line", "D2 mask tint", "C1 circle line"))),
-            expected=0.1,
-            pilot=Pilot(0.0439, PILOT),
-            essential=True,
-        ),
-        Criterion.paired("the sum D1 + D3 + D4 beats D4", _accuracy("D1+D3+D4"), _accuracy("D4 mask blur")),
-        Criterion.paired(
-            "subtracting the mean over other texts helps D4",
-            value_of(ACCURACY, "D4 mask blur", "minus the mean of all texts"),
-            _accuracy("D4 mask blur"),
-        ),
-        Criterion.paired("masks that are a little too large are worse", _accuracy("D4 mask blur"), _accuracy(BLUNT)),
-    ),
-    rival=Criterion.paired("blur outside the mask beats the crop", _accuracy("D4 mask blur"), _accuracy("P crop")),
-    null=null,
-    draw=draw,
-    seeds=tuple(range(10, 20)),
-    one_thread=True,
-    registered="896e9d97150e",
-    stand_in=(
-        "`small` instead of CLIP ViT-L/14 and RN50x16",
-        "composite clip-art scenes instead of RefCOCO",
-        "exact masks of the scenes instead of those of a promptable segmenter",
-        "the means of 15 class texts instead of 500 captions as negatives",
-    ),
+STUDY = declared_study(
+    __name__, measure, null=null, draw=draw, seeds=range(10, 20), one_thread=True, registered="896e9d97150e"
 )

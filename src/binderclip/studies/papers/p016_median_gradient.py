@@ -5,21 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from binderclip.optim import MedianMomentum, SampleMedianSGD
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Estimate, Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Criterion, Estimate, Figure, Pilot, Row, Table, declared_study, value_of
 
 DIMENSION, STEPS, RATE, TAIL = 20, 5000, 0.01, 1.2
 SEEDS, PILOT = tuple(range(100, 200)), tuple(range(20))
@@ -140,20 +132,9 @@ def draw(table: Table, figure: Figure) -> None:
     right.set(yscale="log", ylabel="||w|| at the end", title="Across samples, 10 % wild")
 
 
-STUDY = Study(
-    paper="p016",
-    claim="Under heavy-tailed noise that grows with the weights, momentum by running medians (clipping around a "
-    "running estimate) converges, while momentum by the running mean does not; and the median of a batch's gradients "
-    "withstands a tenth of wild samples.",
-    protocol="f(w) = ||w||^2 / 2 in 20 dimensions from w = (1, ..., 1), noise .5 (1 + ||w||) / sqrt(20) times "
-    "Student's t with 1.2 degrees of freedom in every coordinate, 5,000 steps at .01: l2 and l1 with tau = .3, Huber "
-    "with tau = .2 and mu = .5. Across samples: 20 gradients with Gaussian noise a step, two of them times -50, 200 "
-    "steps at .02. The spreads are those of the first measurement, of 20 runs.",
-    baseline="Heavy-ball momentum of .9; the mean of the batch's gradients. The cheap rival clips each gradient to "
-    "norm 1 before the momentum; 1 was not tuned.",
-    lower_bound="The start: a distance of 4.47.",
-    upper_bound="0, the minimum.",
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     criteria=(
         *(
             Criterion.estimated(
@@ -187,6 +168,6 @@ STUDY = Study(
     draw=draw,
     seeds=SEEDS,
     one_thread=True,
+    null=None,
     registered="b1f0dcc27b26",
-    stand_in=("a quadratic with made-up noise instead of language models",),
 )

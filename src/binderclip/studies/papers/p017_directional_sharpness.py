@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,19 +14,11 @@ from torch import Tensor, nn
 
 from binderclip.landscape import Shadow, compare_directions, loss_along
 from binderclip.optim import CoordinateClip
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 
 RATES = (3.2e-3, 1.8e-2, 0.1)
 """A tenth of those around the best one of the first measurement, which had no momentum."""
 STEPS, BATCH, FRACTION, ADAM_RATE, MOMENTUM = 1500, 32, 0.1, 3e-3, 0.9
-PILOT, RATE_PILOT = tuple(range(10, 18)), (3, 4, 5)
 WIDTH, LAYERS, WORDS, CONTEXT = 32, 2, 500, 10
 CURVATURE_BATCH = 256
 CHECKPOINTS = (1, 250, 500, 750, 1000, 1250, 1500)
@@ -175,80 +166,6 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend()
 
 
-def _sharpness(method: str) -> Quantity:
-    """Median over the checkpoints: u'Hu has a sign, and the one negative value of a first step is no scale."""
-    return combined("median", *(value_of("directional sharpness", method, f"step {step}") for step in CHECKPOINTS))
-
-
-def _listed(method: str) -> str:
-    return ", ".join(f"{loss:.2f}" for loss in PILOT_LOSSES[method])
-
-
-STUDY = Study(
-    paper="p017",
-    claim="The loss of a transformer is far more curved along SGD's updates than along Adam's; clipping the largest "
-    "coordinates lowers that curvature and makes SGD train faster.",
-    protocol=f"Next-word prediction on the captions of the bundled packs ({WORDS} commonest words), causal "
-    f"transformer of {LAYERS} layers and width {WIDTH}, batch {BATCH}, {STEPS} steps. At {len(CHECKPOINTS)} "
-    "checkpoints of Adam's trajectory, the update that SGD (momentum .9), SGD with the top 10% of all coordinates "
-    "clipped, Adam, and Adam with the top 50% of the gradient's coordinates clipped would make, each with its own "
-    f"state carried along; sharpness by one Hessian-vector product on a fixed batch of {CURVATURE_BATCH} captions. "
-    f"SGD and SGD clip were trained with the same {len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g} on "
-    f"seeds {', '.join(map(str, RATE_PILOT))}, which chose the rate of each, for the measurement before: losses of "
-    f"{_listed('SGD')} and {_listed('SGD clip')}; that rate alone is measured here. A run "
-    "that diverged counts as uniform guessing. A directional sharpness u'Hu over |u|^2 has a sign, and at step 1 "
-    "the loss curves down along most updates: an earlier measurement, on seeds 10 to 17, took the logarithm of a mean "
-    "over checkpoints, which is no number there. The median over checkpoints is one for each seed; the spreads are "
-    "those of its eight seeds. That SGD is 5 times as sharp is a bound of this study, not of the paper.",
-    baseline="SGD without clipping; Adam for the sharpness.",
-    lower_bound=f"Uniform guessing: loss {math.log(WORDS + 3):.2f}.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.at_least(
-            "SGD's sharpness is above Adam's, median over checkpoints (logarithm of the ratio)",
-            _sharpness("SGD").log_over(_sharpness("Adam")),
-            0.0,
-            expected=math.log(3),
-            pilot=Pilot(0.155, PILOT),
-            essential=True,
-        ),
-        Criterion.below(
-            "clipping lowers SGD's sharpness, median over checkpoints (logarithm of the ratio)",
-            _sharpness("SGD clip").log_over(_sharpness("SGD")),
-            0.0,
-            expected=0.3,
-            pilot=Pilot(0.174, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "with clipping SGD reaches a lower training loss, each at the learning rate that the pilot chose",
-            value_of(BEST, "SGD clip"),
-            value_of(BEST, "SGD"),
-            lower=True,
-            expected=0.1,
-            pilot=Pilot(0.0235, PILOT),
-            essential=True,
-        ),
-        Criterion.at_least(
-            "SGD's sharpness is at least 5 times Adam's (logarithm of the ratio)",
-            _sharpness("SGD").log_over(_sharpness("Adam")),
-            math.log(5),
-        ),
-    ),
-    rival=Criterion.paired(
-        "SGD with clipping reaches a lower training loss than Adam",
-        value_of(BEST, "SGD clip"),
-        value_of(BEST, f"Adam (at {ADAM_RATE:g})"),
-        lower=True,
-    ),
-    draw=draw,
-    seeds=tuple(range(20, 28)),
-    one_thread=True,
-    registered="5cd2977cbafc",
-    stand_in=(
-        "a two-layer transformer on 14,641 captions instead of full-size transformers on translation",
-        f"{STEPS} steps",
-        "constant learning rates",
-    ),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(20, 28), one_thread=True, null=None, registered="5cd2977cbafc"
 )

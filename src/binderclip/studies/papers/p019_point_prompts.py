@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,19 +13,10 @@ from binderclip.segment.clicks.objects import ious
 from binderclip.segment.clicks.point_prompts import point_prompts
 from binderclip.segment.clicks.sampling import INCLUSION
 from binderclip.segment.promptable import Prompts
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import bare, dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study, dots
 from binderclip.studies.protocols.data.click_scenes import click_samples, clicked_model
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SCENES, TUNING, SIZE, STEPS = 16, 16, 96, 100
-PILOT_SEEDS = (900, 901)
 ONE, SIX = "1 + 1 points", "4 + 2 points"
 ANNOTATOR, MEDOIDS, RANDOM, AGAIN = "annotator", "k-medoids", "random", "random, other points"
 FEATURES, SHUFFLED = "features of points", "shuffled IoU"
@@ -94,70 +85,12 @@ def draw(table: Table, figure: Figure) -> None:
         bare(ax)
 
 
-STUDY = Study(
-    paper="p019",
-    claim="By which rule points are set matters to a promptable segmenter: an annotator gets better masks than every "
-    "automatic rule, k-medoids better ones than random points; features of the points predict the IoU; and a prompt "
-    "encoder tuned on the points of one rule closes part of the gap.",
-    protocol=f"{SCENES} scenes of {SIZE} px a seed with 2 to 4 held-out drawings that may hide each other; 1 + 1 and "
-    "4 + 2 points inside and outside of each by seven rules; the bundled `small-sam`, the first of its three masks. "
-    "The annotator is simulated: each click in the middle of the largest error, the best of its masks, as many clicks "
-    "as there are points. A random forest predicts the IoU from features of the points in five folds of objects. The "
-    f"prompt side (labels and drawn prompts) is tuned for {STEPS} steps on {TUNING} scenes of the training drawings. "
-    "Tuning steps and scenes were fixed beforehand; nothing was tuned. The pilot's spread, of two seeds, was below "
-    "0.01; 0.03 is taken.",
-    baseline="Random points in and outside of the object.",
-    lower_bound="Random points of another seed; features against shuffled IoUs; the untuned segmenter.",
-    upper_bound="The simulated annotator, who sees every error.",
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     null={ANNOTATOR: RANDOM, MEDOIDS: AGAIN, TUNED: TAUGHT, FEATURES: SHUFFLED},
-    seeds=tuple(range(8)),
-    criteria=(
-        Criterion.paired(
-            "the annotator is above the best automatic rule at 4 + 2 points",
-            value_of("IoU", ANNOTATOR, SIX),
-            combined("most", *(value_of("IoU", name, SIX) for name in AUTOMATIC)),
-            expected=0.1,
-            pilot=Pilot(0.03, PILOT_SEEDS),
-            essential=True,
-        ),
-        Criterion.paired(
-            "k-medoids are above random points, mean of both numbers of points",
-            value_of("IoU", MEDOIDS, ONE, SIX),
-            value_of("IoU", RANDOM, ONE, SIX),
-            expected=0.04,
-            pilot=Pilot(0.03, PILOT_SEEDS),
-            essential=True,
-        ),
-        Criterion.paired(
-            "features of points explain more than 0.3 of the IoU's variance", value_of("R2", FEATURES), 0.3
-        ),
-        Criterion.paired(
-            "features explain more of it than of shuffled IoUs", value_of("R2", FEATURES), value_of("R2", SHUFFLED)
-        ),
-        Criterion.paired(
-            f"tuned on the points of {TAUGHT} it is better with them",
-            value_of("IoU", TUNED, SIX),
-            value_of("IoU", TAUGHT, SIX),
-        ),
-        Criterion.paired(
-            "the annotator is above the best automatic rule at 1 + 1 points",
-            value_of("IoU", ANNOTATOR, ONE),
-            combined("most", *(value_of("IoU", name, ONE) for name in AUTOMATIC)),
-        ),
-    ),
-    preconditions=(Precondition("the annotator's masks have an IoU above 0.7", value_of("IoU", ANNOTATOR, SIX), 0.7),),
-    rival=Criterion.paired(
-        "k-medoids of 4 + 2 points are above one box around the object",
-        value_of("IoU", MEDOIDS, SIX),
-        value_of("IoU", BOX, SIX),
-    ),
+    seeds=range(8),
     draw=draw,
     one_thread=True,
     registered="617399a6c4dc",
-    stand_in=(
-        "`small-sam` instead of SAM ViT-H",
-        "a simulated annotator instead of people",
-        "scenes of clip art at 96 px instead of the 16 image sets of PointPrompt",
-    ),
 )

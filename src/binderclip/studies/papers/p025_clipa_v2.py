@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.training.token_towers import SCORE, SIDE, StagePlan, TokenTower, judged, train_stages
 from binderclip.train.tokens.image import RandomPatches
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 STEPS, RATE, WIDTH, LAYERS = (160, 30, 10), 1e-3, 64, 2
 STAGED, UNMASKED, SINGLE, SMALLEST, UNTRAINED = (
@@ -22,7 +12,6 @@ STAGED, UNMASKED, SINGLE, SMALLEST, UNTRAINED = (
 )  # fmt: skip
 METHODS = (STAGED, UNMASKED, SINGLE, SMALLEST, UNTRAINED)
 TOKENS = "image tokens, thousands"
-PILOT = (900, 901, 902)
 FIRST = StagePlan(STEPS[0], 24, rate=RATE)
 
 
@@ -61,24 +50,6 @@ def measure(seed: int) -> list[Row]:
     return rows + [Row(TOKENS, name, tokens(plan) * 64 / 1000) for name, plan in used.items()]
 
 
-CRITERIA = (
-    Criterion.paired(
-        "three stages are above one stage of full pictures with as many tokens",
-        value_of(SCORE, STAGED), value_of(SCORE, SINGLE),
-        expected=0.016, pilot=Pilot(0.0188, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "masked while tuned they are at most 0.01 below unmasked ones, which take more tokens",
-        value_of(SCORE, STAGED), value_of(SCORE, UNMASKED), margin=-0.01,
-        expected=0.0, pilot=Pilot(0.0046, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "the larger pictures at the end are worth it: above one stage of the smallest pictures with as many tokens",
-        value_of(SCORE, STAGED), value_of(SCORE, SMALLEST),
-    ),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """The score of each way, and the tokens that it took."""
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
@@ -92,35 +63,12 @@ def draw(table: Table, figure: Figure) -> None:
     right.tick_params(axis="y", labelsize=8)
 
 
-STUDY = Study(
-    paper="p025",
-    claim="With as many tokens, stages of growing pictures and falling rates train a better tower than full pictures "
-    "from the start, and the tuning stages can be masked as well at little loss.",
-    protocol="The tower, data and crops of p020's study (a ViT of width 64 and two layers from scratch on clip art, "
-    f"with recomputed sine-cosine positions). Stages of 24, 40 and {SIDE} pixels, {STEPS[0]}, {STEPS[1]} and "
-    f"{STEPS[2]} steps of 64 pairs (80, 15 and 5 %; the paper has 95, 4 and 1), patches masked by 0, 0.3 and 0.4, at "
-    "rates of 1e-3, a fifth and a twentieth. Against one stage of full pictures, and one of the smallest, each with "
-    f"the tokens of the three. Held-out clip art at {SIDE} pixels with all patches: {SCORE}. Nothing was tuned. "
-    "p020's pilot was known; this one gave the spreads, and had the stages 0.017 above full pictures, masks at a loss "
-    "of 0.004, and the smallest pictures alone above the stages.",
-    baseline="One stage of full pictures with as many tokens; the same stages without masks.",
-    lower_bound="Guessing: accuracy 0.03, R@5 0.003. An untrained tower stands in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    preconditions=(
-        Precondition("one stage of full pictures learns: its score", value_of(SCORE, SINGLE), 0.03),
-    ),
-    rival=Criterion.paired(
-        "three stages are above one stage of the smallest pictures", value_of(SCORE, STAGED), value_of(SCORE, SMALLEST)
-    ),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(30, 44)),
+    seeds=range(30, 44),
     null={STAGED: UNTRAINED},
     one_thread=True,
     registered="bb3453125aac",
-    stand_in=(
-        "4,235 pairs of clip art at 24, 40 and 48 pixels instead of billions at 84, 224 and 336",
-        "a ViT of two layers instead of H/14; two layers on bags of words instead of a text tower",
-    ),
-)  # fmt: skip
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,23 +20,12 @@ from binderclip.segment.anomaly import (
 )
 from binderclip.segment.anomaly.clap import as_pixels
 from binderclip.segment.metrics import anomaly_scores
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study, one_thread
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.anomaly_sets import AnomalySet, drawing_set
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 DRAWINGS = ("clock", "house", "apple")
 SIDE, TEST, NORMAL, STEPS, BATCH = 64, 5, 16, 150, 16
-PILOT = (3, 4, 5)
 DAMAGED = ("broken {}", "stained {}", "{} with a hole", "scratch")
 SOUND = ("{}", "perfect {}", "new {}", "clean")
 PLP, CLAP, DINO = "words for damage (PLP)", "CLAP", "text-free attention"
@@ -135,11 +124,6 @@ def _over(table: Table, metric: str, way: str) -> float:
     return float(np.mean([table.mean(metric, way, name) for name in DRAWINGS]))
 
 
-def null(seed: int) -> list[Row]:
-    """Regions at random for all ways."""
-    return random_rows(CRITERIA, seed)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Pictures with suspected pixels and their restoration, and the measures by way."""
     figure.set_size_inches(10, 3.6)
@@ -185,80 +169,4 @@ def _pictures(figure: Any) -> None:
         ax.set_title(title, fontsize=8)
 
 
-OUTSIDE, RECALL, AUROC = "share of the suspected outside", "recall of the defect", "image AUROC"
-CRITERIA = (
-    Criterion.paired(
-        "the share outside falls from PLP to CLAP",
-        value_of(OUTSIDE, CLAP, *DRAWINGS),
-        value_of(OUTSIDE, PLP, *DRAWINGS),
-        lower=True,
-        expected=0.005,
-        pilot=Pilot(0.001, PILOT),
-        essential=True,
-    ),
-    Criterion.paired(
-        "and recall falls by at most 2 points",
-        value_of(RECALL, CLAP, *DRAWINGS),
-        value_of(RECALL, PLP, *DRAWINGS),
-        margin=-0.02,
-        pilot=Pilot(0.008, PILOT),
-        essential=True,
-    ),
-    Criterion.paired(
-        "the detector's image AUROC falls by at most .02 from PLP to CLAP",
-        value_of(AUROC, CLAP, *DRAWINGS),
-        value_of(AUROC, PLP, *DRAWINGS),
-        margin=-0.02,
-    ),
-    Criterion.paired(
-        "CLAP covers more of the defects than random regions",
-        value_of(RECALL, CLAP, *DRAWINGS),
-        value_of(RECALL, RANDOM, *DRAWINGS),
-    ),
-    Criterion.paired(
-        "the true regions bound the detector",
-        value_of(AUROC, ORACLE, *DRAWINGS),
-        value_of(AUROC, PLP, *DRAWINGS),
-    ),
-)
-
-STUDY = Study(
-    paper="p028",
-    claim="Taking the attention of words for the sound off that of words for damage leaves less normal ground under "
-    "suspicion at no lower recall, and the inpainting detector that hides what is suspected ranks pictures no worse.",
-    protocol=f"Three held-out drawings ({', '.join(DRAWINGS)}), each always in the same place but for a few degrees "
-    f"and pixels, as organs are; {TEST} sound and {TEST} with one exact defect (scratch, spot, hole, missing part) "
-    "a drawing and seed. Attention: the information bottleneck behind the third of the four blocks of `small`, 10 "
-    "steps, 10 noisy copies, words joined to one prompt. Suspected: above the mean by 0.674 deviations. One U-Net "
-    f"a drawing (8 to 32 channels, {STEPS} steps of {BATCH} at rate 0.003 for the paper's 20 epochs of 3,000) "
-    f"trained once on {NORMAL} sound pictures of {SIDE} px, all of its regions random, so that no way to choose "
-    "regions has seen its own (the paper's are half CLAP's); all share it, so only the regions differ. Regions are "
-    "measured on the damaged pictures. Words, rate and drawings were settled on other pictures; a trial of 30 of "
-    "them made the first criterion look unlikely (recall fell for two of three drawings) and changed nothing. A "
-    "first measurement (seeds 0 to 2) did not show the claim either: outside 0.979 to 0.983, recall 0.637 to "
-    "0.405, image AUROC 0.877 to 0.870. Its figure showed restorations far too dark, as the U-Net had to make "
-    "every pixel anew; now it learns what is to be added to what it sees, and the seeds are new. A second "
-    "measurement (image AUROC 0.639 to 0.648) trained half on CLAP's regions, which favoured it; there was a "
-    "third, on the same seeds. All had the `small` of before; the fourth is on new seeds, with fewer pictures a seed, "
-    "and the third gives the spread. By that twelve seeds see no fall of the image AUROC below 0.05, so the criterion "
-    "about it, whose margin is the 0.02 of before, is not essential.",
-    baseline="Words for damage alone (PLP); text-free attention: the class token of `small-dino`.",
-    lower_bound="Random smooth regions of the same share.",
-    upper_bound="The true pixels as regions.",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired(
-        "CLAP's detector beats that of text-free attention",
-        value_of(AUROC, CLAP, *DRAWINGS),
-        value_of(AUROC, DINO, *DRAWINGS),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 22)),
-    null=null,
-    registered="0a5541ce998a",
-    stand_in=(
-        "drawings with planted defects and words for them instead of medical pictures and lesion names",
-        "`small` (4 blocks, 8 x 8 patches) instead of a medical CLIP (12 blocks)",
-        "a small U-Net that learns what is to be added, trained for 150 steps at 64 px, instead of a plain one",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 22), registered="0a5541ce998a")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,27 +21,15 @@ from binderclip.segment import (
     without_class_token,
 )
 from binderclip.segment.parts.context import Context, open_windows, records
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.harness import Figure, Row, Table, declared_study, one_thread
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.tables.scene_attention import attends, attention_rows
 from binderclip.studies.protocols.tables.segment_figures import draw_table
-from binderclip.studies.protocols.tables.segment_table import (
-    LOWER_BOUND,
-    UPPER_BOUND,
-    gains,
-    protocol,
-    random_gains,
-    scene_set,
-    table_rows,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.protocols.tables.segment_table import gains, protocol, random_gains, scene_set, table_rows
 
 BLOCK = LastBlock(SelfSelf("q+k+v"), residual=True, mlp=True)
 N, SEEDS = 25, (20, 21, 22)
+TABLE_PROTOCOL = protocol(N)
 REWIRED, OURS, NOISY = "rewired (q+k+v)", "CLIPtrase", "CLIPtrase, not denoised"
 TOP = 5
 MASS = f"share of the {TOP} largest columns"
@@ -63,12 +51,7 @@ def asked() -> dict[str, Parts]:
     }
 
 
-PAIRS = (
-    (REWIRED, "plain"),
-    (OURS, REWIRED),
-    (OURS, "plain"),
-    (OURS, NOISY),
-)
+PAIRS = ((REWIRED, "plain"), (OURS, REWIRED), (OURS, "plain"), (OURS, NOISY))
 
 
 def measure(seed: int) -> list[Row]:
@@ -125,29 +108,9 @@ def draw(table: Table, figure: Figure) -> None:
     draw_table(table, figure, shown={name: asked()[name] for name in ("plain", REWIRED, OURS)})
 
 
-STUDY = Study(
-    paper="p029",
-    claim="A few global patches, those the class token looks at, draw the attention of all others; comparing queries, "
-    "keys and values with their like in the last block, and taking the class token's row off the correlation, frees "
-    "patches of them: labels improve over the ordinary tokens, and again by a vote in regions of patches that "
-    "correlate alike.",
-    protocol="The bundled `small`, pictures whole at 256 px for all, names as they are (one template). "
-    f"{protocol(N)} The core "
-    "of a cluster is the paper's one patch in 64 (here 4); the distance of neighbouring rows follows each picture, as "
-    "the preset's now does: half of the patches are cores. This rule was chosen of twelve (such quantiles from 0.25 to "
-    "0.75, shares of the median distance, shares of the paper's distance) on 6 scenes a set of seed 100, which give "
-    "the vote's spread; there the vote gained 0.004 by it, lost 0.15 by the paper's distance for CLIP ViT-B/16, and "
-    "gained 0.02 by none. The second measurement, on seeds 10 to 12, took the paper's distance and cores chosen for "
-    "the `small` of before, and lost 0.175; the first allowed the vote to lose a point, and gives the spread of "
-    "rewiring. Columns, on the set scenes alone: largest five of "
-    "256 by "
-    "their sum over rows, of the attention in the block before the last (where the paper has its global patches), "
-    "the rewired last block, and the correlation with negative values cut off.",
-    baseline="The ordinary patch tokens; the rewired block without regions; regions whose correlation keeps the class "
-    "token's row; the other vote.",
-    lower_bound=LOWER_BOUND,
-    upper_bound=UPPER_BOUND,
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     criteria=(
         gains("rewired is above plain", REWIRED, "plain", expected=0.02, scenes=N, spread=0.081, essential=True),
         gains(
@@ -168,8 +131,4 @@ STUDY = Study(
     seeds=SEEDS,
     null=null,
     registered="84a9f24fa9c9",
-    stand_in=(
-        "`small`, four blocks on convolutional features, instead of CLIP ViT-B/16",
-        "composite clip-art scenes of 16 x 16 patches instead of nine settings of PASCAL, COCO and ADE20K",
-    ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,11 +17,7 @@ from binderclip.segment.metrics import (
     overlaps,
 )
 from binderclip.segment.metrics.sorted_precision import area_under_sorted
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.harness import Criterion, Figure, Row, Table, combined, declared_study, one_thread, value_of
 from binderclip.studies.protocols.data.instance_errors import (
     LADDERS,
     Masks,
@@ -34,9 +30,6 @@ from binderclip.studies.protocols.data.instance_errors import (
     shifted,
 )
 from binderclip.studies.protocols.data.visual_scenes import cluttered
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Curves: TypeAlias = "dict[str, np.ndarray]"
 
@@ -327,40 +320,13 @@ def _properties(table: Table, ax: Any) -> None:
     ax.grid(visible=False)
 
 
-STUDY = Study(
-    paper="p031",
-    claim="SortedAP falls with every pixel that a mask loses and with every object that is missing or invented, in "
-    "even steps and by the same amount for objects of every size, where AP, mAP and PQ at fixed thresholds stand still "
-    "or jump.",
-    protocol=f"{SCENES} scenes a seed of {OBJECTS[0]} to {OBJECTS[1]} clip-art objects at {SIDE} px (1.5 to 4 % of the "
-    "picture each, at most a tenth hidden), their exact masks as truth. Ladders make one object of a perfect "
-    "prediction worse: peeled from the rim by 1 % of its pixels a step (99 steps), eroded or shifted by 0 to 10 "
-    "px; steps count at which its IoU falls. Objects are lost one at a time and invented (discs on free ground) "
-    "one after another, from perfect, good (each IoU drawn from 0.55 to 0.95) and poor masks (0.05 to 0.45). Costs "
-    f"compare the objects of a scene, each lost or a fifth peeled off. Chains of {ERRORS} nested errors (20 peels "
-    "by a tenth of an object, 2 or 3 lost, 2 or 3 invented) are ranked by each score; equal scores rank nothing. "
-    "The spread over thresholds is that of five grids (mAP), of 0.5 and 0.75 (AP), of the matching threshold 0.001 "
-    "to 0.1 (sortedAP). Good masks are scored, for sortedAP poor ones as well, the larger spread counts (a first "
-    "measurement had good ones alone, which cannot differ). Where the card asks for flat steps or jumps on the "
-    "ladders in pixels, the one of 1 % steps is required and those in pixels only weaken. The figure's ladder is "
-    "drawn for it, on a scene of seed 0. The rule was written before any measurement; after the first one, of three "
-    "seeds, counts took the place of shares, and ranking nested errors is compared with AP, mAP and PQ; AJI "
-    "is the rival. A calculation beforehand had "
-    "shown that losing a poor mask can raise sortedAP where several are poor (it is no longer counted as invented "
-    "as well); the criterion on poor masks tests the claim as worded all the same.",
-    baseline="AP at IoU 0.5, mAP over 0.50 to 0.95, PQ; AJI and SBD beside them.",
-    lower_bound="A random score: it falls at half of the errors and its tau is 0.",
-    upper_bound="1: the score falls at every error; tau 1, dearest over cheapest object 1.",
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     criteria=tuple(_criteria()),
-    rival=Criterion.paired("sortedAP ranks nested errors with a higher tau than AJI", value_of(TAU, SORTED),
-                           value_of(TAU, AJI)),
     draw=draw,
-    seeds=tuple(range(10, 18)),
+    seeds=range(10, 18),
     null=null,
     one_thread=True,
     registered="1efb6076c20e",
-    stand_in=(
-        "clip-art scenes with made errors instead of cells, leaves and trained segmenters' predictions",
-    ),
-)  # fmt: skip
+)

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from binderclip.adapt import CDUL, PseudoLabels, TileAggregator, indicator, multilabel_average_precision
 from binderclip.data.windows import WindowGrid, unfold
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.features import tensor_features
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study, tensor_features
 
 SIZE, TRAIN, TEST = 192, 160, 120
 PILOT = (0, 1, 2)
@@ -165,55 +156,6 @@ def _examples(figure: Any) -> None:
         ax.set_xlabel("\n".join(lines), fontsize=7, loc="left", linespacing=1.1)
 
 
-STUDY = Study(
-    paper="p032",
-    claim="Classifying nine tiles of a picture beside the whole gives better multi-label pseudo-labels than the whole "
-    "alone, and refining the labels while a network learns from them helps it (the reproduction finds this part weak).",
-    protocol=f"Scenes of 1 to 4 clip-art objects of 15 classes at {SIZE} px, drawings that `small` was not trained on; "
-    f"each seed has {TRAIN} scenes of its own to make labels for; {TEST} fixed scenes to test on. Cosines of `small` "
-    " with 'a photo of a CLASS' at the model's own scale. A linear layer on frozen features of the whole "
-    f"picture, {EPOCHS} epochs of Adam at 1e-3, labels refined every 10 epochs from the 20th. No trial runs. "
-    "The spread is that of the first measurement, whose seeds drew from one pool, with the `small` of before.",
-    baseline="Labels from the whole picture; labels of both without refinement; zero-shot.",
-    lower_bound="About 0.2: the share of scenes that show a class (random ranking).",
-    upper_bound="The same layer trained on the true labels.",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "labels of both beat those of the whole picture (3 x 3 tiles, threshold 0)",
-            value_of(LABELS, "both", THREE),
-            value_of(LABELS, "whole picture", THREE),
-            expected=0.05,
-            pilot=Pilot(0.0187, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "a network trained on them beats one trained on those of the whole picture",
-            value_of(HEADS, "labels of both"),
-            value_of(HEADS, "labels of the whole picture"),
-        ),
-        Criterion.paired(
-            "refining helps the network", value_of(HEADS, "labels of both, refined"), value_of(HEADS, "labels of both")
-        ),
-        Criterion.paired(
-            "threshold 0 is at most 0.01 below 0.3",
-            value_of(LABELS, "both", THREE),
-            value_of(LABELS, "both", "3 x 3, threshold 0.3"),
-            margin=-0.01,
-        ),
-    ),
-    rival=Criterion.paired(
-        "the network beats zero-shot, which needs no training at all",
-        value_of(HEADS, "labels of both, refined"),
-        value_of(HEADS, "zero-shot, no training"),
-    ),
-    null=null,
-    draw=draw,
-    seeds=tuple(range(10, 20)),
-    one_thread=True,
-    registered="6c15128bbf68",
-    stand_in=(
-        "`small` and clip-art scenes instead of CLIP ResNet-50x64 and PASCAL VOC 2012",
-        "a linear layer on frozen features instead of a ResNet-101 trained whole",
-    ),
+STUDY = declared_study(
+    __name__, measure, null=null, draw=draw, seeds=range(10, 20), one_thread=True, registered="6c15128bbf68"
 )

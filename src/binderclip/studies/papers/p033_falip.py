@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +15,10 @@ from binderclip.adapt import Crop, Edit, FovealBias, Outline, Outside, foveal_fi
 from binderclip.evaluate import attention_mass, box_coverage, retrieval
 from binderclip.models import cls_bias
 from binderclip.models.towers.record import Record, Recorder, Site
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, random_rows
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.visual_scenes import as_arrays, cluttered
 from binderclip.studies.protocols.tables.scene_attention import LOOKS, attention_rows
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SCENES = 50
 OBJECTS = 4
@@ -35,8 +27,6 @@ EDITS: dict[str, Edit] = {
     "crop": Crop(), "blur outside the box": Outside("blur", "box"), "red circle": Outline("ellipse")
 }  # fmt: skip
 PAPER = 0.2
-PILOT = (0, 1, 2)
-"""Seeds of the first measurement, whose spread is the pilot's."""
 
 
 @torch.no_grad()
@@ -118,7 +108,7 @@ def null(seed: int) -> list[Row]:
     rng, guesses = np.random.default_rng([seed, 33]), SCENES * OBJECTS
     names = [("foveal attention", setting) for setting in _settings()] + [(name, "") for name in EDITS]
     rows = [Row(ACCURACY, name, rng.binomial(guesses, 1 / OBJECTS) / guesses, setting) for name, setting in names]
-    return rows + random_rows(CRITERIA[3:], seed, 0.2, 0.3)
+    return rows + random_rows(STUDY.criteria[3:], seed, 0.2, 0.3)
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -146,72 +136,8 @@ def draw(table: Table, figure: Figure) -> None:
     right.set_title("caption found in 5 tries", fontsize=11)
 
 
-ACCURACY, INSIDE, RECALL = "region accuracy", "attention inside the box", "whole picture: R@5 of its caption"
-CRITERIA = (
-    Criterion.at_least(
-        f"at v = {PAPER:g} regions are found more than 0.05 above guessing",
-        value_of(ACCURACY, "foveal attention", f"v = {PAPER:g}"),
-        1 / OBJECTS,
-        margin=0.05,
-        expected=0.1,
-        pilot=Pilot(0.02, PILOT),
-        essential=True,
-    ),
-    Criterion.paired(
-        f"and more often than with the red circle at v = {PAPER:g}",
-        value_of(ACCURACY, "foveal attention", f"v = {PAPER:g}"),
-        value_of(ACCURACY, "red circle"),
-        expected=0.05,
-        pilot=Pilot(0.03, PILOT),
-        essential=True,
-    ),
-    Criterion.paired(
-        f"accuracy at v = {STRENGTHS[-1]:g} is below that at {PAPER:g}",
-        value_of(ACCURACY, "foveal attention", f"v = {STRENGTHS[-1]:g}"),
-        value_of(ACCURACY, "foveal attention", f"v = {PAPER:g}"),
-        lower=True,
-    ),
-    Criterion.rank(
-        "attention inside the box grows with v",
-        [value_of(INSIDE, "foveal attention", f"v = {strength:g}") for strength in STRENGTHS],
-        0.9,
-    ),
-    Criterion.paired(
-        f"R@5 of the caption loses at most 0.02 at v = {PAPER:g}",
-        value_of(RECALL, f"foveal, v = {PAPER:g}"),
-        value_of(RECALL, "nothing"),
-        margin=-0.02,
-    ),
-)
+ACCURACY = "region accuracy"
 
-STUDY = Study(
-    paper="p033",
-    claim="A smooth bias on the class token's attention, in the last blocks and without touching a pixel, makes a "
-    "model name the region that is meant; a weak one leaves the picture as a whole as it was.",
-    protocol=f"{SCENES} scenes a seed of {OBJECTS} held-out clip-art objects (15 classes, 4 to 12 % of the picture "
-    "each, plain to textured grounds, drawn at 256 px); for each object the region whose picture is closest to 'a "
-    "picture of a CLASS'. The bias is on the last two of the four blocks of the bundled `small`; its strength is "
-    "swept. The caption of the whole scene is looked for among all captions of the seed, with the scene's first object "
-    "marked. Nothing was tuned. The first measurement, seeds 0 to 2 with a `small` whose last block attended evenly, "
-    "gave the spreads, which are rounded. Of the second, seeds 10 to 17, the "
-    "criteria were committed after the run, with other hash than those registered before it: it is repeated.",
-    baseline="No bias (all regions equal); crop, blur outside the box and the red circle, which change pixels.",
-    lower_bound="Guessing one of the four regions: 0.25.",
-    upper_bound="Crops of single objects are what the model was trained on.",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired(
-        f"regions are found more often at v = {PAPER:g} than in crops",
-        value_of(ACCURACY, "foveal attention", f"v = {PAPER:g}"),
-        value_of(ACCURACY, "crop"),
-    ),
-    preconditions=(LOOKS,),
-    draw=draw,
-    seeds=tuple(range(20, 28)),
-    null=null,
-    registered="967e7fdec4ee",
-    stand_in=(
-        "`small` (four blocks, 8 x 8 patches) instead of CLIP ViT-B/16 with twelve",
-        "composite clip-art scenes with exact boxes instead of RefCOCO and point clouds",
-    ),
+STUDY = declared_study(
+    __name__, measure, preconditions=(LOOKS,), draw=draw, seeds=range(20, 28), null=null, registered="967e7fdec4ee"
 )

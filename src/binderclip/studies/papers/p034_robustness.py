@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +16,9 @@ from binderclip.data import corrupt3d, vocabulary
 from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.evaluate import PredictionTable, RobustnessReport, RobustnessSuite
 from binderclip.fit import fit
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study, random_rows
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.training.last_blocks import BATCH, Entering, entering, leaving, trained_parameters
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CLASSES = ("flag", "clock", "tree", "house", "cat", "dog", "car", "flower")
 OTHERS = ("moon", "woman", "apple", "heart", "cloud")
@@ -38,7 +29,6 @@ ECE, NLL, BIAS, DECIDED = "calibration error", "negative log likelihood", "shape
 BEFORE, AFTER = "as it is", "with a temperature"
 SHIFTS = {"fog": ("fog", 3), "out of focus": ("far_focus", 4)}
 FACTORS = ("small object", "turned", "cluttered ground")
-PILOT = (900, 901)
 
 
 class HeldOut(NamedTuple):
@@ -198,61 +188,6 @@ def null(seed: int) -> list[Row]:
     return [*random_rows(STUDY.criteria, seed), Row(DECIDED, ZERO, 1.0), Row("accuracy", ZERO, 1.0, "test")]
 
 
-STUDY = Study(
-    paper="p034",
-    claim="A temperature fitted in distribution lowers the calibration error there and under shifts; zero-shot models "
-    "follow shapes more than fine-tuned ones do.",
-    protocol=f"{HELD} scenes at 128 px of one of {len(CLASSES)} objects, held-out drawings with factors of size, "
-    "rotation and ground; one half, drawn by the seed, gives the temperature, the other is measured, as it is, in fog "
-    f"and out of focus by depth. `small` zero-shot, and with its last two image blocks tuned on {TRAIN} scenes of "
-    f"training drawings ({STEPS} steps of {BATCH}, AdamW, {RATE:g}). Shape bias on {CONFLICTS} silhouettes of one "
-    f"class, filled with tiles of drawings of another. {UNKNOWN} scenes of {len(OTHERS)} other classes. Pictures are "
-    "the same in all seeds, so intervals are about halves and tuning. Seen before the criteria: two pilot seeds, in "
-    "which both calibration errors fell by half and the shape bias rose; a first precondition, that half of the "
-    "pictures with conflicting cues are given one of both, was missed by three points and is now held against chance.",
-    baseline="No temperature; the zero-shot model.",
-    lower_bound="Random numbers stand in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "the temperature lowers the calibration error of zero-shot predictions in distribution",
-            value_of(ECE, f"{ZERO}, {BEFORE}", "test"), value_of(ECE, f"{ZERO}, {AFTER}", "test"),
-            expected=0.05, pilot=Pilot(0.014, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "and under both shifts, on average",
-            value_of(ECE, f"{ZERO}, {BEFORE}", *SHIFTS), value_of(ECE, f"{ZERO}, {AFTER}", *SHIFTS),
-            expected=0.05, pilot=Pilot(0.017, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "fine-tuning lowers the shape bias by three points",
-            value_of(BIAS, ZERO), value_of(BIAS, TUNED), margin=0.03, expected=0.06,
-            pilot=Pilot(0.016, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "the fine-tuned model gains from a temperature in distribution too",
-            value_of(ECE, f"{TUNED}, {BEFORE}", "test"), value_of(ECE, f"{TUNED}, {AFTER}", "test"),
-        ),
-        Criterion.at_least(
-            "other classes are told from known ones", value_of("AUROC, max_logit", ZERO), 0.6,
-        ),
-    ),
-    preconditions=(
-        Precondition("`small` names half of the objects", value_of("accuracy", ZERO, "test"), 0.5),
-        Precondition(
-            "pictures with conflicting cues are given one of both ten points more often than by chance",
-            value_of(DECIDED, ZERO), 2 / len(CLASSES) + 0.1,
-        ),
-    ),
-    draw=draw,
-    seeds=tuple(range(20, 28)),
-    null=null,
-    one_thread=True,
-    registered="6aeb76fa4e48",
-    stand_in=(
-        "scenes of drawings with three factors instead of ImageNet-X, and two corruptions by depth",
-        "silhouettes filled with drawings instead of photographs with transferred style",
-        "`small` and its last two blocks instead of 84 zero-shot, 44 fine-tuned and 127 ImageNet models",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(20, 28), null=null, one_thread=True, registered="6aeb76fa4e48"
+)

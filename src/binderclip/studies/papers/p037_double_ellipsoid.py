@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from binderclip.evaluate import EmbeddingGeometry, EmbeddingSet, conformity, conformity_estimate
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.data.pack_embeddings import clip_art
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PAIRS, BATCH = 1536, 256
 SIDES = ("image", "text")
@@ -27,7 +20,6 @@ HERE, WANDERED = "embeddings", "embeddings with their signs drawn at random"
 ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
 APART_BY = "divergence of the conformities (nats)"
 AS_TRAINED, CENTRED = "as trained", "both centred"
-PILOT = tuple(range(8))
 
 
 def pairs(seed: int, random_signs: bool = False) -> EmbeddingGeometry:
@@ -89,45 +81,12 @@ def draw(table: Table, figure: Figure) -> None:
     figure.colorbar(shown, ax=right)
 
 
-STUDY = Study(
-    paper="p037",
-    claim="Raw image and text embeddings lie on two separable thin ellipsoid shells that are not centred; the mean "
-    "cosine of a vector with all others follows from its cosine with the mean; where training leaves the means, the "
-    "loss is near its least, and centring trades alignment for uniformity.",
-    protocol=f"{PAIRS} training pairs of clip art a seed, embeddings of `small`. Its texts come from a tower that was "
-    "distilled and stayed as it was, so that no contrastive loss has moved their mean. The loss is that of the model's "
-    f"scale of 34 on batches of {BATCH}, over shares from -1 to 1 of either mean in steps of a quarter. The same "
-    "vectors turned round at random stand in the null's place; they too have thin shells, and a mean that tells their "
-    "mean cosines, so that neither is essential. The first measurement, on the seeds that are the pilot now, asked for "
-    "a separability of 0.9 alone, and let the least loss and the price of centring only weaken; the second, on seeds "
-    "10 to 17, looked from -0.5 on, an edge that random signs often choose and that counted as half of the "
-    "mean; the third made a separability of 0.99 essential, a bound of ours.",
-    baseline="The same vectors, each turned round or not at random: no mean, no pairs.",
-    lower_bound="Separability 0.5; a round cloud has an offset of 0.",
-    upper_bound="Correlation 1.",
-    measure=measure,
-    criteria=(
-        *(Criterion.at_least(f"{side}: the shell is off the centre (0.1 of the mean length)",
-                             value_of(OFFSET, HERE, side), 0.1, claimed=0.2, pilot=Pilot(0.005, PILOT), essential=True)
-          for side in SIDES),
-        Criterion.paired("a linear model tells the modalities apart better than the same vectors turned round",
-                         value_of(APART, HERE), value_of(APART, WANDERED), expected=0.01, pilot=Pilot(0.0034, PILOT),
-                         essential=True),
-        Criterion.at_least("it tells them apart nearly always (0.99)", value_of(APART, HERE), 0.99),
-        *(Criterion.below(f"{side}: the loss is least with half of the mean or less moved", value_of(SHARE, HERE, side),
-                          0.625, expected=0.125, pilot=Pilot(0.0, PILOT), essential=True) for side in SIDES),
-        Criterion.at_least("centring both makes the loss larger (nats)", value_of(COSTS, HERE), 0.0, expected=0.02,
-                           pilot=Pilot(0.004, PILOT), essential=True),
-        Criterion.at_least("though embeddings are more even", value_of(EVEN, HERE), 0.0),
-        *(Criterion.at_least(f"{side}: conformity follows from the mean (r above 0.95)", value_of(ESTIMATE, HERE, side),
-                             0.95, claimed=0.02) for side in SIDES),
-        *(Criterion.below(f"{side}: the shell is thin (0.3)", value_of(SPREAD, HERE, side), 0.3, claimed=0.1)
-          for side in SIDES),
-    ),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(20, 28)),
+    seeds=range(20, 28),
     null={HERE: WANDERED},
     one_thread=True,
     remeasure="by these criteria, on new seeds.",
-    stand_in=("`small` and clip art instead of CLIP ViT-L/14 and 5,000 pairs of COCO",),
-)  # fmt: skip
+)

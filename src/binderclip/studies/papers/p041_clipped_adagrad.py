@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from binderclip.optim import ClippedAdaGrad
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 
 RUNS, STEPS = 1000, 1000
 START, CLIP, ROOT = 2.0, 0.5, 3.0
@@ -25,7 +17,6 @@ START, CLIP, ROOT = 2.0, 0.5, 3.0
 RATES = {"gamma = 1/16": 1 / 16, "gamma = 1": 1.0, "gamma = 4": 4.0}
 METHODS = {"unclipped": (math.inf, 1.0), "clipped": (CLIP, 1.0), "clipped SGD": (CLIP, 0.0)}
 """lambda and eta; without growth of the accumulator AdaGrad is SGD with the step gamma / b_0."""
-PILOT = (0, 1, 2)
 QUANTILES = {"median": 0.5, "90 % quantile": 0.9, "99 % quantile": 0.99, "worst": 1.0}
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
@@ -73,15 +64,6 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def _quantile(name: str, method: str, setting: str) -> Quantity:
-    return value_of(f"final loss, {name}", method, setting)
-
-
-def _best(method: str) -> Quantity:
-    """The smallest 99 % quantile over the steps."""
-    return combined("least", *(_quantile("99 % quantile", method, setting) for setting in RATES))
-
-
 def draw(table: Table, figure: Figure) -> None:
     """The tail of the loss at gamma = 1, and the quantiles at every gamma."""
     left, right = figure.subplots(1, 2)
@@ -103,52 +85,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.legend(fontsize=8)
 
 
-STUDY = Study(
-    paper="p041",
-    claim="Under heavy-tailed noise AdaGrad with clipping and a delayed accumulator converges in nearly every run, "
-    "while without clipping a share of the runs ends far away.",
-    protocol="f(x) = x^2 / 2 from x = 2 with gradient x + xi, xi symmetric with density proportional to "
-    "(1 + |xi|)^-2.5; Clip-RAdaGradD with b_0 = 3, eta = 1 and lambda = 1/2; 1,000 runs of 1,000 steps a seed. "
-    "The spreads are those of the first measurement.",
-    baseline="The same with lambda = infinity; as the cheap rival clipped SGD with the step gamma / b_0 (eta = 0).",
-    lower_bound="The start: a loss of 2.",
-    upper_bound="0, the minimum.",
-    measure=measure,
-    criteria=(
-        *(
-            Criterion.at_least(
-                f"{name}: the clipped 99 % quantile is at least 10 times lower (logarithm of the ratio)",
-                _quantile("99 % quantile", "unclipped", name).log_over(_quantile("99 % quantile", "clipped", name)),
-                math.log(10),
-                expected=math.log(5),
-                pilot=Pilot(spread, PILOT),
-                essential=True,
-            )
-            for name, spread in zip(RATES, (0.249, 0.319, 0.936), strict=True)
-        ),
-        *(
-            Criterion.below(
-                f"{name}: the clipped median is lower (logarithm of the ratio)",
-                _quantile("median", "clipped", name).log_over(_quantile("median", "unclipped", name)),
-                0.0,
-                expected=math.log(2),
-                pilot=Pilot(spread, PILOT),
-                essential=True,
-            )
-            for name, spread in zip(RATES, (0.0132, 0.107, 0.104), strict=True)
-        ),
-    ),
-    draw=draw,
-    rival=Criterion.at_least(
-        "at the best of the three steps its 99 % quantile is below clipped SGD's (logarithm of the ratio)",
-        _best("clipped SGD").log_over(_best("clipped")),
-        0.0,
-    ),
-    seeds=tuple(range(10, 20)),
-    one_thread=True,
-    registered="4a978bb6ac4f",
-    stand_in=(
-        "a quadratic in one dimension; no fine-tuning of language models",
-        "the constants of the authors' toy experiment from memory",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="4a978bb6ac4f")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from binderclip.adapt import ProLIP
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import (
+    Criterion,
+    Figure,
+    Pilot,
+    Quantity,
+    Row,
+    Table,
+    combined,
+    declared_study,
+    value_of,
+)
 from binderclip.studies.protocols.tables.few_shot_table import (
-    GUESSING,
     HEADS,
     SETS,
     Maker,
@@ -23,9 +26,6 @@ from binderclip.studies.protocols.tables.few_shot_table import (
     projection_of_small,
     setting,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHOTS, FEW, PILOT = (1, 4, 16), (1, 4), (0, 1, 2)
 RATES = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -100,18 +100,9 @@ def _over_rates(kind: str, shots: tuple[int, ...]) -> Quantity:
     return combined("mean", *(value_of("accuracy", _name(kind, rate), *places) for rate in RATES))
 
 
-STUDY = Study(
-    paper="p043",
-    claim="Re-learning the last visual projection with a penalty of 1/N on its distance from the start is a "
-    "strong few-shot method that needs no validation split, because its learning rate hardly matters.",
-    protocol="Pre-projection features of the bundled `small` for nine groups of OpenMoji, seven clip-art categories, "
-    "Fashion-MNIST and digits; 1, 4 and 16 shots a class, no validation split for anybody; 300 full-batch steps at "
-    "learning rates 1e-5 to 1e-2, with penalty 1/N and without. N is the number of shots. The spreads are those of "
-    "the first measurement, on two sets with the `small` of before.",
-    baseline="Zero-shot, logistic regression (C = 1), CLIP-Adapter, Task residual; ProLIP without its penalty.",
-    lower_bound=GUESSING,
-    upper_bound="",
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     criteria=(
         Criterion.at_least(
             "with the penalty it is above zero-shot at every rate, mean over shots and sets",
@@ -143,18 +134,8 @@ STUDY = Study(
         ),
         Criterion("a fit takes less than 30 s", _quick),
     ),
-    rival=Criterion.paired(
-        "at learning rate 1e-3 it is above logistic regression (C = 1), mean over shots and sets",
-        value_of("accuracy", _name(HELD, 1e-3), *PLACES),
-        value_of("accuracy", "linear probe", *PLACES),
-    ),
     draw=draw,
-    seeds=tuple(range(10, 18)),
+    seeds=range(10, 18),
     one_thread=True,
     registered="f61f8e28e176",
-    stand_in=(
-        "`small` instead of CLIP ResNet-50 and ViT-B",
-        "OpenMoji, clip art, Fashion-MNIST and digits instead of eleven photograph sets",
-        "one view a picture instead of 300 random crops",
-    ),
 )

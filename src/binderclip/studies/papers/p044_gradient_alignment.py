@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +14,15 @@ from binderclip.explain.faithfulness.retrain import ShuffledBatches
 from binderclip.fit import fit
 from binderclip.losses import GradientAlignmentLoss, class_gradients
 from binderclip.robust import PGD, PAGTargets, adversarial_step
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study
 from binderclip.studies.protocols.data.clothing import clothing
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SIDE, TRAIN, TEST, ATTACKED, STRONG = 14, 2000, 1000, 300, 150
 EPOCHS, BATCH, RATE, CLASSES_PER_IMAGE, SUBSET = 10, 64, 3e-3, 3, 100
 EPS, RADII, STEPS = 1.0, (0.25, 0.5, 1.0, 1.5), 10
 PLAIN, ADVERSARIAL = "plain", "adversarial training"
 KINDS = {"class mean": "class_mean", "nearest": "nearest"}
-WEIGHTS, PILOT = (0.5, 1.5), (0, 1, 2)
+WEIGHTS = (0.5, 1.5)
 CONTROLS = ("random, one a class", "random, new each time")
 ATTACK, STRONGER = "accuracy under attack", "accuracy under 50 steps, 5 restarts"
 Directions = Callable[[Tensor, Tensor], Tensor]
@@ -132,15 +124,6 @@ def _radius(eps: float) -> str:
     return f"radius {eps:g}"
 
 
-def _attacked(name: str) -> Quantity:
-    return value_of(ATTACK, name, _radius(EPS))
-
-
-def _strongly(name: str) -> Quantity:
-    """Under the worse of the two objectives."""
-    return combined("least", *(value_of(STRONGER, name, kind) for kind in ("cross-entropy", "margin")))
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Gradients towards four classes, accuracy against the radius, and robustness against alignment."""
     halves: Any = figure.subfigures(1, 2, width_ratios=[1.15, 2])
@@ -165,10 +148,7 @@ def draw(table: Table, figure: Figure) -> None:
     left, right = halves[1].subplots(1, 2)
     shown = [PLAIN, *MAIN, *(named(c, WEIGHTS[-1]) for c in CONTROLS), ADVERSARIAL]
     for number, name in enumerate(shown):
-        values = [
-            table.values("accuracy", name),
-            *(table.values(ATTACK, name, _radius(e)) for e in RADII),
-        ]
+        values = [table.values("accuracy", name), *(table.values(ATTACK, name, _radius(e)) for e in RADII)]
         style = "--" if "random" in name else "-"
         left.errorbar(
             (0, *RADII), [v.mean() for v in values], [v.std() for v in values], marker="o", markersize=4, label=name,
@@ -194,83 +174,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.legend(fontsize=8, loc="upper left")
 
 
-STUDY = Study(
-    paper="p044",
-    claim="Training input gradients to point towards the classes, from each picture to the class's mean or to its "
-    "nearest picture of the class, makes a network robust without any adversarial example, the more so the better they "
-    "align.",
-    protocol=f"Fashion-MNIST at {SIDE} px, {TRAIN} training pictures a seed, two convolutions, a hidden layer (SiLU), "
-    f"{EPOCHS} epochs of AdamW (rate {RATE:g}, cosine), no augmentation; {CLASSES_PER_IMAGE} classes a picture; λ as "
-    f"published, with the factor 10. Clean accuracy on {TEST} test pictures; PGD in l2 balls with {STEPS} steps from "
-    f"a random start on {ATTACKED} of them; 50 steps with 5 restarts, once with cross-entropy and once with margins, "
-    f"on {STRONG}. All networks of a seed share first weights and batches. Trial runs with seed 100 (plain, both "
-    f"targets, fixed random directions) chose the size of the network, the rate and the radius {EPS:g}, at which the "
-    "plain network falls below 20 %, and showed that class means cost clean accuracy and that one fixed random "
-    "direction a class destroys it, so a second control was added. The spreads are those of the first measurement.",
-    baseline="λ = 0: the same training with cross-entropy alone. Controls: random directions instead of targets.",
-    lower_bound="Guessing: 0.10.",
-    upper_bound=f"Adversarial training with PGD of 4 steps in the ball of radius {EPS:g}.",
-    measure=measure,
-    preconditions=(Precondition(f"plain is below 20 % at radius {EPS:g}", _attacked(PLAIN), 0.2, lower=True),),
-    criteria=(
-        *(
-            Criterion.paired(
-                f"{name} is at least 10 points above the better of the random directions there",
-                _attacked(name),
-                combined("most", *(_attacked(named(control, WEIGHTS[-1])) for control in CONTROLS)),
-                margin=0.1,
-                expected=0.16,
-                pilot=Pilot(spread, PILOT),
-                essential=True,
-            )
-            for name, spread in zip(MAIN, (0.0251, 0.0449), strict=True)
-        ),
-        *(
-            Criterion.paired(
-                f"{name} stands 10 points above plain against 50 steps, 5 restarts, the worse objective",
-                _strongly(name),
-                _strongly(PLAIN),
-                margin=0.1,
-                expected=0.15,
-                pilot=Pilot(spread, PILOT),
-                essential=True,
-            )
-            for name, spread in zip(MAIN, (0.0301, 0.0067), strict=True)
-        ),
-        *(
-            Criterion.paired(
-                f"{name}: more alignment than plain",
-                value_of("alignment", name, kind),
-                value_of("alignment", PLAIN, kind),
-            )
-            for name, kind in zip(MAIN, KINDS, strict=True)
-        ),
-        *(
-            Criterion.paired(
-                f"{name}: 5 points of clean accuracy lost at most",
-                value_of("accuracy", name),
-                value_of("accuracy", PLAIN),
-                margin=-0.05,
-            )
-            for name in MAIN
-        ),
-        *(
-            Criterion.paired(
-                f"{name}: attacks carried over from the plain network do less than own ones",
-                value_of("accuracy under attacks on the plain network", name),
-                _attacked(name),
-            )
-            for name in MAIN
-        ),
-    ),
-    rival=Criterion.paired("nearest is above adversarial training", _attacked(MAIN[1]), _attacked(ADVERSARIAL)),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    one_thread=True,
-    registered="9a77e3998079",
-    stand_in=(
-        "Fashion-MNIST at 14 px and a network of two convolutions instead of CIFAR-10 with ResNet-18 and ViT",
-        "10 epochs of AdamW instead of 100 of SGD, no augmentation",
-        "PGD with restarts instead of AutoAttack; score-based targets not measured",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="9a77e3998079")

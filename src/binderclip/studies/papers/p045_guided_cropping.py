@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,19 +14,11 @@ from binderclip.adapt.zero_shot.views import encode_crops
 from binderclip.data import vocabulary
 from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.segment import text_detector
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import lines
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study, lines
 
 RATIOS = (0.02, 0.05, 0.1, 0.2, 0.4)
-EACH, PILOT = 24, (0, 1, 2)
-ACCURACY, GUIDED = "accuracy", "guided, five margins"
+EACH = 24
+ACCURACY = "accuracy"
 METHODS = ("whole image", "guided, margin 0.25", "guided, five margins", "random crops", "true box, five margins")
 
 
@@ -140,63 +132,6 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xlabel("area of the object / image")
 
 
-SMALL, LARGE = (tuple(f"area {r:g}" for r in part) for part in (RATIOS[:3], RATIOS[3:]))
-
-
-def _over_whole(areas: tuple[str, ...]) -> Quantity:
-    return value_of(ACCURACY, GUIDED, *areas) - value_of(ACCURACY, "whole image", *areas)
-
-
-STUDY = Study(
-    paper="p045",
-    claim="Cropping to the box that a text-driven detector finds for the likeliest classes helps a zero-shot "
-    "classifier, most where objects are small.",
-    protocol="Scenes of 256 px with one cut-out of the validation and test pictures on a photograph or texture, at "
-    "five sizes, 24 scenes a size and seed; `small` at 128 px with 15 names, three templates. The detector boxes "
-    "where patch features of the same model agree with a name. Five first candidates, five margins, features "
-    "averaged: the defaults, nothing tuned; one trial run of another seed, after which the detector kept one region "
-    "a text and 30 scenes became 24, for time. The spreads are those of the first measurement, with the `small` of "
-    "before.",
-    baseline="The whole image; five random square crops, restricted to the same candidates.",
-    lower_bound="Guessing: 0.07.",
-    upper_bound="The true box; and the share of scenes whose class is among the first five.",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "guided crops beat the whole image, mean over areas up to 0.1",
-            value_of(ACCURACY, GUIDED, *SMALL),
-            value_of(ACCURACY, "whole image", *SMALL),
-            expected=0.06,
-            pilot=Pilot(0.0447, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "the gain is larger there than above",
-            _over_whole(SMALL),
-            _over_whole(LARGE),
-            expected=0.05,
-            pilot=Pilot(0.0201, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "the true box is above the detector's, mean over areas up to 0.1",
-            value_of(ACCURACY, "true box, five margins", *SMALL),
-            value_of(ACCURACY, GUIDED, *SMALL),
-        ),
-    ),
-    rival=Criterion.paired(
-        "guided crops beat random crops, mean over areas up to 0.1",
-        value_of(ACCURACY, GUIDED, *SMALL),
-        value_of(ACCURACY, "random crops", *SMALL),
-    ),
-    null=null,
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    one_thread=True,
-    registered="fcfb7ced47d2",
-    stand_in=(
-        "`small` instead of CLIP ViT-B/32 to L/14",
-        "boxes from its own patch features instead of OWL-ViT",
-        "composite scenes instead of ImageNetS, CUB and Stanford Dogs",
-    ),
+STUDY = declared_study(
+    __name__, measure, null=null, draw=draw, seeds=range(10, 18), one_thread=True, registered="fcfb7ced47d2"
 )

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from binderclip.robust import PGD, LevelSetPath, LevelSetTraversal, confidence_along
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.visual_scenes import cluttered
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PICTURES, PAIRS, STEPS, TOLERANCE, CLOSE = 40, 8, 100, 0.05, 0.05
-PILOT_SEEDS = (900,)
 WALK, STRAIGHT, NOISE = "along the level set", "straight", "a random direction"
 ATTACK = "projected gradient ascent"
 DISTANCE, KEPT, TARGET, LINE = "distance left", "confidence lost", "confidence in the target", "line above"
@@ -115,54 +106,6 @@ def draw(table: Table, figure: Figure) -> None:
         pictures(axes, [each.permute(1, 2, 0).numpy() for each in shown], titles)
 
 
-STUDY = Study(
-    paper="p047",
-    claim="From a picture one can walk to the neighbourhood of a picture of any other class without the network's "
-    "confidence in the first one's class falling, by steps orthogonal to its gradient; the straight line from the "
-    "picture to where the walk ends keeps it too.",
-    protocol=f"{PAIRS} pairs a seed of pictures of one held-out drawing each, 15 classes, 128 px; the source is named "
-    "rightly by the bundled `small`, the target is taken for another class. "
-    f"{STEPS} steps of 0.05 of the orthogonal part, descent within 1/255, tolerance {TOLERANCE}; straight: the same "
-    "steps towards the target without projection and descent. In the null's place a walk of the same kind towards the "
-    "source plus noise as far away as the target. The distance left is that to the target over that of the source. "
-    "The rival, projected gradient ascent from the target towards the source's class, has 20 steps within "
-    f"{CLOSE} of that distance. Nothing was tuned; a pilot seed of 12 pairs had 0.011 left, straight 0.774, and 92 % "
-    "of the lines above.",
-    baseline="The straight way under the same tolerance.",
-    lower_bound="A walk beside the target.",
-    upper_bound="0.006: what is left of the way after so many steps without any constraint.",
-    measure=measure,
-    null={WALK: NOISE},
-    seeds=tuple(range(8)),
-    criteria=(
-        Criterion.below(
-            "less than 0.35 of the distance to the target is left",
-            value_of(DISTANCE, WALK), 0.35, expected=0.3, pilot=Pilot(0.1, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "less than on the straight way, by more than 0.1 of the distance",
-            value_of(DISTANCE, WALK), value_of(DISTANCE, STRAIGHT),
-            lower=True, margin=0.1, expected=0.5, pilot=Pilot(0.2, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.below("the target's class has a confidence below 0.1 there", value_of(TARGET, WALK), 0.1),
-        Criterion.at_least(
-            "four of five straight lines to where the walks end stay within twice the tolerance",
-            value_of(LINE, WALK), 0.8,
-        ),
-    ),
-    preconditions=(
-        Precondition("`small` names at least half of the pairs' sources rightly", value_of("pairs", "named rightly"),
-                     PAIRS / 2),
-    ),
-    rival=Criterion.paired(
-        f"more walks end within {CLOSE} of the distance with the confidence kept than attacks get there",
-        value_of(NEAR, WALK), value_of(NEAR, ATTACK),
-    ),
-    draw=draw,
-    one_thread=True,
-    registered="293cec420205",
-    stand_in=(
-        "zero-shot `small` on clip art instead of ImageNet classifiers and CIFAR-10",
-        "one network: not compared with an adversarially trained one",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, null={WALK: NOISE}, seeds=range(8), draw=draw, one_thread=True, registered="293cec420205"
+)

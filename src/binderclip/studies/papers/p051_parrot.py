@@ -19,16 +19,10 @@ from binderclip.data.images import to_tensor
 from binderclip.data.inpaint import inpaint_by_marching
 from binderclip.data.made.words import RenderedText, render_text
 from binderclip.evaluate import TextSpottingBenchmark
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures
 from binderclip.studies.protocols.training.selections import CONCEPTS, clip_art, linear_map, pictured, said
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from PIL.Image import Image
 
 SIDE, SIZE, CELL, TURNS, KEPT = 128, 22, 8, 8, 384
@@ -39,7 +33,6 @@ CLEAN, PARROT, OTHER = "no text", "own word printed", "another word printed"
 SETS = (CLEAN, PARROT, OTHER)
 ACCURACY, SPOTTING = "accuracy without text, mean over concepts", "text spotting"
 LOST, CO, CONTROL = "cosine lost by painting over", "the own word", "a box elsewhere"
-PILOT = tuple(range(100, 107))
 
 
 def gradients(images: Float[Tensor, "N 3 s s"]) -> Float[Tensor, "N F"]:
@@ -166,31 +159,6 @@ def measure(seed: int) -> list[Row]:
     return results
 
 
-def _accuracy(name: str) -> Quantity:
-    return value_of(ACCURACY, name)
-
-
-CRITERIA = (
-    Criterion.paired(
-        "trained with the caption's own word in the picture, a model spots text more than with another word or none",
-        value_of(SPOTTING, PARROT), combined("most", value_of(SPOTTING, OTHER), value_of(SPOTTING, CLEAN)),
-        expected=0.1, pilot=Pilot(0.03, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "and is less accurate on pictures without text than with another word or none",
-        _accuracy(PARROT), combined("least", _accuracy(OTHER), _accuracy(CLEAN)),
-        lower=True, expected=0.03, pilot=Pilot(0.022, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "another word costs at most three points of accuracy", _accuracy(OTHER), _accuracy(CLEAN), margin=-0.03,
-    ),
-    Criterion.paired(
-        "painting over the own word takes more of its cosine than painting over a box elsewhere",
-        value_of(LOST, PARROT, CO), value_of(LOST, PARROT, CONTROL),
-    ),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Both figures of every training set, what painting over takes, and one picture of each set."""
     accuracy, spotting, own, control, *shown = figure.subplots(1, 7)
@@ -216,39 +184,6 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_title(name.replace(" word", "\nword"), fontsize=7)
 
 
-STUDY = Study(
-    paper="p051",
-    claim="Captions that repeat the text printed in their pictures teach a model to spot text, and to see less: on "
-    "pictures without text it is worse than one trained on the same pairs without that text.",
-    protocol=f"Clip art whose caption names one of {len(CONCEPTS)} concepts, at most {MOST} of each for training (483) "
-    f"and {TESTED} for the test (309, of the other splits), enlarged to {SIDE} px. Three training sets of the same "
-    f"pairs: no text; a concept of the caption printed across the middle in letters of {SIZE} px; a concept "
-    "printed that the caption does not name. Words are drawn once, not by the seed. On each a linear map to frozen "
-    "texts of `small` learns by InfoNCE, 300 steps of 256, from frozen features: those of `small-dino`, and histograms "
-    f"of unsigned gradients in cells of {CELL} px, projected at random to {KEPT} dimensions; the latter because words "
-    "could not be read from the global features of `small` (a probe: chance). The seed draws three quarters of the "
-    "pairs, start and batches: intervals are over training, not over pictures. Accuracy: pictures of the test, without "
-    "text, among the concepts' names, mean over concepts. Spotting: the mean cosine of pictures of the concepts' "
-    "words, in the paper's four styles, with their own text less that with the others. Painting over (Telea, radius "
-    f"3): {PAINTED} test pictures with their own word; the control is the box of another picture's word higher up. "
-    "Three pilots (two seeds with 592 training pictures, two with 369, three with these) gave the spreads, and showed "
-    "effects of 0.22 to 0.29 and of 0.01 to 0.07 before the criteria were written, and the accuracy that another word "
-    "costs, 0.00 to 0.03; the sizes were chosen for time.",
-    baseline="The same pairs without text; and with a word printed that the caption does not have, which makes the "
-    "pictures as unlike those of the test.",
-    lower_bound="Guessing: about 0.03; spotting 0. The set with another word stands in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    draw=draw,
-    seeds=tuple(range(10, 22)),
-    null={PARROT: OTHER},
-    one_thread=True,
-    registered="b8f9ea0056ec",
-    stand_in=(
-        "360 pairs a seed of clip art with words printed by us instead of 3 and 12 million of LAION-2B and OCR",
-        "a linear map between frozen towers, with histograms of gradients in which letters can be read, instead of "
-        "ViT-B/32 and RN50 trained from scratch",
-        "31 words in Pillow's own font instead of up to 400,000 in Arial",
-    ),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(10, 22), null={PARROT: OTHER}, one_thread=True, registered="b8f9ea0056ec"
 )

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from binderclip.models.layers.nfnet import NFResNet
 from binderclip.optim import AGC, Clip, NormClip
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.data.clothing import clothing, standardised
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 RUNS: dict[str, tuple[float, ...]] = {"none": (0.1, 0.3, 1.0), "norm 1.0": (0.3,), "AGC .01": (0.3, 1.0)}
 """Learning rates by method: for each the one that was best in the pilot, and those at which it has to be stable."""
-PILOT = (0, 1, 2)
 ACCURACY = "test accuracy"
 TRAIN, EPOCHS, BATCH, TEST = 2000, 2, 64, 1000
 
@@ -107,10 +98,6 @@ def _setting(rate: float) -> str:
     return f"learning rate {rate:g}"
 
 
-def _at(method: str, rate: float) -> Quantity:
-    return value_of(ACCURACY, method, _setting(rate))
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Accuracy at every learning rate that was run, one panel a method."""
     axes = figure.subplots(1, len(RUNS), sharey=True, width_ratios=[len(rates) for rates in RUNS.values()])
@@ -125,53 +112,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[0].set_ylabel("test accuracy (dotted: guessing)")
 
 
-STUDY = Study(
-    paper="p052",
-    claim="A network without normalisation layers diverges at learning rates where adaptive gradient clipping keeps it "
-    "stable, and clipping costs no accuracy.",
-    protocol=f"NF-ResNet (three blocks of widths 32, 64, 128, scaled weight standardisation, gelu, squeeze-excite, "
-    f"SkipInit) on {TRAIN:,} pictures of Fashion-MNIST, {EPOCHS} epochs of batches of {BATCH}, Nesterov momentum 0.9, "
-    f"cosine; accuracy on {TEST:,} test pictures. A run whose loss is no longer finite ends there. The "
-    "first measurement, four methods at four rates on three seeds, is the pilot: it chose 0.01 for AGC and the rate of "
-    "each method. AGC so had twice the trials of the others, two thresholds at each rate against one.",
-    baseline="No clipping; global norm clipping at 1.0.",
-    lower_bound="Guessing: 0.10.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        *(
-            Criterion.paired(
-                f"at learning rate {rate:g} AGC is more than 10 points above no clipping",
-                _at("AGC .01", rate),
-                _at("none", rate),
-                margin=0.1,
-                expected=0.3,
-                pilot=Pilot(spread, PILOT),
-                essential=True,
-            )
-            for rate, spread in zip(RUNS["AGC .01"], (0.0294, 0.0133), strict=True)
-        ),
-        Criterion.paired(
-            "at 1 AGC is at most three points below no clipping at 0.1, its best rate: it costs no accuracy",
-            _at("AGC .01", 1.0),
-            _at("none", 0.1),
-            margin=-0.03,
-            pilot=Pilot(0.0267, PILOT),
-            essential=True,
-        ),
-    ),
-    rival=Criterion.paired(
-        "at 1 AGC is above one norm of 1.0 for the whole gradient at 0.3, its best rate in the pilot",
-        _at("AGC .01", 1.0),
-        _at("norm 1.0", 0.3),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 20)),
-    one_thread=True,
-    registered="c2d6cb832843",
-    stand_in=(
-        "three narrow NF blocks instead of NFNet-F0 to F6",
-        f"{TRAIN:,} pictures of Fashion-MNIST and {EPOCHS} epochs instead of ImageNet and 360",
-        f"batches of {BATCH} instead of 4,096, and no warm-up, augmentation or weight averaging",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="c2d6cb832843")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +14,14 @@ from binderclip.data import Cutout, RandomPatchReplacement
 from binderclip.evaluate.detectors import detection_average_precision
 from binderclip.explain import patch_direct_effect
 from binderclip.quality import DetectorBatch, PanopticPatchDetector, fit_detector
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import bare, dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study, dots, pictures
 from binderclip.studies.protocols.data.made_fakes import SEEN, UNSEEN, bench, tiles
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SIDE, PATCH, TRAIN, TEST, MAPS = 32, 8, 160, 100, 24
 STEPS, BATCH, RATE, RANK = 100, 32, 3e-3, 8
 PLAIN, HIDDEN, MIXED, FULL, RANDOM = "plain", "patches hidden", "patches mixed", "mixed and contrasted", "random"
 ARMS = (PLAIN, HIDDEN, MIXED, FULL)
 AP, SHARE, MASKED = "average precision", "share of the strongest patch", "fakes still found without the strongest patch"
-PILOT = (900, 901, 902)
 
 
 def marked(images: Float[Tensor, "N 3 s s"], seed: int) -> Float[Tensor, "N 3 s s"]:
@@ -120,10 +111,6 @@ def null_rows(seed: int) -> list[Row]:
     return [*rows, Row(SHARE, RANDOM, float((effects.max(1) / effects.sum(1)).mean())), Row(MASKED, RANDOM, 0.5)]
 
 
-def _unseen(arm: str) -> Quantity:
-    return value_of(AP, arm, *UNSEEN)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Average precision on seen and unseen generators, the share of the strongest patch, and a picture of the mark."""
     axes: Any = figure.subplots(1, 4, width_ratios=(1, 1, 1, 0.7))
@@ -143,57 +130,6 @@ def draw(table: Table, figure: Figure) -> None:
     bare(axes[3])
 
 
-STUDY = Study(
-    paper="p053",
-    claim="A detector that learns from pictures with exchanged patches and contrasts patches spreads its evidence over "
-    "more patches than one trained on whole pictures, and finds the pictures of other generators better.",
-    protocol=f"Tiles of {SIDE} px from the twenty photographs of scikit-image and scikit-learn at "
-    f"their own resolution, and "
-    "aligned copies by small autoencoders (protocol made_fakes): one with transposed convolutions to learn from, "
-    "and for the test also nearest up-sampling, pixel shuffle and quantised codes. One half of the photographs "
-    f"teaches ({TRAIN} tiles and copies), the other tests ({TEST}). The copies by the training's generator carry a "
-    "planted mark in their upper left patch, in training and test; those by the other generators do not. "
-    f"`small-dino` (patch 8, 16 patches) with adapters of rank {RANK} on q and v, {STEPS} steps of AdamW at {RATE} "
-    f"with {BATCH} tiles. Half of a batch is of the arm's own kind: whole pictures; pictures with a square of half the "
-    "side hidden; pictures with half of the patches exchanged, without and with the patch contrast (weight 0.3, "
-    "margin 1). The strongest patch is the one whose blackening changes the logit most, its share that of the sum "
-    f"of absolute changes, on {MAPS} marked copies: the top 5 % of 16 patches, rounded up, are one. Photographs, "
-    "tiles, marks, starts and order depend on the seed; the autoencoders are the same for all. Seen before the "
-    "criteria were written: two earlier forms without any reliance on the mark (a fainter mark; `small`, whose "
-    "patches of 16 px hardly tell copies from pictures), and three pilot seeds of this one, in which mixing did "
-    "not help and contrast changed next to nothing.",
-    baseline="The same tower and adapters trained by cross-entropy on whole pictures.",
-    lower_bound="Random scores: average precision 0.5, as many real as generated. Random maps in the null.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.at_least(
-            "mixed and contrasted against plain: the lesser of the rise in average precision on unseen generators and "
-            "of the fall of the strongest patch's share",
-            combined("least", _unseen(FULL) - _unseen(PLAIN), value_of(SHARE, PLAIN) - value_of(SHARE, FULL)), 0.0,
-            claimed=0.05, pilot=Pilot(0.040, PILOT), essential=True,
-        ),
-        Criterion.paired("the average precision on unseen generators rises", _unseen(FULL), _unseen(PLAIN)),
-        Criterion.paired("the share of the strongest patch falls", value_of(SHARE, FULL), value_of(SHARE, PLAIN),
-                         lower=True),
-        Criterion.paired("the patch contrast adds to mixing on unseen generators", _unseen(FULL), _unseen(MIXED)),
-    ),
-    preconditions=(
-        Precondition("plain training finds its own generator (average precision)", value_of(AP, PLAIN, SEEN), 0.8),
-        Precondition(
-            "plain training leans on the mark: average precision with the mark less that on generators without it",
-            value_of(AP, PLAIN, SEEN) - _unseen(PLAIN), 0.05,
-        ),
-    ),
-    rival=Criterion.paired("better on unseen generators than hiding a square", _unseen(FULL), _unseen(HIDDEN)),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    null={FULL: RANDOM},
-    one_thread=True,
-    registered="757e43b6c7e1",
-    stand_in=(
-        "`small-dino` at 32 px instead of CLIP ViT-L/14 or DINOv2 at 224",
-        "copies of photographs by small autoencoders, and a planted mark, instead of diffusion reconstructions and "
-        "GenImage",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(10, 18), null={FULL: RANDOM}, one_thread=True, registered="757e43b6c7e1"
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,15 +22,18 @@ from binderclip.privacy import (
     Statistic,
     noise_multiplier_for,
 )
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import (
+    Criterion,
+    Figure,
+    Pilot,
+    Quantity,
+    Row,
+    Table,
+    combined,
+    declared_study,
+    value_of,
+)
 from binderclip.studies.protocols.data.clothing import clothing
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TRAIN, TEST, CLIENTS, ROUNDS, BATCH, DELTA, LR = 2_000, 2_000, 10, 20, 100, 1e-5, 0.1
 EPSILONS = (2.0, 8.0)
@@ -43,7 +46,6 @@ RATES = {PUBLISHED: 0.1, OURS: 1.0, QUANTILE: 2.0}
 """Of each move, the first in units of C0; the two others chosen of three on the pilot."""
 BEFORE = tuple(range(10, 20))
 """Seeds of the second measurement, which give the spreads."""
-PILOT = (100, 101)
 ORDERS = (*(float(order) for order in range(2, 25)), 28.0, 32.0, 40.0, 48.0, 63.0)
 
 
@@ -241,26 +243,9 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set(title=f"Clip norm, epsilon {EPSILONS[-1]:g}", xlabel="round", ylabel="C", yscale="log")
 
 
-STUDY = Study(
-    paper="p058",
-    claim="A clip norm that follows a composite objective of model and clipping loss is better than a fixed one at the "
-    "same epsilon, and its initial value matters less.",
-    protocol=f"Fashion-MNIST, {TRAIN:,} training and {TEST:,} test pictures, {CLIENTS} clients with a Dirichlet(0.5) "
-    f"split of the labels, a linear softmax model, {ROUNDS} rounds of one local epoch (expected batch {BATCH}, SGD "
-    f"with lr {LR}), delta {DELTA:g} for each sample, epsilon 2 and 8, whose mean counts. Clip norms move once a round "
-    f"between {BOUNDS[0]:g} and {BOUNDS[1]:g}; their statistics are noised and paid for. As published: kappa {KAPPA}, "
-    "rate 0.1 C0, each cost over its own initial value; by it a first measurement on three seeds was against the "
-    "claim, since a C0 of 0.1 never moves. The second, on seeds 10 to 19, judged the claim by a mended form, which is "
-    "not the paper's and stands as a lesser part now: both costs on one "
-    "scale, as squared errors of the gradient, and steps in the logarithm of C over the size of the slope's parts. "
-    "Its rate was chosen of 0.2, 0.5 and 1, the private quantile's of 0.2 (as published), 1 and 2, by the accuracy "
-    "from the worst start on the pilot; the spreads are those of the "
-    "second measurement. On the pilot C came to rest near 1, too low for this model, wherever it started.",
-    baseline="Fixed clip norms 0.1, 0.5, 1, 5 and 10; the private median of the norms (Andrew et al.); the update as "
-    "published.",
-    lower_bound="Guessing: 0.10. The null keeps C where it started.",
-    upper_bound="The best of the fixed clip norms, chosen afterwards.",
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     criteria=(
         Criterion.paired(
             "as published: the mean over C0 is above the mean of the fixed ones",
@@ -289,18 +274,9 @@ STUDY = Study(
         ),
         Criterion.exact("no run spends more than its budget", _within_budget, why="a bound of the accountant"),
     ),
-    rival=Criterion.paired(
-        "as published it is above the private quantile, mean over C0",
-        _moving(PUBLISHED, "mean"),
-        _moving(QUANTILE, "mean"),
-    ),
     null={started(name, c): fixed(c) for name in (PUBLISHED, OURS) for c in STARTS},
     draw=draw,
-    seeds=tuple(range(20, 30)),
+    seeds=range(20, 30),
     one_thread=True,
     registered="e09726b4dd9d",
-    stand_in=(
-        "a linear model on 2,000 pictures instead of small CNNs on whole data sets",
-        "the exact form of the clipping loss is this library's reading; the step in the logarithm is its own",
-    ),
 )

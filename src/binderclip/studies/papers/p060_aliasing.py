@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.segment.metrics import BoundaryErrors, IoU, boundary_band
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import bare, dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study, dots, one_thread
 from binderclip.studies.protocols.training.dense_net import (
     BAND,
-    BATCH,
     CLASSES,
-    RATE,
-    SIZE,
-    STEPS,
     TEST,
     TRAIN,
     Part,
@@ -37,13 +27,8 @@ from binderclip.studies.protocols.training.dense_net import (
 )
 from binderclip.vision import DeAliasingFilter, FrequencyMixing, aliasing_map, aliasing_score
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 BASE, WIDER, BOTH = "baseline", "wider baseline", "filter + mixing"
 METHODS, CUTOFF = (BASE, WIDER, BOTH), 0.35
-PILOT = (0, 1, 2)
-"""Seeds of the second measurement, whose spread is the pilot's."""
 ERRORS = ("FErr", "MErr", "DErr")
 SUM = "FErr + MErr + DErr"
 RANK, RATES = "rank correlation over ten bins", "error rate"
@@ -186,75 +171,4 @@ def _pictures(figure: Any) -> None:
         ax.set_title(title, fontsize=7)
 
 
-STUDY = Study(
-    paper="p060",
-    claim="Segmenters err more where the maps that are about to be halved hold energy above the Nyquist frequency; "
-    "taking it out before strides and weighing the bands inside blocks lowers all three kinds of boundary errors.",
-    protocol=f"Scenes of one to three of three clip-art classes at {SIZE} px with exact masks, each class in its "
-    f"own colour, {TRAIN} training scenes a seed, {TEST} other test scenes of the same drawings. A U-Net with strided "
-    f"convolutions of three levels from scratch, {STEPS} steps of {BATCH}, AdamW {RATE:g}. The filter stands before "
-    "the two convolutions that halve a map between levels (not before the stem), the mixing after the second "
-    "convolution of the two lower blocks, as in the paper; cut-off 0.35, the Nyquist frequency for twice the channels. "
-    "The wider baseline has 17 instead of 16 channels a level and with them more parameters than the mixing adds. "
-    f"Bands are 5 px wide. Aliasing around a pixel is the score of windows of {WINDOW} x {WINDOW} of the two maps; ten "
-    "bins hold equally many pixels. This is the third measurement. In the first a fifth of the objects had any "
-    "colour, as in p112, and windows were 8 x 8: the claim was not shown (rank correlations -0.48, -0.43, -0.41; "
-    "errors 0.561 with filter and mixing, 0.523 with the filter, 0.530 without), but hard pixels were whole objects "
-    "of an unusual colour, and windows covered a third and two thirds of a map. So colours and windows were "
-    "changed, after a look at the rank correlation of the baseline on seed 900 with windows of 4, 6 and 8 "
-    "(0.81, -0.08, -0.37): the first criterion hangs on that choice, and the rank correlations with the other windows "
-    "are shown. At this cut-off windows of 4 hold the Nyquist frequency alone and may do little more than find edges. "
-    "The second (seeds 0 to 2, and other cut-offs, which changed nothing; all on one set of test scenes) gives the "
-    "spread. The rules of the first two were k of 3 seeds and means; intervals over 16 seeds, each with test scenes of "
-    "its own, took their place.",
-    baseline="The same network without filter and mixing; a wider one.",
-    lower_bound="Three error rates of 0.75 each (guessing one of four classes).",
-    upper_bound="0 errors (the exact masks).",
-    measure=measure,
-    criteria=(
-        Criterion.at_least(
-            "the error rate rises with aliasing (rank correlation over ten bins)",
-            value_of(RANK, PLACES[0]),
-            0.0,
-            expected=0.3,
-            pilot=Pilot(0.078, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "filter and mixing lower the sum of error rates",
-            value_of(SUM, BOTH),
-            value_of(SUM, BASE),
-            lower=True,
-            expected=0.03,
-            pilot=Pilot(0.0394, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "and raise the BIoU",
-            value_of("BIoU", BOTH),
-            value_of("BIoU", BASE),
-            expected=0.025,
-            pilot=Pilot(0.0313, PILOT),
-            essential=True,
-        ),
-        *(
-            Criterion.paired(f"{error} falls", value_of(error, BOTH), value_of(error, BASE), lower=True)
-            for error in ERRORS
-        ),
-        Criterion.at_least("the error rate rises with aliasing at boundaries, too", value_of(RANK, PLACES[1]), 0.0),
-    ),
-    rival=Criterion.paired(
-        "filter and mixing lower the sum of error rates of a wider network",
-        value_of(SUM, BOTH),
-        value_of(SUM, WIDER),
-        lower=True,
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 26)),
-    null=null,
-    registered="1a5bb7ffb935",
-    stand_in=(
-        "clip-art scenes instead of Cityscapes, PASCAL VOC and ADE20K",
-        "a small U-Net, 200 steps from scratch, instead of UPerNet with a pretrained ResNet-50",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 26), null=null, registered="1a5bb7ffb935")

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from binderclip.adapt import ProGrad, ZeroShotClassifier
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import bars
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bars, declared_study
 from binderclip.studies.protocols.data.few_shot_sets import few_shot_set
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHOTS, EPOCHS, EACH = (4,), 100, 100
 BASE = NEW = 17
-PILOT = (0, 1, 2, 3, 4)
-LEARNED: dict[str, dict[str, Any]] = {
-    "CoOp": {"strength": 0.0},
-    "CoOp + KL": {"combine": "add"},
-    "ProGrad": {},
-}
+LEARNED: dict[str, dict[str, Any]] = {"CoOp": {"strength": 0.0}, "CoOp + KL": {"combine": "add"}, "ProGrad": {}}
 METRICS = ("base accuracy", "new accuracy", "harmonic mean")
 
 
@@ -67,10 +54,6 @@ def _scores(method: str, setting: str, base: float, new: float) -> list[Row]:
     return [Row(metric, method, value, setting) for metric, value in zip(METRICS, values, strict=True)]
 
 
-def _of(method: str, metric: str) -> Quantity:
-    return value_of(metric, method, _setting(4))
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Base, new and harmonic mean by method, one panel a number of shots; the share of conflicts."""
     axes = figure.subplots(1, 2, width_ratios=[3, 1.6])
@@ -85,62 +68,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[1].set(title="Gradients in conflict", ylabel="share of steps, 4 shots", ylim=(0, 1))
 
 
-STUDY = Study(
-    paper="p061",
-    claim="Few-shot prompt learning forgets what the model knew; taking out of its gradient what opposes the zero-shot "
-    "predictions keeps classes it never saw, at equal accuracy on those it learned.",
-    protocol="34 of 35 OpenMoji subgroups with names such as 'bird' or 'land vehicle', half of them base and half new "
-    "by the seed. Cached features of the bundled `small`; four learned vectors that begin as 'a photo of a', SGD for "
-    f"{EPOCHS} epochs with the paper's constants, 4 shots a base class, every other picture of a class to test on (at "
-    f"most {EACH - 8}); then the learned vectors in front of the new names. The spreads are those of the first "
-    "measurement, with 50 epochs, 8 to 18 test pictures and the `small` of before.",
-    baseline="The same training without projection (CoOp) and with the second loss added to the first (CoOp + KL); "
-    "zero-shot with 'a photo of a {}.'.",
-    lower_bound="Guessing: 0.06.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "at 4 shots ProGrad is better than CoOp on new classes",
-            _of("ProGrad", "new accuracy"),
-            _of("CoOp", "new accuracy"),
-            expected=0.02,
-            pilot=Pilot(0.0273, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "at 4 shots its harmonic mean is above CoOp's",
-            _of("ProGrad", "harmonic mean"),
-            _of("CoOp", "harmonic mean"),
-            expected=0.02,
-            pilot=Pilot(0.0259, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "at 4 shots its base accuracy is at most 0.02 below CoOp's",
-            _of("ProGrad", "base accuracy"),
-            _of("CoOp", "base accuracy"),
-            margin=-0.02,
-        ),
-        Criterion.paired(
-            "at 4 shots it is better than zero-shot on new classes",
-            _of("ProGrad", "new accuracy"),
-            _of("zero-shot", "new accuracy"),
-        ),
-    ),
-    rival=Criterion.paired(
-        "at 4 shots its harmonic mean is above that of CoOp with the second loss added",
-        _of("ProGrad", "harmonic mean"),
-        _of("CoOp + KL", "harmonic mean"),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 30)),
-    one_thread=True,
-    registered="9ddf256884f3",
-    stand_in=(
-        "`small` instead of CLIP ViT-B/16 and ResNet-50",
-        "subgroups of OpenMoji instead of eleven photograph sets",
-        "4 context vectors instead of 16, which its 16 tokens have no room for",
-        "one view a picture instead of random crops",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 30), one_thread=True, registered="9ddf256884f3")

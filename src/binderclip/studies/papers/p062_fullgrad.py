@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,26 +18,14 @@ from binderclip.explain import (
     pixel_perturbation,
     remove_and_retrain,
 )
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study, one_thread, random_rows
 from binderclip.studies.protocols.data.clothing import clothing, standardised
 from binderclip.studies.protocols.photo_classifier import photo_classifier
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SCENES, SIDE, CHECKED = 16, 128, 4
 FRACTIONS = (0.01, 0.03, 0.1)
 TRAIN, TEST, EPOCHS, RATE = 1000, 500, 3, 3e-3
-PILOT = (0, 1, 2)
-"""Seeds of the first measurement, whose spread is the pilot's."""
-ERROR, CHANGE, ACCURACY = "relative error of the sum", "change of the logit", "accuracy after retraining"
+ERROR = "relative error of the sum"
 REMOVED = (0.5, 0.9)
 GRADIENT = Saliency(reduce="abs-sum")
 MAPS: dict[str, Any] = {"FullGrad": FullGrad(), "gradient": GRADIENT, "Grad-CAM": GradCAM()}
@@ -160,7 +148,7 @@ def _adds_up(table: Table) -> tuple[bool, str]:
 
 def null(seed: int) -> list[Row]:
     """Random maps: sums that miss, changes and accuracies as those of random pixels."""
-    return [Row(ERROR, name, 0.5) for name in (*SUMS, LEFT_OUT)] + random_rows(CRITERIA, seed, 0.4, 0.6)
+    return [Row(ERROR, name, 0.5) for name in (*SUMS, LEFT_OUT)] + random_rows(STUDY.criteria, seed, 0.4, 0.6)
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -213,53 +201,4 @@ def _bars(ax: Any, table: Table) -> None:
     ax.legend(fontsize=7, loc="lower left")
 
 
-REMOVALS = tuple(f"{fraction:.1%}" for fraction in FRACTIONS)
-RETRAINED = tuple(f"{share:.0%} removed" for share in REMOVED)
-CRITERIA = (
-    Criterion.exact(
-        "with implicit biases every sum is within 1e-4 of the score", _adds_up, why="the completeness theorem",
-        essential=True,
-    ),
-    *(
-        Criterion.paired(
-            f"removing the least salient pixels changes the logit less than {other}'s, mean over shares",
-            value_of(CHANGE, "FullGrad", *REMOVALS), value_of(CHANGE, other, *REMOVALS),
-            lower=True, expected=0.1, pilot=Pilot(0.08, PILOT), essential=True,
-        )
-        for other in ("random", "gradient", "Grad-CAM")
-    ),
-    Criterion.paired(
-        "without the most salient pixels retraining is less accurate than without random ones, mean over shares",
-        value_of(ACCURACY, "FullGrad", *RETRAINED), value_of(ACCURACY, "random", *RETRAINED),
-        lower=True, expected=0.02, pilot=Pilot(0.014, PILOT), essential=True,
-    ),
-)  # fmt: skip
-
-STUDY = Study(
-    paper="p062",
-    claim="Input term and bias terms add up to the score, for a transformer with its implicit biases too; the pixels "
-    "that FullGrad calls least salient can go with less change of the score than random ones, or those of the gradient "
-    "and of Grad-CAM; without the most salient ones a network trained anew does worse than without random ones.",
-    protocol=f"Sums: {CHECKED} pictures each, through two networks with biases and batch norms and through `small`. "
-    f"Pixels: {SCENES} scenes a seed of one held-out clip-art object at {SIDE} px, the highest class of `lite0`, "
-    "pixels "
-    f"blackened. Retraining: {TRAIN:,} training and {TEST:,} test pictures of Fashion-MNIST, maps of "
-    f"the predicted class by one network, {EPOCHS} epochs from scratch after the most salient share was set to the "
-    "mean; the holes keep its outline, which may tell the class. Seeds draw scenes, pictures and trainings. The first "
-    "measurement (seeds 0 to 2), with a network trained on scenes in the place of `lite0`, gives the spread; two "
-    "scenes of seed 900 were run to see that it works, and nothing was tuned. A measurement on seeds 10 to 17 is void: "
-    "layers that run as faster ones hid the biases of depthwise convolutions, so that sums missed the score.",
-    baseline="The gradient's magnitude (channels summed) and Grad-CAM.",
-    lower_bound="Random pixels; for the sums, the biases of layers alone.",
-    upper_bound="Nothing removed, for the accuracy.",
-    measure=measure,
-    criteria=CRITERIA,
-    draw=draw,
-    seeds=tuple(range(20, 28)),
-    null=null,
-    registered="c2468865512b",
-    stand_in=(
-        "EfficientNet-Lite0 and clip-art scenes instead of VGG-16 and ImageNet",
-        "Fashion-MNIST and a small CNN instead of CIFAR-100 and ResNet-18",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), null=null, registered="c2468865512b")

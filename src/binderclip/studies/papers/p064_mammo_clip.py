@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,18 +17,10 @@ from binderclip.data.synthetic_scenes.vocabulary import SCENES15, vocabulary
 from binderclip.explain import ConceptMapper, pointing_game
 from binderclip.losses import ContrastiveLoss, Cosine, clip, mammo_clip
 from binderclip.models import load_vision
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.training import contrastive_towers as towers
 from binderclip.studies.protocols.training.view_towers import ViewDraw, held_out_pictures
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PICTURES, FEW, PASSES, BATCH, RATE, POOL = 4235, 1152, 15, 128, 1e-3, 100
 """All training pictures or a quarter of them; as many passes over all as in the paper; held-out pairs that compete."""
@@ -49,7 +41,6 @@ CONCEPTS = ("cat", "tree", "car", "flower")
 NAMES = (*CONCEPTS, *[name for name in SCENES15 if name not in CONCEPTS][:4])
 GROUNDS = ["plain", "gradient", "noise"]
 SIDE, TRAINING, TESTED, EPOCHS = 256, 1000, 200, 25
-PILOT = (900, 901, 902, 903)
 
 
 # --- the loss -----------------------------------------------------------------------------------------------------
@@ -206,11 +197,6 @@ def measure(seed: int) -> list[Row]:
     return [*of_losses(seed), *of_maps(seed)]
 
 
-def both(method: str, setting: str = ALL) -> Quantity:
-    """Mean of accuracy and recall."""
-    return combined("mean", value_of(ACCURACY, method, setting), value_of(RECALL, method, setting))
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Accuracy and recall of the losses, and where maps point."""
     panels: Any = figure.subplots(1, 4)
@@ -222,62 +208,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
 
 
-STUDY = Study(
-    paper="p064",
-    claim="Two views and two texts of each case, compared across and within, teach more than one of each; and labels "
-    "of whole images teach a mapper of channels where a concept is.",
-    protocol=f"The loss: two towers of two layers from scratch on {PICTURES:,} pictures of the training clip art, "
-    f"{PASSES} passes (as many as in the paper, the first of them warm-up), {STEPS} steps of {BATCH} at {RATE:g}: two "
-    "weak crops seen by frozen `small-dino`, the caption and a changed one, as bags of words. One view and one text "
-    f"take a crop and the caption of the same pictures; with twice the steps they see as many views. {FEW:,} pictures "
-    "in as many steps are the quarter. Held-out clip art, whole: zero-shot accuracy among names of concepts, and "
-    f"recall at 1 of a pair among {POOL}, both directions. The mapper: {TRAINING:,} scenes of two drawings at {SIDE} "
-    "px, the 320 channels of `lite0` (an EfficientNet, as the paper's tower is) before its head, 8 x 8, over one "
-    f"number; {len(CONCEPTS)} concepts; a fifth of the scenes, drawn by the seed, stops the training after 5 epochs "
-    f"without improvement, as in the paper (at most {EPOCHS}). {TESTED} scenes of held-out drawings, the same for all "
-    "seeds; a map points where it is largest. Class activation is that of a logistic regression on pooled maps of as "
-    "many scenes. Pilots. The loss, seeds 900 to 903: 1,152 pictures and 300 steps, and 1,200 steps, after which no "
-    "more is learned, were tried first; at this length Mammo-CLIP was 0.000 above one view and text in the mean of "
-    "accuracy and recall (deviation 0.0075), with a quarter of the pictures 0.017 (three seeds). The mapper: 160 to "
-    "640 scenes at 128 px by `small` or `lite0`, channels standardised or not, weight decay up to 3 (AUC 0.50 to "
-    "0.61); here, seed 900: 1,000 scenes by `small` at 128 px 0.57 on held-out drawings, at 256 px (16 x 16) 0.53, by "
-    "these maps of `lite0` 0.62, over each channel's deviation 0.54, by its fifth stage (16 x 16) 0.54. In the pilot "
-    "of this design, seeds 900 to 902, the AUC was 0.575 (probe 0.94), and maps pointed at 0.31, untrained 0.32, the "
-    "centre 0.34, class activation 0.81.",
-    baseline="The loss on one view and the caption; class activation of a linear probe.",
-    lower_bound="Guessing (0.03 in accuracy, 0.01 in recall), the centre, and a random map.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired("Mammo-CLIP is above one view and one text, mean of accuracy and recall", both(MULTI),
-                         both(PLAIN), claimed=0.01, pilot=Pilot(0.0075, PILOT), essential=True),
-        Criterion.paired("it is at most 0.01 below", both(MULTI), both(PLAIN), margin=-0.01),
-        Criterion.paired("with a quarter of the pictures, too, it is above", both(MULTI, QUARTER),
-                         both(PLAIN, QUARTER), claimed=0.01),
-        Criterion.paired("terms within a modality add to those across", both(MULTI), both(ACROSS)),
-        Criterion.paired("the mapper points at concepts more often than the centre", value_of(POINTING, MAPPER),
-                         value_of(POINTING, CENTRE), claimed=0.1, expected=0.11, pilot=Pilot(0.106, PILOT[:3]),
-                         essential=True),
-        Criterion.paired("and more often than before its training", value_of(POINTING, MAPPER),
-                         value_of(POINTING, UNTRAINED)),
-        Criterion.paired("and more often than class activation", value_of(POINTING, MAPPER), value_of(POINTING, CAM)),
-    ),
-    preconditions=(
-        Precondition("one view and one text learned: accuracy above three times guessing",
-                     value_of(ACCURACY, PLAIN, ALL), 0.09),
-        Precondition("labels of whole images tell concepts: AUC of a linear probe", value_of(TOLD, CAM), 0.8),
-        Precondition("the mapper tells which scenes have a concept: AUC", value_of(TOLD, MAPPER), 0.6),
-    ),
-    rival=Criterion.paired("the mapper points more often than class activation", value_of(POINTING, MAPPER),
-                           value_of(POINTING, CAM)),
+STUDY = declared_study(
+    __name__,
+    measure,
     null={MAPPER: RANDOM, MULTI: PLAIN},
     draw=draw,
-    seeds=tuple(range(10, 20)),
+    seeds=range(10, 20),
     one_thread=True,
     registered="316e34e32b90",
-    stand_in=(
-        "two crops and a changed caption of clip art instead of two views of a breast, findings and impression",
-        "an MLP on frozen features and bags of words instead of EfficientNet-B5 and a clinical BERT",
-        "scenes of drawings and the maps of `lite0`, trained on photographs, instead of mammograms and its own tower's",
-    ),
-)  # fmt: skip
+)

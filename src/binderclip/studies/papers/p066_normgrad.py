@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,18 +22,10 @@ from binderclip.explain import (
     pointing_game,
     stage_layers,
 )
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, pictures
 from binderclip.studies.protocols.data.visual_scenes import cluttered
 from binderclip.studies.protocols.photo_classifier import SIDE, own_classes, photo_classifier
 from binderclip.studies.protocols.random_maps import random_maps
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SCENES, STEPPED = 12, 4
 DEPTHS = ("early", "mid", "late")
@@ -44,7 +35,6 @@ STEPS = (0.001, 0.01)
 RANDOM, UNSTEPPED = "random maps", "no step"
 POINT, ALIKE = "pointing game", "class correlation"
 STEPPED_POINT = "pointing game, highest class at either object"
-PILOT, SECOND_PILOT = (0, 1, 2), tuple(range(10, 20))
 
 
 @lru_cache(maxsize=2)
@@ -137,37 +127,6 @@ def _random_rows(seed: int, visible: Bool[Tensor, "N O H W"]) -> list[Row]:
     return rows
 
 
-def _criteria() -> Iterator[Criterion]:
-    at = {(name, depth): value_of(POINT, name, depth) for name in (NORMGRAD, GRADCAM) for depth in DEPTHS}
-    yield Criterion.paired(
-        "at early layers NormGrad points at the object more often than Grad-CAM there",
-        at[NORMGRAD, "early"],
-        at[GRADCAM, "early"],
-        expected=0.15,
-        pilot=Pilot(0.127, PILOT),
-        essential=True,
-    )
-    plain = value_of(ALIKE, UNSTEPPED, PLACES[-1])
-    for eps, expected, spread in zip(STEPS, (0.03, 0.2), (0.03, 0.18), strict=True):
-        # A map that is spoilt by the step is unlike for other classes, too, but points nowhere.
-        fall = plain - value_of(ALIKE, _step(eps), PLACES[-1])
-        beyond = value_of(STEPPED_POINT, _step(eps), PLACES[-1]) - value_of(STEPPED_POINT, "a random pixel")
-        yield Criterion.at_least(
-            f"a meta step of {eps} lowers the class correlation and leaves maps that point (the lesser of the fall and "
-            "of pointing beyond a random pixel)",
-            combined("least", fall, beyond), 0.0, expected=expected, pilot=Pilot(spread, SECOND_PILOT), essential=True,
-        )  # fmt: skip
-        yield Criterion.paired(
-            f"after a meta step of {eps} maps point at most 10 points less often than before",
-            value_of(STEPPED_POINT, _step(eps), PLACES[-1]),
-            value_of(STEPPED_POINT, UNSTEPPED, PLACES[-1]), margin=-0.1,
-        )  # fmt: skip
-    product, best = value_of(POINT, NORMGRAD, PLACES[-1]), combined("most", *(at[NORMGRAD, d] for d in DEPTHS))
-    text = "at mid layers NormGrad points at most 5 points less often than Grad-CAM there"
-    yield Criterion.paired(text, at[NORMGRAD, "mid"], at[GRADCAM, "mid"], margin=-0.05)
-    yield Criterion.paired("the product of layers is at most 5 points below the best one", product, best, margin=-0.05)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Maps of two objects, pointing by depth, and the class correlation with a meta step."""
     halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.3])
@@ -199,38 +158,12 @@ def draw(table: Table, figure: Figure) -> None:
     right.set_xticks(range(3), ["no step", *map(_step, STEPS)], fontsize=7)
 
 
-STUDY = Study(
-    paper="p066",
-    claim="The norm of each place's contribution to a 1 x 1 convolution's weight gradient (NormGrad) points at the "
-    "object in layers where Grad-CAM fails; multiplying layers loses nothing against the best one; a meta step makes "
-    "maps of different classes less alike.",
-    protocol=f"{SCENES} scenes a seed of two held-out clip-art objects (5 to 20 % each of {SIDE} px, plain to textured "
-    "grounds) with exact masks; both are explained, each by the class that `lite0` gives it with all else grey. Class "
-    "correlation is Pearson's between maps of the highest- and the lowest-scoring of the 1,000 classes. Early, mid and "
-    "late are the ends of the last three stages as `stage_layers` infers them; combined is their product. The meta "
-    f"step is on cross-entropy, all weights, differentiated through, on {STEPPED} scenes a seed (for time). The first "
-    "measurement, on a network trained here and on `small`, compared with Grad-CAM at its best layer, which is not "
-    "what the paper says. The pilot (seeds 0 to 2) had Grad-CAM at its best at mid layers, where the paper finds it no "
-    "worse: there a loss of 5 points would only weaken. On the first network NormGrad pointed well with random "
-    "weights, too: that is the rival. The second measurement (seeds 10 to 19, whose falls are the step's "
-    "pilot) did not ask whether the maps still point after a step, without which random maps would do. They stand in "
-    "the null's place, of NormGrad and of the steps alone.",
-    baseline="Grad-CAM at the same layers.",
-    lower_bound="A random pixel (the mean share of an object); a correlation of 1 ignores the class.",
-    upper_bound="",
-    measure=measure,
-    criteria=tuple(_criteria()),
-    rival=Criterion.paired(
-        "NormGrad points more often than on random weights", value_of(POINT, NORMGRAD, "combined"),
-        value_of(POINT, UNTRAINED, "combined"),
-    ),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(20, 30)),
+    seeds=range(20, 30),
     null={NORMGRAD: RANDOM} | {_step(eps): RANDOM for eps in STEPS},
     one_thread=True,
     registered="ffdcb5258ca3",
-    stand_in=(
-        "EfficientNet-Lite0 instead of VGG-16 and ResNet-50, all of ImageNet",
-        "composite clip-art scenes, and the class the network gives each object, instead of PASCAL VOC and COCO",
-    ),
-)  # fmt: skip
+)

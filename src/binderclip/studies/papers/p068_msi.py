@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +23,8 @@ from binderclip.segment import (
 )
 from binderclip.segment.few_shot.segmenter import full_logits
 from binderclip.segment.few_shot.training import Episode
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures
 from binderclip.studies.protocols.data.few_shot_scenes import seen_scenes, unseen_scenes
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SIDE, TRAIN, TEST, EPISODES = 64, 160, 50, 60
 TRAINING: dict[str, Any] = {"steps": 500, "batch": 8, "lr": 5e-3}
@@ -41,7 +33,6 @@ SUPPORT = {FEATURES: "features", MASKED: "masked", MSI: "msi"}
 PRIOR, PROTOTYPE, WHOLE = "prior mask, untrained", "two prototypes, untrained", "the whole picture"
 METHODS = (WHOLE, PRIOR, PROTOTYPE, *SUPPORT)
 MIOU, SMALL, BOTH, LATE = "mIoU", "mIoU, smallest third", "mean IoU of target and rest", "loss of steps 26 to 50"
-PILOT = (900, 901, 902)
 
 
 @lru_cache(maxsize=1)
@@ -142,23 +133,6 @@ def null(seed: int) -> list[Row]:
     return rows
 
 
-CRITERIA = (
-    Criterion.paired(
-        "MSI finds unseen classes better than feature masking", value_of(MIOU, MSI), value_of(MIOU, FEATURES),
-        expected=0.03, pilot=Pilot(0.022, PILOT), essential=True,
-    ),
-    Criterion.paired("MSI is better than input masking alone", value_of(MIOU, MSI), value_of(MIOU, MASKED)),
-    Criterion.paired(
-        "the gain over feature masking is larger for the third with the smallest support masks",
-        value_of(SMALL, MSI) - value_of(SMALL, FEATURES), value_of(MIOU, MSI) - value_of(MIOU, FEATURES),
-    ),
-    Criterion.paired(
-        "it learns faster: a lower loss in steps 26 to 50 than with feature masking",
-        value_of(LATE, MSI), value_of(LATE, FEATURES), lower=True,
-    ),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Test episodes with the masks of three methods, and the figures of all."""
     seed = STUDY.seeds[0]
@@ -213,33 +187,6 @@ def train_bundled(folder: Path, steps: int = 500) -> Path:
     return save_few_shot(trained.segmenter, folder, card=card, dtype="float16")
 
 
-STUDY = Study(
-    paper="p068",
-    claim="Correlated with the whole support picture and with its masked target, a query shows unseen classes better "
-    "than correlated with masked features.",
-    protocol=f"{TRAIN} made scenes of {SIDE} px with 40 classes to learn from, {EPISODES} episodes of one example from "
-    f"{TEST} scenes of 19 other classes of held-out drawings, a seed each; `lite0` frozen. The same weights at the "
-    f"start and {TRAINING['steps']} steps of the same {TRAINING['batch']} episodes for all. Intersection and union are "
-    "summed over the episodes of a class, and the mean is over classes. Steps and rate were chosen so that all three "
-    "learn within the time (100 steps of 4 episodes at 1e-3 taught nothing); three pilot seeds gave the spread, "
-    "MSI 0.02 below feature masking in their mean.",
-    baseline="The same net on features that were masked, as HSNet has it; and on the masked picture alone.",
-    lower_bound="The whole picture.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired(
-        "better than the better of two rules without training",
-        value_of(MIOU, MSI), combined("most", value_of(MIOU, PRIOR), value_of(MIOU, PROTOTYPE)),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    null=null,
-    one_thread=True,
-    registered="a08c0492e1fa",
-    stand_in=(
-        "scenes of drawings, 40 and 19 classes, instead of PASCAL-5i, COCO-20i and FSS-1000",
-        "EfficientNet-Lite0, which has seen the classes of ImageNet, instead of ResNet-50 and -101",
-        "HSNet's decoder with 8, 16 and 24 channels at grids of 8, 4 and 2 instead of 16, 64 and 128 at 50, 25 and 13",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(10, 18), null=null, one_thread=True, registered="a08c0492e1fa"
+)

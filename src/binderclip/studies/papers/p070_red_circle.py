@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from binderclip.adapt import Crop, Edit, Outline, Outside, Region, match_keypoints, prompted
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.visual_scenes import as_arrays, cluttered, object_regions
 from binderclip.studies.protocols.training.planted import embedded, finished, plant
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 OBJECTS = 3
 MARKED, UNMARKED = 400, 200
@@ -32,7 +24,6 @@ LINE = 0.02
 """Three pixels at the model's 128: a line of one pixel is hardly seen."""
 HELD_OUT = ("moon", "dog", "clock", "folder", "jigsaw", "woman", "apple", "cloud")
 TAUGHT = ("flag", "heart", "tree", "house", "cat", "car", "flower")
-PILOT = (0, 1, 2)
 ACCURACY, NEW = "region accuracy", "region accuracy, classes held out"
 CIRCLE = Outline("ellipse", width=LINE)
 EDITS: dict[str, Edit] = {
@@ -129,10 +120,6 @@ def _values(table: Table, method: str, model: str, metric: str = "region accurac
     return table.values(metric, method, model)
 
 
-def _circle(model: str, metric: str = ACCURACY) -> Quantity:
-    return value_of(metric, "red circle", model)
-
-
 def null(seed: int) -> list[Row]:
     """A random region for every text."""
     rng = np.random.default_rng(seed)
@@ -170,77 +157,6 @@ def draw(table: Table, figure: Figure) -> None:
     halves[1].legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
 
 
-STUDY = Study(
-    paper="p070",
-    claim="A red circle drawn around an object tells a model which object is meant if its training pictures taught it "
-    "so. Here the effect is planted, not emergent: the bundled model has never seen a marked picture.",
-    protocol=f"{SCENES} scenes a seed of {OBJECTS} held-out clip-art drawings (15 classes, 4 to 12 % of the picture "
-    "each); for each object the marked picture that is closest to 'a CLASS'. The bundled `small` as it is, and with "
-    f"its four transformer blocks trained for {STEPS} steps of 32 pictures: {MARKED} training scenes with two objects "
-    f"circled in turn and their names, {UNMARKED} without a mark and the whole caption; convolutions and text side "
-    f"frozen, eight classes ({', '.join(HELD_OUT)}) left out, order by the seed. Three trials on other scenes came "
-    "first: lines of one pixel, four objects and half as many marks taught too little (0.15 to 0.33, guessing 0.25); "
-    "a rate of 2e-3 was no better than 1e-3. The spreads are those of the first measurement, which left out three "
-    "classes and used the `small` of before.",
-    baseline="The model that was not taught; crop, grey and blur outside the same ellipse.",
-    lower_bound="Guessing one of three regions: 0.333.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "taught: the circle gains more than 0.15",
-            _circle(MODELS[1]),
-            _circle(MODELS[0]),
-            margin=0.15,
-            expected=0.2,
-            pilot=Pilot(0.0193, PILOT),
-            essential=True,
-        ),
-        Criterion.at_least(
-            "and is 0.1 above guessing",
-            _circle(MODELS[1]),
-            1 / OBJECTS,
-            margin=0.1,
-            expected=0.14,
-            pilot=Pilot(0.0255, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "taught: the circle gains for the eight classes that were held out, too",
-            _circle(MODELS[1], NEW),
-            _circle(MODELS[0], NEW),
-            expected=0.25,
-            pilot=Pilot(0.206, PILOT),
-            essential=True,
-        ),
-        *(
-            Criterion.below(
-                f"not taught: the {mark} is less than 0.05 above guessing",
-                value_of(ACCURACY, mark, MODELS[0]),
-                1 / OBJECTS + 0.05,
-            )
-            for mark in ("red circle", "red box")
-        ),
-        Criterion.paired(
-            "taught: naming by the transport plan beats naming each circle by itself",
-            value_of("naming accuracy", "red circle, sinkhorn", MODELS[1]),
-            value_of("naming accuracy", "red circle, argmax", MODELS[1]),
-        ),
-    ),
-    rival=Criterion.paired(
-        "taught: the circle finds more regions than crops by the model as it is",
-        _circle(MODELS[1]),
-        value_of(ACCURACY, "crop", MODELS[0]),
-    ),
-    null=null,
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    one_thread=True,
-    registered="8913eea40678",
-    stand_in=(
-        "`small`, taught what a circle means in 150 steps, instead of CLIP ViT-L/14 and RN50x16",
-        "composite clip-art scenes instead of RefCOCO and annotated keypoints",
-        "centres of objects and their class names instead of parts of birds and animals",
-        "the means of 15 class texts instead of 500 expressions as negatives",
-    ),
+STUDY = declared_study(
+    __name__, measure, null=null, draw=draw, seeds=range(10, 18), one_thread=True, registered="8913eea40678"
 )

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from binderclip.losses import (
-    ContrastiveLoss,
-    Cosine,
-    CrossModalSimSiam,
-    clip,
-    clip_rocket,
-)
+from binderclip.losses import ContrastiveLoss, Cosine, CrossModalSimSiam, clip, clip_rocket
 from binderclip.models.layers.projection_head import projection_head
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.training import contrastive_towers as towers
 from binderclip.studies.protocols.training.view_towers import ViewDraw, held_out_pictures
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PICTURES, PASSES, BATCH, RATE, HIDDEN = 1152, 25, 96, 1e-3, 256
 STEPS = PASSES * PICTURES // BATCH
-PILOT = (900, 901, 902, 903)
 BASE, ROCKET, AUGMENTED, LONGER = "CLIP", "CLIP rocket", "CLIP, augmented", "CLIP, three times the steps"
 ON_BASE, ON_ROCKET = "SiamLIP on CLIP", "SiamLIP on rocket"
 METHODS = (BASE, ON_BASE, AUGMENTED, LONGER, ROCKET, ON_ROCKET)
@@ -117,14 +102,6 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def both(method: str) -> Quantity:
-    """Mean of accuracy and recall."""
-    return combined("mean", value_of(ACCURACY, method), value_of(RECALL, method))
-
-
-GAIN_ON_BASE, GAIN_ON_ROCKET = both(ON_BASE) - both(BASE), both(ON_ROCKET) - both(ROCKET)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Accuracy and recall of each arm."""
     for ax, metric in zip(figure.subplots(1, 2), (ACCURACY, RECALL), strict=True):
@@ -133,52 +110,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
 
 
-STUDY = Study(
-    paper="p074",
-    claim="CLIP with strong views and changed captions, compared through a projector and a temperature of their own, "
-    "is better than CLIP; and what a self-supervised term adds to CLIP, it no longer adds to that.",
-    protocol=f"Two towers of two layers from scratch, {PASSES} passes (the paper's least) over {PICTURES:,} "
-    f"pictures of the "
-    f"training clip art drawn by the seed: {STEPS} steps of {BATCH}, AdamW at {RATE:g}, the same start for every "
-    "arm. Pictures are random views seen by frozen `small-dino` at 64 px, made once: two weak crops of each, of "
-    "which a step draws one, and four strong views (the paper's crops and colours without blur), of which it "
-    "draws two; captions are bags of words, of which `TextAugment` made eight variants. CLIP and SiamLIP on it "
-    "see the weak view and the caption; rocket adds two strong views and two variants in all pairings "
-    "(`clip_rocket()`, heads 256 wide); SiamLIP's term has the paper's weight 1. Held-out clip art, whole, by the "
-    "projectors of the weak view: zero-shot accuracy among names of concepts and recall at 5; the claim stands on "
-    "their mean. The pilot's first design, one seed of all 4,235 pictures in as many steps, in which rocket was "
-    "0.02 below CLIP, was left as it was far from the paper's number of passes. In the second (four seeds) rocket "
-    "was 0.003 above CLIP (deviation 0.025), SiamLIP 0.003 below it and 0.003 below rocket; there BarLIP was "
-    "0.005 below CLIP and took most of the time, so that it is left out. Nothing was tuned; since then variants "
-    "of captions are drawn from eight made beforehand instead of made in each step.",
-    baseline="CLIP on weak views and captions.",
-    lower_bound="Guessing: about 0.03 in accuracy, 0.005 in recall.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired("rocket is above CLIP, mean of accuracy and recall", both(ROCKET), both(BASE), expected=0.03,
-                         pilot=Pilot(0.025, PILOT), essential=True),
-        Criterion.paired("SiamLIP adds less to rocket than to CLIP", GAIN_ON_BASE, GAIN_ON_ROCKET, expected=0.015,
-                         pilot=Pilot(0.0122, PILOT), essential=True),
-        Criterion.paired("rocket is above CLIP in accuracy", value_of(ACCURACY, ROCKET), value_of(ACCURACY, BASE)),
-        Criterion.paired("and in recall", value_of(RECALL, ROCKET), value_of(RECALL, BASE)),
-        Criterion.paired("SiamLIP adds to CLIP", both(ON_BASE), both(BASE)),
-        Criterion.paired("and nothing above 0.01 to rocket", both(ROCKET) - both(ON_ROCKET), -0.01),
-        Criterion.paired("rocket is above CLIP trained on single strong views and changed captions", both(ROCKET),
-                         both(AUGMENTED)),
-    ),
-    preconditions=(
-        Precondition("CLIP learned: its accuracy is above three times guessing", value_of(ACCURACY, BASE), 0.09),
-    ),
-    rival=Criterion.paired("rocket is above CLIP with three times the steps, which sees as many views", both(ROCKET),
-                           both(LONGER)),
-    draw=draw,
-    seeds=tuple(range(10, 20)),
-    one_thread=True,
-    registered="bb5b070951fa",
-    stand_in=(
-        "towers of one MLP each on frozen features of views, and bags of words, instead of ViT-B/16 and a transformer",
-        "1,152 pictures of clip art instead of 3 to 27 million photographs",
-        "of the four self-supervised terms SimSiam alone",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="bb5b070951fa")

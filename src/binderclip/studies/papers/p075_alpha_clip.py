@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,19 +18,10 @@ from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.losses import SameKey, clip
 from binderclip.models import AlphaCLIP
 from binderclip.models.layers.fast_gradients import fast_gradients
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SIDE, TEST, STEPS, BATCH, RATE = 128, 150, 120, 24, 1e-2
-PILOT = (900, 901)
 WHOLE, CUT, CROP, ALPHA, SHUFFLED = "whole picture", "cut out", "crop", "alpha", "alpha of another object"
 ONES = "alpha of all ones"
 NAMED, SINGLE = "the meant object is named", "single objects are named"
@@ -159,55 +150,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=30, labelsize=8)
 
 
-STUDY = Study(
-    paper="p075",
-    claim="With an alpha channel, trained on regions and their phrases, a model names the object that is pointed at in "
-    "the whole picture, better than without, and with alpha of all ones it is as good as before.",
-    protocol=f"Scenes of two or three drawings at {SIDE} px. `small` with an alpha channel of zeros learns {STEPS} "
-    f"steps of {BATCH} scenes of training drawings, a random object of each with its mask and name, one in ten with "
-    f"all ones and its own caption; AdamW, {RATE:g} for the alpha channel and a hundredth of it for the blocks of the "
-    "image tower, the convolutions before them as they are, smoothing 0.1, the scale fixed. Among the fifteen "
-    f"names the first object of {TEST} scenes of held-out drawings a seed is to be named: in the whole picture, "
-    f"cut out on white, in a square around it, and by its mask as alpha; and {TEST} objects alone with all ones. "
-    "The null has the mask of another object of the scene. Seen before the criteria: with 40 steps on one seed "
-    "the object was named for 0.33 with alpha and 0.29 without, which was too short a training; on the two pilot "
-    "seeds with these settings it was 0.54 and 0.33, while single objects fell from 0.82 to 0.75. The pilot's "
-    "spread of the difference, 0.005, was rounded up to 0.03.",
-    baseline="The model on the whole picture.",
-    lower_bound="Guessing: 1/15; a model that names any object of the scene: about 0.4.",
-    upper_bound="The object cut out.",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "the meant object is named more often than without alpha", value_of(NAMED, ALPHA), value_of(NAMED, WHOLE),
-            claimed=0.1, expected=0.1, pilot=Pilot(0.03, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "single objects are named at most 2 points less often than before",
-            value_of(SINGLE, ALPHA), value_of(SINGLE, WHOLE), margin=-0.02,
-        ),
-        Criterion.paired(
-            "with the alpha of another object the meant one is named less often than without",
-            value_of(NAMED, WHOLE), value_of(NAMED, SHUFFLED),
-        ),
-        Criterion.paired(
-            "alpha does better than cutting the object out", value_of(NAMED, ALPHA), value_of(NAMED, CUT)
-        ),
-    ),
-    preconditions=(
-        Precondition("the model names single objects before", value_of(SINGLE, WHOLE), 0.6),
-        Precondition("it names objects that are cut out", value_of(NAMED, CUT), 0.6),
-    ),
-    rival=Criterion.paired(
-        "alpha does better than a square around the object", value_of(NAMED, ALPHA), value_of(NAMED, CROP)
-    ),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(10, 18)),
+    seeds=range(10, 18),
     null={ALPHA: SHUFFLED},
     one_thread=True,
     registered="7d7eaf1ff2e7",
-    stand_in=(
-        "`small` and scenes of drawings instead of CLIP and millions of regions of photographs with phrases",
-        f"{STEPS} steps of {BATCH} instead of epochs of 4,096; the convolutions before the blocks rest",
-    ),
-)  # fmt: skip
+)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,15 +14,7 @@ from torch.nn import functional as F
 
 from binderclip.evaluate import cumulative_spectral_gradient
 from binderclip.fit import fit
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 
 SIDE, DIMENSIONS, MEMBERS, REPEATS, STEPS, BATCH, RATE = 8, 10, 60, 3, 200, 128, 3e-3
 CATEGORIES = (
@@ -38,7 +29,6 @@ WRONG = ("digits", *(f"{share} % of labels at random" for share in (10, 20, 30, 
 CSG, SHUFFLED, NEAREST, FISHER = "spectral gradient", "of shuffled labels", "1-NN error", "Fisher's ratio, inverse"
 MEASURES = (CSG, SHUFFLED, NEAREST, FISHER)
 VALUE, ERROR, RHO, NETWORK = "complexity", "test error", "rank correlation with the error", "small CNN"
-PILOT = (100, 101, 102)
 Sets = dict[str, tuple[Float[np.ndarray, "N 8 8"], Int[np.ndarray, "N"]]]
 
 
@@ -137,21 +127,6 @@ def measure(seed: int) -> list[Row]:
     return results
 
 
-CRITERIA = (
-    Criterion.at_least(
-        "over eleven sets it ranks with the test error of a network at a correlation above 0.7",
-        value_of(RHO, CSG), 0.7, expected=0.1, pilot=Pilot(0.041, PILOT), essential=True,
-    ),
-    Criterion.rank(
-        "it rises with the share of wrong labels, nearly without exception",
-        [value_of(VALUE, CSG, name) for name in WRONG], 0.9, expected=0.1, pilot=Pilot(0.0, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "it ranks sets better than Fisher's ratio", value_of(RHO, CSG), value_of(RHO, FISHER),
-    ),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Error against complexity for every set, and how each measure ranks them."""
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
@@ -167,32 +142,12 @@ def draw(table: Table, figure: Figure) -> None:
     right.tick_params(axis="x", labelrotation=30, labelsize=7)
 
 
-STUDY = Study(
-    paper="p078",
-    claim="The cumulative spectral gradient of a labelled set, measured without training, ranks sets by the error that "
-    "a network trained on them makes, and rises with the share of wrong labels.",
-    protocol=f"Eleven sets of ten classes in {SIDE} x {SIDE} greys: scikit-learn's digits, nine sets that make them "
-    "harder (noise, fewer pixels, parts hidden, shifted, turned by quarters, mixed with another digit) and clip art of "
-    "ten categories; and digits with up to half of the labels drawn at random. 60 % of a set is measured on its first "
-    f"{DIMENSIONS} principal components (k = 3, boxes, {MEMBERS} members a class, {REPEATS} draws) and trains a "
-    f"network of two convolutions ({STEPS} steps of {BATCH}, AdamW); the error is that on the rest. Split, noise, "
-    "wrong labels and the network's start are of the seed. The three pilot seeds gave the spreads; nothing was tuned.",
-    baseline="Fisher's discriminant ratio of the best component; the leave-one-out error of the nearest neighbour.",
-    lower_bound="The same measure of the set with its labels shuffled, which stands in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired(
-        "it ranks sets better than the error of the nearest neighbour", value_of(RHO, CSG), value_of(RHO, NEAREST)
-    ),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(200, 210)),
+    seeds=range(200, 210),
     null={CSG: SHUFFLED},
     one_thread=True,
     registered="040b7c9a2230",
-    stand_in=(
-        "digits made harder and clip art, in 8 x 8 greys, instead of ten photographic sets such as CIFAR-10 and SVHN",
-        "principal components instead of a t-SNE of an autoencoder's codes",
-        "one small network instead of AlexNet, ResNet and Xception",
-    ),
-)  # fmt: skip
+)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,17 +18,9 @@ from binderclip.losses import (
     MaxSlicedWasserstein,
     SlicedWasserstein,
 )
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.training.selections import clip_art
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WIDTH, COUNT, SHIFT, SLICES = 50, 256, 2.0, 10
 DRAWS = 3
@@ -42,7 +33,6 @@ FLOWING = (AUGMENTED, RANDOM_H, SLICED, CIRCLES)
 RATIO, FLOW, END = "log ratio, other over same", "log W2, mean over the steps", "log W2 at the end"
 GAP, RAW, MOVED = "pictures from texts", "as they are", "without their means"
 TARGETS = ("25 Gaussians", "Swiss roll", "circle")
-PILOT = (100, 101, 102)
 
 
 def distances(width: int, seed: int, *, cold: bool) -> dict[str, nn.Module]:
@@ -148,24 +138,6 @@ def _value(distance: nn.Module, x: Tensor, y: Tensor) -> float:
     return float(distance(x, y).detach())
 
 
-CRITERIA = (
-    Criterion.paired(
-        "the ratio of the augmented distance is more than 1.2 times that of the sliced one",
-        value_of(RATIO, AUGMENTED), value_of(RATIO, SLICED),
-        margin=math.log(1.2), expected=0.35, pilot=Pilot(0.18, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "samples that descend it are nearer to their target on the way, mean over three targets",
-        value_of(FLOW, AUGMENTED, *TARGETS), value_of(FLOW, SLICED, *TARGETS),
-        lower=True, expected=0.1, pilot=Pilot(0.12, PILOT), essential=True,
-    ),
-    Criterion.paired("it is h's learning that does it: farther apart than with h at random", value_of(RATIO, AUGMENTED),
-                     value_of(RATIO, RANDOM_H)),
-    Criterion.paired("taking the means off lowers the distance of pictures from texts", value_of(GAP, AUGMENTED, MOVED),
-                     value_of(GAP, AUGMENTED, RAW), lower=True),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """How far each tells two distributions apart, and where its flows end."""
     left, *others = figure.subplots(1, 4)
@@ -178,36 +150,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=50, labelsize=7)
 
 
-STUDY = Study(
-    paper="p079",
-    claim="Slices of a learned injective surface tell distributions apart with fewer projections than straight slices, "
-    "and samples that descend the distance reach their target sooner.",
-    protocol=f"Two measurements, {SLICES} directions each. Ratio: {COUNT} samples of a normal distribution in {WIDTH} "
-    f"dimensions against others of it and against samples moved by {SHIFT:g} along one axis; mean of {DRAWS} draws of "
-    "directions; h is linear and learns from a cold start, 200 steps at 5e-3 with lambda 0.1; logarithm of the ratio. "
-    f"Flow: {POINTS} normal samples in the plane descend the distance to as many of 25 Gaussians, a Swiss roll or a "
-    f"circle, {STEPS} steps of Adam at {RATE}, fresh directions at each; logarithm of the exact 2-Wasserstein distance "
-    f"by assignment, mean of {LOOKS} looks; h is an MLP with 5 steps at 1e-3 and lambda 0.5 at every call, as the "
-    "paper has them. The settings of h are the best of four in each measurement on pilot seeds (in the flow a linear h "
-    "was worse); a sliced distance has none, and the rate of the flow is shared. The first pilot annealed that rate, "
-    "and then all flows arrived.",
-    baseline="The sliced distance with as many directions; h that never learns.",
-    lower_bound="Max-sliced, the worst of the others. h at random stands in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired(
-        "the augmented distance with 10 directions is above the sliced one with 500",
-        value_of(RATIO, AUGMENTED),
-        value_of(RATIO, MORE),
-    ),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(10, 26)),
+    seeds=range(10, 26),
     null={AUGMENTED: RANDOM_H},
     one_thread=True,
     registered="2f2a5fbaf5df",
-    stand_in=(
-        "normal distributions in 50 dimensions and three shapes in the plane instead of generative models of CIFAR-10",
-        "10 directions instead of up to 1,000",
-    ),
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +16,8 @@ from binderclip.explain import DiffROAR, from_scratch, input_gradient, signal_nu
 from binderclip.explain.faithfulness.retrain import ShuffledBatches
 from binderclip.fit import fit
 from binderclip.robust import PGD, adversarial_step
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study, one_thread
 from binderclip.studies.protocols.data.clothing import clothing
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MODELS, RANDOM = ("standard", "robust"), "random"
 # (a) the synthetic set of the theory: one coordinate out of ten is the label, the others are zero
@@ -39,8 +30,6 @@ FRACTIONS = (0.1, 0.3)
 # The explained loss is of the predicted class: the true one tells the mask, also of a test picture, what the label is.
 TARGET = "predicted class"
 STEPS = 4
-PILOT = (0, 1, 2)
-"""Seeds of the first measurement, whose spread is the pilot's."""
 VARIANTS = ("random place", "always on top")
 MATCHES = ("at the largest gradient", "at the smallest gradient")
 
@@ -180,36 +169,6 @@ def _kept(fraction: float) -> str:
     return f"{fraction:.0%} kept"
 
 
-def _criteria() -> Iterator[Criterion]:
-    where, inside, roar = "(a) signal coordinate", "(b) gradient in the signal block", "(c) DiffROAR"
-    kept = tuple(map(_kept, FRACTIONS))
-    yield Criterion.paired(
-        "(a) standard: the deciding coordinate has more often the smallest gradient than the largest",
-        value_of(where, "standard", MATCHES[1]), value_of(where, "standard", MATCHES[0]),
-        expected=0.2, pilot=Pilot(0.088, PILOT), essential=True,
-    )  # fmt: skip
-    yield Criterion.at_least(
-        "(a) robust: it has the largest, for more than 60 % of the points",
-        value_of(where, "robust", MATCHES[0]), 0.6, expected=0.2, pilot=Pilot(0.032, PILOT), essential=True,
-    )  # fmt: skip
-    yield Criterion.paired(
-        "(b) robust gradients lie in the signal block more, by 0.2 or more",
-        value_of(inside, "robust", VARIANTS[0]), value_of(inside, "standard", VARIANTS[0]),
-        margin=0.2, expected=0.25, pilot=Pilot(0.025, PILOT), essential=True,
-    )  # fmt: skip
-    yield Criterion.paired(
-        "(c) DiffROAR is higher for robust gradients, mean over shares",
-        value_of(roar, "robust", *kept), value_of(roar, "standard", *kept),
-        expected=0.03, pilot=Pilot(0.0125, PILOT), essential=True,
-    )  # fmt: skip
-    for name in MODELS:
-        text = f"(b) with the signal always on top the {name} network has 0.7 or more there"
-        yield Criterion.at_least(text, value_of(inside, name, VARIANTS[1]), 0.7)
-    yield Criterion.below(
-        f"(c) DiffROAR of standard gradients is zero or less at {kept[-1]}", value_of(roar, "standard", kept[-1]), 0.0
-    )
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Blocks with the gradients of both networks, and the three measurements."""
     halves: Any = figure.subfigures(1, 2, width_ratios=[1, 2.6])
@@ -252,38 +211,12 @@ def _bars(ax: Any, table: Table, metric: str, settings: Any, methods: Any) -> No
     ax.set_xticks(range(len(settings)), settings)
 
 
-STUDY = Study(
-    paper="p083",
-    claim="Large input gradients need not mark what decides the class: in standard networks they leak into parts that "
-    "say nothing, in adversarially trained ones they mark it.",
-    protocol=f"(a) {POINTS} points y e_j, j uniform over {COORDINATES} coordinates; one hidden layer of {WIDTH} ReLUs, "
-    f"{EPOCHS_A} epochs of SGD (rate {RATE_A:g}), adversarial training with l-infinity radius {EPS_A}; on 1,000 "
-    "other points: which coordinate has the largest and the smallest |dL/dx|. (b) Fashion-MNIST trousers and "
-    f"bags beside a crossed square ({BLOCKS} training pictures, 400 held out), 128 hidden units, {EPOCHS_B} "
-    f"epochs of AdamW, l-infinity radius {EPS_B}; the share of |dL/dx| in the block of clothing. (c) DiffROAR on"
-    f" {TRAIN} Fashion-MNIST pictures (ten classes, {TEST} test pictures), 128 hidden units, {EPOCHS_C} epochs, "
-    f"l2 radius {EPS_C:g}; coordinates, mean fill, {RETRAIN} epochs a retraining; L is of the {TARGET}. "
-    f"PGD with {STEPS} steps of half the radius in all trainings. Trial "
-    "runs with seed 100 chose: the rate in (a) (with the published 0.1, for width 25,000, the robust network "
-    "stayed untrained); the radii in (b) (0.3 could not be learnt) and (c) (at 1 the robust network was better "
-    "at 10 %, not at 30 %); dense networks in (c) for speed (a small convolutional one showed no clear order in"
-    " one run). In the first measurement (seeds 0 to 2, which give the spread) masks from true-class gradients, the "
-    "paper's way, told the label by themselves: accuracy after retraining was above that on whole pictures. So the "
-    "predicted class decides now. Random gradients go through (a), (b) and (c) and stand in the null's place.",
-    baseline="The standard network, trained the same way on clean pictures; a random order in (c).",
-    lower_bound="0.1 (a) and 0.5 (b) for gradients that know nothing, 0 for DiffROAR.",
-    upper_bound="1 in (a) and (b).",
-    measure=measure,
-    criteria=tuple(_criteria()),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(10, 18)),
+    seeds=range(10, 18),
     null=dict.fromkeys(MODELS, RANDOM),
     one_thread=True,
     registered="fe995654d4fa",
-    stand_in=(
-        "Fashion-MNIST and networks of one hidden layer instead of CIFAR-10, ImageNet-10 and MNIST with residual "
-        "networks",
-        "a synthetic set of 4,000 points, width 500 and 30 epochs at rate 1 instead of 10,000 points, width 25,000 and "
-        "500 epochs at rate 0.1",
-    ),
 )

@@ -21,13 +21,7 @@ from binderclip.explain import (
     mean_ablate,
 )
 from binderclip.segment import DecompositionSegmenter, Segmenter, mask_iou
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study, random_rows
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.biased_scenes import class_pairs
 from binderclip.studies.protocols.data.few_shot_sets import CLIP_ART
@@ -36,8 +30,6 @@ from binderclip.studies.protocols.tables.head_removal import head_removal
 from binderclip.studies.protocols.tables.scene_attention import LOOKS, attention_rows
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from binderclip.data import Scenes
 
 SIZE, SCENES = 128, 40
@@ -50,7 +42,6 @@ PAIRS, EACH = 20, 2
 OURS, BEST_CAM, PLAIN, RANDOM = "decomposition", "Grad-CAM, the best of four", "patch tokens", "a random map"
 VARIANCE, IOU = "explained variance, held out", "foreground IoU"
 ABLATED, ERROR = "zero-shot accuracy, ablated", "largest relative error of the sum"
-PILOT = (0, 1, 2)
 
 
 @lru_cache(maxsize=1)
@@ -225,21 +216,9 @@ def _variance(table: Table, method: str) -> np.ndarray:
     return np.stack([table.values(VARIANCE, method, head) for head in table.names("setting", VARIANCE)])
 
 
-def _explains(method: str) -> Quantity:
-    """Mean over the heads of the last block."""
-    return value_of(VARIANCE, method, *LAST_HEADS)
-
-
-def _removed(kind: str) -> tuple[Quantity, Quantity]:
-    """Worst-group accuracy without the head that was chosen, and the better of nothing and another head."""
-    metric = f"worst group, {kind}"
-    others = (value_of(metric, name) for name in ("nothing ablated", "another head at random"))
-    return value_of(metric, "head by TextSpan"), combined("most", *others)
-
-
 def null(seed: int) -> list[Row]:
     """Random figures for all."""
-    return [*random_rows(CRITERIA, seed), Row(ERROR, "all terms", 1.0)]
+    return [*random_rows(STUDY.criteria, seed), Row(ERROR, "all terms", 1.0)]
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -249,12 +228,7 @@ def draw(table: Table, figure: Figure) -> None:
     found = _scenes(0)
     chosen = found.select([0, 1, 2])
     heats = _heats(chosen)
-    shown = {
-        "scene": None,
-        "decomposition": OURS,
-        "Grad-CAM": "Grad-CAM less the mean class",
-        "patch tokens": PLAIN,
-    }
+    shown = {"scene": None, "decomposition": OURS, "Grad-CAM": "Grad-CAM less the mean class", "patch tokens": PLAIN}
     axes = pictures.subplots(3, 4)
     for row in range(3):
         for ax, (title, name) in zip(axes[row], shown.items(), strict=True):
@@ -306,80 +280,13 @@ def _bars(ax: Any, table: Table, metric: str, names: list[str]) -> None:
     ax.grid(axis="y", visible=False)
 
 
-LAST_HEADS = tuple(f"head 3.{head}" for head in range(4))
-CRITERIA = (
-    Criterion.exact("the terms sum to the embedding to a relative 1e-5", _exact, why="an identity", essential=True),
-    *(
-        Criterion.paired(
-            f"TextSpan explains more than {other}, mean over heads",
-            _explains("TextSpan"),
-            _explains(other),
-            expected=0.02,
-            pilot=Pilot(spread, PILOT),
-            essential=True,
-        )
-        for other, spread in (("random texts", 0.0018), ("longest texts", 0.0041))
-    ),
-    *(
-        Criterion.paired(
-            f"foreground IoU above {other}",
-            value_of(IOU, OURS),
-            value_of(IOU, other),
-            expected=0.02,
-            pilot=Pilot(spread, PILOT),
-            essential=True,
-        )
-        for other, spread in ((BEST_CAM, 0.0037), (PLAIN, 0.0085))
-    ),
-    Criterion.paired(
-        "ten texts explain at least half of what ten principal components do",
-        _explains("TextSpan") / _explains("principal components"),
-        0.5,
-    ),
-    Criterion.paired(
-        "without all MLPs and the heads before the last block, zero-shot loses 5 points at most",
-        value_of(ABLATED, "both"),
-        value_of(ABLATED, "nothing"),
-        margin=-0.05,
-    ),
-    *(
-        Criterion.paired(
-            f"the head chosen by its texts raises the worst-group accuracy of {what}, more than others",
-            *_removed(kind),
-        )
-        for kind, what in (("zero-shot", "the zero-shot classifier"), ("probe", "a probe"))
-    ),
-)
-
-STUDY = Study(
-    paper="p085",
-    claim="An image embedding is exactly the sum of the contributions of heads and MLPs; late heads carry it; a few "
-    "texts span what a head writes; summed over heads, the contributions of patches segment better than Grad-CAM and "
-    "patch tokens; averaging away a head whose texts are about the background makes a biased classifier fairer.",
-    protocol=f"The bundled `small`. Held-out clip art (1,075 pictures) in random halves: {CHOSEN} of {TEXTS} "
-    "descriptions chosen on one, variance explained on the other, mean over the heads of the last block; "
-    "zero-shot accuracy in seven categories with components replaced by the other half's mean. "
-    f"{SCENES} scenes of one held-out object with exact masks: heat of its class cut at the map's mean. Bias: "
-    f"{PAIRS} pairs of classes and of grounds drawn once, {EACH} a seed, each class on its ground in {BIAS:.0%} of "
-    f"{TRAIN} training scenes, {TEST} balanced test scenes; of the heads with 1 % of the variance the one whose texts "
-    "are most about colour, texture or place is averaged away. Nothing was tuned. The first measurement (three seeds "
-    "and pairs), with the `small` whose last block attended evenly, gives the spreads.",
-    baseline="Ten random and the ten longest projected texts; Grad-CAM at the last block and the one before, of the "
-    "class and of the class less the mean of all; patch tokens; no ablation, and the mean of all other heads ablated.",
-    lower_bound="Chance in seven classes; a random map and the whole picture as a mask.",
-    upper_bound="Principal components for explained variance; the best head, known afterwards.",
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     preconditions=(LOOKS,),
-    criteria=CRITERIA,
-    rival=Criterion.paired("foreground IoU above the value path", value_of(IOU, OURS), value_of(IOU, "value path")),
     null=null,
     draw=draw,
-    seeds=tuple(range(20, 30)),
+    seeds=range(20, 30),
     one_thread=True,
     registered="9ef640592cc9",
-    stand_in=(
-        "`small`, a convolutional stem with four blocks, instead of ViT-B to H",
-        "keywords and emoji names instead of 3,498 sentences by a language model",
-        "composite scenes instead of ImageNet-segmentation and Waterbirds; roles by keyword instead of by reading",
-    ),
 )

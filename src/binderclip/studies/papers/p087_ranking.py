@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.adapt import RankingAdapter, patch_tokens
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.features import tensor_features
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, tensor_features
 
 CLASSES = ("flag", "heart", "clock", "tree", "house", "cat", "moon", "apple", "car", "flower")
 SIZES = (0.012, 0.025, 0.05)
@@ -31,7 +22,6 @@ SIZES = (0.012, 0.025, 0.05)
 MOST, SIDE = 8, 128
 TRAIN, TEST = 20, 7  # scenes a class and size
 STEPS, RATE = 2000, 1e-3
-PILOT = (0, 1, 2)
 ADAPTERS = {"regression only": "none", "relational": "relational"}
 METHODS = ("zero-shot", "linear probe", *ADAPTERS)
 SPEARMAN, ERROR = "Spearman correlation of the count", "mean absolute error of the count"
@@ -153,56 +143,6 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelsize=8)
 
 
-STUDY = Study(
-    paper="p087",
-    claim="Supervising all pairs of a batch with a relational attention orders images better by the quantity that a "
-    "text names than regression alone.",
-    protocol=f"Scenes of 0 to {MOST} clip-art objects of one of {len(CLASSES)} classes in three sizes at {SIDE} px, "
-    f"{TRAIN * len(CLASSES) * len(SIZES)} to learn from and {TEST * len(CLASSES) * len(SIZES)} to test on. The query "
-    "is 'count of CLASS', for a fifth of them a class that is not there (0). Cached token features of frozen `small`; "
-    f"adapters of width 64, one fusion and one post layer, 4 queries, {STEPS} steps of 16 with AdamW {RATE:g}. The "
-    "spreads are those of the first measurement, of 250 steps with the `small` of before.",
-    baseline="The same adapter with regression only; as the cheap rival a ridge regression on pooled image and text "
-    "features and their product.",
-    lower_bound="0: a random order. Zero-shot: the expected count under the texts '0 CLASS' to '8 CLASS'.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "relational beats regression only in Spearman's correlation",
-            value_of(SPEARMAN, "relational"),
-            value_of(SPEARMAN, "regression only"),
-            expected=0.012,
-            pilot=Pilot(0.0089, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "both beat zero-shot",
-            combined("least", value_of(SPEARMAN, "relational"), value_of(SPEARMAN, "regression only")),
-            value_of(SPEARMAN, "zero-shot"),
-            expected=0.1,
-            pilot=Pilot(0.0289, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "relational has the smaller error of the count",
-            value_of(ERROR, "relational"),
-            value_of(ERROR, "regression only"),
-            lower=True,
-        ),
-    ),
-    rival=Criterion.paired(
-        "relational beats the ridge regression on pooled features",
-        value_of(SPEARMAN, "relational"),
-        value_of(SPEARMAN, "linear probe"),
-    ),
-    null=null,
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    one_thread=True,
-    registered="021c634a235c",
-    stand_in=(
-        "`small` at 128 px and composite scenes instead of CLIP ConvNeXt-L at 320 px and photographs",
-        f"an adapter of width 64 and {STEPS} steps",
-    ),
+STUDY = declared_study(
+    __name__, measure, null=null, draw=draw, seeds=range(10, 18), one_thread=True, registered="021c634a235c"
 )

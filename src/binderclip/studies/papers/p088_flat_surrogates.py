@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +14,11 @@ from binderclip.fit import fit
 from binderclip.landscape import top_eigenvalue
 from binderclip.optim import SAM
 from binderclip.robust import TransferStudy
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.loops import accuracy, train_classifier
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, accuracy, declared_study, dots, random_rows, train_classifier
 from binderclip.studies.protocols.data.clothing import clothing
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SIDE, TRAIN, VALIDATION, TEST, EPOCHS, BATCH, CURVED = 14, 1500, 300, 400, 40, 64, 300
-EPS, STEPS, RATE, PILOT_SEEDS = 0.1, 20, 0.05, (900, 901)
+EPS, STEPS, RATE = 0.1, 20, 0.05
 LAST, EARLY, AVERAGE, SMALL, LARGE = "SGD, last", "SGD, early stop", "SGD, averaged", "SAM, 0.05", "SAM, 0.2"
 NAMES = (LAST, EARLY, AVERAGE, SMALL, LARGE)
 SUCCESS, CURVATURE, OWN = "success on targets", "largest eigenvalue", "success on itself"
@@ -195,60 +185,6 @@ def null(seed: int) -> list[Row]:
     return [*random_rows(STUDY.criteria, seed), *good]
 
 
-STUDY = Study(
-    paper="p088",
-    claim="Attacks carry over better from a surrogate trained by SAM in a large neighbourhood than from the best epoch "
-    "of plain SGD, and from there better than from its last; the loss is flatter where they do.",
-    protocol=f"Fashion-MNIST at {SIDE} px; surrogates of two convolutions, {TRAIN} pictures and {EPOCHS} epochs of SGD "
-    f"(rate {RATE:g}, momentum 0.9, weight decay 5e-4, a tenth of the rate at half the run and at four fifths), alone "
-    "and in SAM of a radius of 0.05 and 0.2 over all weights; one start and one order of batches a seed. Targets, "
-    "trained on other pictures: a perceptron, a wider network of the surrogate's kind and a residual one. "
-    f"{STEPS} sign steps of {EPS / 10:g} within {EPS:g} on those of {TEST} test pictures that all targets name; "
-    f"the epoch to stop at is the best one on {VALIDATION} others. The eigenvalue is of the loss on {CURVED} training "
-    "pictures. Before the criteria were written: with 24 epochs and a radius of 0.3 (seed 900) SAM underfitted and "
-    "carried over worse than SGD; with 60 epochs (seed 901) 0.2 was the best of 0.1, 0.2 and 0.3; of this design seeds "
-    "900 and 901 had 0.46 and 0.51 for early stopping, 0.37 and 0.35 for the last epoch, 0.32 and 0.38 for SAM. The "
-    "spread of the pilot is rounded up.",
-    baseline=f"`{LAST}` and `{EARLY}`.",
-    lower_bound="0: no target takes an attacked picture for something else.",
-    upper_bound="The success on the surrogate itself.",
-    measure=measure,
-    null=null,
-    seeds=tuple(range(8)),
-    criteria=(
-        Criterion.paired(
-            "SAM in a large neighbourhood carries over better than the best epoch of SGD",
-            value_of(SUCCESS, LARGE), value_of(SUCCESS, EARLY),
-            expected=0.1, pilot=Pilot(0.05, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "the best epoch of SGD carries over better than its last",
-            value_of(SUCCESS, EARLY), value_of(SUCCESS, LAST),
-            expected=0.1, pilot=Pilot(0.05, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "the largest eigenvalue is below that of the last SGD with SAM in a large neighbourhood",
-            value_of(CURVATURE, LARGE), value_of(CURVATURE, LAST), lower=True,
-        ),
-        Criterion.paired(
-            "the large neighbourhood carries over better than the usual one",
-            value_of(SUCCESS, LARGE), value_of(SUCCESS, SMALL),
-        ),
-    ),
-    preconditions=(
-        Precondition("nine of ten attacks fool the last SGD itself", value_of(OWN, LAST), 0.9),
-    ),
-    rival=Criterion.paired(
-        "it carries over better than the average of SGD's weights, which costs nothing",
-        value_of(SUCCESS, LARGE), value_of(SUCCESS, AVERAGE),
-    ),
-    draw=draw,
-    one_thread=True,
-    registered="10d37dd392b9",
-    stand_in=(
-        "Fashion-MNIST at 14 px and a network of two convolutions instead of CIFAR-10, ImageNet and ResNet-50",
-        "40 epochs instead of 150, a radius of SAM of 0.2 instead of 0.3; 20 steps of attack within 0.1 instead of 50 "
-        "within 4/255",
-        "three targets; robust features, learning-rate schedules and other minimisers are not measured",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, null=null, seeds=range(8), draw=draw, one_thread=True, registered="10d37dd392b9"
+)

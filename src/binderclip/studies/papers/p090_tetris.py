@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,22 +18,13 @@ from binderclip.segment.clicks import (
     click_values,
     error_region,
 )
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study
 from binderclip.studies.protocols.data.click_scenes import click_samples, clicked_model
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SCENES, SIZE, CLICKS = 2, 96, 3
 STEPS, RESTARTS = 20, 2
 TRIES = (1 + RESTARTS) * (1 + STEPS)
 """Masks that the search looks at for each click; random search gets as many."""
-PILOT_SEEDS = tuple(range(8))
 BASE, WORST, BEST = "robot", "worst", "best"
 RANDOM, BEST_RANDOM = "worst of random clicks", "best of random clicks"
 ANY, OTHER = "a random click", "another random click"
@@ -96,67 +87,12 @@ def draw(table: Table, figure: Figure) -> None:
             bare(ax)
 
 
-STUDY = Study(
-    paper="p090",
-    claim="What an interactive segmenter gives depends on where inside the error one clicks: clicks found by search, "
-    "along gradients on their position and judged by the true mask, all within the region that the robot would click "
-    "into, lower the area under the IoU curve well below the robot's, and the best ones lie above it.",
-    protocol=f"{SCENES} scenes of {SIZE} px a seed with 2 to 4 held-out drawings that may hide each other, {CLICKS} "
-    f"clicks on each. The bundled `small-sam`. Trajectories of the robot, the worst and the best click: Adam, {STEPS} "
-    f"steps of 2.5 px from the robot's click and {RESTARTS} random ones, each click judged by the exact IoU. Random "
-    f"search looks at as many masks ({TRIES} a click). Two trajectories of one random click each stand in the null's "
-    "place. Nothing was tuned. The first measurement, the pilot now, had 8 steps, 1 random start and 4 scenes a seed "
-    "(its spreads are given for 2); that the best clicks beat the robot's, which is among those they are chosen from, "
-    "was essential there.",
-    baseline="The robot: the middle of the largest error.",
-    lower_bound="The worst of every 3rd pixel of the region (first click).",
-    upper_bound="A segmenter that does not mind where one clicks: a difference of 0.",
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     null={WORST: ANY, BEST: OTHER},
-    seeds=tuple(range(20, 30)),
-    criteria=(
-        Criterion.paired(
-            "AuC of the best clicks exceeds that of the worst by more than 0.05",
-            value_of("AuC", BEST),
-            value_of("AuC", WORST),
-            margin=0.05,
-            expected=0.25,
-            pilot=Pilot(0.1, PILOT_SEEDS),
-            essential=True,
-        ),
-        Criterion.paired(
-            "AuC of the worst clicks is below the robot's and below that of random clicks by more than 0.02",
-            value_of("AuC", WORST),
-            combined("least", value_of("AuC", BASE), value_of("AuC", ANY)),
-            lower=True,
-            margin=0.02,
-            expected=0.2,
-            pilot=Pilot(0.11, PILOT_SEEDS),
-            essential=True,
-        ),
-        Criterion.paired(
-            "AuC of the best clicks is above the robot's and above that of as many random clicks",
-            value_of("AuC", BEST),
-            combined("most", value_of("AuC", BASE), value_of("AuC", BEST_RANDOM)),
-        ),
-        Criterion.below(
-            "the worst first click found lies at most 0.03 above that of every 3rd pixel",
-            combined("difference", value_of("IoU after 1", WORST), value_of("IoU after 1", GRID)),
-            0.03,
-        ),
-    ),
-    rival=Criterion.paired(
-        "gradients find worse clicks than random search of as many masks",
-        value_of("AuC", WORST),
-        value_of("AuC", RANDOM),
-        lower=True,
-    ),
+    seeds=range(20, 30),
     draw=draw,
     one_thread=True,
     registered="b425c655ecb2",
-    stand_in=(
-        "`small-sam` instead of RITM, SimpleClick and SAM",
-        "scenes of clip art at 96 px and 3 clicks instead of GrabCut, Berkeley, DAVIS, COCO and TETRIS's own high-"
-        "resolution set and 20 clicks",
-    ),
 )

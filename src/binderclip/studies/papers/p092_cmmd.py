@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,16 +10,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from binderclip.quality import CMMD, frechet_distance, mmd_permutation_test
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.features import dataset_features, tensor_features
-from binderclip.studies.harness.panels import lines
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, dataset_features, declared_study, lines, tensor_features
 
 LEVELS = range(6)
 SIZES = (50, 100, 200, 400)
@@ -117,10 +105,7 @@ def _equal_moments(seed: int) -> list[Row]:
         order = torch.randperm(2 * n, generator=generator)
         null.append(float(frechet_distance(pooled[order[:n]], pooled[order[n:]])))
     larger = sum(value >= observed for value in null)
-    return [
-        Row(P_VALUE, "MMD", test.p_value),
-        Row(P_VALUE, "FID", (1 + larger) / 200),
-    ]
+    return [Row(P_VALUE, "MMD", test.p_value), Row(P_VALUE, "FID", (1 + larger) / 200)]
 
 
 def measure(seed: int) -> list[Row]:
@@ -135,46 +120,6 @@ def null(seed: int) -> list[Row]:
     for name in ("CMMD, unbiased", "FID"):
         rows += [Row(SHIFTED, name, draw_(0.1, 1), f"n = {n}") for n in SIZES]
     return rows + [Row(P_VALUE, name, draw_(0, 1)) for name in ("MMD", "FID")]
-
-
-def _growth(name: str) -> Quantity:
-    """Logarithm of the distance at the smallest sample over that at the largest."""
-    return value_of(SHIFTED, name, f"n = {SIZES[0]}").log_over(value_of(SHIFTED, name, f"n = {SIZES[-1]}"))
-
-
-def _criteria() -> Iterator[Criterion]:
-    steady, levels = math.log(1.25), [f"level {level}" for level in LEVELS]
-    cmmd = [value_of("distance", "CMMD", level) for level in levels]
-    yield Criterion.rank(
-        "CMMD ranks the levels (rank correlation above .9)", cmmd, 0.9, expected=0.1, pilot=_pilot(0.0), essential=True
-    )
-    growth = _growth("CMMD, unbiased")
-    yield Criterion.below(
-        f"unbiased CMMD at n = {SIZES[0]} is that at n = {SIZES[-1]} to within a factor of 1.25 (|logarithm|)",
-        combined("most", growth, quantity(0.0) - growth),
-        steady,
-        expected=0.2,
-        pilot=_pilot(0.0225),
-        essential=True,
-    )
-    yield Criterion.paired(
-        "FID grows more than twice as much with fewer samples (logarithm of the ratio)",
-        _growth("FID"), growth, margin=math.log(2), expected=math.log(3), pilot=_pilot(0.019),
-        essential=True,
-    )  # fmt: skip
-    yield Criterion.below(
-        "MMD tells the samples of equal moments apart (p below .01)",
-        value_of(P_VALUE, "MMD"), 0.01, expected=0.004, pilot=_pilot(0.0), essential=True,
-    )  # fmt: skip
-    yield Criterion.paired(
-        "and FID does not: its p-value is above that by more than .05",
-        value_of(P_VALUE, "FID"), value_of(P_VALUE, "MMD"), margin=0.05, expected=0.4, pilot=_pilot(0.227),
-        essential=True,
-    )  # fmt: skip
-
-
-def _pilot(spread: float) -> Pilot:
-    return Pilot(spread, (0, 1, 2))
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -208,29 +153,6 @@ def draw(table: Table, figure: Figure) -> None:
     right.set_xticks([0, 1], ["MMD", "FID"])
 
 
-STUDY = Study(
-    paper="p092",
-    claim="CMMD grows with distortion where FID may not, hardly depends on the sample size where FID does, and sees "
-    "differences that mean and covariance hide.",
-    protocol="Held-out clip art: 400 of 420 validation drawings as real, 400 of 420 test drawings as generated, "
-    "scrambled at five levels; embeddings of the bundled `small`. Then two random halves of both sets, one moved by a "
-    f"fixed vector of length 0.3, at n = 50 to 400 ({DRAWS} draws each, {FID_DRAWS} for FID). Then a normal sample "
-    "against four clusters with the same two moments (n = 400, 2-d, sigma 0.5), by permutation. The measurement "
-    "before, on seeds 10 to 17, asked FID to fail at ranking the levels; the paper says that it may, and here it never "
-    "did.",
-    baseline="FID on the same embeddings.",
-    lower_bound="Level 0 (undistorted) and p-values of equal samples.",
-    upper_bound="",
-    measure=measure,
-    criteria=tuple(_criteria()),
-    draw=draw,
-    seeds=tuple(range(20, 28)),
-    null=null,
-    one_thread=True,
-    registered="5857b7714b7d",
-    stand_in=(
-        "embeddings of `small` instead of CLIP ViT-L/14 at 336 px",
-        "scrambled clip art instead of generated photographs",
-        "FID on the same embeddings instead of Inception's",
-    ),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(20, 28), null=null, one_thread=True, registered="5857b7714b7d"
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from functools import lru_cache
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,19 +24,11 @@ from binderclip.data import (
     vocabulary,
 )
 from binderclip.segment.metrics import IoU
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.training.last_blocks import Entering, entering, trained_parameters
 from binderclip.studies.protocols.training.selections import CONCEPTS
 from binderclip.train.stages.expert_labels import relief
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BEFORE, CAPTIONS, EXPERTS, SHUFFLED, CONSTANT = (
     "before",
@@ -46,8 +38,6 @@ BEFORE, CAPTIONS, EXPERTS, SHUFFLED, CONSTANT = (
     "captions and one constant label",
 )
 METHODS = (BEFORE, CAPTIONS, EXPERTS, SHUFFLED, CONSTANT)
-CHANCE = 0.07
-"""About one of fifteen classes."""
 SIDE, TRAIN, FITTED, HELD, NAMED = 128, 240, 200, 300, 300
 TUNED, BATCH, ON, HEADS = 40, 24, 5e-4, 10.0
 TOLD = 32
@@ -56,8 +46,6 @@ RIDGE_CLASSES, RIDGE_DEPTH = 1.0, 0.1
 WRONG, NOISE, SLOPE = 0.1, 0.1, 4
 MIOU, DEPTH, ACCURACY = "mIoU of a linear probe on drawings", "depth error of a linear probe", "zero-shot accuracy"
 LEARNED = "pixels of drawings that the head names as they are, training scenes"
-FORMER = tuple(range(20, 28))
-"""Seeds of the second measurement, which give the spreads."""
 
 
 class LabelledEntering(NamedTuple):
@@ -260,66 +248,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
 
 
-STUDY = Study(
-    paper="p093",
-    claim="A trained model that goes on with captions and with labels of imperfect experts has patches that tell more, "
-    "of classes and of depth, than one that goes on with captions alone, and knows as much by words.",
-    protocol=f"The last two blocks of the bundled `small` at {SIDE} px, on {TRAIN} scenes of one to three drawings, "
-    f"new ones for each seed, with captions that name them: {TUNED} steps of {BATCH} at {ON:g}, the scale of the "
-    "logits fixed. Experts: masks one pixel too small all round, a tenth of the objects misnamed, no class for the "
-    f"ground; depth and normals with noise of {NOISE:g}. Heads are linear, learn {HEADS:g} times as fast, and all "
-    "weights are 1. The constant label: ground, and a surface that faces the viewer, everywhere. The same steps and "
-    f"batches for every arm. A ridge regression on the standardised tokens of the patches of {FITTED} other scenes, "
-    f"judged on {HELD} scenes of held-out drawings, the same for all seeds: mIoU on the pixels of drawings; the error "
-    "in depth after the best scale and shift of each picture, over the depth's deviation, of which a flat map has 1. "
-    "Words: zero-shot accuracy on held-out clip art. In the pilot, seeds 900 to 902, the experts' mIoU was 0.003 above "
-    "that of captions alone, 0.004 above that of labels of other pictures and 0.002 above that of the constant one, "
-    "their error in depth 0.011 below, 0.001 below and 0.004 above, accuracy 0.003 above. Rate, heads and ridges are "
-    "those of the pilot before it, whose arms took 60 steps. The second measurement, on seeds 20 to 27, "
-    "made four comparisons with labels of other pictures and with a constant one essential, which are controls of "
-    "ours; it gives the spreads. The error in depth of the first measurement, the loss "
-    "that trains it, had a median on the ground: a flat map has 1 of it, too, but the probes had 1.33 to 1.37, so that "
-    "it told how noisy they are on the ground. Why even a constant label helps (pilot, seed 900): the tower's last "
-    "norm takes away how long a token is, and that tells depth: without it the model before has 0.781 instead of "
-    "0.796. A constant label gives all tokens a common part (0.81 of their length instead of 0.51), so that lengths "
-    "differ by 0.12 of their mean instead of 0.28 and the norm takes less away: 0.778. On tokens without the norm, "
-    "captions alone have 0.780, the constant label 0.774, those of other pictures 0.772, experts 0.771; seed 901 is "
-    "alike.",
-    baseline="The same further steps with captions alone.",
-    lower_bound="Labels of other pictures, and one constant label; of depth a flat map: 1.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired("a linear probe's mIoU on scenes of held-out drawings is higher", value_of(MIOU, EXPERTS),
-                         value_of(MIOU, CAPTIONS), expected=0.01, pilot=Pilot(0.0069, FORMER), essential=True),
-        Criterion.paired("than with labels of other pictures, too", value_of(MIOU, EXPERTS), value_of(MIOU, SHUFFLED)),
-        Criterion.paired("and than with one constant label", value_of(MIOU, EXPERTS), value_of(MIOU, CONSTANT)),
-        Criterion.paired("its error in depth is smaller", value_of(DEPTH, CAPTIONS), value_of(DEPTH, EXPERTS),
-                         expected=0.005, pilot=Pilot(0.0023, FORMER), essential=True),
-        Criterion.paired("smaller than with labels of other pictures, too", value_of(DEPTH, SHUFFLED),
-                         value_of(DEPTH, EXPERTS)),
-        Criterion.paired("and smaller than with one constant label", value_of(DEPTH, CONSTANT),
-                         value_of(DEPTH, EXPERTS)),
-        Criterion.paired("zero-shot accuracy on clip art is at most 2 points lower", value_of(ACCURACY, EXPERTS),
-                         value_of(ACCURACY, CAPTIONS), margin=-0.02, pilot=Pilot(0.0146, FORMER), essential=True),
-        Criterion.paired("patches tell more of classes than before", value_of(MIOU, EXPERTS), value_of(MIOU, BEFORE)),
-        Criterion.paired("and more of depth", value_of(DEPTH, BEFORE), value_of(DEPTH, EXPERTS)),
-    ),
-    preconditions=(
-        Precondition("patches of the model before tell classes: the probe is above three times guessing",
-                     value_of(MIOU, BEFORE), 3 * CHANCE),
-        Precondition("and depth: the error is below 0.9", value_of(DEPTH, BEFORE), 0.9, lower=True),
-        Precondition("the head of classes learned its labels", value_of(LEARNED, EXPERTS), 0.3),
-    ),
-    rival=Criterion.paired("labels of the pictures are better than one constant label, in mIoU",
-                           value_of(MIOU, EXPERTS), value_of(MIOU, CONSTANT)),
-    draw=draw,
-    seeds=tuple(range(30, 38)),
-    one_thread=True,
-    registered="7d6012802d67",
-    stand_in=(
-        f"the last two blocks of `small` on {TRAIN} made scenes instead of all of ViT-B/16 on three million pairs",
-        "exact labels that are made imperfect instead of a segmenter, a depth network and one of normals",
-        "probes of classes and depth; no detection, no normals",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(30, 38), one_thread=True, registered="7d6012802d67")

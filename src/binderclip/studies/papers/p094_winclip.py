@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +16,12 @@ from binderclip.segment.anomaly import Anomalies, WinCLIP, WindowLevels, join_le
 from binderclip.segment.anomaly.memory import NormalMemory
 from binderclip.segment.anomaly.mid_level import MidLevelFeatures, mid_level_features
 from binderclip.segment.metrics import anomaly_scores
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Quantity, Row, Table, bare, declared_study, value_of
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.anomaly_sets import PLANTED, REAL, AnomalySet, anomaly_set
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SIZE, SCALES, TEST = 192, (2, 3), 16
 LITE_SIZE, STRIDES = 256, (8, 16)
-PILOT = (10, 11, 12)
 SHOTS = (1, 2, 4)
 OBJECTS = "clip art, planted"
 CLIP, ZERO, ORACLE = "CLIP, whole picture", "WinCLIP, zero-shot", "the true map at 12 x 12"
@@ -127,17 +118,8 @@ def _objects(seed: int) -> list[Row]:
     return [row for method, each in found.items() for row in _rows(OBJECTS, method, each, data)]
 
 
-def _image(method: str, sets: tuple[str, ...] = (*REAL, *PLANTED)) -> Quantity:
-    return value_of("image AUROC", method, *sets)
-
-
 def _overlap(method: str) -> Quantity:
     return value_of("PRO", method, *PLANTED)
-
-
-def _by_words(sets: tuple[str, ...]) -> Quantity:
-    """The whole picture's score by words, which ranks some sets below chance, or chance where that is more."""
-    return combined("most", _image(CLIP, sets), quantity(0.5))
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -183,96 +165,12 @@ def _pictures(figure: Any) -> None:
         ax.set_title(title, fontsize=8)
 
 
-STUDY = Study(
-    paper="p094",
-    claim="Words for sound and damaged, on small windows of tokens, detect and localise defects better than on the "
-    "whole picture; a few normal pictures, compared at several window sizes, add to that.",
-    protocol=f"`small` at {SIZE} px (12 x 12 patches), windows of 2 and 3 patches. {TEST} good and {TEST} damaged "
-    "pictures a set and seed: the simulated textile inspection pictures (local and global defects; nobody drew "
-    "their pixels), and scratches and blots of opacity 0.45 planted with exact masks on textile pictures and on "
-    "crops of photographs of a brick wall and of gravel (crops of one photograph, so normal and test crops "
-    "overlap). Up to 4 normal pictures. Drawings of one object with planted defects against the same drawings "
-    "sound, by words alone, with the object's name. WinCLIP's image score by words is the whole picture's; ranked "
-    "here are that (CLIP, counted as chance where it is below) and the largest value of its map (WinCLIP). The rows of "
-    "single levels use 4 normal pictures and no words. Beside them the places of `lite0`'s maps (strides 8 and 16, "
-    f"{LITE_SIZE} px, averaged over 3 x 3), each by its distance to the nearest place of the same 4 pictures; nothing "
-    "of it was tuned. Trials on the textile set's training split and on other crops compared 128 with 192 px; two "
-    "earlier measurements, the second of which gives the spreads, lowered the opacity once from 0.6.",
-    baseline="The whole picture's score by words (CLIP); each level alone; the middle of a classifier without words.",
-    lower_bound="Random maps; AUROC 0.5.",
-    upper_bound="The true masks averaged over the 12 x 12 patches.",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "image AUROC by words: windows rank better than the whole picture and than chance",
-            _image(ZERO, (*REAL, *PLANTED, OBJECTS)),
-            _by_words((*REAL, *PLANTED, OBJECTS)),
-            margin=0.02,
-            expected=0.1,
-            pilot=Pilot(0.077, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "image AUROC: one normal picture beats words by more than 0.1",
-            _image(PLUS[1]),
-            _by_words((*REAL, *PLANTED)),
-            margin=0.1,
-            expected=0.2,
-            pilot=Pilot(0.025, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "image AUROC: four normal pictures beat one",
-            _image(PLUS[4]),
-            _image(PLUS[1]),
-            claimed=0.01,
-            expected=0.015,
-            pilot=Pilot(0.0143, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "WinCLIP+ overlaps the regions better than words alone by more than 0.1",
-            _overlap(PLUS[4]),
-            _overlap(ZERO),
-            margin=0.1,
-            expected=0.2,
-            pilot=Pilot(0.028, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "words beside four normal pictures do not lower the overlap", _overlap(PLUS[4]), _overlap(ASSOCIATION)
-        ),
-        Criterion.paired(
-            "all levels together overlap better than the best alone",
-            _overlap(ASSOCIATION),
-            combined("most", *(_overlap(name) for name in SINGLE)),
-        ),
-        *(
-            Criterion.paired(
-                f"image AUROC, {name}: four normal pictures beat words",
-                _image(PLUS[4], (name,)),
-                _by_words((name,)),
-            )
-            for name in REAL
-        ),
-    ),
-    rival=Criterion.paired(
-        "image AUROC: it beats the places of lite0's maps, 4 normal pictures each", _image(PLUS[4]), _image(LITE)
-    ),
-    preconditions=(
-        Precondition(
-            "words about damage, of the whole picture or of windows, rank above chance (image AUROC)",
-            combined("most", _image(CLIP, (*REAL, *PLANTED, OBJECTS)), _image(ZERO, (*REAL, *PLANTED, OBJECTS))),
-            0.55,
-        ),
-    ),
+STUDY = declared_study(
+    __name__,
+    measure,
     null={ZERO: RANDOM[0], PLUS[1]: RANDOM[1], PLUS[4]: RANDOM[2]},
     draw=draw,
-    seeds=tuple(range(20, 30)),
+    seeds=range(20, 30),
     one_thread=True,
     remeasure="with a model to which words about damage mean something.",
-    stand_in=(
-        "`small` (4 blocks on a convolutional stem, 192 px) instead of CLIP ViT-B/16+ at 240 px",
-        "simulated textiles, and defects planted on textures and drawings, instead of MVTec-AD and VisA",
-    ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +13,8 @@ from torch.nn import functional as F
 
 from binderclip.evaluate import ImbalanceReport, imbalance_report, neural_collapse
 from binderclip.losses import SampledClassifier, clip
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CLASSES, MOST, LEAST, TEST = 100, 300, 3, 50
 BATCH, SIZE, STEPS, RATE, WIDTH = 16, 20, 2000, 0.05, 256
@@ -36,7 +28,6 @@ FOLLOWS, TAIL, MEAN, COLLAPSE = (
     "scatter inside the rarest third over that of the most frequent",
 )
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-PILOT = (900, 901, 902)
 
 
 @lru_cache(maxsize=2)
@@ -141,64 +132,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
 
 
-STUDY = Study(
-    paper="p095",
-    claim="Trained on classes of very unequal frequency, a classifier whose softmax runs over the classes of the "
-    "batch and a draw of the others follows the frequencies less in its answers than one with all classes, "
-    "the more so with the texts of the classes as its head, and knows rare classes as well.",
-    protocol=f"Pictures of {CLASSES} numbers of two handwritten digits each, 8 x 16 pixels, made of "
-    f"scikit-learn's digits; {MOST} to {LEAST} of each number by a power law, which number has how many "
-    f"drawn anew for each seed; {TEST} of each number, of other writers, as a balanced test. A tower of "
-    f"three layers from scratch, {STEPS} steps (about twenty passes) of {BATCH} pictures by SGD with "
-    f"momentum 0.9, weight decay 1e-4 as in the paper, rate {RATE:g} along a cosine. Draws are linear in "
-    f"the frequency, up to {SIZE} classes a step. Texts are `small`'s features of 'the number four two'; "
-    "CLIP is InfoNCE between the tower and a linear map of these texts. Which settings: batches of 32 "
-    "with 40 classes had been tried on the pilot seeds as well, where the correlation fell by 0.01 "
-    "only, as such batches hold most classes; and 1,500, 3,000 and (two seeds) 4,400 steps, where it "
-    "fell by 0.10, 0.17 and 0.08, and the rarest third lost 4.6, 1.5 and 4.5 points of accuracy (at the "
-    "2,000 steps of this design 0.13 and 7.4). The number of steps was taken for its time, the rate was "
-    "never changed. The pilot had no lower bound of the logit scale yet, which the official code has. The "
-    "scatter, which no criterion reads, is that of the 34 rarest classes, where 33 were meant.",
-    baseline="The softmax over all classes.",
-    lower_bound="Guessing: accuracy 0.01.",
-    upper_bound="No correlation: 0; chance makes it about 0.08.",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "answers of the sampled classifier follow frequencies less than with all classes", value_of(FOLLOWS, FULL),
-            value_of(FOLLOWS, SAMPLED), claimed=0.05, expected=0.1, pilot=Pilot(0.0415, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "with the texts as head, too", value_of(FOLLOWS, FULL), value_of(FOLLOWS, SAMPLED_TEXT), claimed=0.05,
-            expected=0.1, pilot=Pilot(0.0604, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "the sampled classifier is at most a point worse in the rarest third", value_of(TAIL, SAMPLED),
-            value_of(TAIL, FULL), margin=-0.01, pilot=Pilot(0.0117, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "answers of CLIP follow frequencies less than with all classes", value_of(FOLLOWS, FULL),
-            value_of(FOLLOWS, CAPTIONS),
-        ),
-        Criterion.paired(
-            "the texts as head make them follow less than a learned one", value_of(FOLLOWS, SAMPLED),
-            value_of(FOLLOWS, SAMPLED_TEXT),
-        ),
-    ),
-    preconditions=(
-        Precondition("with all classes answers follow frequencies", value_of(FOLLOWS, FULL), 0.3),
-        Precondition("the classifier with all classes has learned: mean accuracy", value_of(MEAN, FULL), 0.3),
-    ),
-    rival=Criterion.paired(
-        "it follows frequencies less than all classes whose logits are adjusted by the logarithm of the frequency",
-        value_of(FOLLOWS, ADJUSTED), value_of(FOLLOWS, SAMPLED),
-    ),
-    draw=draw,
-    seeds=tuple(range(24, 38)),
-    one_thread=True,
-    registered="90d4cb4a5822",
-    stand_in=(
-        "pictures of two digits in a hundred classes instead of ImageNet-Captions and LAIONet in a thousand",
-        "an MLP and 2,000 steps of 16 pictures instead of ResNet-50 and 90 epochs; no DINO with sampled prototypes",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(24, 38), one_thread=True, registered="90d4cb4a5822")

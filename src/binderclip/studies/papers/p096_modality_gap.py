@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from binderclip.evaluate import EmbeddingSet, GapRemoval, MixedModalityRetrieval, modality_gap
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.data.pack_embeddings import PackEmbeddings, clip_art
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DOCUMENTS, K = 500, 10
 PLAIN, REMOVED, POOLED, RANDOM = "plain cosine", "gap removed", "one common mean removed", "random means removed"
@@ -27,7 +19,6 @@ METHODS = (PLAIN, REMOVED, POOLED)
 NDCG, FAR, GAP = "NDCG@10", "share of pictures among the first 10, distance from a third", "gap"
 ONLY = {"text": "NDCG@10, document is a text", "image": "NDCG@10, document is a picture", "both": "NDCG@10, both"}
 SHARE, KINDS = "share of the first 10", ("text", "image", "both")
-PILOT, SECOND_PILOT = tuple(range(12)), (100, 101, 102, 103)
 
 
 def _sets(found: PackEmbeddings) -> tuple[EmbeddingSet, EmbeddingSet, EmbeddingSet]:
@@ -107,45 +98,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="y", labelsize=7)
 
 
-STUDY = Study(
-    paper="p096",
-    claim="Subtracting each modality's mean before normalising again removes the preference for one's own modality in "
-    "a mixed corpus and raises the quality of the ranking.",
-    protocol=f"{DOCUMENTS} of the held-out clip-art pictures a seed, a third each shown as catalogue entry (where "
-    "they are filed, key words), as picture, as the mean of both; asked for by their captions, one right answer each. "
-    "Embeddings of `small`, means of queries, entries and pictures of the training split. One common mean for all is "
-    "the strongest cheap rival: it centres, but leaves the gap. The first measurement, whose seeds are the pilot now, "
-    "took any way nearer to a third for the claim, though `small` shows pictures, not texts, too often: captions are "
-    "closer to their pictures than to the entries. Whether there is a preference for texts that could be removed is "
-    "the precondition now. Nothing was chosen.",
-    baseline="Plain cosines.",
-    lower_bound="Random means of the same lengths removed.",
-    upper_bound="NDCG 1.",
-    measure=measure,
-    preconditions=(
-        Precondition("plain cosines show texts in more than a third of the places", value_of(SHARE, PLAIN, "text"),
-                     1 / 3),
-    ),
-    criteria=(
-        Criterion.paired("removing the gap raises NDCG@10", value_of(NDCG, REMOVED), value_of(NDCG, PLAIN),
-                         claimed=0.01, pilot=Pilot(0.0061, PILOT), essential=True),
-        Criterion.paired("texts, the queries' own modality, are shown less often than by plain cosines and than with "
-                         "random means removed (share)", value_of(SHARE, REMOVED, "text"),
-                         combined("least", value_of(SHARE, PLAIN, "text"), value_of(SHARE, RANDOM, "text")),
-                         lower=True, claimed=0.05, pilot=Pilot(0.021, SECOND_PILOT), essential=True),
-        Criterion.paired("pictures come nearer to the third of the answers that they are of the corpus",
-                         value_of(FAR, REMOVED), value_of(FAR, PLAIN), lower=True),
-        Criterion.paired("pictures are found better", value_of(ONLY["image"], REMOVED), value_of(ONLY["image"], PLAIN)),
-        Criterion.paired("the gap is smaller", value_of(GAP, REMOVED), value_of(GAP, PLAIN), lower=True),
-    ),
-    rival=Criterion.paired("it beats one common mean", value_of(NDCG, REMOVED), value_of(NDCG, POOLED)),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(20, 32)),
+    seeds=range(20, 32),
     null={REMOVED: RANDOM},
     one_thread=True,
     registered="4df8d8ec2efd",
-    stand_in=(
-        "`small` and 500 clip-art documents with catalogue entries instead of CLIP, SigLIP and OpenCLIP models on the "
-        "corpora of MixBench",
-    ),
-)  # fmt: skip
+)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +14,8 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from binderclip.segment import lift_masks, lifted_mask, mask_votes
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures
 from binderclip.vision import GaussianScene, SplatCamera
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 OBJECTS, EACH, GROUND = 3, 80, 200
 VIEWS, UNSEEN, SIDE = 12, 6, 48
@@ -42,7 +34,6 @@ IOU, LABELS = "IoU in unseen views", "Gaussians labelled rightly"
 FASTER = "times as fast as gradient descent until it is done, logarithm"
 FASTER_THAN_ALL = f"times as fast as {PAPER_STEPS:,} steps of gradient descent, logarithm"
 NEEDED = "steps until gradient descent is done"
-PILOT, DRAWS_PILOT, TIME_PILOT = tuple(range(16)), tuple(range(100, 110)), (100, 101)
 
 
 @lru_cache(maxsize=4)
@@ -257,58 +248,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(METHODS)), ["closed\nform", f"bias\n{BIAS}", "descent", "centres"], fontsize=8)
 
 
-def _iou_of(name: str, setting: str) -> Any:
-    return value_of(IOU, name, setting)
-
-
-STUDY = Study(
-    paper="p101",
-    claim="Labels of 3-D Gaussians in closed form, from the blending weights in the pixels of 2-D masks, are as good "
-    "as those of gradient descent through the renderer and come far faster; a background bias makes "
-    "them robust to noisy masks.",
-    protocol=f"Scenes of {OBJECTS} objects of {EACH} Gaussians on a ground of {GROUND}, {VIEWS} views of {SIDE} px "
-    f"with masks, {UNSEEN} without. Masks are true, or have false positives (each object grown by 1 or 2 px, two "
-    "blobs of a wrong label), and a fifth of the views have none. Gradient descent: Adam, "
-    f"{STEPS} steps of one view through the same renderer, all objects at once as colours, absolute error; its rate "
-    f"({RATE}) was chosen of 0.1, 0.3 and 1 on the pilot. The bias was fixed beforehand; whether it helps is the mean "
-    f"over {DRAWS} draws of false positives. On the pilot it cost half a point to two points of IoU, and ten where "
-    "objects were shrunk as well; the criterion tests the claim as worded all the same. Objects are shown in unseen "
-    "views by their share of each pixel. Times are of the processor, one thread. The paper compares its time with "
-    f"whole trainings of others, of {PAPER_STEPS:,} steps: the time of as many is {PAPER_STEPS // STEPS} times that of "
-    f"the {STEPS} measured. That factor is mostly the number of steps (the first measurement's 20 was that of its "
-    f"{STEPS}) and could hardly fail, so it is shown only; essential is the time until descent is within a point of "
-    f"IoU of its own end, looked at every {EVERY} steps: more than the closed form's. The second measurement asked for "
-    "20 times as much, a bound of ours. Labels that are "
-    f"{WORSE:.0%} of IoU worse than descent's count as no faster. Two pilot scenes gave 1.3 and 4.7 times.",
-    baseline="Gradient descent on soft labels through the renderer, as earlier methods do it.",
-    lower_bound="Random labels.",
-    upper_bound="IoU 1.",
-    measure=measure,
-    criteria=(
-        Criterion.paired("the closed form is no worse than gradient descent by a point of IoU, true masks",
-                         _iou_of(CLOSED, CLEAN), _iou_of(DESCENT, CLEAN), margin=-0.01,
-                         pilot=Pilot(0.0048, PILOT), essential=True),
-        Criterion.paired("nor by two with false positives", _iou_of(CLOSED, NOISY), _iou_of(DESCENT, NOISY),
-                         margin=-0.02, pilot=Pilot(0.015, PILOT), essential=True),
-        Criterion.at_least("it is faster than descent until that is done (logarithm)",
-                           value_of(FASTER, CLOSED, CLEAN), 0.0, expected=math.log(2.5),
-                           pilot=Pilot(0.91, TIME_PILOT), essential=True),
-        Criterion.at_least("it is more than 20 times as fast (logarithm)", value_of(FASTER, CLOSED, CLEAN),
-                           math.log(20)),
-        Criterion.paired("the bias helps against false positives", _iou_of(BIASED, DRAWN), _iou_of(CLOSED, DRAWN),
-                         claimed=0.01, pilot=Pilot(0.0111, DRAWS_PILOT), essential=True),
-        Criterion.at_least(f"it is more than 50 times as fast as {PAPER_STEPS:,} steps (logarithm)",
-                           value_of(FASTER_THAN_ALL, CLOSED, CLEAN), math.log(50)),
-    ),
-    rival=Criterion.paired("it beats the label that centres fall on, false positives", _iou_of(CLOSED, NOISY),
-                           _iou_of(CENTRES, NOISY)),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(40, 52)),
+    seeds=range(40, 52),
     null={CLOSED: NULL, BIASED: NULL},
     one_thread=True,
     remeasure="by these criteria, on new seeds.",
-    stand_in=(
-        "made scenes of 440 Gaussians at 48 px instead of trained ones of a million, and true masks that are spoilt "
-        "instead of those of SAM",
-    ),
-)  # fmt: skip
+)

@@ -6,7 +6,7 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,26 +27,9 @@ from binderclip.curate import (
 )
 from binderclip.data import load_data
 from binderclip.evaluate import retrieval
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.features import dataset_features
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, dataset_features, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.training.selections import (
-    BATCH,
-    STEPS,
-    MemoryTable,
-    clip_art,
-    linear_map,
-    pictured,
-    said,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.protocols.training.selections import MemoryTable, clip_art, linear_map, pictured, said
 
 PICTURES, WRONG, NUMBERED, KEPT = 2000, 0.5, 0.3, 0.4
 MASKED, RAW, OTHER, WITHOUT, RANDOM = (
@@ -54,7 +37,6 @@ MASKED, RAW, OTHER, WITHOUT, RANDOM = (
 )  # fmt: skip
 METHODS = (MASKED, RAW, OTHER, WITHOUT, RANDOM)
 PRECISION, GAP, RECALL = "share of right pairs", "numbered among the right: off by", "text to picture, R@5"
-PILOT = (100, 101, 102)
 
 
 class NumberedPool(NamedTuple):
@@ -150,32 +132,6 @@ def measure(seed: int) -> list[Row]:
     return results
 
 
-CRITERIA = (
-    Criterion.paired(
-        "a model trained on it retrieves better than one trained on the selection by the raw score",
-        value_of(RECALL, MASKED), value_of(RECALL, RAW),
-        expected=0.005, pilot=Pilot(0.0034, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "of what is kept at least as many pairs are right as by the raw score, but for half a point",
-        value_of(PRECISION, MASKED), value_of(PRECISION, RAW),
-        margin=-0.005, expected=0.0, pilot=Pilot(0.0036, PILOT), essential=True,
-    ),
-    Criterion.below(
-        "right pairs with a number are kept as often as others: their share is less than three points off",
-        value_of(GAP, MASKED), 0.03, expected=0.02, pilot=Pilot(0.0117, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "their share is nearer to that of the pool than by the raw score",
-        value_of(GAP, MASKED), value_of(GAP, RAW), lower=True,
-    ),
-    Criterion.paired(
-        "of what is kept more pairs are right than by the raw score",
-        value_of(PRECISION, MASKED), value_of(PRECISION, RAW),
-    ),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """What each selection holds, and how well a model trained on it retrieves."""
     for ax, metric in zip(figure.subplots(1, 3), (PRECISION, GAP, RECALL), strict=True):
@@ -184,34 +140,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=40, labelsize=7)
 
 
-STUDY = Study(
-    paper="p102",
-    claim="A filter by the CLIP score of captions without their numbers keeps more right pairs than one by the raw "
-    "score, keeps right pairs with numbers as often as others, and makes a better training set.",
-    protocol=f"{PICTURES:,} pairs of training clip art whose captions have no digits; {WRONG:.0%} get the caption of "
-    f"another picture, and {NUMBERED:.0%}, right or wrong, a number behind the caption: one below 100, a year, or "
-    f"`img` with four digits. `small`, which has seen these pictures with their captions, scores; {KEPT:.0%} are kept. "
-    "On each selection, with its captions as they are, a linear map from features of `small-dino` to frozen texts of "
-    f"`small` learns by InfoNCE, {STEPS} steps of {BATCH}; recall over all held-out clip art. The three pilot seeds "
-    "gave the spreads, and showed little between the two scores but the share of numbers; nothing was tuned.",
-    baseline="The raw score of the same scorer, and as many pairs.",
-    lower_bound="A random selection: half of it is right. As many other words taken out stand in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired(
-        "it keeps more right pairs than the raw score without any caption that has a number",
-        value_of(PRECISION, MASKED), value_of(PRECISION, WITHOUT),
-    ),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(200, 210)),
+    seeds=range(200, 210),
     null={MASKED: OTHER},
     one_thread=True,
     registered="d704fdbc88ef",
-    stand_in=(
-        "2,000 pairs of clip art with numbers that say nothing instead of DataComp's 12.8 million of the web, some of "
-        "whose numbers stand in the pictures",
-        "a linear map between frozen towers instead of CLIP trained from scratch",
-        "`small` instead of OpenAI's ViT-L/14 as the scorer",
-    ),
-)  # fmt: skip
+)

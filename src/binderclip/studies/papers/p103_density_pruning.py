@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,26 +16,9 @@ from binderclip.curate import ClusterPruner, CurationPipeline, KeepRule, ScoreTo
 from binderclip.curate.engine.rule import Statistics
 from binderclip.data import load_data
 from binderclip.evaluate import retrieval
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.features import dataset_features
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, dataset_features, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.training.selections import (
-    BATCH,
-    STEPS,
-    MemoryTable,
-    clip_art,
-    linear_map,
-    pictured,
-    said,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.protocols.training.selections import MemoryTable, clip_art, linear_map, pictured, said
 
 WRONG, TWICE, CLUSTERS, SCORED, KEPT, TAU, EPS = 0.2, 0.2, 40, 0.6, 0.4, 0.1, 0.002
 DENSITY, ANY, UNIFORM, SHUFFLED, FILTERED, RANDOM = (
@@ -45,7 +28,6 @@ DENSITY, ANY, UNIFORM, SHUFFLED, FILTERED, RANDOM = (
 METHODS = (DENSITY, ANY, UNIFORM, SHUFFLED, FILTERED, RANDOM)
 RECALL, BOTH, FALSE = "text to picture, R@5", "planted pairs of which both are kept", "share of wrong captions"
 RANK = "rank correlation of quota and complexity"
-PILOT = tuple(range(10, 50))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,28 +126,6 @@ def pictured_once() -> Float[Tensor, "N D"]:
     return pictured(clip_art("val+test")[0])
 
 
-CRITERIA = (
-    Criterion.paired(
-        "density quotas, hard first, reach at least the recall of a random selection after the same filters",
-        value_of(RECALL, DENSITY), value_of(RECALL, FILTERED),
-        expected=0.006, pilot=Pilot(0.0075, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "above equal quotas, hard first", value_of(RECALL, DENSITY), value_of(RECALL, UNIFORM),
-        expected=0.004, pilot=Pilot(0.0043, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "at most a point below a random selection after the same filters",
-        value_of(RECALL, DENSITY), value_of(RECALL, FILTERED), margin=-0.01,
-    ),
-    Criterion.paired("above the same quotas given to clusters at random", value_of(RECALL, DENSITY),
-                     value_of(RECALL, SHUFFLED)),
-    Criterion.paired("hard first is better than any member", value_of(RECALL, DENSITY), value_of(RECALL, ANY)),
-    Criterion.paired("above a random selection of the whole pool, as the filters alone are",
-                     value_of(RECALL, DENSITY), value_of(RECALL, RANDOM)),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """The recall of each selection, and how many planted faults it holds."""
     for ax, metric in zip(figure.subplots(1, 3), (RECALL, BOTH, FALSE), strict=True):
@@ -178,36 +138,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(METHODS)), names, fontsize=7, rotation=60)
 
 
-STUDY = Study(
-    paper="p103",
-    claim="After deduplication and a filter by score, pruning with quotas that grow with a cluster's complexity, the "
-    "least typical members first, keeps a training set no worse than a random selection after the same filters, and a "
-    "better one than equal quotas.",
-    protocol=f"The training clip art, {WRONG:.0%} of it with the caption of another picture and {TWICE:.0%} once more. "
-    f"Embeddings by `small`, {CLUSTERS} clusters: near duplicates go (eps {EPS}), the better {SCORED:.0%} by the score "
-    f"stay, of these {KEPT:.0%} (tau {TAU}), about 1,000 pairs; all selections are as large. On each a linear map from "
-    f"features of `small-dino` to frozen texts of `small` learns by InfoNCE, {STEPS} steps of {BATCH}; recall over all "
-    "held-out clip art. eps was set on a pool of another seed. The spreads are those of the first measurement, whose "
-    "seeds serve as the pilot; nothing else was tuned. By its criteria the filters alone could win, and its null was "
-    "its own baseline: now the filters are in both selections, and the null has the same quotas, hard first, given to "
-    "clusters at random.",
-    baseline="A random selection of the same size after the same filters, and equal quotas; of the whole pool beside.",
-    lower_bound="Guessing: 0.005. Quotas given to clusters at random stand in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired(
-        "density quotas with any members are above a random selection after the same filters",
-        value_of(RECALL, ANY), value_of(RECALL, FILTERED),
-    ),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(200, 224)),
+    seeds=range(200, 224),
     null={DENSITY: SHUFFLED},
     one_thread=True,
     registered="23f0f771e2ea",
-    stand_in=(
-        "5,000 pairs of clip art with planted faults instead of LAION-CAT-440M and DataComp",
-        "a linear map between frozen towers instead of CLIP trained from scratch",
-        "`small` instead of DINOv2 for the clusters",
-    ),
-)  # fmt: skip
+)

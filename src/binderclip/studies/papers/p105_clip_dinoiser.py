@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,24 +24,17 @@ from binderclip.segment import (
     train_dinoiser,
 )
 from binderclip.segment.parts.context import Frame, head, open_windows, records, resample
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.harness import Figure, Row, Table, declared_study, one_thread
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.tables.segment_figures import draw_grounds
 from binderclip.studies.protocols.tables.segment_table import (
-    LOWER_BOUND,
     SETS,
-    UPPER_BOUND,
     gains,
     ground_rows,
     random_gains,
     scene_set,
     table_rows,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 N, SEEDS, PAIRED = 17, (10, 11, 12), 4
 MASKCLIP, TEACHER, COARSE, STUDENT = "maskclip", "teacher pooling", "teacher pooling, tower's grid", "trained head"
@@ -148,31 +141,8 @@ def draw(table: Table, figure: Figure) -> None:
     draw_grounds(figure, table, shown, SETS[:2], (list(asked()), list(asked_with_ground())), n=N)
 
 
-STUDY = Study(
-    paper="p105",
-    claim=(
-        "Pooling MaskCLIP's features by the patch correlations of a self-supervised tower cleans the label maps; two "
-        "convolutions on an earlier block of the image-text tower learn the correlations and the background, and one "
-        "pass of that tower does as well."
-    ),
-    protocol=(
-        f"{N} scenes of 256 px a set and seed, four sets, held-out clip art of 15 classes, all of them labels; the "
-        "ground does not count, or is a class with the word 'background'. The paper's threshold of 0.2 is for DINO "
-        "ViT-B/16; the cosines of small-dino lie higher, so 0.8 (teacher) and 0.7 (head) were chosen among 0.2 to "
-        "0.8 on 8 scenes a set of seed 100, which is not measured here, and the seed of the background is the patch "
-        "that small-dino's class token attends to most, for the same reason. The head is the bundled one: 32 "
-        "channels instead of 256, 400 steps at rate 1e-3 (the paper's is 5e-5) on 160 unlabelled scenes of other "
-        "drawings, the teacher's correlations cut at 0.8 (`train_head` in this file). What it keeps is held against "
-        "the teacher on the tower's grid, the only grid it has. Seeds vary the scenes, not the training. Intervals "
-        "by the paired bootstrap over scenes; AUROC over pairs of cells, those of the ground among them, of "
-        f"{PAIRED} scenes a set and seed. The first measurement (seeds 0 to 2, with the `small` and the head of "
-        "before) "
-        "gives the spread."
-    ),
-    baseline="MaskCLIP: every patch keeps its own value, residual sum and MLP kept.",
-    lower_bound=LOWER_BOUND,
-    upper_bound=UPPER_BOUND,
-    measure=measure,
+STUDY = declared_study(
+    __name__, measure,
     criteria=(
         gains("pooling by the teacher beats MaskCLIP", TEACHER, MASKCLIP, expected=0.02, scenes=N, spread=0.063,
               essential=True),
@@ -187,10 +157,4 @@ STUDY = Study(
     seeds=SEEDS,
     null=null,
     registered="4b267b839ae5",
-    stand_in=(
-        "`small` instead of CLIP ViT-B/16, and `small-dino` instead of DINO ViT-B/16",
-        "the first step of FOUND (seed expansion) as the teacher of saliency, instead of FOUND's trained decoder",
-        "composite clip-art scenes instead of PASCAL VOC, COCO, Cityscapes and ADE20K, and instead of ImageNet for "
-        "training",
-    ),
 )  # fmt: skip

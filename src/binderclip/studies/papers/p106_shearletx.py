@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.explain import (
-    MaskAttribution,
-    PixelMask,
-    ShearletX,
-    conciseness_preciseness,
-    hallucination_score,
-)
+from binderclip.explain import MaskAttribution, PixelMask, ShearletX, conciseness_preciseness, hallucination_score
 from binderclip.fit import fit
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study, one_thread, random_rows
 from binderclip.vision import ShearletTransform
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SIDE, TRAIN, EPOCHS, BATCH, WIDTH = 64, 2000, 10, 50, 16
 IMAGES, STEPS, SAMPLES = 6, 100, 8
 DIRECTIONS = (4, 8, 8)
 SHEARLETS, PIXELS = "ShearletX", "pixel mask"
 SMOOTH, SMOOTHER = "smooth pixel mask", "smoother pixel mask"
-PILOT = (0, 1, 2)
 HALF, WHOLE = "a random half of the pixels", "the picture itself"
 HS, CP, PLAIN = "hallucination score", "conciseness-preciseness", "conciseness-preciseness, as dark as it is"
 KEPT, SHOWN = "probability of the explanation", "share of grey levels shown"
@@ -149,7 +131,7 @@ def _scores(name: str, shown: Tensor, images: Tensor) -> list[Row]:
 
 def null(seed: int) -> list[Row]:
     """Explanations at random: scores of all methods from one distribution."""
-    return random_rows(CRITERIA, seed, 0.1, 2.0)
+    return random_rows(STUDY.criteria, seed, 0.1, 2.0)
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -186,67 +168,4 @@ def _bars(ax: Any, table: Table, metric: str, title: str) -> None:
     ax.grid(axis="y", visible=False)
 
 
-CRITERIA = (
-    Criterion.below(
-        "ShearletX invents fewer edges than the pixel mask (logarithm of the ratio)",
-        value_of(HS, SHEARLETS).log_over(value_of(HS, PIXELS)),
-        0.0,
-        expected=math.log(2),
-        pilot=Pilot(0.49, PILOT),
-        essential=True,
-    ),
-    Criterion.at_least(
-        "ShearletX is more concise-precise than the smooth mask (logarithm of the ratio)",
-        value_of(CP, SHEARLETS).log_over(value_of(CP, SMOOTH)),
-        0.0,
-        expected=math.log(4),
-        pilot=Pilot(1.36, PILOT),
-        essential=True,
-    ),
-    Criterion.below(
-        "and invents fewer edges than the smoother one (logarithm of the ratio)",
-        value_of(HS, SHEARLETS).log_over(value_of(HS, SMOOTHER)),
-        0.0,
-    ),
-    Criterion.paired(
-        "ShearletX keeps more of the class than a random half of the pixels",
-        value_of(KEPT, SHEARLETS),
-        value_of(KEPT, HALF),
-    ),
-)
-
-STUDY = Study(
-    paper="p106",
-    claim="A mask on shearlet coefficients keeps a class without inventing edges as a mask on pixels does, and says "
-    "more with less than a smooth mask.",
-    protocol=f"A network of four convolutions trained here on {TRAIN} scenes of one clip-art object (15 classes, "
-    f"{SIDE} px, 15 to 45 % of the picture, plain to textured grounds). {IMAGES} held-out pictures a seed that it gets "
-    f"right, its class, {STEPS} steps with {SAMPLES} samples of uniform noise, the published factors (ShearletX 1 and "
-    "2, pixels 1); the smooth masks add 2 or 20 times the squared differences. Shearlets in three "
-    f"scales of {', '.join(map(str, DIRECTIONS))} directions. Explanations are divided by their largest value before "
-    "they are scored, as published; the mean over pictures of the hallucination score, the median of "
-    "conciseness-preciseness, a ratio with a long tail. One trial run with another seed; the "
-    "stronger smoothness was added after it, since its masks with 2 were hardly smooth. The first measurement (seeds "
-    "0 to "
-    "2, WaveletX beside them) gives the spread.",
-    baseline="A mask on pixels, without and with a smoothness term, optimised in the same way.",
-    lower_bound="A random half of the pixels.",
-    upper_bound="The picture itself, which invents nothing (0); its conciseness-preciseness is 1.",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.at_least(
-        "ShearletX is more concise-precise than the pixel mask (logarithm of the ratio)",
-        value_of(CP, SHEARLETS).log_over(value_of(CP, PIXELS)),
-        0.0,
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 20)),
-    null=null,
-    registered="a0fa3dab2420",
-    stand_in=(
-        "a small network trained on clip-art scenes of 64 px instead of ImageNet networks at 224 px",
-        "band-limited shearlets instead of compactly supported ones",
-        "Sobel edges instead of a shearlet edge detector",
-        "a smoothness term instead of extremal perturbations for the smooth mask",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), null=null, registered="a0fa3dab2420")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +11,7 @@ from PIL import Image
 
 from binderclip.adapt import LinearProbe, PolarClassifier, PromptLearning
 from binderclip.evaluate import Binary, binary_scores, transfer_matrix
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.features import tensor_features
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study, tensor_features
 
 SENSORS = ("RGB", "false colour", "grey, other gain")
 PAIRS = {
@@ -32,7 +24,6 @@ ZERO_SHOT = "zero-shot pair"
 HEADS = (ZERO_SHOT, "zero-shot, best threshold", "learned prompt", "linear probe", "probe, two triples")
 EACH = 120
 PAIR = next(iter(PAIRS))
-PILOT = (0, 1, 2)
 GROUNDS = ("grass", "gravel", "brick wall", "palace", "flower", "moon", "coffee")
 TINTS = ((0.55, 0.75, 0.4), (0.75, 0.6, 0.4), (0.85, 0.78, 0.6), (0.45, 0.6, 0.75), (0.6, 0.6, 0.6))
 
@@ -151,10 +142,6 @@ def _heads(clip: Any, pair: Any, train: Any, test: Any, seed: int) -> list[Row]:
     return rows
 
 
-def _head(method: str, figure: str) -> Quantity:
-    return value_of("by head, RGB", method, figure)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Rates by head and by text pair, and the transfer matrix."""
     axes = figure.subplots(1, 3, width_ratios=(1.2, 1.2, 1))
@@ -184,69 +171,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set(title="Probe's accuracy", xlabel="tested on", ylabel="fitted on")
 
 
-STUDY = Study(
-    paper="p107",
-    claim="A pair of texts finds clouds but also calls clear images cloudy; a cheap fit raises the true-negative "
-    "rate, and it transfers to other sensors.",
-    protocol="Synthetic: crops of seven photographs, tinted, half of them under fractal white clouds of opacity 0.3 "
-    "to 0.9; 120 for training (left halves) and 120 for testing (right halves) at 128 px. Three sensors: RGB, "
-    "permuted bands, grey with another gain and noise, each stretched by its own percentiles. `small`; four text "
-    "pairs, the first of which is the paper's and decides; probe C = 1, prompt of 4 tokens for 50 epochs; nothing "
-    "tuned, one trial run of another seed. The spreads are those of the first measurement, with "
-    " the `small` of before. The figures say nothing about satellite images.",
-    baseline="The text pair at probability 0.5 and at its best training threshold.",
-    lower_bound="Guessing: 0.5.",
-    upper_bound="Probe on two band triples.",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "the probe's true-negative rate is above the text pair's",
-            _head("linear probe", "true-negative rate"),
-            _head(ZERO_SHOT, "true-negative rate"),
-            expected=0.2,
-            pilot=Pilot(0.0601, PILOT),
-            essential=True,
-        ),
-        *(
-            Criterion.paired(
-                f"a probe fitted on RGB is more accurate than the text pair on {sensor}",
-                value_of("probe's accuracy", "fitted on RGB", sensor),
-                value_of("accuracy, text pair", PAIR, sensor),
-                expected=0.1,
-                pilot=Pilot(spread, PILOT),
-                essential=True,
-            )
-            for sensor, spread in zip(SENSORS[1:], (0.0289, 0.0411), strict=True)
-        ),
-        Criterion.paired(
-            "the text pair calls clear pictures cloudy more often than cloudy ones clear",
-            _head(ZERO_SHOT, "true-positive rate"),
-            _head(ZERO_SHOT, "true-negative rate"),
-        ),
-        Criterion.paired(
-            "the learned prompt raises the true-negative rate, too",
-            _head("learned prompt", "true-negative rate"),
-            _head(ZERO_SHOT, "true-negative rate"),
-        ),
-        Criterion.paired(
-            "the probe's true-positive rate is at most ten points below the text pair's",
-            _head("linear probe", "true-positive rate"),
-            _head(ZERO_SHOT, "true-positive rate"),
-            margin=-0.1,
-        ),
-    ),
-    rival=Criterion.paired(
-        "the probe is more accurate than the text pair at its best threshold on the training pictures",
-        _head("linear probe", "accuracy"),
-        _head("zero-shot, best threshold", "accuracy"),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 20)),
-    one_thread=True,
-    registered="7eafe6429126",
-    stand_in=(
-        "synthetic clouds on photographs instead of Sentinel-2 and Landsat-8 images",
-        "`small` instead of CLIP ViT-B/32",
-        "a prompt of 4 tokens instead of 16",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="7eafe6429126")

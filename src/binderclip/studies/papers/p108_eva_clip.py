@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,16 +13,10 @@ from torch.nn import functional as F
 
 from binderclip.losses import FeatureMaskedModeling, patch_features
 from binderclip.models.towers import open_image_tower
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.training.token_towers import (
     ACCURACY,
     RECALL,
-    SCORE,
     SIDE,
     TokenTower,
     clip_art,
@@ -31,9 +25,6 @@ from binderclip.studies.protocols.training.token_towers import (
 )
 from binderclip.train.tokens.image import RandomPatches
 from binderclip.train.tokens.place import reduced_tokens
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TAUGHT, LEARNED, BATCH, RATE, TEXT = 100, 200, 32, 1e-3, 0.1
 STEPS, LONGER = TAUGHT + LEARNED, 3
@@ -46,7 +37,6 @@ TEACHER, SCRATCH, MASKED, PULLED = (
 )
 METHODS = (TEACHER, SCRATCH, MASKED, PULLED)
 COSINE, CONSTANT = "cosine at hidden patches, held out", "the best constant"
-PILOT = (900, 901, 902)
 
 
 @lru_cache(maxsize=1)
@@ -170,48 +160,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
 
 
-STUDY = Study(
-    paper="p108",
-    claim="A larger image tower that a smaller CLIP's tower has taught at hidden patches is better after contrastive "
-    "training than one that was trained contrastively for as many pictures.",
-    protocol=f"Clip art of {SIDE} pixels (6 x 6 patches) and its captions as bags of words. A smaller CLIP, a ViT of "
-    f"width {WEAK[0]} and {WEAK[1]} block, trains contrastively for {LONGER * STEPS} steps of {BATCH} pairs. "
-    f"The larger one has width {STRONG[0]} and {STRONG[1]} blocks, a new image tower and the smaller one's "
-    f"texts and temperature, whose texts learn at a tenth of the rate. It sees {STEPS * BATCH:,} pictures in "
-    f"any case: either {STEPS} contrastive steps, or {TAUGHT} in which it predicts the smaller tower's features "
-    f"at hidden patches (0.4, in blocks) and {LEARNED} contrastive ones. Contrastive steps drop half of the "
-    f"patches, as the paper's do; AdamW, {RATE:g}, cosine. Held-out clip art with all patches, no crops. Every "
-    "way trains on the same pictures in the same order. Nothing was tuned: the split of the steps is the one "
-    "that was planned before. Two other designs were piloted on seeds 900 to 902. With batches of 64 crops and "
-    "a smaller CLIP that was no better than the larger one, hidden patches ended 0.059 lower in accuracy, and "
-    "with an untrained teacher as low. With `small` as the teacher, which is larger than the student, they "
-    "ended 0.025 lower, and the student said no more at hidden patches than a constant does (cosine 0.275 "
-    "against 0.272). In this design the pilot had them 0.030 lower.",
-    baseline="The same larger tower, trained contrastively from the start for as many pictures.",
-    lower_bound="Guessing: about 0.03 in accuracy, 0.005 in recall.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired("zero-shot accuracy is above that of contrastive training alone", value_of(ACCURACY, MASKED),
-                         value_of(ACCURACY, SCRATCH), claimed=0.015, pilot=Pilot(0.0122, PILOT), essential=True),
-        Criterion.paired("so is the mean of accuracy and recall", value_of(SCORE, MASKED), value_of(SCORE, SCRATCH)),
-        Criterion.paired("the larger tower ends above the smaller one", value_of(ACCURACY, MASKED),
-                         value_of(ACCURACY, TEACHER)),
-    ),
-    preconditions=(
-        Precondition("the smaller CLIP has learned something: zero-shot accuracy", value_of(ACCURACY, TEACHER), 0.08),
-        Precondition("at hidden patches of held-out pictures the student says more than a constant: difference of the "
-                     "cosines", combined("difference", value_of(COSINE, MASKED), value_of(COSINE, CONSTANT)), 0.05),
-    ),
-    rival=Criterion.paired("it is above a tower that began with the smaller one's embeddings of whole pictures",
-                           value_of(ACCURACY, MASKED), value_of(ACCURACY, PULLED)),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    one_thread=True,
-    registered="e23ae9568eaf",
-    stand_in=(
-        "ViTs of 21,000 and 117,000 parameters and bags of words instead of towers of 5 and 18 billion",
-        "4,235 pairs of clip art and 9,600 pictures seen instead of billions, a third of them for the first stage",
-        "AdamW at one rate for all layers instead of LAMB with layer-wise rates",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="e23ae9568eaf")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,16 +13,8 @@ from torch.nn import functional as F
 from binderclip.data import multi_object_scenes, vocabulary
 from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.evaluate import ObjectClassificationProbe, ObjectRetrievalProbe, OrderSensitivityProbe
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study
 from binderclip.studies.protocols.bundled import bundled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CLASSES = ("flag", "clock", "tree", "house", "cat", "dog", "moon", "woman", "apple", "car", "flower", "heart")
 SLOTS, EACH, REFERENCES, CAPTIONS, MENTIONED, ABSENT = 4, 8, 6, 240, 3, 2
@@ -31,7 +22,6 @@ IMAGES, TEXTS, EVEN, BAGS = "small, pictures", "small, captions", "pictures, all
 LARGE, FIRST = "the large object is nearest", "the object mentioned first is nearest"
 MATCHED, READ, TOP = "right caption chosen", "object read from the embedding", "all nearest are there"
 AHEAD, BEHIND = "large object first", "large object last"
-PILOT = (900, 901)
 
 
 @cache
@@ -155,59 +145,5 @@ def null(seed: int) -> list[Row]:
 
 
 SEEDS = tuple(range(20, 28))
-SCENES = len(SEEDS) * SLOTS * EACH
 
-STUDY = Study(
-    paper="p109",
-    claim="The embedding of a picture of several objects is nearest to the largest one, that of a caption to the one "
-    "it mentions first; so the right caption is told from a wrong one more often where it has the large object first.",
-    protocol=f"Pictures at 128 px of {SLOTS} of {len(CLASSES)} objects in a 2 x 2 grid, one of them twice as large, "
-    f"each place equally often; the references are mean embeddings of {REFERENCES} training pictures of one object "
-    f"each. Captions of {MENTIONED} objects joined by 'and', every choice in all cyclic orders; the references are the "
-    f"words. Matching: {ABSENT} absent objects a scene, drawn at random, in wrong captions, as in the paper's two "
-    "scenarios. `small`, zero-shot.",
-    baseline="Objects all of one size; sums of word embeddings instead of captions.",
-    lower_bound=f"Chance: 1/{SLOTS} and 1/{MENTIONED}; random choices stand in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "the large object is nearest in more than a quarter of the pictures, by 15 points",
-            value_of(LARGE, IMAGES), 1 / SLOTS, margin=0.15, expected=0.3, over="items", items=SCENES,
-            pilot=Pilot(0.48, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "the object mentioned first is nearest in more than a third of the captions, by 5 points",
-            value_of(FIRST, TEXTS), 1 / MENTIONED, margin=0.05, expected=0.1, over="items", items=len(SEEDS) * CAPTIONS,
-            pilot=Pilot(0.5, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "the right caption is chosen more often where the large object comes first, by 5 points",
-            value_of(MATCHED, TEXTS, AHEAD), value_of(MATCHED, TEXTS, BEHIND),
-            margin=0.05, expected=0.15, over="items", items=SCENES, pilot=Pilot(0.45, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "the first word is read from the embedding better than the last",
-            value_of(READ, TEXTS, "word 1"), value_of(READ, TEXTS, f"word {MENTIONED}"),
-        ),
-    ),
-    preconditions=(
-        Precondition("half of the objects nearest to a picture are in it", value_of(TOP, IMAGES), 0.5),
-        Precondition("half of the words nearest to a caption are in it", value_of(TOP, TEXTS), 0.5),
-    ),
-    rival=Criterion.paired(
-        "order costs more than with sums of word embeddings",
-        value_of(MATCHED, TEXTS, AHEAD) - value_of(MATCHED, TEXTS, BEHIND),
-        value_of(MATCHED, BAGS, AHEAD) - value_of(MATCHED, BAGS, BEHIND),
-    ),
-    draw=draw,
-    seeds=SEEDS,
-    null=null,
-    one_thread=True,
-    registered="7ac26ea40964",
-    stand_in=(
-        "drawings of 12 objects instead of SimCO's and ComCO's rendered ones",
-        "`small` instead of published CLIPs, SigLIP and NegCLIP",
-        "two wrong captions a scene instead of all",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, draw=draw, seeds=SEEDS, null=null, one_thread=True, registered="7ac26ea40964")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +17,9 @@ from torch.nn import functional as F
 from binderclip.data import load_data
 from binderclip.data.distortions.library import distort
 from binderclip.evaluate import EmbeddingSet, Whitening, normality_report
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, pictures
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.pack_embeddings import clip_art
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHOWN, LEVELS, MARKED = 100, (0, 1, 2, 3, 4, 5), 3
 SHARE = 0.9
@@ -42,8 +34,6 @@ WORDS = "AUC, captions against shuffled words"
 SQUARE, NORMAL = "mean squared length over its expectation, distance from 1", "features that pass Anderson-Darling"
 PEARSON = "features that pass D'Agostino and Pearson"
 SUPPORT = "vectors fitted on for each dimension kept"
-BEFORE = tuple(range(10, 20))
-"""Seeds of the second measurement, which give the spreads."""
 
 
 @lru_cache(maxsize=2)
@@ -170,51 +160,12 @@ def draw(table: Table, figure: Figure) -> None:
         axes[0].set_ylabel(kind.replace("_", " "), fontsize=8)
 
 
-def _said(kind: str) -> str:
-    return kind.replace("_", " ")
-
-
-STUDY = Study(
-    paper="p111",
-    claim="Whitened embeddings are near a standard normal, and their log-likelihood falls as pictures are corrupted; "
-    "it also tells captions from ones that are no sentences.",
-    protocol="Embeddings of `small`, 384 dimensions wide, of which whitening keeps 255; it is fitted on "
-    f"{SHARE:.0%} of the training clip art a seed, 2,883 pictures and captions. {SHOWN} held-out drawings a seed, "
-    f"clean and with noise at levels 1 to 5, with JPEG and pixels at level {MARKED}; the AUC is of clean against level "
-    f"{MARKED}, the correlation that of the six mean likelihoods with the level. Held-out captions of at least four "
-    "words against the same words shuffled. A whitening with the same axes and the variances in any order stands in "
-    "the null's place. Nothing was chosen. The first measurement was fitted on half of the "
-    "split, 1,602 pictures, 6 for a dimension, took an AUC above 0.5 for one of 0.7, and had no rival but the raw "
-    "length. The second, on seeds 10 to 19, made bounds of ours essential, an AUC of 0.7, a rank correlation of "
-    "0.9 and lengths within 20 % of the normal's: lesser parts now. It gives the spreads.",
-    baseline="The length of the raw vector.",
-    lower_bound="AUC 0.5; the same axes with the variances in any order.",
-    upper_bound="AUC 1.",
-    measure=measure,
-    preconditions=(
-        Precondition("ten vectors fitted on for each dimension kept",
-                     combined("least", value_of(SUPPORT, WHITE, "image"), value_of(SUPPORT, WHITE, "text")), 10),
-    ),
-    criteria=(
-        Criterion.paired("noise: clean drawings are likelier, more surely than with the variances in any order",
-                         value_of(AUC, WHITE, KINDS[0]), value_of(AUC, SHUFFLED, KINDS[0]), expected=0.1,
-                         pilot=Pilot(0.04, BEFORE), essential=True),
-        Criterion.at_least("noise: the mean likelihood falls with the level (rank correlation 0.9)",
-                           value_of(FALLS, WHITE, KINDS[0]), 0.9),
-        Criterion.at_least("noise: clean drawings are much likelier (AUC 0.7)", value_of(AUC, WHITE, KINDS[0]), 0.7),
-        Criterion.below("held-out squared lengths of pictures are within 20 % of the normal's",
-                        value_of(SQUARE, WHITE, "image"), 0.2),
-        Criterion.below("those of captions are", value_of(SQUARE, WHITE, "text"), 0.2),
-        *(Criterion.at_least(f"{_said(kind)}: clean drawings are likelier (AUC 0.7)", value_of(AUC, WHITE, kind), 0.7)
-          for kind in KINDS[1:]),
-        Criterion.at_least("captions are likelier than their shuffled words (AUC 0.6)", value_of(WORDS, WHITE), 0.6),
-    ),
-    rival=Criterion.paired("it beats the cosine to the nearest training picture, noise",
-                           value_of(AUC, WHITE, KINDS[0]), value_of(AUC, NEAREST, KINDS[0])),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(20, 30)),
+    seeds=range(20, 30),
     null={WHITE: SHUFFLED},
     one_thread=True,
     registered="5785ffeafc3f",
-    stand_in=("`small` of 384 dimensions and clip art instead of CLIP ViT-L/14 and 5,000 photographs of COCO",),
-)  # fmt: skip
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,19 +20,10 @@ from binderclip.segment.metrics import box_overlaps, coco_average_precision
 from binderclip.segment.parts.resolution import Whole
 from binderclip.segment.task import FragmentBoxes, VocabularyScorer, WordMaps, lloyd, middle_features, unit_range
 from binderclip.segment.task.fragments import map_at_size
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures
 from binderclip.studies.protocols.data.task_scenes import ANIMALS, HELD_OUT, models
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SCENES, SIZE, SIDE, CLUSTERS, THRESHOLD = 6, 256, 512, 12, 2.0
-PILOT_SEEDS = (900, 901, 902)
 BORDERS, AP = "F of borders between instances", "AP50 of boxes"
 BLOCKS = ("block 0", "block 1", "block 2", "block 3, the last")
 MIDDLE, LAST, RANDOM = BLOCKS[1], BLOCKS[3], "random clusters"
@@ -148,63 +139,12 @@ def draw(table: Table, figure: Figure) -> None:
     pictures(axes[2:], [picture, shown.clusters(picture) / CLUSTERS], [kind, MIDDLE])
 
 
-STUDY = Study(
-    paper="p114",
-    claim="Clusters of a middle layer of CLIP draw the borders between touching instances of one class, which those of "
-    "its last layer do not; fragments of such clusters inside the class's activation give better boxes of instances "
-    "than the activation's connected parts.",
-    protocol=f"{SCENES} scenes of {SIZE} px a seed with 2 to 4 held-out drawings of one of {len(ANIMALS)} kinds that "
-    f"touch or hide each other a little. Tokens of each of the four blocks of the bundled `small` at {SIDE} px (32 x "
-    f"32 cells) are clustered by k-means with k = {CLUSTERS}; the middle one is block 1. Borders are pairs of "
-    "neighbouring cells of animals. The activation is that of the preset `sclip` for the true name: CLIP Surgery's "
-    "with values, the paper's, does not tell objects from ground on this tower (AUROC 0.44). Boxes are scored by its "
-    f"mean inside. Fragments count above {THRESHOLD:g} times the activation's mean instead of 0.7, which leads to no "
-    "boxes here even with exact clusters. Both were chosen on the pilot's seeds by what exact clusters reach, as was "
-    "the side (1,024 px are no better).",
-    baseline="Connected parts of the same activation.",
-    lower_bound="Random clusters; one box around the picture.",
-    upper_bound="The same selection of fragments with exact instances and outlines in the clusters' place.",
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     null={MIDDLE: RANDOM, ZIP: ZIP_RANDOM},
-    seeds=tuple(range(8)),
-    criteria=(
-        Criterion.paired(
-            "borders: the middle block's clusters have a higher F than the last one's",
-            value_of(BORDERS, MIDDLE),
-            value_of(BORDERS, LAST),
-            expected=0.05,
-            pilot=Pilot(0.012, PILOT_SEEDS),
-            essential=True,
-        ),
-        Criterion.paired(
-            "AP50 of Zip's boxes is above that of the activation's parts",
-            value_of(AP, ZIP),
-            value_of(AP, COMPONENTS),
-            expected=0.1,
-            pilot=Pilot(0.074, PILOT_SEEDS),
-            essential=True,
-        ),
-        Criterion.paired(
-            "AP50 of Zip's boxes is above that of one box around the picture", value_of(AP, ZIP), value_of(AP, PICTURE)
-        ),
-        Criterion.paired(
-            "AP50: the middle block gives better boxes than the last", value_of(AP, ZIP), value_of(AP, ZIP_LAST)
-        ),
-    ),
-    preconditions=(
-        Precondition(
-            "the middle block's clusters draw borders: F above random clusters' by 0.05",
-            value_of(BORDERS, MIDDLE) - value_of(BORDERS, RANDOM),
-            0.05,
-        ),
-        Precondition("with exact clusters the activation leads to boxes: AP50 above 0.5", value_of(AP, ORACLE), 0.5),
-    ),
-    rival=Criterion.paired("exact clusters would be better still", value_of(AP, ORACLE), value_of(AP, ZIP)),
+    seeds=range(8),
     draw=draw,
     one_thread=True,
     registered="dccd7d7a4622",
-    stand_in=(
-        "tokens of the bundled `small`, four blocks on convolutions, instead of CLIP RN50x64's third stage at 2048 px",
-        "composite scenes of clip art instead of COCO and Pascal VOC",
-    ),
 )

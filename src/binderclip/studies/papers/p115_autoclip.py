@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from binderclip.adapt import AutoPool, MaxPool, MeanPool, ZeroShotClassifier
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import lines
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, lines
 from binderclip.studies.protocols.data.few_shot_sets import few_shot_set
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 POOLS: dict[str, Any] = {
     "mean": MeanPool(),
@@ -108,19 +100,6 @@ def measure(seed: int) -> list[Row]:
     return _simulation(seed) + _pictures(seed)
 
 
-MIXED = tuple(f"noise {noise:g}, entanglement {mixture:g}" for noise in NOISE for mixture in MIXTURE if mixture)
-SHOWN = tuple(f"{name}, {kind}" for name in SETS for kind in KINDS)
-PILOT = (0, 1, 2, 3, 4)
-
-
-def _simulated_accuracy(method: str) -> Quantity:
-    return value_of("accuracy, simulated", method, *MIXED)
-
-
-def _picture_accuracy(method: str) -> Quantity:
-    return value_of("accuracy, pictures", method, *SHOWN)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """The simulation at two noises, and the gain on pictures."""
     axes = figure.subplots(1, 3)
@@ -148,53 +127,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set(title="Pictures", xlabel="points over the mean of cosines")
 
 
-STUDY = Study(
-    paper="p115",
-    claim="Weights over the descriptors, found for each image by one gradient step, beat equal weights, most where "
-    "descriptors differ and images are noisy.",
-    protocol="(a) The authors' simulation: 5 classes, 10 templates, 128 dimensions; descriptors mix class plus "
-    "template with noise of their own, images are a descriptor plus noise; 12 draws of 200 images a seed. (b) `small` "
-    "on OpenMoji groups and clip-art categories with 8 templates or 30 random-word templates drawn anew for each seed; "
-    "accuracy on a random half of the pictures. Plain cosines, entropy 0.85, nothing tuned. Before the first "
-    "measurement one trial run, after which the noise was added before normalising and the templates were shortened; "
-    "that measurement judged five of the cells, this one all. The "
-    "spreads are those of the first measurement, with the `small` of before.",
-    baseline="Mean of cosines; maximum; softmax of the mean similarity; mean-unit prototypes.",
-    lower_bound="Guessing: 0.2 (simulation), 0.11 (OpenMoji), 0.14 (clip art).",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "AutoCLIP beats the mean in the simulation, mean over the twelve cells whose descriptors differ",
-            _simulated_accuracy("AutoCLIP"),
-            _simulated_accuracy("mean"),
-            expected=0.02,
-            pilot=Pilot(0.00344, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "AutoCLIP beats the mean on pictures, mean over both sets and both kinds of templates",
-            _picture_accuracy("AutoCLIP"),
-            _picture_accuracy("mean"),
-            expected=0.005,
-            pilot=Pilot(0.00284, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "it beats the maximum in the simulation", _simulated_accuracy("AutoCLIP"), _simulated_accuracy("max")
-        ),
-    ),
-    rival=Criterion.paired(
-        "on pictures it beats the usual classifier, the mean of the embeddings",
-        _picture_accuracy("AutoCLIP"),
-        _picture_accuracy("mean-unit prototypes"),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 20)),
-    one_thread=True,
-    registered="9bbf83e74afd",
-    stand_in=(
-        "`small` instead of five CLIP backbones",
-        "OpenMoji groups and clip-art categories instead of ImageNet and its kin",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="9bbf83e74afd")

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from binderclip.evaluate import EmbeddingSet, GapRemoval, modality_gap
 from binderclip.losses import ContrastiveLoss, Cosine, clip, clip_refine
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.training import contrastive_towers as towers
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SCALE, STEPS, BATCH, AFTER, RATE = 100.0, 300, 128, 60, 3e-4
 BEFORE, REFINED, MEANS = "pre-trained", "CLIP-Refine", "means removed"
@@ -33,7 +25,6 @@ LOSSES: dict[str, Callable[[int], ContrastiveLoss]] = {
     APART: lambda seed: clip_refine(shared=False, seed=seed),
 }
 METHODS = (BEFORE, *LOSSES, MEANS)
-PILOT = (901, 902, 903, 904)
 
 
 class _Centred(Cosine):
@@ -72,11 +63,6 @@ def measure(seed: int) -> list[Row]:
     return rows + figures(start, MEANS, _Centred(removal))
 
 
-def both(method: str) -> Quantity:
-    """Mean of accuracy and recall."""
-    return combined("mean", value_of(ACCURACY, method), value_of(RECALL, method))
-
-
 def draw(table: Table, figure: Figure) -> None:
     """The gap, accuracy and recall of each way to go on."""
     panels: Any = figure.subplots(1, 3)
@@ -87,49 +73,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
 
 
-CRITERIA = (
-    Criterion.paired("the gap is smaller than before", value_of(GAP, REFINED), value_of(GAP, BEFORE), lower=True,
-                     claimed=0.05, pilot=Pilot(0.06, PILOT), essential=True),
-    Criterion.paired("the mean of accuracy and recall is at most 0.005 below that before", both(REFINED), both(BEFORE),
-                     margin=-0.005, expected=0.005, pilot=Pilot(0.006, PILOT), essential=True),
-    Criterion.paired("it is above that before", both(REFINED), both(BEFORE)),
-    Criterion.paired("it is above that of random vectors alone", both(REFINED), both(RAFA)),
-    Criterion.paired("the gap is smaller than after InfoNCE", value_of(GAP, REFINED), value_of(GAP, CONTRASTIVE),
-                     lower=True),
-    Criterion.paired("and than with two random vectors a pair", value_of(GAP, REFINED), value_of(GAP, APART),
-                     lower=True),
-)  # fmt: skip
-
-
-STUDY = Study(
-    paper="p117",
-    claim="A short training towards random vectors that both sides of a pair share, beside the similarities of the "
-    "frozen model, closes the gap between modalities without loss of zero-shot quality.",
-    protocol=f"Two towers of two layers, pre-trained from scratch on the training clip art by InfoNCE at CLIP's last "
-    f"scale {SCALE:g} ({STEPS} steps of {BATCH} pairs): pictures as frozen features of `small-dino`, captions as bags "
-    f"of words. Then {AFTER} steps at a rate of {RATE:g} from the same start, with the same batches, by each loss, all "
-    "weights learning, with the paper's prior (mean 0, deviation 1), alpha 0.5 and temperature 1; lengths of features "
-    "are about CLIP's. Held-out clip art: distance of the means of unit embeddings, zero-shot accuracy among the names "
-    "of concepts, and recall. `small` itself has next to no gap (0.13, CLIP about 0.8), because its texts were "
-    "distilled and its pictures fitted to them: a trial of its last blocks moved the gap and the figures by less than "
-    "a hundredth. The pilot (four seeds) gave the spreads, a smaller gap in each and a mean of accuracy and recall "
-    "that was 0.005 to 0.018 lower; one seed before it was tried at 1e-4 too, where the gap did not shrink. "
-    "Nothing was tuned.",
-    baseline="The model before; InfoNCE for as many steps.",
-    lower_bound="Guessing: about 0.03.",
-    upper_bound="",
-    measure=measure,
-    preconditions=(Precondition("there is a gap: above 0.5 before", value_of(GAP, BEFORE), 0.5),),
-    criteria=CRITERIA,
-    rival=Criterion.paired("the mean of accuracy and recall is above that of taking each modality's mean away",
-                           both(REFINED), both(MEANS)),
-    draw=draw,
-    seeds=tuple(range(10, 26)),
-    one_thread=True,
-    registered="e5c89cd461fe",
-    stand_in=(
-        "4,235 pairs of clip art for both trainings instead of 400 million pairs, then COCO",
-        "two layers on frozen features and bags of words instead of CLIP's ViT-B/32 and larger",
-        "60 steps of 128 pairs at 3e-4 instead of an epoch of batches of 512 at 1e-6",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 26), one_thread=True, registered="e5c89cd461fe")

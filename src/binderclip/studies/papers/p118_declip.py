@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,22 +15,12 @@ from binderclip.evaluate import patch_affinity, zero_shot_accuracy
 from binderclip.segment import DeCLIP, External, Segmenter, measure_segmenters, train_declip
 from binderclip.segment.parts.context import Frame, open_windows, records
 from binderclip.segment.parts.resolution import resized
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.visual_scenes import cluttered
 from binderclip.studies.protocols.tables.segment_table import SETS, chance, scene_set
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SCENES, PICTURES, STEPS, BATCH, SEEN, LR, WHOLE = 8, 160, 60, 4, 192, 1e-5, 150
-PILOT_SEEDS = (900, 901)
 BEFORE, BOTH, CONTENT, CONTEXT, COUPLED = "before", "DeCLIP", "content alone", "context alone", "both, coupled"
 MOVED, PROXY = "moved at random", "ProxyCLIP, not trained"
 DECLIP = DeCLIP(most_rows=4, most_boxes=4)
@@ -101,10 +91,7 @@ def _boxes(seed: int) -> list[Row]:
             truth.append(names.index(name))
     right = zero_shot_accuracy(model.encode_image(torch.cat(crops)), bank, truth)["accuracy"]
     found = torch.stack(cells).argmax(1)
-    return [
-        Row(REGIONS, CROPS, right),
-        Row(REGIONS, CELLS, float((found == torch.tensor(truth)).float().mean())),
-    ]
+    return [Row(REGIONS, CROPS, right), Row(REGIONS, CELLS, float((found == torch.tensor(truth)).float().mean()))]
 
 
 @torch.no_grad()
@@ -125,16 +112,6 @@ def _accuracy(model: Any, seed: int) -> float:
     return zero_shot_accuracy(model.encode_image(made.images), model.text_bank(names), truth)["accuracy"]
 
 
-def over_sets(metric: str, method: str) -> Any:
-    """The mean over the sets of scenes."""
-    return combined("mean", *(value_of(metric, method, each) for each in SETS))
-
-
-def null(seed: int) -> list[Row]:
-    """Random numbers under every name."""
-    return random_rows(STUDY.criteria, seed)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """mIoU over sets, the queries' affinity, and what is left of whole pictures."""
     shown = (
@@ -149,61 +126,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", rotation=60, labelsize=7)
 
 
-STUDY = Study(
-    paper="p118",
-    claim="An image tower that learns its dense map from crops and its queries from a vision model's patches, each "
-    "with features of its own, says better what is where than with either alone, and still knows whole pictures.",
-    protocol=f"`small`, {STEPS} steps of {BATCH} unlabelled scenes seen at {SEEN} px, AdamW at {LR:g} on the whole "
-    "image tower, 0.7 of the way as the paper interpolates; the extended version of the losses, crops of a random grid "
-    f"of at most {DECLIP.most_rows} rows, `small-dino` as the vision model and its blocks' attention as completion. "
-    f"Dense zero-shot segmentation by clearclip's last block on {SCENES} scenes a set and seed. Random moves go as far "
-    f"as training went. Whole pictures: {WHOLE} of one held-out drawing. The premise is that the frozen model knows a "
-    "cut-out box better than the cells of its own dense map within it; it is measured on true boxes. Seen before the "
-    "criteria, on two pilot seeds: boxes cut out are named 2 points better than their cells, and the tower trained "
-    "with both is 2 points below the one before; at a rate of 1e-4 it loses more.",
-    baseline="The tower before; and the same training by content alone, by context alone, and with both losses on the "
-    "same features.",
-    lower_bound="Weights moved at random as far; a label drawn for every pixel.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "both better than content alone", over_sets(MIOU, BOTH), over_sets(MIOU, CONTENT),
-            expected=0.02, pilot=Pilot(0.0014, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "both better than context alone", over_sets(MIOU, BOTH), over_sets(MIOU, CONTEXT),
-            expected=0.02, pilot=Pilot(0.0124, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "better than before", over_sets(MIOU, BOTH), over_sets(MIOU, BEFORE),
-            expected=0.02, pilot=Pilot(0.004, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired("decoupled better than coupled", over_sets(MIOU, BOTH), over_sets(MIOU, COUPLED)),
-        Criterion.paired(
-            "queries find the patches of an object better", value_of(AFFINITY, BOTH), value_of(AFFINITY, BEFORE)
-        ),
-        Criterion.at_least(
-            "whole pictures lose less than 3 points", value_of(ACCURACY, BOTH) - value_of(ACCURACY, BEFORE), -0.03
-        ),
-    ),
-    preconditions=(
-        Precondition(
-            "a cut-out box is named at least 5 points better than the cells of the dense map in it",
-            value_of(REGIONS, CROPS) - value_of(REGIONS, CELLS), 0.05,
-        ),
-    ),
-    rival=Criterion.paired(
-        "better than ProxyCLIP, which trains nothing", over_sets(MIOU, BOTH), over_sets(MIOU, PROXY)
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    null=null,
-    one_thread=True,
-    registered="da3b2bf482ad",
-    stand_in=(
-        "`small` and scenes of drawings instead of EVA-CLIP ViT-B and COCO's photographs",
-        "`small-dino` instead of DINOv2, and its attention instead of a diffusion model's",
-        f"{STEPS * BATCH} pictures seen instead of 700,000",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="da3b2bf482ad")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,23 +13,14 @@ from torch.nn import functional as F
 from binderclip.data.distortions.library import LEVELS, distort
 from binderclip.quality import LPIPS, two_afc_score
 from binderclip.quality.distance.two_afc import shift_flips
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.data.distorted_tiles import tiles
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 KINDS = ("gaussian_noise", "gaussian_blur", "jpeg", "darken", "contrast", "pixelate", "posterize", "desaturate")
 SHIFTS = (1, 2, 3)
 SETTINGS = tuple(f"{n} px" for n in SHIFTS)
 SIDE, LEARN, TEST, NOISE = 48, 400, 150, 0.1
 WIDTHS, STEPS, BATCH, RATE = (12, 24, 32, 24, 24), 60, 16, 1e-3
-PILOT = (900, 901, 902)
 VANILLA, TOLERANT = "vanilla", "shift-tolerant"
 PLAIN, BLURRED, SQUARES, RANDOM = "lite0, vanilla", "lite0, shift-tolerant", "squared differences", "random order"
 METHODS = (VANILLA, TOLERANT, PLAIN, BLURRED, SQUARES, RANDOM)
@@ -101,27 +92,6 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def _flips(name: str) -> Quantity:
-    return value_of(FLIPS, name, *SETTINGS)
-
-
-CRITERIA = (
-    Criterion.paired(
-        "shift-tolerant layers flip fewer rankings, mean over shifts of 1, 2 and 3 pixels", _flips(TOLERANT),
-        _flips(VANILLA), lower=True, expected=0.03, pilot=Pilot(0.019, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "and agree with the known order as often: at most 0.03 less", value_of(AGREED, TOLERANT),
-        value_of(AGREED, VANILLA), margin=-0.03, pilot=Pilot(0.018, PILOT), essential=True,
-    ),
-    *(
-        Criterion.paired(f"fewer flips by {setting}", value_of(FLIPS, TOLERANT, setting),
-                         value_of(FLIPS, VANILLA, setting), lower=True)
-        for setting in SETTINGS
-    ),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Flips by each shift, and agreement with the known order."""
     axes = figure.subplots(1, len(SETTINGS) + 1)
@@ -135,33 +105,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(METHODS) - 1), METHODS[:-1], fontsize=7, rotation=75)
 
 
-STUDY = Study(
-    paper="p119",
-    claim="A perceptual distance whose network is blurred wherever it subsamples, trained on the same choices, judges "
-    "as well and keeps its rankings when pictures are shifted by one to three pixels.",
-    protocol=f"Triplets of a crop, {SIDE} px, and two distortions of it of different levels, of {', '.join(KINDS)}: "
-    f"the weaker level counts as nearer, in training with {NOISE:.0%} of the choices turned. {LEARN} triplets from "
-    f"tiles of one half of the photographs of scikit-image and scikit-learn, {TEST} from the other half. AlexNet with "
-    f"{', '.join(map(str, WIDTHS))} channels, from the same random start, vanilla and shift-tolerant: {STEPS} steps of "
-    f"{BATCH} at {RATE}, else as the papers train. Rankings are compared before and after both pictures are shifted "
-    "against the reference by cropping. `lite0` as it is, layers weighing alike, is shown in both forms: it was "
-    "trained on ImageNet without blur. Nothing was tuned. Criteria were written after three pilot seeds (900 with 400 "
-    "triplets and batches of 24, 901 and 902 as here), in which flips fell by 0.009 to 0.046 and agreement by 0.005 to "
-    "0.04.",
-    baseline="The vanilla network.",
-    lower_bound="A random order, which flips half of the time and stands in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired("it flips fewer rankings than squared differences of pixels", _flips(TOLERANT),
-                           _flips(SQUARES), lower=True),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(10, 18)),
+    seeds=range(10, 18),
     null={TOLERANT: RANDOM},
     one_thread=True,
     registered="a04154b199ce",
-    stand_in=(
-        "levels of synthetic distortions instead of people's choices (BAPPS)",
-        "AlexNet with an eighth of its channels and 60 steps instead of ten passes over 150,000 triplets",
-    ),
-)  # fmt: skip
+)

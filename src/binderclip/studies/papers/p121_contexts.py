@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +15,14 @@ from binderclip.data import vocabulary
 from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.evaluate import worst_group_accuracy
 from binderclip.fit import fit
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.training.last_blocks import BATCH, entering, leaving, trained_parameters
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ANIMALS = ("cat", "dog", "chicken", "bear")
 HOME = {"cat": "grass", "dog": "water", "chicken": "grass", "bear": "water"}
 CONTEXTS = {"background": {"others": [""], "grass": ["on grass"], "water": ["on water"]}}
 TEMPERATURES = (1.0, 3.0, 5.0)
 STEPS, TEST = 80, 100
-PILOT = (0, 1, 2)
 LR = 2e-4
 TYPICAL = 0.95
 
@@ -166,59 +158,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend(fontsize=8, loc="upper left")
 
 
-INFERRED = (*(f"joint, t = {t:g}" for t in TEMPERATURES), "pure, t = 1")
-
-
-def _worst(method: str) -> Quantity:
-    return value_of("worst-group accuracy", method, "fine-tuned")
-
-
-STUDY = Study(
-    paper="p121",
-    claim="Conditioning on a context that the model infers itself raises worst-group accuracy where the background is "
-    "a shortcut.",
-    protocol="Scenes at 128 px of four animals (12 to 25 % of the area) on green or blue texture. A copy of `small` "
-    "is fine-tuned for 80 steps of 24 pictures (AdamW, 2e-4, last two image blocks; texts frozen) on 240 scenes "
-    "with the captions 'a {animal} on {ground}', 95 % of each animal on its own ground; tested on 100 scenes of "
-    "held-out drawings for each animal and ground. One trial run of another seed with birds and horses at half the "
-    "size, where one class failed on every ground and the worst group said nothing. The spread is the largest "
-    "of the methods' in the first measurement, on 20 scenes a group, with texts trained and the `small` of before.",
-    baseline="No context; the average of all contexts; random letters for the context; the model as shipped.",
-    lower_bound="Guessing: 0.25.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "joint and pure, on average, beat no context by a point on the worst group (fine-tuned)",
-            combined("mean", *(_worst(name) for name in INFERRED)),
-            _worst("no context"),
-            margin=0.01,
-            expected=0.045,
-            pilot=Pilot(0.0289, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "they beat random contexts on the worst group",
-            combined("mean", *(_worst(name) for name in INFERRED)),
-            _worst("random context"),
-        ),
-        Criterion.at_least(
-            "the fine-tuned model infers the ground in at least 80 % of the scenes",
-            combined("most", *(value_of("context found", name, "fine-tuned") for name in ("joint", "pure"))),
-            0.8,
-        ),
-    ),
-    rival=Criterion.paired(
-        "they beat the average of contexts on the worst group",
-        combined("mean", *(_worst(name) for name in INFERRED)),
-        _worst("average of contexts"),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    one_thread=True,
-    registered="84c29d983b84",
-    stand_in=(
-        "`small` with a short fine-tune instead of CLIP as it is",
-        "four drawn animals on two made grounds instead of Waterbirds and CelebA",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="84c29d983b84")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,20 +12,11 @@ from binderclip.models import load_vision
 from binderclip.models.layers.freezing import frozen
 from binderclip.robust import UAD, EncoderMaps, FeatureAttack, FeatureTarget, Linf, MaskRemoval, Sign, attack
 from binderclip.segment.promptable import Prompts, predict_masks
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures, random_rows
 from binderclip.studies.protocols.data.click_scenes import click_samples, clicked_model
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SCENES, SIDE, STEPS, EPOCHS, INNER, WARPS, SPLIT, POINTS = 2, 128, 20, 10, 3, 3, 4, 8
-EPS, ALPHA, CLICKS, PILOT_SEEDS = 8 / 255, 2 / 255, 3, (900, 901, 902, 903)
+EPS, ALPHA, CLICKS = 8 / 255, 2 / 255, 3
 CLEAN, NOISE, MASKS, FAR, OTHER, DEFORMED = "clean", "random signs", "Attack-SAM-K", "TAP", "another image (AA)", "UAD"
 METHODS = (CLEAN, NOISE, MASKS, FAR, OTHER, DEFORMED)
 IOU, CARRIED = "mean IoU", "mean IoU, made on lite0"
@@ -141,62 +132,6 @@ def null(seed: int) -> list[Row]:
     return [*random_rows(STUDY.criteria, seed), Row(IOU, CLEAN, 0.7)]
 
 
-STUDY = Study(
-    paper="p123",
-    claim="An attack that brings the encoder's features near to those of the image smoothly deformed spoils the masks "
-    "of prompts that it has not seen, more than one on the masks of given prompts and more than one away from the "
-    "clean features, on the model it was made on and on another.",
-    protocol=f"{SCENES} scenes of {SIDE} px a seed with 2 to 4 held-out drawings that may hide each other. Each object "
-    f"is asked for by {CLICKS} random clicks and {CLICKS} boxes of 0.9 to 1.1 of its sides, whose masks are held "
-    f"against the truth. All attacks: at most 8/255 a pixel, {STEPS} sign steps of 2/255, the last iterate. UAD: "
-    f"{SPLIT} x {SPLIT} control points, {WARPS} warps, {EPOCHS} epochs with {INNER} steps each but the last, the "
-    "distance to what is reached moving the points (couple=True), which the paper's code leaves out; so it takes "
-    f"three times the passes of the others. Attack-SAM-K: {POINTS} random points; TAP from 0.01 of noise; AA: the "
-    "features of the other scene. For transfer TAP and UAD are made on three maps of `lite0` and judged by "
-    "`small-sam`. Settings are those planned beforehand; nothing was tuned. The pilot (seeds 900 to 903) had UAD lower "
-    "than TAP by 0.06, than Attack-SAM-K by -0.01, and by 0.04 than TAP where both were made on `lite0`.",
-    baseline="The clean picture, and random signs of the same size.",
-    lower_bound="0.",
-    upper_bound="The clean picture.",
-    measure=measure,
-    null=null,
-    seeds=tuple(range(8)),
-    criteria=(
-        Criterion.paired(
-            "UAD lowers the IoU below that of Attack-SAM-K",
-            value_of(IOU, DEFORMED), value_of(IOU, MASKS), lower=True,
-            expected=0.1, pilot=Pilot(0.08, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "and below that of TAP",
-            value_of(IOU, DEFORMED), value_of(IOU, FAR), lower=True,
-            expected=0.1, pilot=Pilot(0.05, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "made on another network it lowers the IoU below that of TAP made there",
-            value_of(CARRIED, DEFORMED), value_of(CARRIED, FAR), lower=True,
-            expected=0.1, pilot=Pilot(0.03, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "it lowers the IoU by more than 0.1 below that of random signs",
-            value_of(IOU, DEFORMED), value_of(IOU, NOISE), lower=True, margin=0.1,
-        ),
-    ),
-    preconditions=(
-        Precondition("masks of clean pictures have an IoU above 0.5", value_of(IOU, CLEAN), 0.5),
-    ),
-    rival=Criterion.paired(
-        "it lowers the IoU below that of features of another image",
-        value_of(IOU, DEFORMED), value_of(IOU, OTHER), lower=True,
-    ),
-    draw=draw,
-    one_thread=True,
-    registered="411371464e3c",
-    stand_in=(
-        "`small-sam` at 128 px instead of SAM at 1024",
-        "attacks made on `lite0`, the classifier from whose weights the segmenter's convolutions started, instead of "
-        "on another segmenter",
-        "16 scenes of clip art, 20 steps and 10 epochs instead of photographs, 40 and 40",
-        "ILPD, PATA and the tricks DI and MI are not measured",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, null=null, seeds=range(8), draw=draw, one_thread=True, registered="411371464e3c"
+)

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from binderclip.losses import Cosine, RouterLosses, clip
 from binderclip.models import MoEMLP
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.training import contrastive_towers as towers
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 EXPERTS, TOP_K, STEPS, BATCH, RATE, ON = 8, 2, 200, 128, 1e-3, 3e-4
 BEFORE, DENSE, UPCYCLED, SCRATCH = "dense, first half", "dense", "upcycled", "experts from scratch"
 METHODS = (BEFORE, DENSE, UPCYCLED, SCRATCH)
-PILOT = (900, 901, 902)
 ACCURACY, RECALL, SAME = (
     "zero-shot accuracy",
     "R@5, mean of both directions",
@@ -72,10 +63,7 @@ def trained(model: towers.Towers, seed: int, *, steps: int, rate: float, routed:
 def figures(model: nn.Module, name: str) -> list[Row]:
     """Accuracy and recall on held-out clip art; of experts, how evenly they were used in the last batch."""
     assert isinstance(model, towers.Towers)
-    rows = [
-        Row(ACCURACY, name, towers.accuracy(model, Cosine())),
-        Row(RECALL, name, towers.recall(model, Cosine())),
-    ]
+    rows = [Row(ACCURACY, name, towers.accuracy(model, Cosine())), Row(RECALL, name, towers.recall(model, Cosine()))]
     loads = [layer.last.entropy for layer in model.modules() if isinstance(layer, MoEMLP) and layer.last is not None]
     return [*rows, Row(ENTROPY, name, sum(loads) / len(loads))] if loads else rows
 
@@ -94,11 +82,6 @@ def measure(seed: int) -> list[Row]:
     return rows + figures(trained(new, seed, steps=2 * STEPS, rate=RATE, routed=True), SCRATCH)
 
 
-def both(method: str) -> Quantity:
-    """Mean of accuracy and recall."""
-    return combined("mean", value_of(ACCURACY, method), value_of(RECALL, method))
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Accuracy, recall and load."""
     panels: Any = figure.subplots(1, 3)
@@ -109,45 +92,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
 
 
-STUDY = Study(
-    paper="p126",
-    claim="A trained model whose MLPs become experts that start as copies computes what it did, learns more in further "
-    "training than the dense model does, and is better than experts trained from scratch for as long.",
-    protocol="Two towers of two layers from scratch on the training clip art by InfoNCE: pictures as frozen features "
-    f"of `small-dino`, captions as bags of words. After {STEPS} steps (batches of {BATCH}, {RATE:g}) each tower, an "
-    f"MLP, becomes {EXPERTS} experts of which a row uses {TOP_K}, with the usual weights of the router's losses (0.01 "
-    "and 0.001; the paper's own are not known here) and capacity 2, and goes on for "
-    f"{STEPS} steps at {ON:g}, as the dense model does. Experts from scratch start as new towers and train for "
-    f"{2 * STEPS} steps at {RATE:g}. Held-out clip art: recall at 5, as the paper's claim is of retrieval, and "
-    "zero-shot accuracy. The pilot (three seeds) had recall 0.008 and 0.008 higher and 0.003 lower than the dense "
-    "model's, accuracy lower by 0.006 to 0.018, and recall 0.014 to 0.017 above experts from scratch. Nothing was "
-    "tuned.",
-    baseline="The dense model, trained on for as many steps.",
-    lower_bound="Guessing: about 0.005 in recall, 0.03 in accuracy.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.below("at the start no coordinate of an embedding changes by more than 1e-5",
-                        value_of(SAME, UPCYCLED), 1e-5, pilot=Pilot(1e-6, PILOT), expected=5e-6, essential=True),
-        Criterion.paired("the upcycled model's recall is above the dense one's", value_of(RECALL, UPCYCLED),
-                         value_of(RECALL, DENSE), claimed=0.005, pilot=Pilot(0.006, PILOT), essential=True),
-        Criterion.paired("and above that of experts from scratch", value_of(RECALL, UPCYCLED),
-                         value_of(RECALL, SCRATCH), claimed=0.005, pilot=Pilot(0.002, PILOT), essential=True),
-        Criterion.paired("in the mean of accuracy and recall, too, it is above the dense one", both(UPCYCLED),
-                         both(DENSE)),
-        Criterion.paired("and above experts from scratch", both(UPCYCLED), both(SCRATCH)),
-        Criterion.at_least("experts are used: the entropy of the load is above half of the most", value_of(ENTROPY,
-                           UPCYCLED), 0.5),
-    ),
-    rival=Criterion.paired("it is above the dense model trained on, in the mean of accuracy and recall",
-                           both(UPCYCLED), both(DENSE)),
-    draw=draw,
-    seeds=tuple(range(10, 24)),
-    one_thread=True,
-    registered="3eb9b142005c",
-    stand_in=(
-        "towers of one MLP each on frozen features and bags of words instead of CLIP's transformers with experts in "
-        "every second block",
-        "4,235 pairs of clip art and 200 steps instead of billions of pairs",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 24), one_thread=True, registered="3eb9b142005c")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,23 +12,14 @@ from torch.nn import functional as F
 
 from binderclip.data.distortions.library import LEVELS, distort
 from binderclip.quality import ANTONYMS, SFD, SFDIQA, PromptQuality, RRDBNet
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.distorted_tiles import tiles, tracked
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 KINDS = ("gaussian_blur", "gaussian_noise", "jpeg")
 SIDE, CROPS, BATCH, PIXELS, ADVERSARIAL = 64, 60, 4, 80, 40
 RATE, SLOW = 1e-3, 1e-4
 """Of the first stage and the discriminators; of the generator against them, the paper's."""
-PILOT = (900, 901, 902)
 PLAIN, METHOD, WITHOUT = "pixel loss alone", "SFD", "perceptual loss without discriminators"
 SCORE, FEATURE, TEXT = "SFD-IQA", "features alone", "prompts alone"
 WORDS, RANDOM = "antonym prompts", "random score"
@@ -107,29 +98,6 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def _rank(name: str) -> Quantity:
-    return value_of(RANK, name, ALL)
-
-
-CRITERIA = (
-    Criterion.at_least(
-        "the discriminators' score falls with the level of distortion, and more than that of antonym prompts: the "
-        "lesser of its rank correlation and of its lead",
-        combined("least", _rank(SCORE), _rank(SCORE) - _rank(WORDS)), 0.0,
-        claimed=0.1, expected=0.4, pilot=Pilot(0.12, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "with the discriminators embeddings of enlarged pictures are nearer to those of the originals than with the "
-        "pixel loss alone", value_of(APART, METHOD), value_of(APART, PLAIN), lower=True,
-        expected=0.02, pilot=Pilot(0.015, PILOT), essential=True,
-    ),
-    Criterion.paired("at a cost of at most 1 dB", value_of(PSNR, METHOD), value_of(PSNR, PLAIN), margin=-1.0),
-    Criterion.paired("nearer than with the perceptual loss without discriminators", value_of(APART, METHOD),
-                     value_of(APART, WITHOUT), lower=True),
-    Criterion.at_least("the score's rank correlation is above 0.5", _rank(SCORE), 0.5),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Distance to the originals, signal-to-noise ratio, and the rank correlation of every score."""
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.6))
@@ -142,37 +110,12 @@ def draw(table: Table, figure: Figure) -> None:
                       rotation=30, ha="right")  # fmt: skip
 
 
-STUDY = Study(
-    paper="p128",
-    claim="Discriminators that see CLIP's middle features place by place, and its embedding by a learned pair of "
-    "prompts, make enlarged pictures nearer to real ones, and afterwards score quality without opinions.",
-    protocol=f"{CROPS} crops of {SIDE} px of tiles of one half of the photographs of scikit-image and scikit-learn, "
-    "and the same at half the size. A generator of one residual-in-residual block of 16 channels learns "
-    f"{PIXELS} steps of {BATCH} by pixels at {RATE}, and from there {ADVERSARIAL} steps with features of the first "
-    "three blocks of `small`: all terms, or without discriminators; generator at "
-    f"{SLOW}, discriminators at {RATE}. Enlarged crops of the other half are compared with the originals by the "
-    "embedding of `small`, which the losses saw too. The score is SFD-IQA of the middle "
-    f"{SIDE} px of held-out tiles under {', '.join(KINDS)} at five levels and whole: Spearman's correlation of the "
-    "falling score with the level, mean over tiles and kinds, beside that of the seven antonym pairs of p138 on "
-    "`small` as it is. Criteria were written after three pilot seeds: 900 and 901 with the generator at "
-    f"{RATE}, which cost 9 dB and was lowered to the paper's rate for that, 902 as here (3 dB less than pixels alone, "
-    "distance 0.668 after 0.678, correlation 0.62). Forty steps are far too few for pictures that please: what is said "
-    "of them is a direction.",
-    baseline="The pixel loss alone; antonym prompts of `small`.",
-    lower_bound="A random score: 0. It and the pixel loss of other seeds stand in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired("the discriminators of features alone rank better than antonym prompts", _rank(FEATURE),
-                           _rank(WORDS)),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(10, 18)),
+    seeds=range(10, 18),
     null={SCORE: RANDOM, METHOD: PLAIN},
     one_thread=True,
     registered="0c94bfb1ada9",
-    stand_in=(
-        "`small`, blocks of a transformer, instead of stages of CLIP RN50; a generator of one block instead of 23, "
-        "twice instead of four times, 40 adversarial steps instead of 400,000",
-        "no comparison with a discriminator of pixels; levels of synthetic distortions instead of opinions of people",
-    ),
-)  # fmt: skip
+)

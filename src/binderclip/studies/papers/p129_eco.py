@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from binderclip.adapt import ECO, PromptLearning, ZeroShotClassifier
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import lines
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, lines
 from binderclip.studies.protocols.data.few_shot_sets import few_shot_set
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 EPOCHS = {1: 40, 4: 40, 16: 16}
 """By shots: 40, 80 and 80 steps."""
@@ -25,8 +17,6 @@ SETS = ("OpenMoji subgroups", "Fashion-MNIST")
 EMOJI = (
     "flag", "clock", "heart", "building", "land vehicle", "mammal", "meal", "tool", "weather", "worker"
 )  # fmt: skip
-ENSEMBLES = ("2 x 4", "4 x 2")
-PILOT = (0, 1, 2)
 SEPARATE = "4 x 2, trained apart"
 HAND = "hand template"
 NEW = "accuracy, classes without pictures"
@@ -102,11 +92,6 @@ def _mean(table: Table, method: str, metric: str = "accuracy", shots: int | None
     return float(np.mean([table.mean(metric, method, setting) for setting in _settings(shots)]))
 
 
-def _gain(setting: str) -> Quantity:
-    both = combined("mean", *(value_of("accuracy", name, setting) for name in ENSEMBLES))
-    return both - value_of("accuracy", "1 x 8 (CoOp)", setting)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Accuracy against shots on both sets; the ensemble and its parts."""
     axes = figure.subplots(1, 3)
@@ -125,63 +110,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend(fontsize=8, ncols=2, loc="upper center")
 
 
-STUDY = Study(
-    paper="p129",
-    claim="Several short contexts, trained together and averaged as text features, classify better than one long "
-    "context with as many vectors and the same cost when used.",
-    protocol="Ten subgroups of OpenMoji and the ten classes of Fashion-MNIST; cached features of the bundled `small`; "
-    "1, 4 and 16 shots; 8 learned vectors as 1 x 8, 2 x 4 and 4 x 2, drawn at random, SGD with the paper's constants "
-    "for 40 epochs (16 at 16 shots, to stay in the time). At 4 shots also four contexts trained each for itself; and "
-    "base to new: learned on a random half of the subgroups, read on the other half (added after the rest was "
-    "measured once). A run that collapses moves a mean by ten points, as one of CoOp did in the first measurement, "
-    "whose spreads these are: so the median over sets and shots decides.",
-    baseline="One context of 8 vectors (CoOp); the hand template; contexts trained apart.",
-    lower_bound="Guessing: 0.10.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "2 x 4 and 4 x 2, on average, beat 1 x 8, median over sets and shots",
-            combined("median", *(_gain(setting) for setting in _settings())),
-            0.0,
-            expected=0.045,
-            pilot=Pilot(0.064, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "the same, mean over sets and shots", combined("mean", *(_gain(setting) for setting in _settings())), 0.0
-        ),
-        Criterion.paired(
-            "at 4 shots four contexts trained together beat four trained apart",
-            value_of("accuracy", "4 x 2", *_settings(4)),
-            value_of("accuracy", SEPARATE, *_settings(4)),
-        ),
-        Criterion.paired(
-            "on classes without pictures they are at most two points below 1 x 8",
-            combined("mean", value_of(NEW, "2 x 4"), value_of(NEW, "4 x 2")),
-            value_of(NEW, "1 x 8 (CoOp)"),
-            margin=-0.02,
-        ),
-        Criterion.paired(
-            "the ensemble is better than its contexts are one by one",
-            value_of("accuracy", "4 x 2", *_settings()),
-            value_of("mean accuracy of its single contexts", "4 x 2", *_settings()),
-        ),
-    ),
-    rival=Criterion.paired(
-        "they beat the hand template, mean over sets and shots",
-        combined("mean", *(value_of("accuracy", name, *_settings()) for name in ENSEMBLES)),
-        value_of("accuracy", HAND, *_settings()),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 30)),
-    one_thread=True,
-    registered="3f525a8b2cf8",
-    stand_in=(
-        "`small` instead of CLIP ViT-B/16",
-        "OpenMoji subgroups and Fashion-MNIST instead of eleven photograph sets",
-        "8 vectors instead of 16, for a text tower of 16 tokens",
-        "one view a picture instead of random crops",
-        "40 to 80 steps",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 30), one_thread=True, registered="3f525a8b2cf8")

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from binderclip.segment import (
-    ClassRule,
-    ClassScore,
-    FusedAttention,
-    LastBlock,
-    LayerEnsemble,
-    Parts,
-    parts_of,
-    vanilla,
-)
+from binderclip.segment import ClassRule, ClassScore, FusedAttention, LastBlock, LayerEnsemble, Parts, parts_of, vanilla
 from binderclip.segment.parts.last_block import AttentionMap
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.tables.scene_attention import attends, attention_rows, mass_rows, structured
 from binderclip.studies.protocols.tables.segment_figures import draw_table
-from binderclip.studies.protocols.tables.segment_table import (
-    LOWER_BOUND,
-    UPPER_BOUND,
-    gains,
-    protocol,
-    random_gains,
-    table_rows,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.protocols.tables.segment_table import gains, protocol, random_gains, table_rows
 
 N, SEEDS = 17, (50, 51, 52)
+TABLE_PROTOCOL = protocol(N)
 OWN, FUSED, LAYERS, SHARP = "own attention", "fused attention", "and every layer", "cliper"
 OTHERS = ("value", "maskclip", "sclip", "clearclip")
 
@@ -49,13 +28,7 @@ def asked() -> dict[str, str | Parts]:
     }
 
 
-PAIRS = (
-    (FUSED, OWN),
-    (LAYERS, FUSED),
-    (SHARP, LAYERS),
-    (SHARP, OWN),
-    *((SHARP, name) for name in OTHERS),
-)
+PAIRS = ((FUSED, OWN), (LAYERS, FUSED), (SHARP, LAYERS), (SHARP, OWN), *((SHARP, name) for name in OTHERS))
 
 
 def first(seed: int) -> list[Row]:
@@ -82,28 +55,9 @@ def draw(table: Table, figure: Figure) -> None:
     })  # fmt: skip
 
 
-STUDY = Study(
-    paper="p132",
-    claim="Earlier blocks keep the spatial structure that the last one loses: their attention maps, fused, make a "
-    "better last block than its own; averaging the segmentations of every layer's stream adds to it, and so does "
-    "sharpening by self-attention.",
-    protocol=f"{protocol(N)} Each step is added to the one before, on the whole scene at "
-    "once (sclip and clearclip on windows, as they are shipped). Attention on the own class: of the patches of "
-    "objects, heads averaged. Trials on 5 to 8 scenes of another seed, with a `small` whose last block attended "
-    "evenly, showed "
-    "the fused map near one label for the scene, since the early heads look from objects to the ground, and that "
-    "sharpening by its blocks' own attention collapses; the preset then took the cosines of its own tokens instead (as "
-    "the released code does with DINO). The first measurement, with that `small` and seeds 0 to 2, gives the spread. "
-    "Essential are the paper's steps in their order; sharpening is judged on mIoU, not on boundaries. The second "
-    "measurement, on seeds 10 to 12, had no condition on the early blocks: the fused map lost 0.22 of mIoU, every "
-    "layer's segmentation took 0.11 back, and the fused attention lay on the own class no more than all patches alike "
-    "(0.98 times), which the method lives on. It is now measured first, on new scenes. Seeds are 50 to 52: on 30 to 32 "
-    "and on 40 to 42 the random attention of the null passed an essential criterion by chance; the method was measured "
-    "on neither.",
-    baseline="The last block's own attention; the presets value, maskclip, sclip and clearclip.",
-    lower_bound=LOWER_BOUND,
-    upper_bound=UPPER_BOUND,
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     criteria=(
         gains(
             "fused attention beats the last block's own",
@@ -133,9 +87,4 @@ STUDY = Study(
     seeds=SEEDS,
     null=null,
     registered="c472515b631a",
-    stand_in=(
-        "`small`, four blocks on convolutional features, instead of ViT-B/16 and L/14",
-        "cosines of the tower's own tokens instead of the self-attention of Stable Diffusion 2.1",
-        "composite scenes of clip art instead of PASCAL VOC, COCO and ADE20K",
-    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +17,7 @@ from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.data.synthetic_scenes.vocabulary import SCENES15
 from binderclip.fit import fit
 from binderclip.segment.metrics import IoU
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study
 
 COMMON = ("flag", "heart", "clock", "house", "moon", "flower")
 RARE = ("jigsaw", "cloud")
@@ -34,7 +26,6 @@ SIZE, TRAIN, FEW, TEST = 64, 60, 4, 200
 STEPS, BATCH, WIDTH, RATE = 250, 16, 24, 3e-3
 STANDARD, LARGE = (0.8, 1.25), (0.1, 2.0)
 SETTINGS = ("standard jitter", "standard jitter + Copy-Paste", "large-scale jitter", "large-scale jitter + Copy-Paste")
-PILOT = (0, 1, 2)
 METRIC, METRIC_RARE = "mean IoU of 8 classes", "mean IoU of the 2 rare classes"
 METRIC_COMMON = "mean IoU of the 6 common classes"
 
@@ -178,47 +169,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.suptitle("Training views of the same four scenes", fontsize=11, fontweight="bold")
 
 
-STUDY = Study(
-    paper="p134",
-    claim="Pasting random objects of one training picture onto another improves segmentation with few labelled "
-    "pictures, on top of strong scale jitter, and most for rare classes.",
-    protocol=f"Semantic segmentation of eight clip-art classes on photographs at {SIZE} px: {TRAIN} training scenes of "
-    f"1 to 4 objects, of which {FEW} hold the two rare classes; {TEST} test scenes, all classes equally frequent. A "
-    f"network of five convolution blocks (0.16 M parameters) from scratch, {STEPS} steps of {BATCH}, AdamW {RATE:g}; "
-    "standard jitter 0.8 to 1.25, large-scale jitter 0.1 to 2, mirrors for all. One trial run each of three settings "
-    "on another seed, after which nothing was changed. The spread is that of the first measurement.",
-    baseline="The same jitter without pasting.",
-    lower_bound="0 (everything called background).",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "Copy-Paste helps on top of large-scale jitter",
-            value_of(METRIC, SETTINGS[3]),
-            value_of(METRIC, SETTINGS[2]),
-            expected=0.03,
-            pilot=Pilot(0.0232, PILOT),
-            essential=True,
-        ),
-        Criterion.paired("and on top of standard jitter", value_of(METRIC, SETTINGS[1]), value_of(METRIC, SETTINGS[0])),
-        Criterion.paired(
-            "on top of large-scale jitter the rare classes gain more than the common ones",
-            value_of(METRIC_RARE, SETTINGS[3]) - value_of(METRIC_RARE, SETTINGS[2]),
-            value_of(METRIC_COMMON, SETTINGS[3]) - value_of(METRIC_COMMON, SETTINGS[2]),
-        ),
-    ),
-    rival=Criterion.paired(
-        "large-scale jitter with Copy-Paste beats standard jitter alone",
-        value_of(METRIC, SETTINGS[3]),
-        value_of(METRIC, SETTINGS[0]),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    one_thread=True,
-    registered="2af6a78c4215",
-    stand_in=(
-        "clip-art scenes instead of COCO and LVIS: their objects were pasted to begin with, which favours the method",
-        "a small semantic segmenter, 250 steps from scratch, instead of Mask R-CNN",
-        "no self-training on unlabelled pictures",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="2af6a78c4215")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +18,8 @@ from binderclip.data.distortions.kinds import compressed
 from binderclip.evaluate.detectors import detection_average_precision
 from binderclip.quality import DeeCLIP, Detector, DetectorBatch, LinearDetector, PanopticPatchDetector, fit_detector
 from binderclip.quality.forensics.training import drawn_rows
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.data.made_fakes import SEEN, UNSEEN, bench, rounded
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TOWER, SIDE, TRAIN, TEST = "small-dino", 32, 120, 80
 STEPS, TRIPLETS, RATE, RANK, LAYERS = 60, 10, 3e-3, 4, (0, 1, 2)
@@ -35,7 +27,6 @@ LINE, ADAPTED, FUSED, FULL, RANDOM = "line on the embedding", "adapted, one line
 ARMS = (LINE, ADAPTED, FUSED, FULL)
 AP, JPEG, BLUR = "average precision", "JPEG 60", "blur 1 px"
 DEGRADED = {JPEG: lambda images: compressed(images, 60), BLUR: lambda images: gaussian_blur(images, 1.0)}
-PILOT = (900, 901, 902)
 
 
 def made_detector(arm: str) -> Detector:
@@ -99,14 +90,6 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def _unseen(arm: str) -> Quantity:
-    return value_of(AP, arm, *UNSEEN)
-
-
-def _degraded(arm: str) -> Quantity:
-    return value_of(AP, arm, *DEGRADED)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Average precision of every arm on each test set."""
     names = (SEEN, *UNSEEN, *DEGRADED)
@@ -119,45 +102,6 @@ def draw(table: Table, figure: Figure) -> None:
     axes[0].set_ylabel(AP)
 
 
-STUDY = Study(
-    paper="p135",
-    claim="Shallow and deep tokens of an adapted tower, fused and trained with triplets, find the pictures of unseen "
-    "generators, and degraded ones, better than a line on the frozen embedding.",
-    protocol=f"Tiles of {SIDE} px from the twenty photographs of scikit-image and scikit-learn at their "
-    f"own resolution, "
-    "and aligned copies by small autoencoders (protocol made_fakes). Detectors learn from copies by transposed "
-    f"convolutions ({TRAIN} tiles of one half of the photographs and their copies) and are tested on the other "
-    f"half ({TEST}): by that generator, by three others (nearest up-sampling, pixel shuffle, quantised codes), "
-    "and by that generator with JPEG of quality 60 or a blur of 1 px on both classes. `small-dino`, states 0 "
-    f"and 1 shallow, state 2, before the last block, deep; adapters of rank {RANK} on q, k and v; {STEPS} steps "
-    f"of AdamW at {RATE} with {TRIPLETS} triplets, the same for all that are trained so. Photographs, tiles, "
-    "starts and order depend on the seed; the autoencoders are the same for all. Seen before the criteria were "
-    "written: three pilot seeds, in which the fusion was above the line in one and near it in two, and triplets "
-    "took something away; sixteen seeds because of their spread.",
-    baseline="A linear probe on the frozen embedding, fitted to convergence on the same tiles.",
-    lower_bound="Random scores: average precision 0.5, as many real as generated.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired("fused, with triplets, against the line: average precision on unseen generators",
-                         _unseen(FULL), _unseen(LINE), claimed=0.05, expected=0.1, pilot=Pilot(0.111, PILOT),
-                         essential=True),
-        Criterion.paired("fused, with triplets, against the line: average precision after JPEG and blur of both",
-                         _degraded(FULL), _degraded(LINE), claimed=0.05, expected=0.1, pilot=Pilot(0.078, PILOT),
-                         essential=True),
-        Criterion.paired("the triplet loss adds to the fusion on unseen generators", _unseen(FULL), _unseen(FUSED)),
-    ),
-    preconditions=(
-        Precondition("fused, with triplets, finds its own generator (AP)", value_of(AP, FULL, SEEN), 0.8),
-    ),
-    rival=Criterion.paired("better on unseen generators than adapters with one line", _unseen(FULL), _unseen(ADAPTED)),
-    draw=draw,
-    seeds=tuple(range(10, 26)),
-    null={FULL: RANDOM},
-    one_thread=True,
-    registered="e61ad9646e65",
-    stand_in=(
-        "`small-dino` with three blocks at 32 px instead of CLIP ViT-L/14 at 224",
-        "copies of photographs by small autoencoders instead of ProGAN and nineteen other generators",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(10, 26), null={FULL: RANDOM}, one_thread=True, registered="e61ad9646e65"
+)

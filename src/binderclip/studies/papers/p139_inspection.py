@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -18,23 +18,12 @@ from binderclip.adapt import (
     conformal_thresholds,
 )
 from binderclip.evaluate import learning_set_curve
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.features import dataset_features
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.harness import Figure, Row, Table, dataset_features, declared_study, one_thread
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.few_shot_sets import TEXTILE
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SIZES = (5, 10, 25, 50, 100)
 REPEATS, SIDE, TILE = 2, 256, 8
-PILOT = (0, 1, 2, 3, 4)
 TASKS = ("local", "global")
 COUNTS = {"nominal": 500, "local": 250, "global": 250}
 FIGURES = ("accuracy", "sensitivity", "specificity", "precision", "f1", "auroc")
@@ -169,16 +158,6 @@ def _place(task: str, size: int) -> str:
     return f"nominal against {task}, {size} a class"
 
 
-def _at(method: str, *tasks: str, size: int = 50, figure: str = BALANCED) -> Quantity:
-    """Mean over kinds of defect."""
-    return value_of(figure, method, *(_place(task, size) for task in tasks or TASKS))
-
-
-def null(seed: int) -> list[Row]:
-    """Random figures for all."""
-    return random_rows(CRITERIA, seed)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Balanced accuracy against size for both tasks, and the AUROC of every method at 50 a class."""
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
@@ -205,78 +184,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend(fontsize=8, loc="lower right")
 
 
-COVERED = "share of sets with the true class"
-CRITERIA = (
-    Criterion.paired(
-        "at 50 a class it exceeds zero-shot by more than 10 points, mean of both kinds of defect",
-        _at(NEAREST),
-        _at("zero-shot"),
-        margin=0.1,
-        expected=0.2,
-        pilot=Pilot(0.008, PILOT),
-        essential=True,
-    ),
-    Criterion.at_least(
-        "100 examples a class suffice for 0.8 of both kinds of defect",
-        combined("least", *(_at(NEAREST, task, size=100) for task in TASKS)),
-        0.8,
-        expected=0.05,
-        pilot=Pilot(0.016, PILOT),
-        essential=True,
-    ),
-    Criterion.paired(
-        "global defects are easier than local ones by more than 5 points",
-        _at(NEAREST, "global"),
-        _at(NEAREST, "local"),
-        margin=0.05,
-        expected=0.1,
-        pilot=Pilot(0.008, PILOT),
-        essential=True,
-    ),
-    Criterion.paired(
-        "balanced accuracy grows from 5 to 100 examples, mean of both kinds",
-        _at(NEAREST, size=100),
-        _at(NEAREST, size=5),
-    ),
-    Criterion.paired(
-        "good parts alone rank local defects better (AUROC)",
-        _at(ONE_CLASS, "local", figure="auroc"),
-        _at(NEAREST, "local", figure="auroc"),
-    ),
-    Criterion.at_least(
-        "sets that promise 0.9 hold the true class of each kind with at least 0.87, the least of four",
-        combined("least", *(value_of(COVERED, name, task) for task in TASKS for name in (task, "nominal"))),
-        0.87,
-    ),
-)
-
-STUDY = Study(
-    paper="p139",
-    claim="50 to 100 examples a class suffice to inspect textiles by the most similar example, far better than "
-    "by texts; local defects are harder than global ones.",
-    protocol="500 good pictures, 250 with a local and 250 with a global defect of the paper's own textile set (250 "
-    f"px) through `lite0` at {SIDE} px: means and maxima over places of its maps of strides 8 and 16, each of unit "
-    "length, side by side. Random nested learning sets of 5 to 100 a class, two draws a seed, tested on all that is "
-    "left (about twice as many good as bad, hence balanced accuracy), defects being the positives. Then sets "
-    "calibrated on 50 more a class. Of four ways to pool (mean, maximum, mean with deviation, mean with maximum) "
-    "this one was best for the nearest example on 450 of the other pictures; there global defects were told at once "
-    "and local ones hardly better than by chance. The first measurement, with embeddings of `small`, gives the "
-    "spread; those stand beside it.",
-    baseline="Zero-shot texts of `small`; five nearest neighbours, GDA, logistic regression (C = 100) on the same "
-    "features; the worst of 8 x 8 tiles against those of good parts.",
-    lower_bound="Balanced accuracy and AUROC 0.5.",
-    upper_bound="Logistic regression on the same features, as a reference.",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired(
-        "it is better than logistic regression at 50, mean of both kinds", _at(NEAREST), _at("linear probe")
-    ),
-    null=null,
-    draw=draw,
-    seeds=tuple(range(10, 20)),
-    registered="4a9c40425ee8",
-    stand_in=(
-        "the middle of `lite0` at 256 px instead of CLIP ViT-L at 224 and more; texts by `small`",
-        "the textile task alone of the paper's five; half of its pictures",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), registered="4a9c40425ee8")

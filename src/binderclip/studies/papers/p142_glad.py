@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,20 +11,11 @@ from torch import Tensor
 
 from binderclip.adapt import GLAD, LoRAModule, LoRATuning, features_for
 from binderclip.models.layers.freezing import frozen
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import bars
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bars, declared_study
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.few_shot_sets import few_shot_set
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SHOTS, TESTED, CLASSES = 4, 40, 10
-PILOT = (0, 1, 2)
 SETTINGS: dict[str, Any] = {"blocks": 2, "steps": 150, "lr": 3e-3, "batch_size": 16}
 METHODS: dict[str, tuple[type[LoRATuning], dict[str, Any]]] = {
     "zero-shot": (LoRATuning, {"steps": 0}),
@@ -128,59 +118,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
 
 
-STUDY = Study(
-    paper="p142",
-    claim="Bending the gradient of low-rank tuning towards the one at a nearby sharper point finds flatter solutions "
-    "that transfer better to classes and styles that were not trained on.",
-    protocol="Ten base and ten new subgroups of OpenMoji by the seed, 4 shots, at most 40 test pictures a class; "
-    "adapters of rank 2 in the last two blocks of each tower of the bundled `small`, 150 steps of AdamW on 16 "
-    "pictures from cached states before those blocks. The rate, 3e-3 of 2e-4, 1e-3 and 3e-3, is the only one at "
-    "which plain LoRA learned its shots in so few steps on another seed. Sharpness: 20 random steps of length 0.05 "
-    "from the trained factors. The spreads are those of the first measurement, with 50 steps, 8 test pictures and "
-    "the `small` of before.",
-    baseline="LoRA alone; with the sharpness-aware gradient itself; with the mean of both gradients; zero-shot.",
-    lower_bound="Guessing: 0.10.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "GLAD's harmonic mean is above LoRA's",
-            value_of("harmonic mean", "GLAD"),
-            value_of("harmonic mean", "LoRA"),
-            expected=0.01,
-            pilot=Pilot(0.0066, PILOT),
-            essential=True,
-        ),
-        Criterion.below(
-            "GLAD's solution is flatter than LoRA's (logarithm of the ratio)",
-            value_of(SHARPNESS, "GLAD").log_over(value_of(SHARPNESS, "LoRA")),
-            0.0,
-            expected=math.log(1.3),
-            pilot=Pilot(0.216, PILOT),
-            essential=True,
-        ),
-        *(
-            Criterion.paired(text, value_of(metric, "GLAD"), value_of(metric, "LoRA"), margin=margin)
-            for text, metric, margin in (
-                ("its base accuracy is at most 0.02 below LoRA's", "base accuracy", -0.02),
-                ("its accuracy on grey and noisy pictures is above LoRA's", "shifted base accuracy", 0.0),
-            )
-        ),
-    ),
-    rival=Criterion.paired(
-        "its harmonic mean is above that of LoRA with the sharpness-aware gradient itself",
-        value_of("harmonic mean", "GLAD"),
-        value_of("harmonic mean", "LoRA + SAM"),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    one_thread=True,
-    registered="58d55f645b42",
-    stand_in=(
-        "`small` instead of CLIP ViT-B/16",
-        "subgroups of OpenMoji instead of eleven photograph sets",
-        "the combination rule and its constants are our reading of the paper",
-        "adapters in the last two blocks of each tower, 150 steps at a rate chosen for them",
-        "one view a picture instead of random crops",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="58d55f645b42")

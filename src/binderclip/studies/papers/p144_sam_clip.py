@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,29 +16,17 @@ from binderclip.segment import MergedEncoder, MergeStage, train_merge
 from binderclip.segment.promptable import next_click
 from binderclip.segment.promptable.drawn import PromptTokens
 from binderclip.segment.trained.merging import StemMaps
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import dots, segmentations
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, segmentations
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.class_scenes import CLASSES, HELD_OUT, class_scenes, scene_ious
 from binderclip.studies.protocols.data.click_scenes import click_samples
 from binderclip.studies.protocols.data.visual_scenes import cluttered
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PICTURES, REHEARSED, CLICKED, NAMED, SEGMENTED = 640, 40, 24, 120, 24
 SIDE, STEPS, BATCH, PROMPTS = 64, {"probe": 160, "joint": 100, "resolution": 24}, 32, 2
 PROBE = MergeStage(lr=2e-3, sides=(SIDE,))
 JOINT = MergeStage(lr=5e-3, encoder_lr=0.1, rehearsal=10.0, sides=(SIDE,))
-ARMS = {
-    "joint": JOINT,
-    "no rehearsal": replace(JOINT, rehearsal=0.0),
-}
+ARMS = {"joint": JOINT, "no rehearsal": replace(JOINT, rehearsal=0.0)}
 MERGED, ALONE = ARMS
 BEFORE, PROBED = "segmenter before", "head alone"
 ALPHAS = (0.4, 0.7)
@@ -51,7 +39,6 @@ KEPT, CLICK, SAME, ACCURACY, INTERPOLATED, MIOU = (
     "mIoU of a scene",
 )
 PATCHES, BOTH, TEACHER = "cells alone", "both heads", "the image-text model itself"
-PILOT_SEEDS = (900, 901, 902)
 
 
 def mixed(alpha: float) -> str:
@@ -200,40 +187,6 @@ def teacher_labels(images: Float[Tensor, "N 3 S S"], names: list[str]) -> Tensor
     return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False).argmax(1)
 
 
-def null(seed: int) -> list[Row]:
-    """Random numbers under every name."""
-    return random_rows(STUDY.criteria, seed)
-
-
-CRITERIA = (
-    Criterion.at_least(
-        "joint training keeps 95 % of the segmenter's mIoU after a click", value_of(KEPT, MERGED), 0.95,
-        claimed=0.0, expected=0.03, pilot=Pilot(0.004, PILOT_SEEDS), essential=True,
-    ),
-    Criterion.paired(
-        "its masks are more those of before than after training without rehearsal", value_of(SAME, MERGED),
-        value_of(SAME, ALONE), claimed=0.0, expected=0.02, pilot=Pilot(0.006, PILOT_SEEDS), essential=True,
-    ),
-    Criterion.paired(
-        "it names more pictures than the head alone", value_of(ACCURACY, MERGED), value_of(ACCURACY, PROBED),
-        claimed=0.0, expected=0.08, pilot=Pilot(0.042, PILOT_SEEDS), essential=True,
-    ),
-    Criterion.below(
-        "no interpolation with the weights of before reaches both of its figures", value_of(INTERPOLATED, MERGED), 0.0,
-        claimed=0.0, expected=0.02, pilot=Pilot(0.012, PILOT_SEEDS), essential=True,
-    ),
-    Criterion.paired(
-        "both heads draw better label maps than cells alone", value_of(MIOU, BOTH), value_of(MIOU, PATCHES),
-        claimed=0.0, expected=0.03, pilot=Pilot(0.016, PILOT_SEEDS), essential=True,
-    ),
-    Criterion.paired("and keeps more of the mIoU, too", value_of(KEPT, MERGED), value_of(KEPT, ALONE)),
-    Criterion.at_least(
-        "it names at least 0.8 of what the image-text model names",
-        value_of(ACCURACY, MERGED) / value_of(ACCURACY, TEACHER), 0.8,
-    ),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """What is kept and what is named, and label maps of both kinds."""
     seed = table.rows[-1].seed  # whose encoder is at hand
@@ -253,48 +206,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=30, labelsize=7)
 
 
-STUDY = Study(
-    paper="p144",
-    claim="One encoder learns an image-text model's embeddings and keeps the segmenter's masks, if it rehearses them; "
-    "interpolated weights do not have both, and both heads together draw better label maps than cells alone.",
-    protocol=f"`small-sam`, whose convolutions stay as they are, and `small` as the teacher. {PICTURES} pictures of "
-    f"one or two training drawings at {SIDE} px without labels, {REHEARSED} scenes whose masks are rehearsed; the head "
-    f"alone for {STEPS['probe']} steps at {PROBE.lr:g}, then {STEPS['joint']} joint ones at {JOINT.lr:g}, a tenth of "
-    f"it for the encoder, with and without rehearsal from the same head, and {STEPS['resolution']} at the segmenter's "
-    f"own side. Clicks into objects of {CLICKED} scenes of held-out drawings, names of {NAMED} pictures of one, label "
-    f"maps of {SEGMENTED} scenes. Joint rates of 0.001 and 0.002 were tried on seed 900, 0.005 and 0.01 on seeds 900 "
-    "to 902, for both arms alike: below 0.005 hardly anything is forgotten without rehearsal, at 0.01 the joint stage "
-    "spoils the head; the number of pictures and the steps of the head alone were raised on these seeds until the head "
-    "names pictures, and the pilot interpolated at 0.25, 0.5 and 0.75. "
-    "A pilot at 0.005 kept 1.000 of the mIoU after a click, 0.965 of the masks of before (0.941 without rehearsal), "
-    "rose from 0.536 to 0.619 in accuracy and from 0.147 to 0.180 in label maps by both heads; an interpolation "
-    "reached both figures of one seed of three. The full rate for the encoder, without the tenth, was left out for "
-    "time. The first measurement, on seeds 10 to 17, counted the effect that 95 % claims from another origin, and did "
-    "not say all of this; nothing else is changed.",
-    baseline="Training without rehearsal, and weights interpolated between before and without rehearsal.",
-    lower_bound="Guessing among fifteen classes: 0.067; a random class at each pixel: a mIoU of 0.07.",
-    upper_bound="The segmenter before: all of its mIoU; the image-text model itself.",
-    measure=measure,
-    criteria=CRITERIA,
-    preconditions=(
-        Precondition(
-            "there is something to forget: without rehearsal the masks are no longer those of before",
-            value_of(SAME, PROBED) - value_of(SAME, ALONE), 0.02,
-        ),
-        Precondition("the segmenter before finds objects: mIoU after a click above 0.4", value_of(CLICK, BEFORE), 0.4),
-        Precondition("the head has learned: its accuracy is above 0.2, three times chance",
-                     value_of(ACCURACY, MERGED), 0.2),
-        Precondition("its cells find classes: a mIoU above 0.1, where chance has 0.07", value_of(MIOU, PATCHES), 0.1),
-    ),
-    rival=Criterion.paired("both heads better than the cells of the image-text model itself", value_of(MIOU, BOTH),
-                           value_of(MIOU, TEACHER)),
-    draw=draw,
-    seeds=tuple(range(20, 28)),
-    null=null,
-    one_thread=True,
-    registered="e3eec47f734b",
-    stand_in=(
-        "the bundled `small-sam`, whose convolutions do not learn, instead of SAM ViT-B",
-        "the bundled `small` instead of CLIP ViT-L/14, and made pictures instead of 40 million photographs",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), one_thread=True, registered="e3eec47f734b")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +13,18 @@ from torch import Tensor
 
 from binderclip.evaluate import f_clipscore_dm, word_detection
 from binderclip.explain import DenseMisalignment, LeaveOneWordOut, Misalignment, TextTokenAttribution
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.features import dataset_features, tensor_features
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.harness import (
+    Figure,
+    Row,
+    Table,
+    bare,
+    dataset_features,
+    declared_study,
+    one_thread,
+    random_rows,
+    tensor_features,
+)
 from binderclip.studies.protocols.bundled import bundled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SIZE = 128
 SCENES, CAPTIONS = 200, 100
@@ -39,8 +38,6 @@ SCORERS: dict[str, Any] = {
     "leave one word out": LeaveOneWordOut(),
 }
 OURS, OUT = "signed (CLIP4DM)", "leave one word out"
-PILOT = (0, 1, 2)
-"""Seeds of the first measurement, whose spread is the pilot's."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +224,7 @@ def _wins(true: Tensor, false: Tensor) -> float:
 
 def null(seed: int) -> list[Row]:
     """Random scores of words and captions: every share is the same but for chance."""
-    return random_rows(CRITERIA, seed, 0.45, 0.55)
+    return random_rows(STUDY.criteria, seed, 0.45, 0.55)
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -279,70 +276,6 @@ def _examples(part: Any) -> None:
     axes[0, 1].set_title("words that speak for (blue) and against (red)", fontsize=9)
 
 
-FOUND_WORD, PRECISION = "foil word found", "average precision"
-CRITERIA = (
-    Criterion.at_least(
-        "the wrong word is found more than twice as often as by a random choice (ratio)",
-        value_of(FOUND_WORD, OURS, "all") / value_of(FOUND_WORD, "a random word", "all"),
-        2.0,
-        expected=0.3,
-        pilot=Pilot(0.18, PILOT),
-        essential=True,
-    ),
-    Criterion.paired(
-        "signs are kept for a reason: above the better of the ReLU versions",
-        value_of(FOUND_WORD, OURS, "all"),
-        combined("most", *(value_of(FOUND_WORD, name, "all") for name in ("ReLU", "relevance propagation"))),
-        expected=0.1,
-        pilot=Pilot(0.027, PILOT),
-        essential=True,
-    ),
-    Criterion.paired(
-        "F-CLIPScore tells captions from foils better than CLIPScore",
-        value_of(PRECISION, "F-CLIPScore"),
-        value_of(PRECISION, "CLIPScore"),
-        expected=0.02,
-        pilot=Pilot(0.013, PILOT),
-        essential=True,
-    ),
-    Criterion.at_least(
-        "word scores rank like leaving words out (Spearman above 0.3)",
-        value_of("Spearman with leave one word out", OURS),
-        0.3,
-    ),
-)
-
-STUDY = Study(
-    paper="p146",
-    claim="The signed product of text attention and its gradient is lowest at the word that does not fit the picture, "
-    "more often than its ReLU version; the sum of negative words tells captions from foils better than CLIPScore.",
-    protocol=f"300 captions with one word replaced: {SCENES} scenes of two recoloured held-out objects ('a red cat and "
-    f"a blue car'; half a wrong noun, half a wrong colour) and {CAPTIONS} held-out clip-art captions of two words or "
-    "more (a noun of another category). Bundled `small`, template 'A photo depicts ', all three blocks of its text "
-    f"tower. The threshold is the 5 % quantile of word scores of {ALIGNED_SCENES} scenes and {ALIGNED_CAPTIONS} "
-    "captions of the training split that fit. Equal lowest scores count as chance among them. Nothing was tuned; six "
-    "scenes were looked at while the method was written. The row of F-CLIPScore over all negative words was added "
-    "after a first run and is no part of the verdict. That run (seeds 0 to 2) gives the spread.",
-    baseline="The same with ReLU before the mean over heads, relevance propagation, leaving one word out (exact, W + 1 "
-    "passes); CLIPScore for whole captions.",
-    lower_bound="A random word of the caption, and a random one that is no article or conjunction; 0.5 for average "
-    "precision.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired(
-        "the wrong word is found more often than by leaving one word out",
-        value_of(FOUND_WORD, OURS, "all"),
-        value_of(FOUND_WORD, OUT, "all"),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    null=null,
-    one_thread=True,
-    registered="5b7b9544a024",
-    stand_in=(
-        "bundled `small` (three text blocks) instead of ViT-B/32 to ViT-H/14",
-        "composite scenes and clip-art captions instead of FOIL, nocaps-FOIL, Rich-HF, SeeTRUE and HAT",
-        "a threshold calibrated for this model instead of -5e-5",
-    ),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(10, 18), null=null, one_thread=True, registered="5b7b9544a024"
 )

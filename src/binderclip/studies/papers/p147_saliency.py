@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +13,10 @@ from torch import Tensor
 
 from binderclip.explain import ClassModelImage, GradCAM, Saliency, pointing_game
 from binderclip.segment import mask_iou, saliency_graph_cut
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures
 from binderclip.studies.protocols.data.visual_scenes import cluttered
 from binderclip.studies.protocols.photo_classifier import own_classes, photo_classifier
 from binderclip.studies.protocols.random_maps import random_maps
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SCENES, SIZE, STEPS = 40, 128, 24
 SHARE = 0.14
@@ -38,7 +29,6 @@ CUT, THRESHOLD, CENTRE, BEST = "graph cut", "threshold", "centre square", "thres
 BLIND, MIDDLE_CUT = "graph cut, random map", "graph cut, map of the centre"
 PIXEL, MIDDLE, RANDOM = "a random pixel", "the centre", "random map"
 RISES, SEEN = "score rises in every quarter", "class seen by another model"
-PILOT = tuple(range(8))
 
 
 @lru_cache(maxsize=2)
@@ -102,43 +92,6 @@ def _class_images(model: Any, seed: int) -> list[Row]:
     return [Row(IMAGE, RISES, float(np.mean(risen))), Row(IMAGE, SEEN, float(right.float().mean()))]
 
 
-def _criteria() -> Iterator[Criterion]:
-    cut, threshold, blind, middle = (value_of(IOU, name) for name in (CUT, THRESHOLD, BLIND, MIDDLE_CUT))
-    yield Criterion.at_least(
-        "saliency points at the object at least twice as often as a random pixel (ratio)",
-        value_of(POINT, SALIENCY) / value_of(POINT, PIXEL),
-        2.0,
-        expected=2.0,
-        pilot=Pilot(0.5, PILOT),
-        essential=True,
-    )
-    yield Criterion.paired(
-        "saliency points at the object more often than the picture's centre does",
-        value_of(POINT, SALIENCY),
-        value_of(POINT, MIDDLE),
-        expected=0.15,
-        pilot=Pilot(0.1, PILOT),
-        essential=True,
-    )
-    yield Criterion.paired(
-        "graph cut has a higher IoU than a threshold of the map, and than a graph cut of a random map",
-        cut,
-        combined("most", threshold, blind),
-        expected=0.1,
-        pilot=Pilot(0.044, PILOT[:6]),
-        essential=True,
-    )
-    yield Criterion.paired(
-        "and than a graph cut seeded by the picture's centre, the strongest cheap rival", cut, middle
-    )
-    yield Criterion.at_least(
-        f"another model sees the class of a class image more often than by chance (1 in {len(CLASSES)})",
-        value_of(IMAGE, SEEN),
-        1 / len(CLASSES),
-    )
-    yield Criterion.at_least("the score of most class images rises in every quarter", value_of(IMAGE, RISES), 0.5)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Some scenes with their maps and masks, and the measured scores."""
     halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.15])
@@ -162,32 +115,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(names)), [fill(name, 12) for name in names], fontsize=7)
 
 
-STUDY = Study(
-    paper="p147",
-    claim="The gradient of a class score at the pixels points at the object; a graph cut seeded by it gives a better "
-    "mask than the map's threshold; images that maximise a score are recognised by another network.",
-    protocol=f"{SCENES} scenes a seed of one held-out clip-art object (6 to 25 % of a {SIZE} px picture, plain to "
-    "textured grounds) with exact masks; the highest class of the bundled `lite0` is explained. The threshold leaves "
-    f"{SHARE:.0%} of the pixels, an object's mean share in the pilot. Class images: {len(CLASSES)} classes of `lite0`, "
-    f"{STEPS} steps of normalised ascent with jitter, judged by `small` among these names. A map "
-    "that knows nothing but the picture's centre, where an object of these scenes often is, goes through the same "
-    "graph cut. The first measurement, with the cosine of `small`, let the threshold leave 5 % of the pixels, which no "
-    "mask of an object has; the second, on seeds 10 to 19, asked for no more than a blob at the centre would give. The "
-    f"pilot of the graph cuts had 24 scenes a seed, that of pointing {SCENES}, and nothing else was tried.",
-    baseline="The map's threshold; graph cuts seeded by a random map, which finds objects by their colours, and by the "
-    "picture's centre.",
-    lower_bound=f"A random pixel (the object's share of the picture); 1 in {len(CLASSES)} for the class images.",
-    upper_bound="The threshold at the object's true area, for masks from the map alone.",
-    measure=measure,
-    criteria=tuple(_criteria()),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(20, 30)),
+    seeds=range(20, 30),
     null={SALIENCY: RANDOM, CUT: BLIND},
     one_thread=True,
     registered="6b9288abc419",
-    stand_in=(
-        "EfficientNet-Lite0 instead of a convolutional network of 2013, both of ImageNet",
-        "composite clip-art scenes, and the class the network gives them, instead of ILSVRC-2013",
-        "scipy's maximum flow instead of the authors' graph cut",
-    ),
 )

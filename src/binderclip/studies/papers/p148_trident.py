@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -22,22 +21,10 @@ from binderclip.segment import (
 )
 from binderclip.segment.parts.splicing import promptable, value_masked
 from binderclip.segment.promptable import encoder_attention
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.tables.scene_attention import outside_mass_rows, structured
 from binderclip.studies.protocols.tables.segment_figures import draw_grounds
-from binderclip.studies.protocols.tables.segment_table import (
-    LOWER_BOUND,
-    SETS,
-    UPPER_BOUND,
-    gains,
-    ground_rows,
-    random_gains,
-    table_rows,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.protocols.tables.segment_table import SETS, gains, ground_rows, random_gains, table_rows
 
 N, SEEDS = 17, (30, 31, 32)
 RESIZE, LOGITS, SPLICE = "resized to the model's side", "segment, then splice", "splice, then segment"
@@ -105,31 +92,8 @@ def draw(table: Table, figure: Figure) -> None:
     draw_grounds(figure, table, shown, ("scenes-hard",), methods, n=N, height=3.6, ratios=(1, 1.3))
 
 
-STUDY = Study(
-    paper="p148",
-    claim=(
-        "Windows see detail; splicing their tokens before anything is compared with words, mixing them over the whole "
-        "picture by a segmenter's attention, and asking that segmenter for the masks of the regions found, each make "
-        "the label map better."
-    ),
-    protocol=(
-        f"{N} scenes of 256 px a set and seed, four sets, held-out clip art of 15 classes, all of them labels; windows "
-        "of 128 px, stride 64; the ground does not count. ProxyCLIP's rule with small-dino inside the windows, its "
-        "mean over all windows. The attention across windows is small-sam's at 256 px with the paper's constants, and, "
-        "as mixing by that leaves little, small-dino's with the threshold at its cap of 0.9 (chosen among 1.2, 2 "
-        "and the cap on 6 scenes of seed 100, which is not measured here). The masks of prompts are measured with the "
-        "ground as a class of four words and below 0.2, the paper's constants, after splicing without mixing. "
-        "Intervals by the paired bootstrap over scenes. The first measurement (seeds 0 to 2, with the `small` of "
-        "before) "
-        "allowed mixing to lose a point against scores; it gives the spread. The second, on seeds 10 to 12, had no "
-        "condition on the segmenter's attention: mixing by it left little more than one label for the scene (-0.36), "
-        "splicing tokens was no better than splicing scores (+0.0005), masks of prompts added 0.005. How much of that "
-        "attention falls on the own class is now measured first, on new scenes."
-    ),
-    baseline="The same windows and affinity, each window segmented on its own and the scores averaged.",
-    lower_bound=LOWER_BOUND,
-    upper_bound=UPPER_BOUND,
-    measure=measure,
+STUDY = declared_study(
+    __name__, measure,
     criteria=(
         gains("splicing tokens beats splicing scores", SPLICE, LOGITS, expected=0.008, scenes=N, spread=0.027,
               essential=True),
@@ -147,8 +111,4 @@ STUDY = Study(
     seeds=SEEDS,
     null=null,
     registered="c8d3d9a42dd3",
-    stand_in=(
-        "`small` instead of CLIP ViT-B/16, `small-dino` instead of DINO ViT-B/16, `small-sam` instead of SAM ViT-B",
-        "composite clip-art scenes of 256 px instead of PASCAL VOC, COCO, Cityscapes and ADE20K",
-    ),
 )  # fmt: skip

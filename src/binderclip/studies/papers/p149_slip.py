@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +17,8 @@ from binderclip.losses import SoftTargetContrastive
 from binderclip.segment.metrics import mask_iou
 from binderclip.segment.promptable import OracleSegmenter
 from binderclip.segment.task import Look, MostSimilar, ProjectedModel, ResidualHead, region_retrieval
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures
 from binderclip.studies.protocols.data.task_scenes import models
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NICHE = (
     "cat face", "dragon face", "dog face", "smiling face with heart-eyes", "smiling face with sunglasses",
@@ -37,7 +29,6 @@ NICHE = (
 """Faces of which there are pictures in several styles that the bundled models never saw, and one in OpenMoji's."""
 SCENES, OBJECTS, SIZE = 5, 4, 128
 STEPS, BATCH, WIDTH = 200, 64, 128
-PILOT_SEEDS = (900, 901, 902)
 FOUND = "named object found"
 EXACT, SMALL_SAM = "exact masks", "masks of small-sam"
 BEFORE, TUNED, HARD, RANDOM = "small", "tuned, soft targets", "tuned, InfoNCE", "a mask at random"
@@ -128,73 +119,6 @@ def draw(table: Table, figure: Figure) -> None:
     pictures(axes[2:], [made.images[0]], ["\n".join(made.names[0])])
 
 
-STUDY = Study(
-    paper="p149",
-    claim="Of all masks of a picture the one whose cut-out on black is most like a word is the named thing, once the "
-    "image-text model has been tuned on pictures and names of its niche, which it knows little of before.",
-    protocol=f"{len(NICHE)} kinds of faces of emoji. {SCENES} scenes a seed with {OBJECTS} of them in OpenMoji's style "
-    "on plain or graded ground; each is asked for by name and found if the chosen mask has an IoU above 0.5 with it. "
-    "Heads of SLIP's form on both frozen towers of the bundled `small` are tuned on about a hundred pictures of these "
-    f"faces in other styles, cut out on black: {STEPS} steps of {BATCH}, AdamW at 1e-3. Masks are exact ones with "
-    "the ground among them, or `small-sam`'s by its own threshold of 0.5. Seeds vary scenes and heads. Nothing was "
-    "tuned but a precondition: the share of objects that a mask of `small-sam` covers was first to be a half, and was "
-    "0.53 in the pilot.",
-    baseline="`small` as it is, with the same cut-outs and names.",
-    lower_bound="A mask at random.",
-    upper_bound="Every named object: 1; with `small-sam` the share that one of its masks covers.",
-    measure=measure,
-    null={TUNED: RANDOM},
-    seeds=tuple(range(8)),
-    criteria=(
-        Criterion.paired(
-            "exact masks: the named thing is found more often after tuning than before, by more than 0.1",
-            value_of(FOUND, TUNED, EXACT),
-            value_of(FOUND, BEFORE, EXACT),
-            margin=0.1,
-            expected=0.27,
-            pilot=Pilot(0.104, PILOT_SEEDS),
-            essential=True,
-        ),
-        Criterion.paired(
-            "masks of `small-sam`: it is found more often after tuning than before",
-            value_of(FOUND, TUNED, SMALL_SAM),
-            value_of(FOUND, BEFORE, SMALL_SAM),
-            expected=0.13,
-            pilot=Pilot(0.058, PILOT_SEEDS),
-            essential=True,
-        ),
-        Criterion.paired(
-            "exact masks: it is found more often than by a mask at random, by more than 0.2",
-            value_of(FOUND, TUNED, EXACT),
-            value_of(FOUND, RANDOM, EXACT),
-            margin=0.2,
-            expected=0.5,
-            pilot=Pilot(0.229, PILOT_SEEDS),
-            essential=True,
-        ),
-        Criterion.paired(
-            "masks of `small-sam`: it is found more often than by a mask at random",
-            value_of(FOUND, TUNED, SMALL_SAM),
-            value_of(FOUND, RANDOM, SMALL_SAM),
-        ),
-    ),
-    preconditions=(
-        Precondition("a mask of `small-sam` covers two objects in five", value_of(COVERED, SMALL_SAM), 0.4),
-        Precondition(
-            "`small` knows little: below 0.75 with exact masks", value_of(FOUND, BEFORE, EXACT), 0.75, lower=True
-        ),
-    ),
-    rival=Criterion.paired(
-        "exact masks: soft targets find it more often than InfoNCE",
-        value_of(FOUND, TUNED, EXACT),
-        value_of(FOUND, HARD, EXACT),
-    ),
-    draw=draw,
-    one_thread=True,
-    registered="5073f1eddfa6",
-    stand_in=(
-        "heads on the frozen towers of the bundled `small` instead of ResNet-50 and DistilBERT tuned whole",
-        "faces of emoji instead of Pokémon",
-        "exact masks and `small-sam` instead of SAM",
-    ),
+STUDY = declared_study(
+    __name__, measure, null={TUNED: RANDOM}, seeds=range(8), draw=draw, one_thread=True, registered="5073f1eddfa6"
 )

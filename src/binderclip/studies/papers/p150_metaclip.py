@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -12,32 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.curate import CurationPipeline, MetadataBalancer
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.training.selections import (
-    BATCH,
-    CONCEPTS,
-    STEPS,
-    MemoryTable,
-    clip_art,
-    linear_map,
-    pictured,
-    said,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.protocols.training.selections import CONCEPTS, MemoryTable, clip_art, linear_map, pictured, said
 
 POOL, KEPT, ZIPF = 4000, 2000, 1.2
 BALANCED, RANDOM, AGAIN, WHOLE = "balanced", "random", "random, drawn again", "the whole pool"
 METHODS = (BALANCED, RANDOM, AGAIN, WHOLE)
 ACCURACY, ALL, TAIL, HEAD = "accuracy, mean over concepts", "all", "rarer half", "commoner half"
 RATIO = "largest count over the median"
-PILOT = (100, 101, 102)
 
 
 @lru_cache(maxsize=2)
@@ -87,27 +68,6 @@ def measure(seed: int) -> list[Row]:
     return results
 
 
-CRITERIA = (
-    Criterion.paired(
-        "balanced is more accurate than a random selection of the same size, mean over concepts",
-        value_of(ACCURACY, BALANCED, ALL), value_of(ACCURACY, RANDOM, ALL),
-        expected=0.015, pilot=Pilot(0.015, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "on the rarer half of the concepts", value_of(ACCURACY, BALANCED, TAIL), value_of(ACCURACY, RANDOM, TAIL),
-        expected=0.04, pilot=Pilot(0.02, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "without losing two points on the commoner half", value_of(ACCURACY, BALANCED, HEAD),
-        value_of(ACCURACY, RANDOM, HEAD), margin=-0.02,
-    ),
-    Criterion.paired(
-        "at least as accurate as the whole pool, mean over concepts", value_of(ACCURACY, BALANCED, ALL),
-        value_of(ACCURACY, WHOLE, ALL), margin=-0.01,
-    ),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Counts of concepts before and after, and the accuracies."""
     left, *others = figure.subplots(1, 4, width_ratios=[1.4, 1, 1, 1])
@@ -124,29 +84,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=40, labelsize=7)
 
 
-STUDY = Study(
-    paper="p150",
-    claim="Balancing a pool over a list of concepts, by capping how many pairs each gives, makes a better training set "
-    "than a random selection of the same size: concepts that are rare in the pool gain.",
-    protocol=f"{POOL} pairs of training clip art a seed, drawn with repeats: the concept of rank r with r^-{ZIPF}, "
-    f"ranks at random, then a picture whose caption names it; {len(CONCEPTS)} concepts, matched with the captions as "
-    f"substrings. The balancer keeps about {KEPT}; the random selections as many. On each a linear map from frozen "
-    f"features of `small-dino` to frozen texts of `small` learns by InfoNCE, {STEPS} steps of {BATCH}. Test: held-out "
-    "clip art that names a concept, classified among the concepts' names; a picture is right with any that it names; "
-    "mean over concepts. The pilot (three seeds) gave the spreads; nothing was tuned.",
-    baseline="A random selection of the same size, trained for as many steps.",
-    lower_bound="Guessing: about 0.03. Another random selection stands in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(10, 40)),
+    seeds=range(10, 40),
     null={BALANCED: AGAIN},
     one_thread=True,
     registered="5b16b36c97e6",
-    stand_in=(
-        "4,000 pairs of clip art with a made imbalance instead of 1.6 billion of the web",
-        "a linear map between frozen towers instead of CLIP trained from scratch",
-        "31 concepts instead of 500,000 from WordNet and Wikipedia",
-    ),
 )

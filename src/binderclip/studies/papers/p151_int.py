@@ -4,36 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from binderclip.segment.task import FixedWords, Loop, VocabularyScorer, instance_mining
 from binderclip.segment.task.words import patches
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures
 from binderclip.studies.protocols.data.task_scenes import (
     ANIMALS,
     BEST_CLICK,
     TASK,
     TRIVIAL,
-    best_trivial,
     hidden_animals,
     models,
-    quality,
     score_rows,
     trivial_masks,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SCENES, CAMOUFLAGE, ROUNDS = 5, 0.3, 5
-PILOT_SEEDS = (900, 901, 902)
 NAME = "name accuracy"
 FREQUENT, WHOLE_PICTURE, CONTRAST, FULL, ANY, TRUE = (
     "most frequent of nine patches", "of the whole picture", "contrast, first round", "INT, five rounds",
@@ -93,72 +82,12 @@ def draw(table: Table, figure: Figure) -> None:
         pictures(axes[row], shown, [found.names[row], first if first == last else f"{first}, then {last}"])
 
 
-STUDY = Study(
-    paper="p151",
-    claim="A model that names what it sees in patches of a picture often names what is not there. Erasing what a name "
-    "means and looking how far the name falls finds the true one oftener than the patches' majority, and multiplying "
-    "the falls over rounds more often still; the masks get better with the names.",
-    protocol=f"{SCENES} scenes a seed, one held-out animal of {len(ANIMALS)} kinds on texture, clouds or a photograph, "
-    f"{CAMOUFLAGE:.0%} of the ground mixed in; the task is {TASK!r}. Names by the bundled `small` among them "
-    "in the picture, its halves and quarters; what is erased is the hot part of CLIP Surgery's map, filled from its "
-    "border; masks by `small-sam`. Quality is the mean of S-measure, E-measure and weighted F. Nothing was tuned. "
-    "In the pilot's 15 scenes no name differed between the ways to choose it; their spread is taken as 0.1, one scene "
-    "in five of every second seed. Twelve seeds (0 to 11) by the same criteria left open whether five rounds name it "
-    "more often; these 24 are new ones, and the twelve are not counted.",
-    baseline="The name that most of the nine patches give.",
-    lower_bound="A name at random (1 in 26); a disc in the middle, the whole picture, a random click.",
-    upper_bound="The true name; one click inside the animal.",
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     null={CONTRAST: ANY, FULL: ANY},
-    seeds=tuple(range(12, 36)),
-    criteria=(
-        Criterion.paired(
-            "the name is right more often after five rounds than by frequency",
-            value_of(NAME, FULL),
-            value_of(NAME, FREQUENT),
-            expected=0.15,
-            pilot=Pilot(0.1, PILOT_SEEDS),
-            essential=True,
-        ),
-        Criterion.paired(
-            "INT has a higher quality than the most frequent name",
-            quality(FULL),
-            quality(FREQUENT),
-            expected=0.1,
-            pilot=Pilot(0.085, PILOT_SEEDS),
-            essential=True,
-        ),
-        Criterion.paired(
-            "the name is right more often by contrast (first round) than by frequency",
-            value_of(NAME, CONTRAST),
-            value_of(NAME, FREQUENT),
-        ),
-        Criterion.paired(
-            "the name is right more often after five rounds than by contrast",
-            value_of(NAME, FULL),
-            value_of(NAME, CONTRAST),
-        ),
-        Criterion.paired("five rounds have a higher quality than the first", quality(FULL), quality(CONTRAST)),
-        Criterion.paired("INT has a higher quality than the best trivial answer", quality(FULL), best_trivial()),
-    ),
-    preconditions=(
-        Precondition("one click inside the animal gives a weighted F above 0.6", value_of("Fw", BEST_CLICK), 0.6),
-        Precondition(
-            "the whole picture's name is right more often than 1 in 13", value_of(NAME, WHOLE_PICTURE), 1 / 13
-        ),
-    ),
-    rival=Criterion.paired(
-        "five rounds name it more often than the whole picture alone",
-        value_of(NAME, FULL),
-        value_of(NAME, WHOLE_PICTURE),
-    ),
+    seeds=range(12, 36),
     draw=draw,
     one_thread=True,
     registered="0ece00b2a29f",
-    stand_in=(
-        "the bundled `small` choosing among 26 names and 11 grounds instead of LLaVA answering questions",
-        "the hot part of a map instead of Grounding DINO, its border's colours instead of Stable Diffusion",
-        "`small` at 128 px instead of CLIP ViT-B/16 at 224, `small-sam` instead of SAM",
-        "composite scenes of clip art instead of CHAMELEON, CAMO and COD10K",
-    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +13,13 @@ from torch import Tensor, nn
 from binderclip.adapt import PixelPrompt, PromptedModel
 from binderclip.fit import fit
 from binderclip.robust import PGD, TeCoA, adversarial_step
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures, random_rows
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.visual_scenes import cluttered
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SIDE, TRAIN, TEST, EPOCHS, BATCH, TEMPLATE = 64, 96, 48, 2, 16, "a {}"
 EPS, STEPS, TOWER_RATE, PROMPT_RATE = 1 / 255, 5, 1e-4, 0.01
 NONE, HEAD, TOWER, PROMPT = "no training", "with a head", "TeCoA, image tower", "TeCoA, prompts"
-PILOT_SEEDS = (900, 901, 902)
 ATTACKED, CLEAN = "accuracy under attack", "accuracy"
 METHODS = (NONE, HEAD, TOWER, PROMPT)
 
@@ -128,56 +118,6 @@ def null(seed: int) -> list[Row]:
     return [*random_rows(STUDY.criteria, seed), Row(CLEAN, NONE, 0.9)]
 
 
-STUDY = Study(
-    paper="p152",
-    claim="Adversarial training against texts of the classes raises the accuracy under attack on classes that it has "
-    "not seen, above that of the untrained model and of adversarial training with a head.",
-    protocol=f"Pictures of one drawing each on plain grounds, {SIDE} px, 15 classes, of which eight are trained on and "
-    f"seven are judged. All models have {EPOCHS * TRAIN // BATCH} steps of {BATCH} pictures, attacked by two steps of "
-    f"1/255 within 1/255; SGD with momentum 0.9, rate {TOWER_RATE:g} for the image tower, {PROMPT_RATE:g} for a frame "
-    f"of pixels and ten tokens in front of the frozen tower. With a head: the same training by a new linear layer on "
-    f"unit features (rate 0.1), which is then dropped. Judged on {TEST} pictures of held-out drawings by {STEPS} steps "
-    "within 1/255. Before the criteria were written, on seeds 900 to 902: rates of 1e-4, 3e-4, 1e-3 and 0.01 for the "
-    "tower (above 1e-4 unseen classes are lost) and of 0.003 to 4 for prompts; 24 steps instead of 12, and captions of "
-    "clip art as classes, which both left less on unseen classes. With 12 steps two seeds had gains of 0.02 over no "
-    "training and 0.08 and 0.04 over training with a head; prompts lost. The spreads of the pilot are rounded up.",
-    baseline="`small` as it is.",
-    lower_bound="Guessing: 0.14.",
-    upper_bound="Clean accuracy of `small`.",
-    measure=measure,
-    null=null,
-    seeds=tuple(range(8)),
-    criteria=(
-        Criterion.paired(
-            "the image tower trained so withstands more on unseen classes than before",
-            value_of(ATTACKED, TOWER), value_of(ATTACKED, NONE),
-            expected=0.05, pilot=Pilot(0.04, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "and more than after adversarial training with a head",
-            value_of(ATTACKED, TOWER), value_of(ATTACKED, HEAD),
-            expected=0.05, pilot=Pilot(0.04, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "it keeps more clean accuracy on unseen classes than training with a head",
-            value_of(CLEAN, TOWER), value_of(CLEAN, HEAD),
-        ),
-        Criterion.paired(
-            "prompts trained so withstand more on unseen classes than none",
-            value_of(ATTACKED, PROMPT), value_of(ATTACKED, NONE),
-        ),
-    ),
-    preconditions=(
-        Precondition("`small` names more than half of the clean pictures", value_of(CLEAN, NONE), 0.5),
-        Precondition("and less than half of the attacked ones", value_of(ATTACKED, NONE), 0.5, lower=True),
-    ),
-    draw=draw,
-    one_thread=True,
-    registered="cdfab44fae94",
-    stand_in=(
-        "`small` at 64 px instead of CLIP ViT-B/32 at 224",
-        "eight classes of clip art, 96 pictures and 12 steps instead of ten epochs of ImageNet, one set of seven other "
-        "classes instead of fifteen",
-        "projected gradient ascent of 5 steps instead of 100 and of AutoAttack",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, null=null, seeds=range(8), draw=draw, one_thread=True, registered="cdfab44fae94"
+)

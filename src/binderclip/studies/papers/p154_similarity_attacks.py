@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,20 +14,11 @@ from binderclip.data.distortions.library import distort
 from binderclip.models.layers.freezing import frozen
 from binderclip.robust import SimilarityAttack, attack_similarity, rank_flip_rate
 from binderclip.segment.anomaly.restoring import structural_similarity
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.distorted_tiles import tiles
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-SIDE, TRIPLETS, LEVELS, ITERATIONS, FARTHER, PILOT_SEEDS = 64, 8, (2, 3), 25, 0.25, (900, 901, 902)
+SIDE, TRIPLETS, LEVELS, ITERATIONS, FARTHER = 64, 8, (2, 3), 25, 0.25
 KINDS = ("gaussian_blur", "gaussian_noise", "contrast", "darken")
 LEARNED, CLIP, SSIM, PIXELS = "lite0 maps", "small embedding", "SSIM", "squared error"
 PGD, FLOW, BOTH = "pgd", "spatial", "spatial+pgd"
@@ -137,63 +128,4 @@ def draw(table: Table, figure: Figure) -> None:
     )
 
 
-def null(seed: int) -> list[Row]:
-    """Random numbers under every name."""
-    return random_rows(STUDY.criteria, seed)
-
-
-STUDY = Study(
-    paper="p154",
-    claim="An imperceptible change makes a learned distance take the nearer of two images for the farther one in most "
-    "cases, and such attacks carry over to other distances better if pixels are moved before they are changed.",
-    protocol=f"{TRIPLETS} tiles of photographs a seed, {SIDE} px, each distorted (blur, noise, contrast, darkening) at "
-    f"level {LEVELS[0]}, and {FARTHER:g} of the way from there to level {LEVELS[1]}. The nearer one by the distance is "
-    "attacked as published: 30 sign steps of 0.0005 within 0.015 of pixels in [0, 1], each image until its rank flips; "
-    f"a flow by {ITERATIONS} iterations of L-BFGS; the flow brought into the ball and 20 sign steps. Carried over is "
-    f"the share of pairs that another distance ({CLIP}, {SSIM}, {PIXELS}) has as before and flips on images made "
-    f"against {LEARNED}. Before the criteria were written: on seed 900 the farther image was at level 3 itself, which "
-    "flipped SSIM for a third and the squared error for none; of this design seeds 901 and 902 flipped all learned "
-    "ranks, and 0.33, 0.29 of the others' after sign steps, 0.38, 0.42 after flows, 0.33, 0.33 after both. The "
-    "spreads of the pilot are rounded up. The first measurement, on seeds 0 to 7, looked for 0.15 and found 0.016 "
-    "(-0.003 to 0.035): eight seeds could not tell that from none. It gives the spread of the carried share for these "
-    "eighteen.",
-    baseline="The pair before the attack: no rank is flipped.",
-    lower_bound="0.",
-    upper_bound="1.",
-    measure=measure,
-    null=null,
-    seeds=tuple(range(10, 28)),
-    criteria=(
-        *(
-            Criterion.at_least(
-                f"the attack flips {name} in more than half of the cases",
-                value_of(FLIPPED, name), 0.5, expected=0.2, pilot=Pilot(0.15, PILOT_SEEDS), essential=True,
-            )
-            for name in (LEARNED, CLIP)
-        ),
-        Criterion.paired(
-            "moving pixels first carries over better, mean of the other distances",
-            value_of(CARRIED, BOTH, "mean of others"), value_of(CARRIED, PGD, "mean of others"),
-            expected=0.02, pilot=Pilot(0.023, tuple(range(8))), essential=True,
-        ),
-        Criterion.paired(
-            "the learned distances are flipped more often than the squared error",
-            value_of(FLIPPED, LEARNED), value_of(FLIPPED, PIXELS),
-        ),
-        Criterion.at_least(
-            "in 8 bits the attack on the learned maps still flips more than half", value_of(ROUNDED, LEARNED), 0.5
-        ),
-    ),
-    rival=Criterion.paired(
-        "it carries over better than moving pixels alone",
-        value_of(CARRIED, BOTH, "mean of others"), value_of(CARRIED, FLOW, "mean of others"),
-    ),
-    draw=draw,
-    one_thread=True,
-    registered="9d55d989f8eb",
-    stand_in=(
-        "maps of `lite0` without learned weights instead of LPIPS, and embeddings of `small`, SSIM and the squared "
-        "error instead of fifteen metrics",
-        "64 pairs of made distortions instead of those of BAPPS with a clear human winner",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, seeds=range(10, 28), draw=draw, one_thread=True, registered="9d55d989f8eb")

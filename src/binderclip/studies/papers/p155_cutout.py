@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,8 @@ from torch.nn import functional as F
 
 from binderclip.data import Cutout
 from binderclip.data.uniform import uniform
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.loops import accuracy, train_classifier
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import lines, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, accuracy, declared_study, lines, pictures, train_classifier
 from binderclip.studies.protocols.data.clothing import clothing, standardised
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LENGTHS = (0, 8)
 TRAIN, VALIDATION, TEST = 2000, 2000, 4000
@@ -32,7 +22,6 @@ BLACK = -0.286 / 0.353
 METHOD, COVERED = "with Cutout", "test accuracy, a square hidden"
 CHOSEN = LENGTHS[-1]
 """About the share of the side that the paper takes for few pictures."""
-PILOT = tuple(range(10, 18))
 
 
 @lru_cache(maxsize=1)
@@ -108,10 +97,6 @@ def _setting(length: int) -> str:
     return f"length {length}"
 
 
-def _at(length: int, metric: str = "test accuracy") -> Quantity:
-    return value_of(metric, METHOD, _setting(length))
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Accuracy against the side of the hole, whole and hidden, and examples of the holes."""
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.5, 1))
@@ -135,47 +120,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.suptitle("What the network sees", fontsize=11, fontweight="bold")
 
 
-def null(seed: int) -> list[Row]:
-    """Random numbers under every name."""
-    return random_rows(STUDY.criteria, seed)
-
-
-STUDY = Study(
-    paper="p155",
-    claim="Taking a random square out of every training picture improves a convolutional network that has few "
-    "pictures.",
-    protocol=f"Fashion-MNIST, {TRAIN} training pictures a seed, a network of two convolutions ({WIDTH} and "
-    f"{2 * WIDTH} channels, batch normalisation) and a hidden layer, {EPOCHS} epochs of SGD (rate {RATE}, momentum "
-    f"0.9, weight decay 5e-4, cosine), shifts and mirrors for all; holes of 0 or {CHOSEN} pixels, compared on {TEST} "
-    "test pictures. Two earlier measurements had 12 epochs, too few for a regulariser: 4 pixels, chosen on other "
-    "pictures, cost 0.006 (eight seeds). The spread is that of lengths 0 and 8 on those eight; nothing else was "
-    "tried.",
-    baseline="Length 0: shifts and mirrors only.",
-    lower_bound="Guessing: 0.10.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            f"holes of {CHOSEN} pixels raise the accuracy on test pictures",
-            _at(CHOSEN),
-            _at(0),
-            claimed=0.01,
-            pilot=Pilot(0.0064, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "with squares hidden from the test pictures, training with such holes helps",
-            _at(CHOSEN, COVERED),
-            _at(0, COVERED),
-        ),
-    ),
-    draw=draw,
-    null=null,
-    seeds=tuple(range(20, 28)),
-    one_thread=True,
-    registered="c59c001bd91d",
-    stand_in=(
-        "Fashion-MNIST and a network of two convolutions instead of CIFAR, SVHN and STL-10 with residual networks",
-        "100 epochs instead of 200",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), one_thread=True, registered="c59c001bd91d")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,17 +17,8 @@ from binderclip.data import ImageTextDataset, load_data
 from binderclip.data.cache.features import content_hash
 from binderclip.data.distortions.library import distort
 from binderclip.evaluate import group_disparity, progress_rate
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.features import tensor_features
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, tensor_features
 from binderclip.studies.protocols.bundled import bundled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 HOME, DRAWN, LINES, FAINT = "twemoji", ("twemoji", "emojione", "openmoji"), "outlines", "faint and grainy"
 REGIONS = (*DRAWN, LINES, FAINT)
@@ -39,9 +30,6 @@ DISPARITY, CHANCE = "disparity", "disparity by chance"
 ACCURACY, UNSEEN = "accuracy", "accuracy on two styles left out"
 BEFORE, AFTER, ALL = "as trained", "retrained on all styles", "retrained on all styles, every picture"
 SOME, CONTROL, CLEANED = "retrained on three styles", "retrained on one style", "style directions removed"
-PILOT = (900, 901, 902, 903)
-BEFORE_SEEDS = tuple(range(10, 26))
-"""Of the first measurement, which gives the spread of retraining."""
 
 
 class Drawings(NamedTuple):
@@ -201,81 +189,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_ylim(0)
 
 
-TUNED = ("small-b", "small")
-
-STUDY = Study(
-    paper="p158",
-    claim="From weak to strong models, accuracy rises more slowly on drawings of other styles than on corrupted ones "
-    "of the style that models were trained on; the disparity between styles grows; retraining the last layer on a "
-    "representative set takes most of it away.",
-    protocol=f"{CONCEPTS} emoji in five styles each (three sets of drawings, and the first one's outlines and faint, "
-    "grainy copies), nine classes (animals, food, ...). Fifteen models: linear heads on 8 x 8 pixels, on `small-b` and "
-    f"on `small`, trained on {', '.join(map(str, SIZES))} emoji in the first style. Reference: {HALF} other emoji in "
-    "that style; standard shift: the same, blurred; geography: the same in the four others. A progress rate is the "
-    "slope over models. The disparity is the largest minus the smallest accuracy over the five styles. Retraining "
-    f"takes {HALF} pictures as before, now of all styles. Seeds split the emoji. Seen before the "
-    "criteria: four pilot seeds, where retraining lowered the disparity by a quarter; a first choice of five sets of "
-    "drawings, without outlines and faint copies, had a disparity of four points above chance, too little to test. The "
-    "first measurement, on seeds 10 to 25, made a bound of its own essential, 30 % less disparity (it was 26 %); the "
-    "paper says that retraining takes two thirds away at best, which stands as a lesser part, for every picture.",
-    baseline="The head as trained; retrained on one style with random groups; style directions removed.",
-    lower_bound="By chance: styles of each emoji's pictures shuffled; one style retrained stands in the null's place.",
-    upper_bound="Retrained on every picture of all styles.",
-    measure=measure,
-    criteria=(
-        Criterion.at_least(
-            "the rate of progress is larger on blurred pictures of one style than on other styles",
-            value_of(RATE, STANDARD).log_over(value_of(RATE, OTHERS)), 0.0,
-            expected=0.4, pilot=Pilot(0.067, PILOT), essential=True,
-        ),
-        Criterion.at_least(
-            "the disparity grows with the accuracy", value_of(GROWTH, "over models"), 0.0,
-            expected=0.3, pilot=Pilot(0.105, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "retraining lowers the disparity",
-            value_of(DISPARITY, AFTER, *TUNED), value_of(DISPARITY, BEFORE, *TUNED),
-            lower=True, expected=0.05, pilot=Pilot(0.06, BEFORE_SEEDS), essential=True,
-        ),
-        Criterion.below(
-            "by 30 % or more", value_of(DISPARITY, AFTER, *TUNED) / value_of(DISPARITY, BEFORE, *TUNED), 0.7,
-        ),
-        Criterion.below(
-            "with every picture of all styles by two thirds",
-            value_of(DISPARITY, ALL, *TUNED) / value_of(DISPARITY, BEFORE, *TUNED), 1 / 3,
-        ),
-        Criterion.paired(
-            "retrained on three styles, accuracy on the two others rises",
-            value_of(UNSEEN, SOME, *TUNED), value_of(UNSEEN, BEFORE, *TUNED),
-        ),
-        Criterion.paired(
-            "accuracy on the one style falls by less than five points",
-            value_of(f"{ACCURACY} on one style", AFTER, *TUNED), value_of(f"{ACCURACY} on one style", BEFORE, *TUNED),
-            margin=-0.05,
-        ),
-    ),
-    preconditions=(
-        Precondition(
-            "before, the disparity is five points above chance",
-            value_of(DISPARITY, BEFORE, *TUNED) - value_of(CHANCE, BEFORE, *TUNED), 0.05,
-        ),
-        Precondition(
-            "models differ by 20 points on the reference",
-            value_of(SPAN, "one style"), 0.2,
-        ),
-    ),
-    rival=Criterion.paired(
-        "it lowers the disparity by more than removing style directions",
-        value_of(DISPARITY, CLEANED, *TUNED), value_of(DISPARITY, AFTER, *TUNED),
-    ),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(30, 46)),
+    seeds=range(30, 46),
     null={AFTER: CONTROL, OTHERS: STANDARD, "over models": "models shuffled"},
     one_thread=True,
     registered="60f3254344ce",
-    stand_in=(
-        "emoji in five styles instead of photographs of DollarStreet and GeoDE from the regions of the world",
-        "fifteen linear heads on three towers instead of about a hundred models of ImageNet",
-        "blurred pictures instead of ImageNet-V2, -A, -R and -Sketch",
-    ),
-)  # fmt: skip
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +16,10 @@ from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.data.synthetic_scenes.vocabulary import SCENES15, vocabulary
 from binderclip.losses import ContrastiveLoss, SameKey
 from binderclip.models.towers import open_image_tower
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.stages.attentive import AttentiveMaskStep
 from binderclip.train.tokens.attentive import AttentivePatches, EnclosingCrops, class_attention, crop_resize
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PATCH, WIDTH, LAYERS, EMBED = 8, 64, 2, 64
 TRAIN, TEST, SIDE = 2000, 500, 64
@@ -39,7 +31,6 @@ METHODS = (PLAIN, RANDOM, ATTENTIVE, ACLIP)
 ACCURACY = "zero-shot accuracy"
 KEPT = "share of the drawing's patches that is kept"
 START, HELD_OUT = "before training", "val+test+shift"
-PILOT = (900, 901, 902)
 
 
 class CaptionedViT(nn.Module):
@@ -177,52 +168,6 @@ def null(seed: int) -> list[Row]:
     return rows + [Row(ACCURACY, name, float(rng.random())) for name in METHODS]
 
 
-STUDY = Study(
-    paper="p159",
-    claim="Patches that a momentum copy of the image tower attends to lie on what captions name, and a model that "
-    "trains on that half is better than one that trains on a random half.",
-    protocol=f"Scenes of {SIDE} px with one drawing of 15 classes on textures, clouds of noise or photographs, "
-    f"named by its class: {TRAIN} to train on, {TEST} of held-out drawings. open_clip's ViT of width {WIDTH}, {LAYERS} "
-    f"layers and patches of {PATCH} px, whose patch projection stays as it starts, beside one vector a caption, both "
-    f"from scratch: {STEPS} steps of {BATCH} at {RATE:g}. Two crops of each scene and a third around them, which "
-    f"the copy sees, blocks of 2 x 2 patches, 9 of 16 kept; the copy's momentum begins at {MOMENTUM} instead of 0.996, "
-    "as steps are few. Nothing else is changed in the pictures. Self-supervision has the paper's weights and "
-    "heads of 256. The same start, scenes and crops for all. Seen before the criteria were written, on seed 900: that "
-    "clip art of 31 concepts on such grounds is learned too slowly to compare anything (0.08). The pilot, seeds "
-    "900 to 902: kept shares 0.81 to 0.84; attended above random by 0.04, 0.006 and 0.03; self-supervision far below "
-    "(0.14 to 0.15 instead of 0.23 to 0.31).",
-    baseline="A random half of the blocks, on the same two crops; all patches of one crop.",
-    lower_bound="A random mask keeps 0.56 of the drawing; guessing is right in 0.07.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.at_least(
-            "attended patches lie on the drawing: the mask keeps more of it than a random one (0.5625)",
-            value_of(KEPT, ATTENTIVE), 0.5625, claimed=0.05, expected=0.2, pilot=Pilot(0.02, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "training on the attended half is better than on a random half", value_of(ACCURACY, ATTENTIVE),
-            value_of(ACCURACY, RANDOM), claimed=0.005, expected=0.025, pilot=Pilot(0.018, PILOT), essential=True,
-        ),
-        Criterion.paired("the kept share grows in training", value_of(KEPT, ATTENTIVE), value_of(KEPT, START)),
-        Criterion.paired("the attended half of two crops is better than all patches of one",
-                         value_of(ACCURACY, ATTENTIVE), value_of(ACCURACY, PLAIN)),
-        Criterion.paired("self-supervision between the views adds to it", value_of(ACCURACY, ACLIP),
-                         value_of(ACCURACY, ATTENTIVE)),
-    ),
-    preconditions=(
-        Precondition("the steps suffice to learn from a random half", value_of(ACCURACY, RANDOM), 0.15),
-    ),
-    rival=Criterion.paired("the attended half of two crops is better than all patches of one crop, at 72 instead of 64 "
-                           "patches a picture", value_of(ACCURACY, ATTENTIVE), value_of(ACCURACY, PLAIN)),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    null=null,
-    one_thread=True,
-    registered="1397619b0f41",
-    stand_in=(
-        "2,000 made scenes of 64 px with 15 captions instead of 15 million photographs",
-        "a ViT of two layers beside one vector a caption, 200 steps, instead of ViT-B/16 and a text tower, 25 epochs",
-        "no changes of colour",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(10, 18), null=null, one_thread=True, registered="1397619b0f41"
+)

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import copy
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from binderclip.evaluate import TrainedPairs, batch_size_generalization, normalized_contrastive_loss
 from binderclip.losses import Cosine, clip, contrastive_step
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.training import contrastive_towers as towers
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SAMPLES, SIZES, PIECE, RATE, EVALUATED = 25_600, (32, 128, 512), 32, 1e-3, 512
 WHOLE, PIECES = 256, 16
@@ -34,8 +26,6 @@ OFF, OFF64, HELD = (
 )
 GAP, LOSS, ACCURACY = "gap of the normalised loss", "normalised loss of unseen pairs", "zero-shot accuracy"
 SLOPE = "slope of the logarithm of the gap against that of the batch size"
-FIRST = tuple(range(10, 22))
-"""Seeds of the first measurement, which says how much the gaps spread."""
 
 
 class _Held:
@@ -160,51 +150,6 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=45, labelsize=7)
 
 
-STUDY = Study(
-    paper="p160",
-    claim="Gradients of a contrastive batch that goes through the towers in pieces are those of the whole batch, "
-    "and the larger the batch is, the smaller is the gap between the loss of unseen pairs and that of "
-    "training pairs.",
-    protocol="Two towers of two layers from scratch on the training clip art: pictures as frozen features of "
-    f"`small-dino`, captions as bags of words. Gradients of {WHOLE} pairs in {PIECES} pieces, with the "
-    "loss in blocks, are held against those of the whole batch, for the largest difference in any "
-    "parameter or the scale, and so is the mean of the pieces' own losses, which has to differ. Then "
-    f"{SAMPLES:,} pairs (six passes) in batches of 32, 128 and 512, all in pieces of {PIECE}, by AdamW "
-    f"at {RATE:g} times the root of batch / 128; the gap is that of InfoNCE less ln B, by batches of "
-    f"{EVALUATED} for all, between held-out clip art and as many training pairs "
-    "(`evaluate.batch_size_generalization`). With equal samples a larger batch takes fewer steps, which by itself "
-    "leaves a smaller gap: batches of 32 for as few steps as those of 512 are controls, once at the rate of 512, once "
-    "at that of 32, a quarter of it, which the first measurement had alone and which learns little. Seeds 10 to 21 of "
-    "the first measurement are the pilot: gaps 1.68, 1.71 and 1.17, accuracy 0.28, 0.29 and 0.23. Nothing was tuned.",
-    baseline="Batches of 32.",
-    lower_bound="Guessing: accuracy about 0.03; features that say nothing: a loss and a gap of 0.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.exact("gradients in pieces are those of the whole batch, to 1e-5 in float32 and 1e-10 in float64",
-                        _exact, why="an identity", essential=True),
-        Criterion.paired("the gap after batches of 512 is below that after batches of 32", value_of(GAP, "32"),
-                         value_of(GAP, "512"), claimed=0.1, expected=0.2, pilot=Pilot(0.118, FIRST), essential=True),
-        Criterion.below("the slope of the logarithm of the gap is below -1/4; 1 / sqrt(B) has -1/2",
-                        value_of(SLOPE, "all sizes"), -0.25),
-        Criterion.paired("unseen pairs have a smaller loss than after batches of 32 for as few steps at the same rate",
-                         value_of(LOSS, SHORT), value_of(LOSS, "512")),
-        Criterion.paired("accuracy after batches of 512 is above that after batches of 32", value_of(ACCURACY, "512"),
-                         value_of(ACCURACY, "32")),
-    ),
-    preconditions=(
-        Precondition("the mean of the pieces' own losses has other gradients", value_of(OFF64, AVERAGED), 0.01),
-        Precondition("after batches of 32 unseen pictures are named", value_of(ACCURACY, "32"), 0.15),
-        Precondition("and after batches of 512", value_of(ACCURACY, "512"), 0.15),
-    ),
-    rival=Criterion.paired("the gap is below that of as few steps with small batches at the same rate",
-                           value_of(GAP, SHORT), value_of(GAP, "512")),
-    draw=draw,
-    seeds=tuple(range(30, 40)),
-    one_thread=True,
-    registered="c799702eb740",
-    stand_in=(
-        "towers of two layers on frozen features and bags of words instead of CoAtNet and a transformer of 3 billion",
-        "25,600 of 4,235 pairs in batches up to 512 instead of 6.6 billion pairs in batches of 65,536",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(30, 40), one_thread=True, null=None, registered="c799702eb740"
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +15,12 @@ from binderclip.data.synthetic_scenes.batch import Scenes
 from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.segment import SegCLIP, SegCLIPObjective, train_segclip
 from binderclip.segment.trained.segclip import region_probabilities
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots, segmentations
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, segmentations
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.class_scenes import CLASSES, HELD_OUT, class_scenes, scene_ious
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SIDE, TRAIN, TEST, STEPS, BATCH, GROUPS, LR, MODEL_LR = 128, 400, 80, 80, 16, 6, 1e-3, 0.1
-SEEDS, PILOT_SEEDS = tuple(range(10, 18)), (0, 1, 2)
+SEEDS = tuple(range(10, 18))
 PATCHES, VALUES, CONTRAST, ALL = "patches", "patches by their values", "groups by captions alone", "SegCLIP"
 ONE, METHODS = "one class everywhere", (PATCHES, VALUES, CONTRAST, ALL)
 WEIGHTS = {CONTRAST: (0.0, 0.0), ALL: (1.0, 1.0)}
@@ -148,56 +140,4 @@ def draw(table: Table, figure: Figure) -> None:
     ax.tick_params(axis="x", labelrotation=30, labelsize=6)
 
 
-STUDY = Study(
-    paper="p161",
-    claim="A tower whose patches are grouped by learned centres and that is taught by captions alone segments better "
-    "than its patches one by one; agreement within superpixels and the reconstruction of hidden patches add to it.",
-    protocol=f"{TRAIN} scenes of training drawings a seed at {SIDE} px, 2 to 4 objects of twelve classes, with their "
-    f"captions; {TEST} of held-out drawings for the test. {GROUPS} groups before the last of four blocks; that block, "
-    "the norm, the projection and all that is new learn, the blocks before and the text tower rest. "
-    f"{STEPS} steps of {BATCH}, AdamW at {LR:g}, warm-up and cosine, each seed anew. Groups and patches alike are "
-    "named by the released program's rule: softmax over all classes times softmax over the picture's best five. "
-    "Scores are means over the classes of a scene, the ground left out. Nothing was tuned. The first measurement "
-    "resampled the scenes of three trainings (seeds 0 to 2), which says nothing of other trainings; intervals are over "
-    "trainings now, and the spreads are upper bounds (80 %) from those three. A trial before it (seed 900) had SegCLIP "
-    "below patches by 0.16 and below groups by captions alone by 0.01; 240 steps of captions alone left the IoU where "
-    "it was (0.13), although the captions of 29 in 100 held-out scenes were then found first, by `small` of 14.",
-    baseline="The patches of the untrained tower one by one, named by the same rule.",
-    lower_bound="One class everywhere.",
-    upper_bound="1.",
-    measure=measure,
-    null=null,
-    seeds=SEEDS,
-    criteria=(
-        Criterion.paired(
-            "SegCLIP's IoU is above that of patches one by one",
-            value_of(IOU, ALL), value_of(IOU, PATCHES), expected=0.05,
-            pilot=Pilot(0.032, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "and above that of groups by captions alone",
-            value_of(IOU, ALL), value_of(IOU, CONTRAST), expected=0.05,
-            pilot=Pilot(0.031, PILOT_SEEDS), essential=True,
-        ),
-    ),
-    preconditions=(
-        Precondition("more than one group is in use", value_of(USED, ALL), 1.5),
-        Precondition(
-            "SegCLIP has learned: it finds held-out captions more often than `small`",
-            value_of(FOUND, ALL) - value_of(FOUND, SMALL), 0.0,
-        ),
-    ),
-    rival=Criterion.paired(
-        "SegCLIP's IoU is above that of patches by the values of the last block",
-        value_of(IOU, ALL), value_of(IOU, VALUES),
-    ),
-    draw=draw,
-    one_thread=True,
-    registered="9f18fbbc43b5",
-    stand_in=(
-        "`small` at 128 px, one of four blocks after the grouping, instead of CLIP ViT-B/16 at 224 px, two of twelve",
-        "1,200 scenes of clip art with made captions and 80 steps instead of CC3M and COCO and ten epochs",
-        "the first blocks and the text tower rest instead of learning slowly",
-        "held-out scenes of twelve classes without ground instead of VOC, Context and COCO",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, null=null, seeds=SEEDS, draw=draw, one_thread=True, registered="9f18fbbc43b5")

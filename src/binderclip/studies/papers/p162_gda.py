@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from binderclip.adapt import GaussianHead, LinearProbe, TipAdapter, ZeroShotClassifier, compare_heads
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import lines
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, lines
 from binderclip.studies.protocols.data.few_shot_sets import FewShotSet, few_shot_set
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHOTS = (1, 2, 4, 8, 16)
 SETS = ("OpenMoji", "digits")
-PILOT = (0, 1, 2, 3, 4)
 HEADS = ("zero-shot", "linear probe", "Tip-Adapter", "GaussianHead")
 
 
@@ -103,65 +94,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend()
 
 
-STUDY = Study(
-    paper="p162",
-    claim="Class Gaussians with one shrunk covariance, in closed form, beat zero-shot and the training-free cache "
-    "of Tip-Adapter.",
-    protocol="Features of the bundled `small` for nine groups of OpenMoji (a style it was not trained on) and "
-    "scikit-learn's digits; 1 to 16 shots a class, as many for validation, on which every head tunes its own grid, 30 "
-    "test pictures a class. Then EM on the pool without labels, and half of the classes without any picture. "
-    "The spreads are those of the first measurement, with the `small` of before.",
-    baseline="Zero-shot, logistic regression, Tip-Adapter; identity and unshrunk precision as ablations.",
-    lower_bound="Guessing: 0.11 (OpenMoji) and 0.10 (digits).",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "GaussianHead is above zero-shot, mean over sets and shots",
-            value_of("accuracy", "GaussianHead", *_settings()),
-            value_of("accuracy", "zero-shot", *_settings()),
-            expected=0.05,
-            pilot=Pilot(0.0115, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "GaussianHead is above Tip-Adapter at 16 shots, mean over sets",
-            value_of("accuracy", "GaussianHead", *_settings(16)),
-            value_of("accuracy", "Tip-Adapter", *_settings(16)),
-            expected=0.025,
-            pilot=Pilot(0.0188, PILOT),
-            essential=True,
-        ),
-        Criterion("the fit, tuning included, takes less than 0.1 s of processor time", _fast),
-        *(
-            Criterion.paired(
-                f"at 4 shots it is above the head with {other}",
-                value_of("accuracy", "GaussianHead", *_settings(4)),
-                value_of("accuracy", other, *_settings(4)),
-            )
-            for other in ("identity precision", "no shrinkage")
-        ),
-        *(
-            Criterion.paired(
-                f"{text}, it is above zero-shot",
-                value_of(f"accuracy, {text}", method, *SETS),
-                value_of(f"accuracy, {text}", "zero-shot", *SETS),
-            )
-            for text, method in (("no labels", "GaussianHead by EM"), ("classes without pictures", "GaussianHead"))
-        ),
-    ),
-    rival=Criterion.paired(
-        "GaussianHead is above logistic regression at 16 shots, mean over sets",
-        value_of("accuracy", "GaussianHead", *_settings(16)),
-        value_of("accuracy", "linear probe", *_settings(16)),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 20)),
-    one_thread=True,
-    registered="12c0a26d8e10",
-    stand_in=(
-        "`small` instead of CLIP ResNet-50",
-        "OpenMoji groups and 8 x 8 digits instead of eleven photograph sets",
-        "one view a picture instead of ten random crops",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="12c0a26d8e10")

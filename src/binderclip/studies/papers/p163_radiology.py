@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,26 +12,16 @@ from torch import Tensor
 
 from binderclip.adapt import Crop, Edit, Outline, Region
 from binderclip.evaluate import visual_prompt_study
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.visual_scenes import as_arrays, cluttered
 from binderclip.studies.protocols.tables.scene_attention import LOOKS, attention_rows
 from binderclip.studies.protocols.training.planted import embedded, plant
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 CLASSES = ("heart", "moon", "cloud", "flower")
 POOL = 800
 STEPS = 150
 TARGETS = 20
-PILOT = (0, 1, 2)
 SETTINGS = {"one finding": 1, "two findings": 2}
 SIDE = 256
 HALF = 44
@@ -136,11 +126,6 @@ def _scores(model: Any, found: Findings, setting: str) -> list[Row]:
     return rows
 
 
-def null(seed: int) -> list[Row]:
-    """Scores at random for every mark."""
-    return random_rows(CRITERIA, seed)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Some targets with their marks, and the AUROC before and after."""
     halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.7])
@@ -167,65 +152,6 @@ def draw(table: Table, figure: Figure) -> None:
     halves[1].legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
 
 
-def _of(metric: str, mark: str, *settings: str) -> Quantity:
-    return value_of(metric, mark, *(f"{setting}, {TAUGHT}" for setting in settings or SETTINGS))
-
-
-CRITERIA = (
-    Criterion.paired(
-        "AUROC with a circle is above none, mean over one and two findings",
-        _of("AUROC", "circle"),
-        _of("AUROC", "none"),
-        expected=0.05,
-        pilot=Pilot(0.03, PILOT),
-        essential=True,
-    ),
-    Criterion.paired(
-        "and the attention in its square is above that with none",
-        _of("attention in the square", "circle"),
-        _of("attention in the square", "none"),
-        expected=0.02,
-        pilot=Pilot(0.015, PILOT),
-        essential=True,
-    ),
-    Criterion.paired(
-        "so with one finding alone", _of("AUROC", "circle", "one finding"), _of("AUROC", "none", "one finding")
-    ),
-    Criterion.paired("a circle at a wrong place gains less", _of("AUROC", "circle"), _of("AUROC", WRONG)),
-    Criterion.paired(
-        "saying 'indicated by a red circle' loses at most .02",
-        _of("AUROC", "circle, said"),
-        _of("AUROC", "circle"),
-        margin=-0.02,
-    ),
-)
-
-STUDY = Study(
-    paper="p163",
-    claim="A small marker at the right place, above all a circle, helps a model to classify a finding in clutter, and "
-    "attention moves to it. Synthetic lesions: the marker was taught, nothing emerged.",
-    protocol="Grey pictures with one or two small clip-art targets (four classes, 2 to 3.5 % of the area each, "
-    f"drawings held out) among lines on textured grounds; {TARGETS} pictures of each kind a seed, one entry a finding; "
-    "marks of one size. The bundled `small`, its four transformer blocks trained for "
-    f"{STEPS} steps of 32 pictures (convolutions and text side frozen; a pool of {POOL} findings, half of them "
-    "circled, half of those with words about it; order by the seed). The class among four texts. Two trials on another "
-    "seed came first, with one target a picture: at 1 % of the area and half hidden by camouflage nothing was "
-    "recognised (AUROC 0.5); at the size used here the taught circle gained 0.006, so pictures with two findings were "
-    "added. The first measurement (seeds 0 to 2, with a `small` whose last block attended evenly, and as it is, where "
-    "only the crop helped) gives the spread; attention is read in the last block now.",
-    baseline="No mark; a circle at a wrong place.",
-    lower_bound="Guessing: AUROC 0.5.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    preconditions=(LOOKS,),
-    rival=Criterion.paired("AUROC with a circle is above that of a crop", _of("AUROC", "circle"), _of("AUROC", "crop")),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    null=null,
-    registered="3752ef9d9626",
-    stand_in=(
-        "synthetic lesions (small clip art in grey clutter) instead of radiographs",
-        "`small`, taught what a circle means in 150 steps, instead of BiomedCLIP",
-    ),
+STUDY = declared_study(
+    __name__, measure, preconditions=(LOOKS,), draw=draw, seeds=range(10, 18), registered="3752ef9d9626"
 )

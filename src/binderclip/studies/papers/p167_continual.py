@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,17 +15,8 @@ from torch import Tensor
 from binderclip.adapt import ContinualZeroShot
 from binderclip.data import class_incremental_tasks
 from binderclip.evaluate import ContinualMetrics, Task, run_stream
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.features import dataset_features
-from binderclip.studies.harness.panels import lines
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, dataset_features, declared_study, lines
 from binderclip.studies.protocols.data.few_shot_sets import few_shot_set
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SETS = {"60 emoji in 6 tasks": 10, "Fashion-MNIST in 5 tasks": 2}
 PROMPT = "a picture of a {}."
@@ -36,7 +27,6 @@ PROMPTS = {
     "80 templates": "imagenet-80",
 }
 AVERAGE = "average incremental accuracy"
-PILOT = (0, 1, 2, 3, 4)
 LEARNERS = ("zero-shot", "sequential head", "replay, 5 a class", "class means", "joint training")
 
 
@@ -218,55 +208,6 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend(fontsize=8, loc="center right")
 
 
-STUDY = Study(
-    paper="p167",
-    claim="A frozen image-text model that only learns the names of new classes has a higher average "
-    "incremental accuracy than a head trained on one task after the other, and forgets nothing within a task.",
-    protocol="Features of the bundled `small`: 60 emoji that it was not trained on, in up to eight icon styles, 6 "
-    "tasks of 10, and ten kinds of clothing (Fashion-MNIST, 62 pictures each), 5 tasks of 2; random order "
-    "of classes and half of the pictures for testing, by seed. One template, fixed beforehand. Heads take "
-    "200 steps of Adam (lr 0.01) a task; nothing was tuned; one trial run of seed 0 changed nothing. "
-    "The spreads are those of the first measurement, with the `small` of before.",
-    baseline="A linear head trained on one task after the other; the same with 5 stored pictures a class; running "
-    "class means.",
-    lower_bound="Guessing at the end: 0.017 (emoji), 0.1 (Fashion-MNIST).",
-    upper_bound="Joint training on all pictures so far.",
-    measure=measure,
-    criteria=(
-        *(
-            Criterion.paired(
-                f"{name}: zero-shot's average accuracy is above the sequential head's",
-                value_of(AVERAGE, "zero-shot", name),
-                value_of(AVERAGE, "sequential head", name),
-                expected=expected,
-                pilot=Pilot(spread, PILOT),
-                essential=True,
-            )
-            for (name, expected, spread) in zip(SETS, (0.03, 0.06), (0.0283, 0.0818), strict=True)
-        ),
-        Criterion.exact(
-            "accuracy on an old task among its own names never changes",
-            _names_alone,
-            why="the classifier of a task never changes",
-            essential=True,
-        ),
-        *(
-            Criterion.below(f"{name}: its forgetting is below 0.10", value_of("forgetting", "zero-shot", name), 0.1)
-            for name in SETS
-        ),
-    ),
-    rival=Criterion.paired(
-        "zero-shot's average accuracy is above that of running class means, mean over sets",
-        value_of(AVERAGE, "zero-shot", *SETS),
-        value_of(AVERAGE, "class means", *SETS),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 30)),
-    one_thread=True,
-    registered="406b6f8fb0e4",
-    stand_in=(
-        "`small` instead of CLIP ViT-B/16",
-        "60 emoji and Fashion-MNIST instead of CIFAR-100, ImageNet and TinyImageNet",
-        "linear heads on frozen features as the trained learners",
-    ),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(10, 30), one_thread=True, null=None, registered="406b6f8fb0e4"
 )

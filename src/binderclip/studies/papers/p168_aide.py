@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +16,10 @@ from torch import Tensor
 from binderclip.evaluate import DetectorSanityCheck
 from binderclip.quality import AIDE, DetectorBatch, fit_detector
 from binderclip.quality.forensics.training import drawn_rows
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.made_fakes import SEEN, UNSEEN, bench, rounded
 from binderclip.vision import SRMFilter
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SIDE, TRAIN, TEST = 96, 80, 60
 STEPS, BATCH, RATE, LOOK = 60, 24, 3e-3, 64
@@ -37,7 +29,6 @@ NOISE, SHOWN, BOTH, LINE, RANDOM = "noise alone", "embedding alone", "both exper
 ARMS = (NOISE, SHOWN, BOTH, LINE)
 TESTED = (SEEN, *UNSEEN, FAINT)
 AP, CAUGHT, TRUE = "average precision", "fakes called fake", "real pictures called real"
-PILOT = (900, 901, 902)
 
 
 def residuals(images: Float[Tensor, "N 3 s s"]) -> np.ndarray:
@@ -104,10 +95,6 @@ def figures(arm: str, real: Float[Tensor, "N"], fakes: dict[str, Float[Tensor, "
     return rows
 
 
-def _mean(arm: str) -> Quantity:
-    return value_of(AP, arm, *TESTED)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Fakes that are called fake, generator by generator, and the average precision."""
     axes: Any = figure.subplots(1, 3, width_ratios=(1.4, 1.4, 1))
@@ -123,50 +110,6 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set_xticks(range(len(ARMS)), ARMS, rotation=30, ha="right", fontsize=8)
 
 
-STUDY = Study(
-    paper="p168",
-    claim="A detector that finds its training generator's pictures calls most of another's real; noise and embedding "
-    "together are better than each alone.",
-    protocol=f"Tiles of {SIDE} px from the twenty photographs of scikit-image and scikit-learn at their "
-    f"own resolution, and "
-    "aligned copies by small autoencoders (protocol made_fakes). Detectors learn from copies by transposed "
-    f"convolutions ({TRAIN} tiles of one half of the photographs and their copies) and are tested on the other "
-    f"half ({TEST}): by that generator, by nearest up-sampling, pixel shuffle and quantised codes, and on faint "
-    f"fakes, which are tiles moved by {SHARE} of the way to their copies. Windows of 32 px at stride 16, the two "
-    "lowest and two highest of 25 by grade, without enlargement; two residual networks of four blocks with 8 to "
-    f"32 channels; the embedding of the whole tile by `small` at {LOOK} px; {STEPS} steps of AdamW at {RATE} with "
-    f"{BATCH} tiles, the same batches for all, a threshold of 0. Photographs, tiles, starts and order depend on "
-    "the seed; the autoencoders are the same for all. Seen before the criteria were written: a seed with 120 "
-    "tiles and 100 steps, which took too long, and three pilot seeds of this form, in which both experts together "
-    "were worse than noise alone; the bound of the precondition was set after them.",
-    baseline="Each expert alone, with the same head and batches.",
-    lower_bound="Random scores: average precision 0.5, as many real as generated.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.at_least(
-            "both experts find fewer fakes of at least one unseen generator than of their own: fall of the share",
-            value_of(CAUGHT, BOTH, SEEN) - combined("least", *(value_of(CAUGHT, BOTH, name) for name in TESTED[1:])),
-            0.1, claimed=0.1, pilot=Pilot(0.083, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "both experts against the better one alone: mean average precision over generators",
-            _mean(BOTH), combined("most", _mean(NOISE), _mean(SHOWN)), margin=-0.02, pilot=Pilot(0.0062, PILOT),
-            essential=True,
-        ),
-    ),
-    preconditions=(
-        Precondition("both experts find their own generator (average precision)", value_of(AP, BOTH, SEEN), 0.7),
-    ),
-    rival=Criterion.paired("better than a line on the mean residuals of the 30 filters", _mean(BOTH), _mean(LINE)),
-    draw=draw,
-    seeds=tuple(range(10, 18)),
-    null={BOTH: RANDOM},
-    one_thread=True,
-    registered="f37eda68e2c2",
-    stand_in=(
-        "two small residual networks on windows of 32 px instead of two ResNet-50 on windows enlarged to 256",
-        "the embedding of `small` instead of the trunk of OpenCLIP's ConvNeXt-XXL",
-        "copies of photographs by small autoencoders instead of ProGAN, GenImage and Chameleon",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(10, 18), null={BOTH: RANDOM}, one_thread=True, registered="f37eda68e2c2"
+)

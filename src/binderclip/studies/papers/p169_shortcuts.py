@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache, partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,16 +14,7 @@ from binderclip.data import CueGrid, CueSet
 from binderclip.evaluate import WCSTML, cue_complexity
 from binderclip.fit import fit
 from binderclip.landscape import solution_abundance
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import bare, dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, bare, declared_study, dots, random_rows
 
 GRID = CueGrid()
 CUES, K = GRID.cues, GRID.values
@@ -36,9 +26,6 @@ MLP, CNN = "two layers", "convolutions"
 USED, BITS, LOSS, ROOM = "agreement with the cue", "code length (bits)", "loss after noise", "share that stays solved"
 DIAGONAL, ORDER = "accuracy where cues agree", "order of cues"
 FOLLOWED, LINEAR = "agreement and code length", "agreement and linear error"
-PILOT = (900, 901, 902)
-BEFORE_SEEDS = tuple(range(30, 46))
-"""Of the second measurement, which gives the spread of the order."""
 
 
 def network(kind: str, seed: int) -> nn.Sequential:
@@ -149,75 +136,6 @@ def null(seed: int) -> list[Row]:
     return [*random_rows(STUDY.criteria, seed), *(Row(DIAGONAL, kind, 1.0) for kind in (MLP, CNN))]
 
 
-OTHERS = CUES[1:]
-
-STUDY = Study(
-    paper="p169",
-    claim="Where colour, shape, scale and orientation tell the class equally well, networks use colour; cues are "
-    "preferred in the order of their simplicity, and the solutions that use colour lie in flatter minima.",
-    protocol=f"Shapes at 32 px, three values of each cue, places at random. Trained on {K * EACH} pictures where all "
-    f"cues agree ({STEPS} steps of {BATCH}, Adam, {RATE:g}): a network of two hidden layers of 128 and one of three "
-    "convolutions; agreement of their answers with each cue on 900 pictures where cues are independent. Convolutions "
-    f"that have to use a cue also learn {APART} pictures labelled by it ({LONG} steps); their loss where all cues "
-    f"agree after noise of {RADIUS:g} of each filter's length, {DRAWS} draws. Code length: prequential, {CODED} "
-    "pictures where cues are independent. Before the first criteria three pilot seeds were seen; afterwards pictures, "
-    "steps and coded pictures were cut by a third to a half for time, shape was left out of the comparison of minima, "
-    "since networks of this size do not learn it, and the bound of the rank correlation was -0.4. The second "
-    "measurement, on seeds 30 to 45, asked for -0.8, which four cues in their order would give, and for 20 points of "
-    "agreement: bounds of ours, not of the paper. It had -0.6; the order is carried by colour against the rest, as the "
-    "other cues are hardly used. What the paper says is essential now, on new seeds: colour more than the others, and "
-    "an order that goes along with simplicity.",
-    baseline="The other three cues; a linear classifier's error in place of the code length.",
-    lower_bound=f"Chance: an agreement of 1/{K}; random numbers stand in the null's place.",
-    upper_bound="Networks made to use a cue.",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "networks agree with colour more than with the other cues on average",
-            value_of(USED, "colour", MLP, CNN), combined("mean", *(value_of(USED, cue, MLP, CNN) for cue in OTHERS)),
-            expected=0.4, pilot=Pilot(0.053, PILOT), essential=True,
-        ),
-        Criterion.below(
-            "cues of a longer code are used less: Spearman below 0", value_of(ORDER, FOLLOWED), 0.0,
-            expected=0.4, pilot=Pilot(0.207, BEFORE_SEEDS), essential=True,
-        ),
-        Criterion.below("in their very order: Spearman below -0.8", value_of(ORDER, FOLLOWED), -0.8),
-        Criterion.paired(
-            "after noise, the loss of solutions by colour is below that of the others",
-            combined("mean", *(value_of(LOSS, cue) for cue in SOLVED[1:])), value_of(LOSS, "colour"),
-            expected=0.5, pilot=Pilot(0.34, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "noise leaves more of them solved",
-            value_of(ROOM, "colour"), combined("mean", *(value_of(ROOM, cue) for cue in SOLVED[1:])),
-        ),
-        Criterion.paired(
-            "the convolutions too agree with colour more than with any other cue",
-            value_of(USED, "colour", CNN), combined("most", *(value_of(USED, cue, CNN) for cue in OTHERS)),
-        ),
-    ),
-    preconditions=(
-        Precondition(
-            "all networks learn the task", combined("least", value_of(DIAGONAL, MLP), value_of(DIAGONAL, CNN)), 0.99,
-        ),
-        Precondition(
-            "networks made to use a cue use it",
-            combined("least", *(value_of(USED, cue, "made to use it") for cue in SOLVED)), 0.6,
-        ),
-    ),
-    rival=Criterion.paired(
-        "the code length follows the order of cues more closely than a linear classifier's error",
-        value_of(ORDER, LINEAR), value_of(ORDER, FOLLOWED),
-    ),
-    draw=draw,
-    seeds=tuple(range(50, 66)),
-    null=null,
-    one_thread=True,
-    registered="980f8e4817af",
-    stand_in=(
-        "shapes of our own at 32 px instead of coloured dSprites, and no faces (UTKFace)",
-        "networks of two and three layers instead of an FFN, ResNet20 and ViT",
-        "prequential code length instead of the paper's measure of complexity",
-        "no solutions by shape, which networks of this size do not learn",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(50, 66), null=null, one_thread=True, registered="980f8e4817af"
+)

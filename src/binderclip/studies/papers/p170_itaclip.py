@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from binderclip.segment import (
-    PAMR,
-    ClassRule,
-    Closing,
-    Parts,
-    TextSide,
-    ViewEnsemble,
-    Windows,
-    parts_of,
-)
+from binderclip.segment import PAMR, ClassRule, Closing, Parts, TextSide, ViewEnsemble, Windows, parts_of
 from binderclip.segment.presets.itaclip import BLOCK
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.tables.scene_attention import attends, attention_rows
 from binderclip.studies.protocols.tables.segment_figures import draw_table
-from binderclip.studies.protocols.tables.segment_table import (
-    LOWER_BOUND,
-    UPPER_BOUND,
-    gains,
-    protocol,
-    random_gains,
-    table_rows,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.protocols.tables.segment_table import gains, protocol, random_gains, table_rows
 
 N, SEEDS = 17, (10, 11, 12)
+TABLE_PROTOCOL = protocol(N)
 ALPHA = 0.2
 PLAIN, A, I, T, R, BARE = (
     "plain tokens", "A: blended maps", "A + I: all views", "A + I + T: definitions", "ITACLIP (+ PAMR, closing)",
@@ -80,23 +61,9 @@ def draw(table: Table, figure: Figure) -> None:
     draw_table(table, figure, shown={"plain": parts[PLAIN], "A": parts[A], "A + I": parts[I], "ITACLIP": parts[R]})
 
 
-STUDY = Study(
-    paper="p170",
-    claim="Without training, three additions improve segmentation one after the other: self-self attention of the last "
-    "block blended with that of middle blocks and no MLP (architecture), views (image), definitions or synonyms beside "
-    "the names (text); then PAMR.",
-    protocol="The bundled `small`, windows of 128 px half apart over pictures of 192 px (the paper's 224 over 336, but "
-    f"an eighth apart), softmax of 40 times the cosine for all, names as they are (one template), texts at {ALPHA} "
-    f"of the sum. {protocol(N)} PAMR and closing as in the paper, at 256 "
-    "px. Trial runs on 8 other scenes a set, at 256 px, compared also PAMR's distances (4, 8), which gained less, "
-    "and showed a small gain of the blend, views that gain or lose, definitions that do neither and a clear gain "
-    "of PAMR; no setting was changed for it. The first measurement (seeds 0 to 2, with a `small` whose last block "
-    "attended "
-    "evenly) also had either kind of views alone and synonyms, which did no better; it gives the spread.",
-    baseline="The ordinary patch tokens; each step against the one before; PAMR and closing on plain tokens.",
-    lower_bound=LOWER_BOUND,
-    upper_bound=UPPER_BOUND,
-    measure=measure,
+STUDY = declared_study(
+    __name__,
+    measure,
     criteria=(
         *(
             gains(text, one, other, expected=expected, scenes=N, spread=spread, essential=True)
@@ -115,9 +82,4 @@ STUDY = Study(
     seeds=SEEDS,
     null=null,
     registered="2af6cc6ac3fa",
-    stand_in=(
-        "`small`, four blocks, two of which are its middle, instead of CLIP ViT-B/16",
-        "six short phrases a class, written by hand, instead of definitions and synonyms by LLaMa 3",
-        "composite clip-art scenes instead of COCO-Stuff, COCO-Object, Pascal Context, VOC and Cityscapes",
-    ),
 )

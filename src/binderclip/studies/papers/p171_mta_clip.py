@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,20 +21,12 @@ from binderclip.segment.metrics import IoU
 from binderclip.segment.parts.context import dense_tower
 from binderclip.segment.trained.task import RowBatches
 from binderclip.segment.trained.tuned import embed_once, squashed
-from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import dots, segmentations
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, segmentations
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.class_scenes import CLASSES, HELD_OUT, class_scenes, scene_ious
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SCENE, SIDE, TRAIN, TEST, STEPS, BATCH, LR = 96, 160, 400, 70, 600, 4, 1e-3
-SEEDS, PILOT_SEEDS = tuple(range(10, 16)), (0, 1, 2, 900, 901)
+SEEDS = tuple(range(10, 16))
 ONE, LINEAR, PIXELS, MASKS = "one class everywhere", "linear probe of the patches", "pixels to text", "MTA-CLIP"
 HEAD: dict[str, Any] = {
     "queries": 16, "width": 32, "layers": 3, "heads": 4, "hidden": 256, "n_ctx": 4, "blocks": 0, "size": SIDE,
@@ -186,61 +178,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=20, labelsize=6)
 
 
-STUDY = Study(
-    paper="p171",
-    claim="Segmentation by masks that are aligned with the texts of their classes has a higher IoU than one by pixels "
-    "aligned with these texts, and sharper boundaries of classes.",
-    protocol=f"{TRAIN} scenes of training drawings a seed at {SCENE} px, seen at {SIDE} px, with 2 to 4 objects of "
-    f"twelve classes, {TEST} of held-out drawings for the test; {STEPS} steps of {BATCH}, AdamW at {LR:g} with a "
-    "cosine to 0, for both heads alike, and each seed trains anew; the linear probe at 0.003. Nothing of `small` "
-    "learns, so what it makes of a picture is computed once; both heads have the same pyramid, labels at its finest "
-    f"grid of {MASK_SIDE} pixels. MTA-CLIP: {HEAD['queries']} queries, width {HEAD['width']}, {HEAD['layers']} layers, "
-    "3 contexts a class, the contrast of weight 1. Scores are means over the classes of a scene, the ground among "
-    "them, paired scene by scene: how much trainings differ is in the table alone. The first measurement showed "
-    "`small` its scenes at 96 px, on a grid of 6 by 6 on which a linear probe has a mIoU of 0.17, as all heads had; "
-    "at 128 px it has 0.25, at 192 px 0.39 (seed 900). Chosen on seed 900, all that was tried: 200 steps of 8 at 5e-4, "
-    "192 px and width 64 (pixels 0.44, MTA-CLIP 0.34, mask queries without text 0.32), when the pyramid's finest map "
-    "still had twice the released channels; as it is now, at 160 px and width 32 300 "
-    "steps of 8 at 1e-3 (0.40 and 0.29) and, for MTA-CLIP alone, 600 of 4 (0.35), which is taken for its sake; on seed "
-    "901 400 of 4 (0.38 and 0.24, the linear probe 0.32). So MTA-CLIP still gains by more steps, and this is a short "
-    "training. Spread over scenes: twice that of the first measurement, 0.08 and 0.035. Mask queries without text are "
-    "left out for time.",
-    baseline="The same tower and pyramid, each of whose pixels is compared with the class texts.",
-    lower_bound="One class everywhere.",
-    upper_bound="1.",
-    measure=measure,
-    null=null,
-    seeds=SEEDS,
-    criteria=(
-        Criterion.paired(
-            "MTA-CLIP has a higher IoU than pixels aligned with text",
-            value_of(IOU, MASKS), value_of(IOU, PIXELS), expected=0.03,
-            over="items", items=len(SEEDS) * TEST, pilot=Pilot(0.16, PILOT_SEEDS), essential=True,
-        ),
-        Criterion.paired(
-            "and a higher boundary IoU",
-            value_of(BOUNDARY, MASKS), value_of(BOUNDARY, PIXELS), expected=0.02,
-            over="items", items=len(SEEDS) * TEST, pilot=Pilot(0.07, PILOT_SEEDS), essential=True,
-        ),
-    ),
-    preconditions=(
-        Precondition("MTA-CLIP has learned: its mIoU of all scenes is above 0.2, one class everywhere has 0.05",
-                     value_of(MIOU, MASKS), 0.2),
-        Precondition("the pixels have learned: their mIoU of all scenes is above 0.2", value_of(MIOU, PIXELS), 0.2),
-        Precondition("MTA-CLIP is not below a linear probe of the same patches by more than 0.05",
-                     value_of(MIOU, MASKS) - value_of(MIOU, LINEAR), -0.05),
-    ),
-    rival=Criterion.paired(
-        "MTA-CLIP has a higher IoU than a linear probe of the same patches", value_of(IOU, MASKS),
-        value_of(IOU, LINEAR), over="items", items=len(SEEDS) * TEST,
-    ),
-    draw=draw,
-    one_thread=True,
-    registered="24e817f058d3",
-    stand_in=(
-        f"the bundled `small` at {SIDE} px, of which nothing learns, instead of CLIP's towers trained whole",
-        "scenes of clip art with twelve classes instead of ADE20K and Cityscapes",
-        f"{STEPS} steps, 16 queries, 3 layers and 3 contexts instead of 80,000 or more, 100, 9 and 8",
-        "a pyramid on one map instead of Mask2Former's pixel decoder",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, null=null, seeds=SEEDS, draw=draw, one_thread=True, registered="24e817f058d3")

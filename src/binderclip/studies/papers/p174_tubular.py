@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +17,7 @@ from torch import Tensor
 from binderclip.data import TubePicture, tube_pictures
 from binderclip.segment import TracerTraining, TubularTrace, TubularTracer, line_accuracy, train_tracer
 from binderclip.segment.tubular.training import traced
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures
 
 SIDE, TRAIN, VALIDATE, TEST = 64, 24, 6, 24
 ROUNDS, STEPS = 2, 250
@@ -35,7 +27,6 @@ FIRST, ANNOTATED, TAILORED, BEST = "round 0", "annotated lines only", "tailored 
 RIDGE, STRAIGHT = "ridge filter", "straight line"
 METHODS = (STRAIGHT, RIDGE, FIRST, ANNOTATED, TAILORED, BEST)
 ACCURACY, MASK = "F1 of the centre line within 2 px", "IoU of the mask"
-PILOT = (100, 101, 102, 103)
 
 
 @lru_cache(maxsize=2)
@@ -115,22 +106,6 @@ def null(seed: int) -> list[Row]:
     return [row for name, part in zip(names, parts, strict=True) for row in _scored(name, part, test)]
 
 
-CRITERIA = (
-    Criterion.paired(
-        "tailored samples trace the line better than as many steps on annotated lines only",
-        value_of(ACCURACY, TAILORED), value_of(ACCURACY, ANNOTATED),
-        expected=0.03, pilot=Pilot(0.016, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "tailored samples trace the line better than the first round",
-        value_of(ACCURACY, TAILORED), value_of(ACCURACY, FIRST),
-        expected=0.04, pilot=Pilot(0.032, PILOT), essential=True,
-    ),
-    Criterion.paired("the mask is better than the first round's", value_of(MASK, TAILORED), value_of(MASK, FIRST)),
-    Criterion.paired("better than a straight line", value_of(ACCURACY, TAILORED), value_of(ACCURACY, STRAIGHT)),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Test pictures with the lines of three methods, and the accuracy of all."""
     seed = STUDY.seeds[0]
@@ -165,37 +140,6 @@ def train_bundled(folder: Path) -> Path:
     return save_tracer(found.best, folder, card=card, dtype="float16")
 
 
-STUDY = Study(
-    paper="p174",
-    claim="Trained in rounds on the samples that it meets while it traces, a minimal-path tracer follows tubes better "
-    "than one trained on samples along annotated lines.",
-    protocol=f"{TRAIN} drawn pictures of {SIDE} px to learn from, {VALIDATE} to choose a round by, {TEST} to test on, "
-    "a seed each: two or three tubes, two to four pixels wide, cross each other over patches with edges; the tracer "
-    f"gets both ends of one. Round 0 learns from annotated lines, {ROUNDS} more from what the tracer met as well; "
-    f"{STEPS} steps of 64 a round. The baseline draws as many annotated samples in every round instead. F1 of traced "
-    "and true pixels within 2 px. The pilot (four seeds) chose the pictures' number, 8 being too few to learn from, "
-    "and the tolerance of 1.5 px, the tubes being thin; a first design had tubes that were no tube by the labels, and "
-    "taught nothing. There the ridge filter was ahead of every tracer. The "
-    "first plan asked to beat it; the paper says that tailored samples help, and state of the art on its own sets, so "
-    "it stands as the rival. "
-    "The first measurement, on seeds 10 to 19, had the annotated lines half a pixel off the tubes. As in the card, "
-    "annotated samples are turned by up to 15 degrees, which moves the far end of a strip by five pixels.",
-    baseline="The same network, rounds, steps and number of samples, all cut along annotated lines; the first round; "
-    "the cheapest path over a ridge filter (Sato, dark and light).",
-    lower_bound="The straight line between the ends.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired(
-        "better than the cheapest path over a ridge filter", value_of(ACCURACY, TAILORED), value_of(ACCURACY, RIDGE)
-    ),
-    draw=draw,
-    seeds=tuple(range(20, 30)),
-    null=null,
-    one_thread=True,
-    registered="b0083beb50cb",
-    stand_in=(
-        "drawn tubes that cross others like them, instead of retinal vessels and roads",
-        "sizes and constants of the network are our reading: no code is published",
-    ),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(20, 30), null=null, one_thread=True, registered="b0083beb50cb"
 )

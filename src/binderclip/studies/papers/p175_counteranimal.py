@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,18 +18,9 @@ from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.evaluate import PredictionTable, group_drop, limited_options, linear_contrastive, spurious_pairs
 from binderclip.evaluate.probes import class_weight
 from binderclip.fit import fit
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.null import random_rows
-from binderclip.studies.harness.panels import dots, lines
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, lines, random_rows
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.training.last_blocks import BATCH, Entering, entering, leaving, trained_parameters
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CLASSES = ("flag", "clock", "tree", "house", "cat", "woman", "car", "flower")
 GROUNDS = ("plain", "gradient", "noise", "texture", "photo")
@@ -40,7 +31,6 @@ AGREEMENTS = (0.0, 0.95)
 CHOSEN, RANDOM, SMALL, OTHER = "chosen by `small`", "chosen at random", "small", "small-b"
 TEXTS, LABELS = "texts", "labels"
 RIGHT, GAP, THEORY = "right", "own colour minus others", "error where the attribute differs"
-PILOT = (900, 901)
 
 
 @torch.no_grad()
@@ -223,55 +213,6 @@ def null(seed: int) -> list[Row]:
     return [*drawn, *random_rows([each for each in STUDY.criteria if getattr(each, "over", "") == "seeds"], seed)]
 
 
-STUDY = Study(
-    paper="p175",
-    claim="A model is less accurate on the grounds that were found hard for a class than on those found easy, on other "
-    "pictures too; training for texts does not keep it from using the ground.",
-    protocol=f"Scenes at 128 px of one object of {len(CLASSES)} classes (6 to 15 % of the area) on {len(GROUNDS)} "
-    f"kinds of ground, the same layout on each. `small` on {CHOOSE} layouts a class of training drawings chooses the "
-    f"easiest and the hardest ground; measured on {EACH} layouts a class and seed of held-out drawings, paired by "
-    f"layout, among all classes and among {OPTIONS}. Then {len(SOME)} classes on plain colours: the last two blocks of "
-    f"`small` are tuned on {DRAWN} draws from {POOL} scenes, where a class is on its colour with the correlation, "
-    f"{STEPS} steps of {BATCH} (AdamW, {RATE:g}), for captions that name the object or for labels; tested on {TEST} "
-    "scenes of held-out drawings, all colours alike. The two-feature model: the closed-form minimiser on 4,000 pairs. "
-    "Seen before the criteria: with twelve classes, four pilot seeds had a drop of 28 points on grounds that `small` "
-    "had chosen and none on random ones, `small-b` one of 23; linear maps of frozen features learned no shortcut. With "
-    "this design, two pilot seeds: drops of 22 and 34 points; 9 points lost on other colours when tuned at 0.95.",
-    baseline="Two grounds of a class chosen at random; no correlation; labels; the invariant feature alone.",
-    lower_bound="Grounds chosen at random, and tuning without correlation, stand in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "accuracy falls by five points or more from common to counter examples of held-out drawings",
-            value_of(f"{RIGHT}, common", CHOSEN, SMALL), value_of(f"{RIGHT}, counter", CHOSEN, SMALL),
-            margin=0.05, expected=0.2, over="items", items=256, pilot=Pilot(0.56, (100, 101, 102, 103)), essential=True,
-        ),
-        Criterion.paired(
-            "tuned for texts at a correlation of 0.95, two points more are lost on other colours than at 0",
-            value_of(GAP, TEXTS, "0.95"), value_of(GAP, TEXTS, "0"), margin=0.02, expected=0.08,
-            pilot=Pilot(0.021, PILOT), essential=True,
-        ),
-        Criterion.paired(
-            "tuned for texts no less is lost than tuned for labels, within five points",
-            value_of(GAP, TEXTS, "0.95"), value_of(GAP, LABELS, "0.95"), margin=-0.05,
-        ),
-        Criterion.paired(
-            "a second model loses less", value_of("drop", CHOSEN, SMALL), value_of("drop", CHOSEN, OTHER)
-        ),
-        Criterion.paired(
-            "the two-feature model errs ten points more than its invariant feature",
-            value_of(THEORY, "linear contrastive", "0.95"), value_of(THEORY, "invariant", "0.95"), margin=0.1,
-        ),
-    ),
-    draw=draw,
-    seeds=tuple(range(200, 208)),
-    null=null,
-    one_thread=True,
-    registered="785aa195af3b",
-    stand_in=(
-        "drawings on five made kinds of ground instead of photographs of 45 animals",
-        "`small` and `small-b` instead of CLIPs and ImageNet models, so no line of effective robustness over models",
-        "five classes on plain colours instead of ColoredCOCO, the last two blocks instead of whole towers",
-    ),
-)  # fmt: skip
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(200, 208), null=null, one_thread=True, registered="785aa195af3b"
+)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from binderclip.adapt import APE
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.tables.few_shot_table import (
     CACHE,
     GAMMAS,
-    GUESSING,
     HEADS,
     SETS,
     SHOTS,
@@ -26,12 +19,8 @@ from binderclip.studies.protocols.tables.few_shot_table import (
     setting,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 COMPARED = ("zero-shot", "Tip-Adapter", "APE", "Tip-Adapter-F", "APE-T")
 RIVAL = "GDA"
-PILOT = (0, 1, 2, 3, 4)
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -100,59 +89,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.set_ylim(bottom=0.45)
 
 
-def _at_16(head: str) -> Quantity:
-    return value_of("accuracy", head, *(setting(name, 16) for name in SETS))
-
-
-STUDY = Study(
-    paper="p176",
-    claim="A cache on the channels that tell classes apart, its examples weighted by how badly the texts explain "
-    "them, beats Tip-Adapter's without training; a small trained residual beats both.",
-    protocol="Features of the bundled `small` for nine groups of OpenMoji, seven clip-art categories, Fashion-MNIST, "
-    "digits; 1 to 16 shots a class, as many for validation. Every cache searches the same 15 x 15 grid of alpha and "
-    "beta (APE with seven gammas); half the channels; weights, learning rate and epochs (200) as the authors set them "
-    "for their ten-class set; the trained caches keep the epoch that is best on validation, as theirs do. The grid's "
-    "range was chosen in trials on seeds 100 and 101, which are not used here. A first run of this study kept the last "
-    "epoch (APE-T 0.689, Tip-Adapter-F 0.678 at 16 shots) and its verdict was 'not shown'; the rule was fixed before. "
-    "The spreads are those of the first measurement, with the `small` of before.",
-    baseline="Tip-Adapter (all channels, no weights), Tip-Adapter-F, zero-shot; class Gaussians as the cheap rival.",
-    lower_bound=GUESSING,
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "APE is above Tip-Adapter at 16 shots, mean over sets",
-            _at_16("APE"),
-            _at_16("Tip-Adapter"),
-            expected=0.012,
-            pilot=Pilot(0.0139, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "APE-T is above APE at 16 shots, mean over sets",
-            _at_16("APE-T"),
-            _at_16("APE"),
-            expected=0.015,
-            pilot=Pilot(0.0194, PILOT),
-            essential=True,
-        ),
-        Criterion.paired("APE-T is above Tip-Adapter-F", _at_16("APE-T"), _at_16("Tip-Adapter-F")),
-        Criterion.paired("half of the channels are better than all", _at_16(_share(0.5)), _at_16(_share(1.0))),
-        Criterion.paired(
-            "with one shot APE is above zero-shot",
-            value_of("accuracy", "APE", *(setting(name, 1) for name in SETS)),
-            value_of("accuracy", "zero-shot", *(setting(name, 1) for name in SETS)),
-        ),
-    ),
-    rival=Criterion.paired("APE-T is above the closed-form Gaussians (GDA)", _at_16("APE-T"), _at_16(RIVAL)),
-    draw=draw,
-    seeds=tuple(range(10, 30)),
-    one_thread=True,
-    registered="ac13505fd3c9",
-    stand_in=(
-        "`small` instead of CLIP ResNet-50",
-        "OpenMoji, clip art, Fashion-MNIST and digits instead of eleven photograph sets",
-        "one sentence or two a class instead of GPT-3's descriptions",
-        "one view a picture instead of ten random crops, so keys and training pictures are the same features",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 30), one_thread=True, registered="ac13505fd3c9")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +14,10 @@ from torch import Tensor
 from binderclip.data.distortions.library import LEVELS
 from binderclip.quality import PromptEnsemble, PromptQuality
 from binderclip.quality.score.qboost import TEMPLATE, TRIPLES
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import Quantity, value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.data.distorted_tiles import KINDS, SIDE, TILES, series, tiles
+from binderclip.studies.protocols.data.distorted_tiles import series, tiles
 from binderclip.studies.protocols.training.selections import said
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LEARNED_LEVELS, TONES, STRENGTH = (1, 3, 5), (0, 0, 1, 2), 1.0
 """Levels to learn from, besides the picture itself; which tone, from best to worst, these four are; inverse penalty."""
@@ -34,7 +26,6 @@ RANDOM, AGAIN, THIRD = "random words", "random words, drawn again", "random word
 RIDGE = "linear regression of the level"
 METHODS = (BINARY, TRIADIC, PAIRS, BOTH, RIDGE, RANDOM, AGAIN, THIRD)
 RANK, LEARNED, KNOWN = "rank correlation with quality", "learned words", "words of `small`"
-PILOT = (100, 101, 102)
 
 
 class LinearWords:
@@ -108,24 +99,6 @@ def measure(seed: int) -> list[Row]:
     return [*rows, Row(RANK, RIDGE, rank(fitted.predict(flat.numpy())), LEARNED)]
 
 
-def _rank(name: str) -> Quantity:
-    return value_of(RANK, name, LEARNED)
-
-
-CRITERIA = (
-    Criterion.paired(
-        "a neutral word between two raises the rank correlation", _rank(TRIADIC), _rank(BINARY),
-        expected=0.005, pilot=Pilot(0.005, PILOT), essential=True,
-    ),
-    Criterion.paired(
-        "synonyms raise it once more", _rank(BOTH), _rank(TRIADIC),
-        expected=0.01, pilot=Pilot(0.015, PILOT), essential=True,
-    ),
-    Criterion.paired("synonyms raise it for two words too", _rank(PAIRS), _rank(BINARY)),
-    Criterion.paired("a neutral word raises it for synonyms too", _rank(BOTH), _rank(PAIRS)),
-)  # fmt: skip
-
-
 def draw(table: Table, figure: Figure) -> None:
     """The rank correlation of every score, by learned words and by the model's own."""
     for ax, source, methods in zip(
@@ -137,38 +110,12 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(methods)), methods, fontsize=7, rotation=60)
 
 
-STUDY = Study(
-    paper="p177",
-    claim="A score read from the logits of words follows quality better with a neutral word between the positive and "
-    "the negative one, and better again when the logits of synonyms are averaged.",
-    protocol=f"Tiles of the twenty photographs of scikit-image and scikit-learn, reduced to {SIDE} px and embedded by "
-    f"`small` at that size; {', '.join(kind.replace('_', ' ') for kind in KINDS)} at five levels. `small` knows no "
-    f"words of quality (p012), so they are learned: from {TILES} tiles of each photograph of one half, at the levels "
-    f"{', '.join(map(str, LEARNED_LEVELS))} and whole, multinomial logistic regression (C = {STRENGTH:g}, no other "
-    "tried) gives logits to a positive, a neutral and a negative word; whole and level 1 are positive, 3 is neutral, 5 "
-    "negative. Each of the paper's three rows of synonyms learns from tiles drawn with repeats. Spearman's correlation "
-    "of the score with the level, over all tiles of the other half, kinds and levels at once, as the paper pools "
-    "pictures; without synonyms the mean over the three rows. The same with the words of `small` itself is shown and "
-    "not judged. Halves, tiles, distortions and draws depend on the seed; all seeds share the twenty photographs. The "
-    "form of the criteria was written before the pilot; its three seeds gave the spreads and showed gains of -0.004 to "
-    "0.005 by the neutral word and of -0.008 to 0.021 by synonyms, after which the first effect to be found "
-    "was set to 0.005.",
-    baseline="The softmax over a positive and a negative word.",
-    lower_bound="Random weights for every word: 0 on average. Three draws of them stand in the null's place.",
-    upper_bound="",
-    measure=measure,
-    criteria=CRITERIA,
-    rival=Criterion.paired("synonyms with a neutral word follow the level better than linear regression on the same "
-                           "pictures", _rank(BOTH), _rank(RIDGE)),
+STUDY = declared_study(
+    __name__,
+    measure,
     draw=draw,
-    seeds=tuple(range(10, 34)),
+    seeds=range(10, 34),
     null={TRIADIC: RANDOM, BOTH: AGAIN, BINARY: THIRD},
     one_thread=True,
     registered="7f32f3ddeb9b",
-    stand_in=(
-        "logits of words that were learned from half of the pictures, linear in features of `small`, instead of the "
-        "next-token logits of language models that were never told",
-        "synthetic distortions of twenty photographs, and their levels, instead of KonIQ-10k, SPAQ and others with "
-        "opinions of people",
-    ),
-)  # fmt: skip
+)

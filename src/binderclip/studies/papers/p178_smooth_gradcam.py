@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.explain import GradCAM, GradCAMPlusPlus, SmoothGradCAMPlusPlus, attribute_all, energy_inside
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots, pictures
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, pictures
 from binderclip.studies.protocols.photo_classifier import SIDE, own_classes, photo_classifier
 from binderclip.studies.protocols.random_maps import random_maps
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Classes with ten held-out drawings at least.
 CLASSES = ("flag", "heart", "folder", "cat", "moon", "woman", "flower", "cloud")
@@ -34,7 +25,6 @@ CELLS = 10
 # Grad-CAM++ weighs maps that are not negative.
 LAYER = "module.blocks.5.0.bn1"
 WEAKER, INSIDE, RECALL = "density on the weaker instance", "share inside", "instance recall (half of the maximum)"
-PILOT = (0, 1, 2)
 FIGURED = (1, 3, 6)
 
 
@@ -104,20 +94,6 @@ def null(seed: int) -> list[Row]:
     )
 
 
-def _criteria() -> Iterator[Criterion]:
-    for metric, other, expected, spread in (
-        (WEAKER, CAM, 0.4, 0.35),
-        (INSIDE, CAM, 0.05, 0.045),
-        (WEAKER, PLUS, 0.06, 0.06),
-    ):
-        yield Criterion.paired(
-            f"{metric}: Smooth Grad-CAM++ above {other}", value_of(metric, SMOOTH), value_of(metric, other),
-            expected=expected, pilot=Pilot(spread, PILOT), essential=True,
-        )  # fmt: skip
-    yield Criterion.paired(f"{WEAKER}: Grad-CAM++ above Grad-CAM", value_of(WEAKER, PLUS), value_of(WEAKER, CAM))
-    yield Criterion.paired(f"{WEAKER}: above a random map", value_of(WEAKER, SMOOTH), value_of(WEAKER, RANDOM))
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Scenes with maps, and the two measures."""
     halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.2])
@@ -139,36 +115,6 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(METHODS)), [n.replace("Smooth Grad-CAM++, ", "smooth,\n") for n in METHODS], fontsize=7)
 
 
-STUDY = Study(
-    paper="p178",
-    claim="Averaging Grad-CAM++'s powers of the gradient over noisy copies shows more of several instances of a class "
-    "than Grad-CAM and Grad-CAM++, with more of the map on the objects.",
-    protocol=f"A seed has {EACH} scenes a class of two held-out drawings of it ({len(CLASSES)} classes, {SIDE} px, "
-    "each 4 to 12 % of the picture, none hidden) with exact masks; the highest class of the bundled `lite0` is "
-    "explained, from the maps of 10 x 10 after the first ReLU of its stage 5; right before average pooling the "
-    "gradient "
-    "is the head's weights whatever the noise. The weaker instance is the one with the lower mean of the map, over the "
-    f"map's mean. Noise level 0.15; the verdict reads n = {COPIES[-1]}. The pilot (seeds 0 to 2) had one scene a "
-    "class; "
-    "its spread is divided by the root of 2. This is the fourth measurement. The third (seeds 22 to 33), by "
-    "the same criteria, was inconclusive and is not counted. The second (seeds 10 to 21) read the ends "
-    "of stages, sums without a ReLU, at stage 5, where Grad-CAM had more of its map inside in the pilot than at stage "
-    "4: the claim was contradicted (density 0.64, Grad-CAM 1.50, Grad-CAM++ 0.41). Maps with negative values are not "
-    "what the powers of the gradient were derived for, nor what the paper's networks have, so the layer was changed, "
-    "once, and the seeds are new. The first, with a network trained here, asked whether the map passes half of its "
-    "maximum in an instance, which a random map does as well; that recall is shown.",
-    baseline="Grad-CAM, and Grad-CAM++ without noise.",
-    lower_bound="A random map of 10 x 10 cells; 1 for the density.",
-    upper_bound="",
-    measure=measure,
-    criteria=tuple(_criteria()),
-    draw=draw,
-    seeds=tuple(range(34, 58)),
-    null=null,
-    one_thread=True,
-    registered="660e2416367d",
-    stand_in=(
-        "EfficientNet-Lite0 instead of VGG-16, both of ImageNet",
-        "clip-art scenes with exact masks, and the class the network gives them, instead of photographs judged by eye",
-    ),
+STUDY = declared_study(
+    __name__, measure, draw=draw, seeds=range(34, 58), null=null, one_thread=True, registered="660e2416367d"
 )

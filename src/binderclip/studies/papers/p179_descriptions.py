@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,21 +20,10 @@ from binderclip.adapt import (
 )
 from binderclip.data import Vocabulary, vocabulary
 from binderclip.data.synthetic_scenes.stream import scenes
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.features import tensor_features
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, tensor_features
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-TEXTS = ("name", "template set", "descriptions", "shuffled descriptions")
 HEADS = ("zero-shot descriptions", "CLIP-Adapter", "CoOp", "sentence attention")
 SHOTS, TEST = 4, 12
-PILOT = (0, 1, 2)
-ZERO, FEW, ANIMALS = "zero-shot accuracy", "accuracy after 4 shots", "20 animals"
 
 
 @lru_cache(maxsize=1)
@@ -176,61 +165,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.legend(ncols=2, fontsize=8, loc="upper right")
 
 
-STUDY = Study(
-    paper="p179",
-    claim="Visual sentences beat the bare name, and a small attention over sentences, trained on a few images, "
-    "generalises to new classes better than learned prompts.",
-    protocol="Twenty animals, one large on a photograph, texture or plain colour at 128 px; the drawings of training "
-    "and test scenes differ. Six hand-written sentences an animal, about the same six attributes. Zero-shot on all "
-    "twenty; then 4 shots of a random half (base), tested on base and on the other half (new). Defaults of every "
-    "head, nothing tuned; one trial run of another seed, after which five seeds became three, for time. "
-    "The spreads are those of the first measurement, with the `small` of before.",
-    baseline="The name in a template, five templates, sentences of another animal under the right name; CLIP-Adapter "
-    "and CoOp.",
-    lower_bound="Guessing: 0.05 (20 animals), 0.1 (10).",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired(
-            "descriptions beat the name in a template",
-            value_of(ZERO, "descriptions", ANIMALS),
-            value_of(ZERO, "name", ANIMALS),
-            expected=0.012,
-            pilot=Pilot(0.0253, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "on new classes sentence attention beats CoOp",
-            value_of(FEW, "sentence attention", "new"),
-            value_of(FEW, "CoOp", "new"),
-            expected=0.03,
-            pilot=Pilot(0.0144, PILOT),
-            essential=True,
-        ),
-        Criterion.paired(
-            "descriptions beat another animal's",
-            value_of(ZERO, "descriptions", ANIMALS),
-            value_of(ZERO, "shuffled descriptions", ANIMALS),
-        ),
-        Criterion.paired(
-            "its harmonic mean of base and new is above CoOp's",
-            value_of(FEW, "sentence attention", "harmonic"),
-            value_of(FEW, "CoOp", "harmonic"),
-        ),
-        Criterion("its attention is not uniform", _attends),
-    ),
-    rival=Criterion.paired(
-        "its harmonic mean is above that of CLIP-Adapter on the same sentences",
-        value_of(FEW, "sentence attention", "harmonic"),
-        value_of(FEW, "CLIP-Adapter", "harmonic"),
-    ),
-    draw=draw,
-    seeds=tuple(range(10, 50)),
-    one_thread=True,
-    registered="ed94e9439a8e",
-    stand_in=(
-        "`small`, which saw part of the drawings under their names, instead of CLIP ViT-B/16",
-        "hand-written sentences instead of GPT-4's",
-        "twenty drawn animals in composite scenes instead of twelve photograph sets",
-    ),
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 50), one_thread=True, registered="ed94e9439a8e")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +18,8 @@ from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.evaluate import ObjectHallucination
 from binderclip.losses import ContrastiveLoss, clip, hard_negative
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots
-from binderclip.studies.harness.power import Pilot
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import Study
-from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.bundled import bundled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 POOL, DRAWN, TEST, SINGLE, SIDE = 600, 400, 300, 300, 128
 STEPS, BATCH, RATE = 150, 64, 1e-3
@@ -40,7 +32,6 @@ LOSSES: dict[str, Callable[[float], ContrastiveLoss]] = {
     BOTH: lambda scale: hard_negative(init_scale=scale),
     BELOW: lambda scale: hard_negative(init_scale=scale, direction="below"),
 }
-PILOT = (900, 901, 902)
 METHODS = (BEFORE, *LOSSES)
 
 
@@ -164,45 +155,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
 
 
-STUDY = Study(
-    paper="p181",
-    claim="A contrastive model often prefers captions with objects that are not there; fine-tuning with such captions "
-    "and margins to them makes it prefer the right one, at little cost to its classes.",
-    protocol=f"The last linear maps of both towers of `small`, all else frozen, on {DRAWN} of {POOL} scenes a seed of "
-    f"two or three objects of 15 classes, drawings of the training split: {STEPS} steps of {BATCH} scenes (AdamW, "
-    f"{RATE:g}, weight decay 0.1), by captions alone or with 27 hallucinated captions each and the paper's margins (5 "
-    f"logits, weights 0.2). Measured on {TEST} scenes of held-out drawings, by captions of the same templates "
-    f"(objects added; objects left out), and on {SINGLE} held-out drawings alone among the 15 names. `below` is the "
-    "sign of the second margin in the first version of the official code. The pilot (three seeds, without `below`) "
-    "had 0.14 to 0.17 right with the margins, 0.10 to 0.12 with captions alone, 0.26 to 0.29 with hallucinated "
-    "captions and no margins, 0.05 before. Nothing was tuned.",
-    baseline="As many steps on the captions alone.",
-    lower_bound="Guessing: 1/28, or a little more where a scene has two objects.",
-    upper_bound="",
-    measure=measure,
-    criteria=(
-        Criterion.paired("with hallucinated captions and margins the own caption is first more often than with "
-                         "captions alone", value_of(RIGHT, BOTH), value_of(RIGHT, CONTRASTIVE), claimed=0.05,
-                         pilot=Pilot(0.023, PILOT), essential=True),
-        Criterion.paired("and than before", value_of(RIGHT, BOTH), value_of(RIGHT, BEFORE), claimed=0.05,
-                         pilot=Pilot(0.015, PILOT), essential=True),
-        Criterion.paired("single objects are named at most 0.02 less often than with captions alone",
-                         value_of(KEPT, BOTH), value_of(KEPT, CONTRASTIVE), margin=-0.02, expected=0.0,
-                         pilot=Pilot(0.016, PILOT), essential=True),
-        Criterion.paired("it is first at least 0.2 more often than with captions alone", value_of(RIGHT, BOTH),
-                         value_of(RIGHT, CONTRASTIVE), margin=0.2),
-        Criterion.paired("the margins help beside hallucinated captions", value_of(RIGHT, BOTH),
-                         value_of(RIGHT, NEGATIVES)),
-    ),
-    rival=Criterion.paired("the own caption is first more often than with hallucinated captions and no margins",
-                           value_of(RIGHT, BOTH), value_of(RIGHT, NEGATIVES)),
-    draw=draw,
-    seeds=tuple(range(10, 22)),
-    one_thread=True,
-    registered="d009fdc2f88d",
-    stand_in=(
-        "scenes of 15 classes of drawings and captions from a template instead of COCO, Flickr30K and Nocaps",
-        "objects added and left out by templates instead of a large language model; objects occur together at random",
-        "the last linear maps of `small` instead of all of CLIP's ViT-B/32 and ViT-L/14",
-    ),
-)  # fmt: skip
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 22), one_thread=True, registered="d009fdc2f88d")
