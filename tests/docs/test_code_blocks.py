@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from binderclip.studies import papers
+
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATED = ("PAPERS.md", "SEGMENTATION.md", "BENCHMARKS.md")
 PAGES = sorted(page for page in DOCS.rglob("*.md") if page.name not in GENERATED and page.parent.name != "results")
@@ -26,6 +28,13 @@ def test_what_runs_elsewhere_does(site_code):
         source = (DOCS.parent / test).read_text(encoding="utf-8")
         assert f'"{name}"' in source
         assert "BLOCKS" in source
+
+
+def test_the_study_that_a_page_shows_is_the_real_one(site_code):
+    shown = [block.body.strip() for block in site_code.blocks_of(DOCS / "add-a-paper.md")]
+    for ending in ("toml", "py"):
+        (file,) = Path(papers.__file__).parent.glob(f"p052_*.{ending}")
+        assert file.read_text(encoding="utf-8").strip() in shown, f"copy {file.name} onto the page"
 
 
 def test_no_fence_escapes_the_search(site_code):

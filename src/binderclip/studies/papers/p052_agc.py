@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from binderclip.models.layers.nfnet import NFResNet
 from binderclip.optim import AGC, Clip, NormClip
-from binderclip.studies.harness import Figure, Row, Table, declared_study
+from binderclip.studies.harness import Figure, Row, Table, accuracy, declared_study
 from binderclip.studies.protocols.data.clothing import clothing, standardised
 
 RUNS: dict[str, tuple[float, ...]] = {"none": (0.1, 0.3, 1.0), "norm 1.0": (0.3,), "AGC .01": (0.3, 1.0)}
@@ -37,17 +39,8 @@ def _pictures() -> dict[str, tuple[Tensor, Tensor]]:
 def network(seed: int) -> NFResNet:
     """Three NF blocks of widths 32, 64 and 128 behind a stem that brings 28 pixels to 7."""
     torch.manual_seed(seed)
-    return NFResNet(
-        10,
-        in_channels=1,
-        widths=(32, 64, 128),
-        depths=(1, 1, 1),
-        strides=(1, 2, 2),
-        stem=(16, 32),
-        stem_stride=4,
-        final_width=128,
-        group_width=16,
-    )
+    shape: dict[str, Any] = {"widths": (32, 64, 128), "depths": (1, 1, 1), "strides": (1, 2, 2), "stem": (16, 32)}
+    return NFResNet(10, in_channels=1, **shape, stem_stride=4, final_width=128, group_width=16)
 
 
 def train(method: str, rate: float, seed: int) -> float:
@@ -65,33 +58,20 @@ def train(method: str, rate: float, seed: int) -> float:
     for _ in range(EPOCHS):
         order = chosen[torch.randperm(TRAIN, generator=g)]
         for batch in order[: TRAIN // BATCH * BATCH].split(BATCH):
-            loss = nn.functional.cross_entropy(net(images[batch]), labels[batch])
+            loss = F.cross_entropy(net(images[batch]), labels[batch])
             if not bool(loss.isfinite()):
-                return accuracy(net)
+                return accuracy(net.eval(), *_pictures()["test"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             cosine.step()
-    return accuracy(net)
-
-
-@torch.no_grad()
-def accuracy(net: nn.Module) -> float:
-    """On the test pictures."""
-    images, labels = _pictures()["test"]
-    net.eval()
-    right = [(net(x).argmax(1) == y).float() for x, y in zip(images.split(500), labels.split(500), strict=True)]
-    net.train()
-    return float(torch.cat(right).mean())
+    return accuracy(net.eval(), *_pictures()["test"])
 
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    return [
-        Row(ACCURACY, method, train(method, rate, seed), _setting(rate))
-        for method, rates in RUNS.items()
-        for rate in rates
-    ]
+    runs = ((method, rate) for method, rates in RUNS.items() for rate in rates)
+    return [Row(ACCURACY, method, train(method, rate, seed), _setting(rate)) for method, rate in runs]
 
 
 def _setting(rate: float) -> str:
