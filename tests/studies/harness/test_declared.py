@@ -50,8 +50,15 @@ def estimated(table):
     return Estimate(0.2, 0.1, 0.3, 400, "bootstrap")
 
 
+def above(bound: float):
+    def test(table):
+        return table.mean("m", "a") > bound, "x"
+
+    return test
+
+
 def declared(text: str, **given: object) -> Study:
-    names = NAMES | {"counted": counted, "estimated": estimated}
+    names = NAMES | {"counted": counted, "estimated": estimated, "above": above}
     return study_of(text, "p123_x.toml", names, **({"measure": measure, "seeds": SEEDS} | given))
 
 
@@ -67,6 +74,12 @@ def test_words_are_filled_and_their_lines_joined() -> None:
     assert (study.upper_bound, study.stand_in) == ("", ("small the rest",))
     assert study.draw is None
     assert study.null == "random"
+
+
+def test_threads_and_the_null_are_declared() -> None:
+    study = declared("one_thread = true\n" + WORDS + CRITERION + '[null]\na = "a, at random"\n')
+    assert study.one_thread
+    assert study.null == {"a": "a, at random"}
 
 
 def test_protocols_lend_their_constants() -> None:
@@ -107,6 +120,7 @@ def test_protocols_lend_their_constants() -> None:
         ),
         ('exact = "counted"\nwhy = "a theorem"', Criterion.exact("t", counted, why="a theorem")),
         ('test = "counted"', Criterion("t", counted)),
+        ('test = ["above", 0.5]', Criterion("t", above(0.5))),
         (
             'estimate = "estimated"\nitems = 400\nspread = 0.5\nexpected = "log 4"',
             Criterion.estimated("t", estimated, items=400, expected=math.log(4), pilot=Pilot(0.5, (0, 1))),
@@ -164,6 +178,12 @@ def test_what_is_no_quantity_is_refused_where_it_stands(entry: object) -> None:
         ('baseline = "b."', "baseline = 1", r"p123_x.toml: baseline must be given as a text"),
         ('baseline = "b."', 'baseline = "b."\ncost = 1', r"p123_x.toml: unknown entries cost; known are claim"),
         ("claim =", "claim", r"p123_x.toml: "),
+        ("[[criteria]]", "[criteria]", r"p123_x.toml: criteria must be a list of tables"),
+        ("[[criteria]]", "[[rival]]", r"p123_x.toml: rival must be a table"),
+        ("pilot_seeds = [0, 1]", "pilot_seeds = [0.5]", r"p123_x.toml: pilot_seeds must be a list of whole numbers"),
+        ('baseline = "b."', 'baseline = "b."\none_thread = 1', r"p123_x.toml: one_thread must be true or false"),
+        ("[[criteria]]", "[null]\na = 1\n[[criteria]]", r"p123_x.toml: null must be a table of texts"),
+        ('stand_in = ["small {OTHER}"]', 'stand_in = "small"', r"p123_x.toml: stand_in must be a list of texts"),
         ("pilot_seeds = [0, 1]", "", r"criteria 1: a spread is that of pilot_seeds"),
         ("pilot_seeds = [0, 1]", 'constants = ["training.none"]', r"constants: there is no protocol 'training.none'"),
         ('text = "a above b"', "", r"p123_x.toml: criteria 1: text is missing"),
@@ -191,8 +211,10 @@ def test_what_a_file_says_wrongly_is_named(old: str, new: str, match: str) -> No
 
 def test_functions_are_looked_up_in_the_module() -> None:
     extra = '[[criteria]]\ntext = "t"\nexact = "{}"\n'
-    with pytest.raises(UsageError, match=r"criteria 2: exact = 'RATES' is no function of the study's module"):
+    with pytest.raises(UsageError, match=r"criteria 2: exact = 'RATES' is no function of the study's module or"):
         declared(WORDS + CRITERION + extra.format("RATES") + 'why = "w"')
+    with pytest.raises(UsageError, match=r"criteria 2: exact = \['RATES', 1\] is no function"):
+        declared(WORDS + CRITERION + extra.replace('"{}"', '["RATES", 1]') + 'why = "w"')
     with pytest.raises(UsageError, match=r"criteria 2: exact needs why"):
         declared(WORDS + CRITERION + extra.format("counted"))
 

@@ -9,7 +9,7 @@ import binderclip.studies.papers as papers
 FOLDER = Path(papers.__file__).parent
 MOST = 120
 """Lines of Python of a new study; its words and conditions stand in the TOML file beside it."""
-LONGER, LINES = 80, 18_000
+LONGER, LINES = 72, 17_239
 """Studies that are longer, and the lines of all; of before the rule. Lower them when you shorten one."""
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from binderclip.studies import Row, Table
-from binderclip.studies.protocols.tables.segment_table import SETS, gains
+from binderclip.studies import Check, Criterion, Row, Table
+from binderclip.studies.protocols.tables.segment_table import SETS, scene_gain
 
 
 def table(mean: float, half: float, seeds: int) -> Table:
@@ -15,9 +15,13 @@ def table(mean: float, half: float, seeds: int) -> Table:
     )
 
 
+def judged(found: Table, scenes: int, margin: float = 0.0) -> Check:
+    return Criterion.estimated("a above b", scene_gain("a", "b", scenes), margin=margin).check(found)
+
+
 def test_the_interval_shrinks_with_the_root_of_sets_and_seeds() -> None:
     # k independent means with half interval h: the half interval of their mean is h / sqrt(k)
-    check = gains("a above b", "a", "b", scenes=20).check(table(0.02, 0.04, 3))
+    check = judged(table(0.02, 0.04, 3), 20)
     k = 3 * len(SETS)
     assert check.low is not None
     assert abs(check.low - (0.02 - 0.04 / k**0.5)) < 1e-12
@@ -26,6 +30,6 @@ def test_the_interval_shrinks_with_the_root_of_sets_and_seeds() -> None:
 
 
 def test_too_few_scenes_never_meet_it_and_a_margin_counts() -> None:
-    assert gains("a above b", "a", "b", scenes=12).check(table(0.02, 0.01, 3)).outcome == "open"
-    assert gains("a above b", "a", "b", scenes=20).check(table(-0.005, 0.01, 3)).outcome == "opposite"
-    assert gains("a loses a point at most", "a", "b", margin=-0.01, scenes=20).check(table(-0.005, 0.01, 3)).seen
+    assert judged(table(0.02, 0.01, 3), 12).outcome == "open"
+    assert judged(table(-0.005, 0.01, 3), 20).outcome == "opposite"
+    assert judged(table(-0.005, 0.01, 3), 20, margin=-0.01).seen

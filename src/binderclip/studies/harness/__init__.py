@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from binderclip.studies.harness.panels import Figure as Figure
     from binderclip.studies.harness.panels import bare as bare
     from binderclip.studies.harness.panels import bars as bars
+    from binderclip.studies.harness.panels import dot_panels as dot_panels
     from binderclip.studies.harness.panels import dots as dots
     from binderclip.studies.harness.panels import effects as effects
     from binderclip.studies.harness.panels import lines as lines

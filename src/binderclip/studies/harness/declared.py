@@ -15,7 +15,15 @@ from binderclip.studies.harness.declared_criteria import criterion, folded, prec
 from binderclip.studies.harness.study import Draw, Measure, Study
 
 PROSE = ("claim", "protocol", "baseline", "lower_bound", "upper_bound")
-KNOWN = (*PROSE, "stand_in", "constants", "pilot_seeds", "preconditions", "criteria", "rival")
+_MAY_LACK = ("upper_bound",)
+_CONDITIONS = ("criteria", "preconditions", "rival", "null", "one_thread")
+_KINDS: dict[str, tuple[type, type]] = {
+    "stand_in": (list, str), "constants": (list, str), "pilot_seeds": (list, int), "one_thread": (bool, object),
+    "preconditions": (list, dict), "criteria": (list, dict), "rival": (dict, object), "null": (dict, str),
+}  # fmt: skip
+"""Kind of an entry, and of its parts."""
+_SAID: dict[type, str] = {list: "a list", dict: "a table", bool: "true or false"}
+_OF: dict[type, str] = {str: " of texts", int: " of whole numbers", dict: " of tables", object: ""}
 
 
 def declared_study(
@@ -34,8 +42,9 @@ def declared_study(
     The file has `claim`, `protocol`, `baseline` and `lower_bound`, `upper_bound` where there is one, and the list
     `stand_in`. Their lines are joined, and a placeholder such as `{EPOCHS}` or `{RATES[0]:g}` is filled with the
     module's constant, so that the words follow the code; a brace that is meant is written twice. `constants` lists
-    protocols, such as `training.spike`, whose constants the words name as well. How the file declares conditions is
-    said in `binderclip.studies.harness.declared_criteria`; those that code makes are given here instead.
+    protocols, such as `training.spike`, whose constants the words name as well. `one_thread` and `[null]`, from a
+    method's name to the random one's, are those of `Study`. How the file declares conditions is said in
+    `binderclip.studies.harness.declared_criteria`; those that code makes are given here instead.
 
     Args:
         module: `__name__` of the module, which calls this after its constants and functions.
@@ -45,7 +54,7 @@ def declared_study(
         criteria: where the file declares none.
         preconditions: where the file declares none.
         rival: where the file declares none.
-        options: other attributes of `Study`, such as `null`, `one_thread` and `registered`.
+        options: other attributes of `Study`, such as `registered`, `first`, and a `null` that is a function.
 
     Raises:
         UsageError: no such file; an entry that is unknown, missing, given twice or not of its kind; a placeholder that
@@ -79,31 +88,42 @@ def study_of(text: str, source: str, names: Mapping[str, Any], **given: Any) -> 
         entries = parse_toml(text)
     except ValueError as error:  # TOML's own error is one
         raise UsageError(f"{source}: {error}") from error
-    if unknown := sorted(entries.keys() - set(KNOWN)):
-        raise UsageError(f"{source}: unknown entries {', '.join(unknown)}; known are {', '.join(KNOWN)}")
-    if twice := [key for key in ("criteria", "preconditions", "rival") if key in entries and given.get(key)]:
+    _require_kinds(entries, source)
+    if twice := [key for key in _CONDITIONS if key in entries and given.get(key)]:
         raise UsageError(f"{source}: {', '.join(twice)} are declared here and given by the module as well")
-    entries.setdefault("upper_bound", "")
     constants = ChainMap(dict(names), *(_protocol(name, source) for name in entries.get("constants", ())))
-    if missing := [key for key in PROSE if not isinstance(entries.get(key), str)]:
-        raise UsageError(f"{source}: {', '.join(missing)} must be given as a text")
-    words = {key: _filled(entries[key], constants, f"{source}: {key}") for key in PROSE}
-    stand_in = tuple(_filled(line, constants, f"{source}: stand_in") for line in entries.get("stand_in", ()))
+    words: dict[str, Any] = {key: _filled(entries.get(key, ""), constants, f"{source}: {key}") for key in PROSE}
+    words["stand_in"] = tuple(_filled(line, constants, f"{source}: stand_in") for line in entries.get("stand_in", ()))
     seeds = entries.get("pilot_seeds", [])
-    made: dict[str, Any] = {}
-    if "criteria" in entries:
-        made["criteria"] = tuple(
-            criterion(entry, f"{source}: criteria {number}", names, seeds)
-            for number, entry in enumerate(entries["criteria"], start=1)
-        )
-    if "preconditions" in entries:
-        made["preconditions"] = tuple(
-            precondition(entry, f"{source}: preconditions {number}")
-            for number, entry in enumerate(entries["preconditions"], start=1)
-        )
+    made: dict[str, Any] = {key: entries[key] for key in ("null", "one_thread") if key in entries}
+    for key in ("preconditions", "criteria"):
+        tables = [(entry, f"{source}: {key} {number}") for number, entry in enumerate(entries.get(key, ()), start=1)]
+        if tables and key == "criteria":
+            made[key] = tuple(criterion(entry, where, constants, seeds) for entry, where in tables)
+        elif tables:
+            made[key] = tuple(precondition(entry, where) for entry, where in tables)
     if "rival" in entries:
-        made["rival"] = criterion(entries["rival"], f"{source}: rival", names, seeds)
-    return Study(paper=source[:4], **words, stand_in=stand_in, **(given | made))
+        made["rival"] = criterion(entries["rival"], f"{source}: rival", constants, seeds)
+    return Study(paper=source[:4], **words, **(given | made))
+
+
+def _require_kinds(entries: Mapping[str, Any], source: str) -> None:
+    """Refuse what is unknown, missing, or no text, list or table where one belongs.
+
+    Raises:
+        UsageError: see above.
+    """
+    if unknown := sorted(entries.keys() - {*PROSE, *_KINDS}):
+        raise UsageError(f"{source}: unknown entries {', '.join(unknown)}; known are {', '.join((*PROSE, *_KINDS))}")
+    if missing := [key for key in PROSE if not isinstance(entries.get(key, "" if key in _MAY_LACK else None), str)]:
+        raise UsageError(f"{source}: {', '.join(missing)} must be given as a text")
+    for key, (kind, part) in _KINDS.items():
+        entry = entries.get(key, kind())
+        parts = (
+            entry.values() if key == "null" and isinstance(entry, dict) else entry if isinstance(entry, list) else ()
+        )
+        if not isinstance(entry, kind) or not all(isinstance(each, part) for each in parts):
+            raise UsageError(f"{source}: {key} must be {_SAID[kind]}{_OF[part]}")
 
 
 def _protocol(name: str, source: str) -> dict[str, Any]:

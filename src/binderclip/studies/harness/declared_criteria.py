@@ -10,8 +10,9 @@ A condition is a table, `[[criteria]]`, `[[preconditions]]` or `[rival]`:
     spread      of the pilot; its seeds are the file's `pilot_seeds`, or `pilot_seeds` of the table
 
 A condition with a function of its own names it in the place of `value` and `above`. It is a function of the study's
-module from the table to what is found: `estimate` (`Criterion.estimated`), `exact` with `why` (`Criterion.exact`) or
-`test` (no interval). A quantity is one of
+module, or of a protocol among the file's `constants`, from the table to what is found: `estimate`
+(`Criterion.estimated`), `exact` with `why` (`Criterion.exact`) or `test` (no interval). A list is a function that makes
+the one meant, with what it is given: `estimate = ["scene_gain", "ours", "plain", 25]`. A quantity is one of
 
     ["metric", "method", "setting", ...]        rows, their mean over the settings; the setting may be left out
     0.5, "log 2", "-log 10", "1/3"              a number; a logarithm or a fraction as it is said
@@ -23,13 +24,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from binderclip.errors import UsageError
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, quantity, value_of
+from binderclip.studies.harness.table import Table
 
 _NUMBER = re.compile(r"(?P<sign>-?)(?:(?P<log>log )?(?P<value>\d+(?:\.\d+)?)|(?P<over>\d+)/(?P<under>[1-9]\d*))")
 _PAIRS = ("difference", "ratio", "log_ratio")
@@ -52,7 +54,7 @@ def criterion(entry: Mapping[str, Any], where: str, names: Mapping[str, Any], pi
     Args:
         entry: the table.
         where: names the file and the table, for errors.
-        names: of the study's module, where functions are looked up.
+        names: of the study's module and its protocols, where functions are looked up.
         pilot_seeds: of the file.
 
     Raises:
@@ -78,9 +80,7 @@ def criterion(entry: Mapping[str, Any], where: str, names: Mapping[str, Any], pi
         side, bound = _side(entry, where)
         value = quantity_of(entry["value"], f"{where}: value")
         return Criterion.paired(text, value, bound, lower=side == "below", essential=essential, **options)
-    function = names.get(entry[kind])
-    if not callable(function):
-        raise UsageError(f"{where}: {kind} = {entry[kind]!r} is no function of the study's module")
+    function = _function(entry[kind], names, f"{where}: {kind}")
     if kind == "estimate":
         return Criterion.estimated(text, function, essential=essential, **options)
     if kind == "exact":
@@ -151,6 +151,17 @@ def _text(entry: Mapping[str, Any], where: str) -> str:
     if not isinstance(entry.get("text"), str):
         raise UsageError(f"{where}: text is missing")
     return folded(entry["text"])
+
+
+def _function(entry: Any, names: Mapping[str, Any], where: str) -> Callable[[Table], Any]:
+    """The function of a name, or the one that a function makes of what follows its name."""
+    name, *given = entry if isinstance(entry, list) and entry else [entry]
+    function = names.get(name) if isinstance(name, str) else None
+    if callable(function) and isinstance(entry, list):
+        function = function(*given)
+    if not callable(function):
+        raise UsageError(f"{where} = {entry!r} is no function of the study's module or of its constants")
+    return function
 
 
 def _side(entry: Mapping[str, Any], where: str) -> tuple[str, Quantity]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -87,6 +88,35 @@ def dots(ax: Any, table: Table, metric: str, methods: Sequence[str], setting: st
         )
     ax.set_xticks(range(len(methods)), methods)
     ax.set_xlim(-0.5, len(methods) - 0.3)
+
+
+def dot_panels(
+    *shown: tuple[str, Sequence[str]] | tuple[str, Sequence[str], str],
+    widths: Sequence[float] | None = None,
+    rotation: float = 60,
+    size: float = 9,
+    ticks: float = 7,
+    wrap: int = 1000,
+) -> Callable[[Table, Figure], None]:
+    """A study's `draw` of one panel beside the other, each with the dots of one metric.
+
+    Args:
+        shown: metric, methods, and the setting where there is one.
+        widths: of the panels, relative; default equal.
+        rotation: of the methods' names, in degrees.
+        size: of the titles, in points.
+        ticks: of the methods' names, in points.
+        wrap: characters of a title's line.
+    """
+
+    def draw(table: Table, figure: Figure) -> None:
+        axes: Any = figure.subplots(1, len(shown), squeeze=False, width_ratios=widths)
+        for ax, (metric, methods, *setting) in zip(axes[0], shown, strict=True):
+            dots(ax, table, metric, methods, *setting)
+            ax.set_title(fill(metric, wrap), fontsize=size)
+            ax.tick_params(axis="x", labelrotation=rotation, labelsize=ticks)
+
+    return draw
 
 
 def bare(ax: Any, *, frame: bool = True) -> None:

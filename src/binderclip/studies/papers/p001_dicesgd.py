@@ -98,6 +98,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[0].legend()
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, null=None, registered="549ed025492c"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), null=None, registered="549ed025492c")

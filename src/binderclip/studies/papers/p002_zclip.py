@@ -70,6 +70,4 @@ def _dots(
     ax.tick_params(axis="x", which="both", labelsize=7)
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, null=None, registered="c5b74381f3f3"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), null=None, registered="c5b74381f3f3")

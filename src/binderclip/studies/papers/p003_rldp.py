@@ -138,6 +138,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend(loc="upper left")
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(30, 50), one_thread=True, null=None, registered="a21ba0bf26ea"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(30, 50), null=None, registered="a21ba0bf26ea")

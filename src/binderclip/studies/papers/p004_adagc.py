@@ -110,11 +110,5 @@ def draw(table: Table, figure: Figure) -> None:
 
 
 STUDY = declared_study(
-    __name__,
-    measure,
-    criteria=tuple(_criteria()),
-    draw=draw,
-    seeds=range(20, 30),
-    one_thread=True,
-    registered="6016015e8a9d",
+    __name__, measure, criteria=tuple(_criteria()), draw=draw, seeds=range(20, 30), registered="6016015e8a9d"
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.optim import AutoClip, Clip
-from binderclip.studies.harness import Criterion, Figure, Pilot, Row, Table, combined, declared_study, value_of
+from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.training import spike, spike_clip
 
 if TYPE_CHECKING:
@@ -22,10 +21,6 @@ FIXED = ("norm 0.01", "norm 0.1", "norm 1", "norm 10")
 OURS = ("AutoClip 10", "AutoClip 50")
 FIXED_CLIP = FIXED[1:]
 """On the small CLIP .01 is left out, which would be one more of the limits that every step exceeds."""
-HELD = "validation loss"
-BEST = {"SGD": "norm 10", spike_clip.SETTING: "norm 0.1"}
-"""The fixed norm with the lowest validation loss in the pilot."""
-PILOT = (0, 1, 2)
 SMOOTH_STEPS = 300
 
 
@@ -98,44 +93,4 @@ def _validation(ax: Axes, table: Table, names: Sequence[str], setting: str, titl
     ax.set(xlabel="validation loss", title=title)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    criteria=(
-        Criterion.below(
-            "fewer than two loss spikes a run at either percentile",
-            combined("most", *(value_of("loss spikes", name, "SGD") for name in OURS)),
-            2.0,
-            expected=1.0,
-            pilot=Pilot(0.0, PILOT),
-            essential=True,
-        ),
-        *(
-            Criterion.below(
-                f"{setting}: validation loss at most 15 % above that of {BEST[setting]}, the best fixed norm of the "
-                "pilot, at both percentiles (logarithm of the ratio)",
-                combined("most", *(value_of(HELD, name, setting) for name in OURS)).log_over(
-                    value_of(HELD, BEST[setting], setting)
-                ),
-                math.log(1.15),
-                expected=0.13,
-                pilot=Pilot(spread, PILOT),
-                essential=True,
-            )
-            for setting, spread in zip(BEST, (0.0246, 0.0031), strict=True)
-        ),
-        *spike_clip.recovery({"AutoClip 10": 0.0032, "AutoClip 50": 0.0016}),
-        Criterion.below(
-            "SGD: validation loss at most .8 of the worst fixed norm's (logarithm of the ratio)",
-            combined("most", *(value_of(HELD, name, "SGD") for name in OURS)).log_over(
-                combined("most", *(value_of(HELD, name, "SGD") for name in FIXED))
-            ),
-            math.log(0.8),
-        ),
-    ),
-    draw=draw,
-    seeds=range(10, 18),
-    one_thread=True,
-    null=None,
-    registered="44fe26681780",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), null=None, registered="44fe26681780")

@@ -106,6 +106,4 @@ def draw(table: Table, figure: Figure) -> None:
     )
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 22), one_thread=True, null=None, registered="5e4a5415636b"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 22), null=None, registered="5e4a5415636b")

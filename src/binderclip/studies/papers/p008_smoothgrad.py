@@ -148,6 +148,4 @@ def draw(table: Table, figure: Figure) -> None:
     ax.legend(fontsize=6, ncols=2)
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(20, 60), null=null, one_thread=True, registered="537a5830f91b"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 60), null=null, registered="537a5830f91b")

@@ -165,4 +165,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set_xscale("log")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="14f2249d1a84")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="14f2249d1a84")

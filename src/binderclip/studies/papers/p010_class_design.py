@@ -192,12 +192,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_ylim(0, 1)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(200, 216),
-    null={CHILD: WORD, CLOSE: FAR},
-    one_thread=True,
-    registered="a018c20ad1e1",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(200, 216), registered="a018c20ad1e1")

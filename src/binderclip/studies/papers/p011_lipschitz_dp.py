@@ -282,6 +282,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set(title="One step of 512 samples", xlabel="CPU ms")
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, null=None, registered="3382f96fe54c"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), null=None, registered="3382f96fe54c")

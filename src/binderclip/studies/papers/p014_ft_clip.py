@@ -94,6 +94,4 @@ def _bars(ax: Any, table: Table, metric: str, methods: list[str], colours: list[
     ax.invert_yaxis()
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, null=null, registered="97c86ca35fb4"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), null=null, registered="97c86ca35fb4")

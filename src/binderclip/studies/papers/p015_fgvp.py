@@ -115,6 +115,4 @@ def draw(table: Table, figure: Figure) -> None:
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-STUDY = declared_study(
-    __name__, measure, null=null, draw=draw, seeds=range(10, 20), one_thread=True, registered="896e9d97150e"
-)
+STUDY = declared_study(__name__, measure, null=null, draw=draw, seeds=range(10, 20), registered="896e9d97150e")

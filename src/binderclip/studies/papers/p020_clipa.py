@@ -57,12 +57,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set_title("lost by resizing\n(square: mean)", fontsize=9)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(20, 32),
-    null={RESIZE: UNTRAINED},
-    one_thread=True,
-    registered="893bb036770f",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 32), registered="893bb036770f")

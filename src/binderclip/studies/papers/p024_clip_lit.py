@@ -78,4 +78,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(names)), names, fontsize=7, rotation=40, ha="right")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 22), one_thread=True, registered="18352bbad469")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 22), registered="18352bbad469")

@@ -63,12 +63,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.tick_params(axis="y", labelsize=8)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(30, 44),
-    null={STAGED: UNTRAINED},
-    one_thread=True,
-    registered="bb3453125aac",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(30, 44), registered="bb3453125aac")

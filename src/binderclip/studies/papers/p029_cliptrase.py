@@ -25,7 +25,7 @@ from binderclip.studies.harness import Figure, Row, Table, declared_study, one_t
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.tables.scene_attention import attends, attention_rows
 from binderclip.studies.protocols.tables.segment_figures import draw_table
-from binderclip.studies.protocols.tables.segment_table import gains, protocol, random_gains, scene_set, table_rows
+from binderclip.studies.protocols.tables.segment_table import protocol, random_gains, scene_set, table_rows
 
 BLOCK = LastBlock(SelfSelf("q+k+v"), residual=True, mlp=True)
 N, SEEDS = 25, (20, 21, 22)
@@ -111,21 +111,6 @@ def draw(table: Table, figure: Figure) -> None:
 STUDY = declared_study(
     __name__,
     measure,
-    criteria=(
-        gains("rewired is above plain", REWIRED, "plain", expected=0.02, scenes=N, spread=0.081, essential=True),
-        gains(
-            "the vote in regions improves it",
-            OURS,
-            REWIRED,
-            expected=0.02,
-            scenes=N,
-            spread=0.117,
-            pilot=(100,),
-            essential=True,
-        ),
-        gains("all together is above plain", OURS, "plain", scenes=N),
-        gains("regions are better with the class token's row taken off", OURS, NOISY, scenes=N),
-    ),
     draw=draw,
     preconditions=(attends("qq", "kk", "vv"),),
     seeds=SEEDS,

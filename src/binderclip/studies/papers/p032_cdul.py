@@ -156,6 +156,4 @@ def _examples(figure: Any) -> None:
         ax.set_xlabel("\n".join(lines), fontsize=7, loc="left", linespacing=1.1)
 
 
-STUDY = declared_study(
-    __name__, measure, null=null, draw=draw, seeds=range(10, 20), one_thread=True, registered="6c15128bbf68"
-)
+STUDY = declared_study(__name__, measure, null=null, draw=draw, seeds=range(10, 20), registered="6c15128bbf68")

@@ -188,6 +188,4 @@ def null(seed: int) -> list[Row]:
     return [*random_rows(STUDY.criteria, seed), Row(DECIDED, ZERO, 1.0), Row("accuracy", ZERO, 1.0, "test")]
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(20, 28), null=null, one_thread=True, registered="6aeb76fa4e48"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), null=null, registered="6aeb76fa4e48")

@@ -81,12 +81,4 @@ def draw(table: Table, figure: Figure) -> None:
     figure.colorbar(shown, ax=right)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(20, 28),
-    null={HERE: WANDERED},
-    one_thread=True,
-    remeasure="by these criteria, on new seeds.",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), remeasure="by these criteria, on new seeds.")

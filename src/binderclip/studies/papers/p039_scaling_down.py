@@ -111,12 +111,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    null={BEST: RANDOM, HALF_VIEWS: HALF},
-    draw=draw,
-    seeds=range(20, 52),
-    one_thread=True,
-    registered="8aa81af29c23",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 52), registered="8aa81af29c23")

@@ -85,4 +85,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.legend(fontsize=8)
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="4a978bb6ac4f")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), registered="4a978bb6ac4f")

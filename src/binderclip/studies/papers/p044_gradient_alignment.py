@@ -174,4 +174,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.legend(fontsize=8, loc="upper left")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="9a77e3998079")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="9a77e3998079")

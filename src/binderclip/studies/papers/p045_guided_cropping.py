@@ -132,6 +132,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xlabel("area of the object / image")
 
 
-STUDY = declared_study(
-    __name__, measure, null=null, draw=draw, seeds=range(10, 18), one_thread=True, registered="fcfb7ced47d2"
-)
+STUDY = declared_study(__name__, measure, null=null, draw=draw, seeds=range(10, 18), registered="fcfb7ced47d2")

@@ -84,6 +84,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(names)), names, fontsize=7, rotation=40, ha="right")
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(30, 40), one_thread=True, null=None, registered="1b5bc815212b"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(30, 40), null=None, registered="1b5bc815212b")

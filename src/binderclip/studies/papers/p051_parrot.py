@@ -184,6 +184,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_title(name.replace(" word", "\nword"), fontsize=7)
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 22), null={PARROT: OTHER}, one_thread=True, registered="b8f9ea0056ec"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 22), registered="b8f9ea0056ec")

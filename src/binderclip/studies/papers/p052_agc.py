@@ -92,4 +92,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[0].set_ylabel("test accuracy (dotted: guessing)")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="c2d6cb832843")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), registered="c2d6cb832843")

@@ -130,6 +130,4 @@ def draw(table: Table, figure: Figure) -> None:
     bare(axes[3])
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 18), null={FULL: RANDOM}, one_thread=True, registered="757e43b6c7e1"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="757e43b6c7e1")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.losses import ContrastiveLoss, clip, macl
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, declared_study, dot_panels
 from binderclip.studies.protocols.training import contrastive_towers as towers
 
 STEPS, BATCH, TAU0, ALPHA = 300, 64, 0.1, 0.5
@@ -68,14 +68,10 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """Accuracy, recall and pull of each loss."""
-    for ax, metric in zip(figure.subplots(1, 3), (ACCURACY, RECALL, PULL), strict=True):
-        dots(ax, table, metric, METHODS)
-        ax.set_title(metric, fontsize=8)
-        ax.tick_params(axis="x", labelrotation=60, labelsize=7)
-
-
 STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(30, 78), null={MACL: AGAIN}, one_thread=True, registered="b2cf1ae187ae"
+    __name__,
+    measure,
+    draw=dot_panels((ACCURACY, METHODS), (RECALL, METHODS), (PULL, METHODS), size=8),
+    seeds=range(30, 78),
+    registered="b2cf1ae187ae",
 )

@@ -68,4 +68,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[1].set(title="Gradients in conflict", ylabel="share of steps, 4 shots", ylim=(0, 1))
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 30), one_thread=True, registered="9ddf256884f3")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 30), registered="9ddf256884f3")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from textwrap import fill
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,7 +16,7 @@ from binderclip.data.synthetic_scenes.vocabulary import SCENES15, vocabulary
 from binderclip.explain import ConceptMapper, pointing_game
 from binderclip.losses import ContrastiveLoss, Cosine, clip, mammo_clip
 from binderclip.models import load_vision
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, declared_study, dot_panels
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.training import contrastive_towers as towers
 from binderclip.studies.protocols.training.view_towers import ViewDraw, held_out_pictures
@@ -197,23 +196,16 @@ def measure(seed: int) -> list[Row]:
     return [*of_losses(seed), *of_maps(seed)]
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """Accuracy and recall of the losses, and where maps point."""
-    panels: Any = figure.subplots(1, 4)
-    told = (RANDOM, CAM, UNTRAINED, MAPPER)
-    shown = ((ACCURACY, LOSSES, ALL), (RECALL, LOSSES, ALL), (POINTING, MAPS, ""), (TOLD, told, ""))
-    for ax, (metric, names, setting) in zip(panels, shown, strict=True):
-        dots(ax, table, metric, names, setting)
-        ax.set_title(fill(metric, 22), fontsize=9)
-        ax.tick_params(axis="x", labelrotation=60, labelsize=7)
-
-
 STUDY = declared_study(
     __name__,
     measure,
-    null={MAPPER: RANDOM, MULTI: PLAIN},
-    draw=draw,
+    draw=dot_panels(
+        (ACCURACY, LOSSES, ALL),
+        (RECALL, LOSSES, ALL),
+        (POINTING, MAPS),
+        (TOLD, (RANDOM, CAM, UNTRAINED, MAPPER)),
+        wrap=22,
+    ),
     seeds=range(10, 20),
-    one_thread=True,
     registered="316e34e32b90",
 )

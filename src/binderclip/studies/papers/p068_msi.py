@@ -187,6 +187,4 @@ def train_bundled(folder: Path, steps: int = 500) -> Path:
     return save_few_shot(trained.segmenter, folder, card=card, dtype="float16")
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 18), null=null, one_thread=True, registered="a08c0492e1fa"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), null=null, registered="a08c0492e1fa")

@@ -157,6 +157,4 @@ def draw(table: Table, figure: Figure) -> None:
     halves[1].legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
 
 
-STUDY = declared_study(
-    __name__, measure, null=null, draw=draw, seeds=range(10, 18), one_thread=True, registered="8913eea40678"
-)
+STUDY = declared_study(__name__, measure, null=null, draw=draw, seeds=range(10, 18), registered="8913eea40678")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from binderclip.losses import ContrastiveLoss, Cosine, CrossModalSimSiam, clip, clip_rocket
 from binderclip.models.layers.projection_head import projection_head
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, declared_study, dot_panels
 from binderclip.studies.protocols.training import contrastive_towers as towers
 from binderclip.studies.protocols.training.view_towers import ViewDraw, held_out_pictures
 
@@ -102,12 +102,10 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """Accuracy and recall of each arm."""
-    for ax, metric in zip(figure.subplots(1, 2), (ACCURACY, RECALL), strict=True):
-        dots(ax, table, metric, METHODS)
-        ax.set_title(metric, fontsize=9)
-        ax.tick_params(axis="x", labelrotation=60, labelsize=7)
-
-
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="bb5b070951fa")
+STUDY = declared_study(
+    __name__,
+    measure,
+    draw=dot_panels((ACCURACY, METHODS), (RECALL, METHODS)),
+    seeds=range(10, 20),
+    registered="bb5b070951fa",
+)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +17,7 @@ from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.losses import SameKey, clip
 from binderclip.models import AlphaCLIP
 from binderclip.models.layers.fast_gradients import fast_gradients
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, declared_study, dot_panels
 from binderclip.studies.protocols.bundled import bundled
 
 SIDE, TEST, STEPS, BATCH, RATE = 128, 150, 120, 24, 1e-2
@@ -141,21 +140,10 @@ def measure(seed: int) -> list[Row]:
     ]
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """What is named, and what is left of the model."""
-    panels: Any = figure.subplots(1, 2)
-    for ax, metric, methods in zip(panels, (NAMED, SINGLE), ((*METHODS, SHUFFLED), (WHOLE, ALPHA)), strict=True):
-        dots(ax, table, metric, methods)
-        ax.set_title(metric, fontsize=9)
-        ax.tick_params(axis="x", labelrotation=30, labelsize=8)
-
-
 STUDY = declared_study(
     __name__,
     measure,
-    draw=draw,
+    draw=dot_panels((NAMED, (*METHODS, SHUFFLED)), (SINGLE, (WHOLE, ALPHA)), rotation=30, ticks=8),
     seeds=range(10, 18),
-    null={ALPHA: SHUFFLED},
-    one_thread=True,
     registered="7d7eaf1ff2e7",
 )

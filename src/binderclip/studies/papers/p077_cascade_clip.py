@@ -167,6 +167,5 @@ STUDY = declared_study(
     draw=draw,
     seeds=range(10, 18),
     null=null,
-    one_thread=True,
     registered="7998413475ba",
 )

@@ -142,12 +142,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.tick_params(axis="x", labelrotation=30, labelsize=7)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(200, 210),
-    null={CSG: SHUFFLED},
-    one_thread=True,
-    registered="040b7c9a2230",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(200, 210), registered="040b7c9a2230")

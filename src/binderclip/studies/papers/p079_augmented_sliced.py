@@ -150,12 +150,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=50, labelsize=7)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(10, 26),
-    null={AUGMENTED: RANDOM_H},
-    one_thread=True,
-    registered="2f2a5fbaf5df",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 26), registered="2f2a5fbaf5df")

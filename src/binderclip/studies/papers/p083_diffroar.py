@@ -211,12 +211,4 @@ def _bars(ax: Any, table: Table, metric: str, settings: Any, methods: Any) -> No
     ax.set_xticks(range(len(settings)), settings)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(10, 18),
-    null=dict.fromkeys(MODELS, RANDOM),
-    one_thread=True,
-    registered="fe995654d4fa",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="fe995654d4fa")

@@ -281,12 +281,5 @@ def _bars(ax: Any, table: Table, metric: str, names: list[str]) -> None:
 
 
 STUDY = declared_study(
-    __name__,
-    measure,
-    preconditions=(LOOKS,),
-    null=null,
-    draw=draw,
-    seeds=range(20, 30),
-    one_thread=True,
-    registered="9ef640592cc9",
+    __name__, measure, preconditions=(LOOKS,), null=null, draw=draw, seeds=range(20, 30), registered="9ef640592cc9"
 )

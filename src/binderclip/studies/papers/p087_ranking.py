@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.adapt import RankingAdapter, patch_tokens
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots, tensor_features
+from binderclip.studies.harness import Row, declared_study, dot_panels, tensor_features
 
 CLASSES = ("flag", "heart", "clock", "tree", "house", "cat", "moon", "apple", "car", "flower")
 SIZES = (0.012, 0.025, 0.05)
@@ -134,15 +134,11 @@ def _figures(method: str, answer: np.ndarray, truth: np.ndarray) -> list[Row]:
     ]
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """Rank correlation and error of every method."""
-    left, right = figure.subplots(1, 2)
-    for ax, metric in ((left, SPEARMAN), (right, ERROR)):
-        dots(ax, table, metric, list(METHODS))
-        ax.set(title=metric)
-        ax.tick_params(axis="x", labelsize=8)
-
-
 STUDY = declared_study(
-    __name__, measure, null=null, draw=draw, seeds=range(10, 18), one_thread=True, registered="021c634a235c"
+    __name__,
+    measure,
+    null=null,
+    draw=dot_panels((SPEARMAN, METHODS), (ERROR, METHODS), rotation=0, size=11, ticks=8),
+    seeds=range(10, 18),
+    registered="021c634a235c",
 )

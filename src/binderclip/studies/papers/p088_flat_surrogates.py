@@ -185,6 +185,4 @@ def null(seed: int) -> list[Row]:
     return [*random_rows(STUDY.criteria, seed), *good]
 
 
-STUDY = declared_study(
-    __name__, measure, null=null, seeds=range(8), draw=draw, one_thread=True, registered="10d37dd392b9"
-)
+STUDY = declared_study(__name__, measure, null=null, seeds=range(8), draw=draw, registered="10d37dd392b9")

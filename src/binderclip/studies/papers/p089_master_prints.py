@@ -98,6 +98,4 @@ def null(seed: int) -> list[Row]:
     return [*rows, Row("accuracy", "genuine", 1.0)]
 
 
-STUDY = declared_study(
-    __name__, measure, null=null, seeds=range(8), draw=draw, one_thread=True, registered="dbfe44026559"
-)
+STUDY = declared_study(__name__, measure, null=null, seeds=range(8), draw=draw, registered="dbfe44026559")

@@ -153,6 +153,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.set_xticks([0, 1], ["MMD", "FID"])
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(20, 28), null=null, one_thread=True, registered="5857b7714b7d"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), null=null, registered="5857b7714b7d")

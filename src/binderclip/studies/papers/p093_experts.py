@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from functools import lru_cache
-from textwrap import fill
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +23,7 @@ from binderclip.data import (
     vocabulary,
 )
 from binderclip.segment.metrics import IoU
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, declared_study, dot_panels
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.training.last_blocks import Entering, entering, trained_parameters
 from binderclip.studies.protocols.training.selections import CONCEPTS
@@ -239,13 +238,10 @@ def measure(seed: int) -> list[Row]:
     return [*rows, *(Row(LEARNED, name, models[name][1]) for name in (EXPERTS, SHUFFLED))]
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """What probes find, and accuracy in words."""
-    panels: Any = figure.subplots(1, 3)
-    for ax, metric in zip(panels, (MIOU, DEPTH, ACCURACY), strict=True):
-        dots(ax, table, metric, METHODS)
-        ax.set_title(fill(metric, 28), fontsize=9)
-        ax.tick_params(axis="x", labelrotation=60, labelsize=7)
-
-
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(30, 38), one_thread=True, registered="7d6012802d67")
+STUDY = declared_study(
+    __name__,
+    measure,
+    draw=dot_panels((MIOU, METHODS), (DEPTH, METHODS), (ACCURACY, METHODS), wrap=28),
+    seeds=range(30, 38),
+    registered="7d6012802d67",
+)

@@ -168,9 +168,7 @@ def _pictures(figure: Any) -> None:
 STUDY = declared_study(
     __name__,
     measure,
-    null={ZERO: RANDOM[0], PLUS[1]: RANDOM[1], PLUS[4]: RANDOM[2]},
     draw=draw,
     seeds=range(20, 30),
-    one_thread=True,
     remeasure="with a model to which words about damage mean something.",
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from binderclip.evaluate import ImbalanceReport, imbalance_report, neural_collapse
 from binderclip.losses import SampledClassifier, clip
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, declared_study, dot_panels
 from binderclip.studies.protocols.bundled import bundled
 
 CLASSES, MOST, LEAST, TEST = 100, 300, 3, 50
@@ -123,13 +122,10 @@ def figures(
     return [Row(metric, method, value) for metric, value in values.items()]
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """Answers that follow frequencies, and accuracies."""
-    panels: Any = figure.subplots(1, 3)
-    for ax, metric in zip(panels, (FOLLOWS, TAIL, MEAN), strict=True):
-        dots(ax, table, metric, METHODS)
-        ax.set_title(metric, fontsize=9)
-        ax.tick_params(axis="x", labelrotation=60, labelsize=7)
-
-
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(24, 38), one_thread=True, registered="90d4cb4a5822")
+STUDY = declared_study(
+    __name__,
+    measure,
+    draw=dot_panels((FOLLOWS, METHODS), (TAIL, METHODS), (MEAN, METHODS)),
+    seeds=range(24, 38),
+    registered="90d4cb4a5822",
+)

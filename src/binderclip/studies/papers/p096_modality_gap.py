@@ -98,12 +98,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="y", labelsize=7)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(20, 32),
-    null={REMOVED: RANDOM},
-    one_thread=True,
-    registered="4df8d8ec2efd",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 32), registered="4df8d8ec2efd")

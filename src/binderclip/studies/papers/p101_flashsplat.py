@@ -248,12 +248,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(METHODS)), ["closed\nform", f"bias\n{BIAS}", "descent", "centres"], fontsize=8)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(40, 52),
-    null={CLOSED: NULL, BIASED: NULL},
-    one_thread=True,
-    remeasure="by these criteria, on new seeds.",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(40, 52), remeasure="by these criteria, on new seeds.")

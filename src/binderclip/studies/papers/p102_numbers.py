@@ -27,7 +27,7 @@ from binderclip.curate import (
 )
 from binderclip.data import load_data
 from binderclip.evaluate import retrieval
-from binderclip.studies.harness import Figure, Row, Table, dataset_features, declared_study, dots
+from binderclip.studies.harness import Row, dataset_features, declared_study, dot_panels
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.training.selections import MemoryTable, clip_art, linear_map, pictured, said
 
@@ -132,20 +132,10 @@ def measure(seed: int) -> list[Row]:
     return results
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """What each selection holds, and how well a model trained on it retrieves."""
-    for ax, metric in zip(figure.subplots(1, 3), (PRECISION, GAP, RECALL), strict=True):
-        dots(ax, table, metric, METHODS)
-        ax.set_title(metric, fontsize=9)
-        ax.tick_params(axis="x", labelrotation=40, labelsize=7)
-
-
 STUDY = declared_study(
     __name__,
     measure,
-    draw=draw,
+    draw=dot_panels((PRECISION, METHODS), (GAP, METHODS), (RECALL, METHODS), rotation=40),
     seeds=range(200, 210),
-    null={MASKED: OTHER},
-    one_thread=True,
     registered="d704fdbc88ef",
 )

@@ -138,12 +138,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(METHODS)), names, fontsize=7, rotation=60)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(200, 224),
-    null={DENSITY: SHUFFLED},
-    one_thread=True,
-    registered="23f0f771e2ea",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(200, 224), registered="23f0f771e2ea")

@@ -171,4 +171,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set(title="Probe's accuracy", xlabel="tested on", ylabel="fitted on")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="7eafe6429126")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), registered="7eafe6429126")

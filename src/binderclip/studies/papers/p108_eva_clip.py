@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from binderclip.losses import FeatureMaskedModeling, patch_features
 from binderclip.models.towers import open_image_tower
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, declared_study, dot_panels
 from binderclip.studies.protocols.training.token_towers import (
     ACCURACY,
     RECALL,
@@ -151,13 +151,10 @@ def measure(seed: int) -> list[Row]:
     return [*rows, *(Row(COSINE, name, each) for name, each in zip((MASKED, CONSTANT), found, strict=True))]
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """Accuracy and recall."""
-    panels: Any = figure.subplots(1, 2)
-    for ax, metric in zip(panels, (ACCURACY, RECALL), strict=True):
-        dots(ax, table, metric, METHODS)
-        ax.set_title(metric, fontsize=9)
-        ax.tick_params(axis="x", labelrotation=60, labelsize=7)
-
-
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="e23ae9568eaf")
+STUDY = declared_study(
+    __name__,
+    measure,
+    draw=dot_panels((ACCURACY, METHODS), (RECALL, METHODS)),
+    seeds=range(10, 18),
+    registered="e23ae9568eaf",
+)

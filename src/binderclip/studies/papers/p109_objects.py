@@ -146,4 +146,4 @@ def null(seed: int) -> list[Row]:
 
 SEEDS = tuple(range(20, 28))
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=SEEDS, null=null, one_thread=True, registered="7ac26ea40964")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=SEEDS, null=null, registered="7ac26ea40964")

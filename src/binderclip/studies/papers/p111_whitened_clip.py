@@ -160,12 +160,4 @@ def draw(table: Table, figure: Figure) -> None:
         axes[0].set_ylabel(kind.replace("_", " "), fontsize=8)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(20, 30),
-    null={WHITE: SHUFFLED},
-    one_thread=True,
-    registered="5785ffeafc3f",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 30), registered="5785ffeafc3f")

@@ -139,12 +139,4 @@ def draw(table: Table, figure: Figure) -> None:
     pictures(axes[2:], [picture, shown.clusters(picture) / CLUSTERS], [kind, MIDDLE])
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    null={MIDDLE: RANDOM, ZIP: ZIP_RANDOM},
-    seeds=range(8),
-    draw=draw,
-    one_thread=True,
-    registered="dccd7d7a4622",
-)
+STUDY = declared_study(__name__, measure, seeds=range(8), draw=draw, registered="dccd7d7a4622")

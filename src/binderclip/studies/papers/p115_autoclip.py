@@ -127,4 +127,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set(title="Pictures", xlabel="points over the mean of cosines")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="9bbf83e74afd")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), registered="9bbf83e74afd")

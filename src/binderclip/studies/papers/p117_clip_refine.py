@@ -73,4 +73,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 26), one_thread=True, registered="e5c89cd461fe")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 26), registered="e5c89cd461fe")

@@ -126,4 +126,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", rotation=60, labelsize=7)
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="da3b2bf482ad")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="da3b2bf482ad")

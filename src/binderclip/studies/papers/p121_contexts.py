@@ -158,4 +158,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend(fontsize=8, loc="upper left")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="84c29d983b84")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="84c29d983b84")

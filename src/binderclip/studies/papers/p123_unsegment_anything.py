@@ -132,6 +132,4 @@ def null(seed: int) -> list[Row]:
     return [*random_rows(STUDY.criteria, seed), Row(IOU, CLEAN, 0.7)]
 
 
-STUDY = declared_study(
-    __name__, measure, null=null, seeds=range(8), draw=draw, one_thread=True, registered="411371464e3c"
-)
+STUDY = declared_study(__name__, measure, null=null, seeds=range(8), draw=draw, registered="411371464e3c")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
 from binderclip.losses import Cosine, RouterLosses, clip
 from binderclip.models import MoEMLP
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, declared_study, dot_panels
 from binderclip.studies.protocols.training import contrastive_towers as towers
 
 EXPERTS, TOP_K, STEPS, BATCH, RATE, ON = 8, 2, 200, 128, 1e-3, 3e-4
@@ -82,14 +81,10 @@ def measure(seed: int) -> list[Row]:
     return rows + figures(trained(new, seed, steps=2 * STEPS, rate=RATE, routed=True), SCRATCH)
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """Accuracy, recall and load."""
-    panels: Any = figure.subplots(1, 3)
-    for ax, metric in zip(panels, (ACCURACY, RECALL, ENTROPY), strict=True):
-        shown = METHODS if metric != ENTROPY else (UPCYCLED, SCRATCH)
-        dots(ax, table, metric, shown)
-        ax.set_title(metric, fontsize=9)
-        ax.tick_params(axis="x", labelrotation=60, labelsize=7)
-
-
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 24), one_thread=True, registered="3eb9b142005c")
+STUDY = declared_study(
+    __name__,
+    measure,
+    draw=dot_panels((ACCURACY, METHODS), (RECALL, METHODS), (ENTROPY, (UPCYCLED, SCRATCH))),
+    seeds=range(10, 24),
+    registered="3eb9b142005c",
+)

@@ -127,4 +127,4 @@ def draw(table: Table, figure: Figure) -> None:
     third.set_title(WORST, fontsize=9)
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(30, 38), one_thread=True, registered="4144f7fc7bea")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(30, 38), registered="4144f7fc7bea")

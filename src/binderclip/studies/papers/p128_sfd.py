@@ -110,12 +110,4 @@ def draw(table: Table, figure: Figure) -> None:
                       rotation=30, ha="right")  # fmt: skip
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(10, 18),
-    null={SCORE: RANDOM, METHOD: PLAIN},
-    one_thread=True,
-    registered="0c94bfb1ada9",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="0c94bfb1ada9")

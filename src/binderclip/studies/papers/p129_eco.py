@@ -110,4 +110,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend(fontsize=8, ncols=2, loc="upper center")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 30), one_thread=True, registered="3f525a8b2cf8")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 30), registered="3f525a8b2cf8")

@@ -7,7 +7,7 @@ from binderclip.segment.parts.last_block import AttentionMap
 from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.tables.scene_attention import attends, attention_rows, mass_rows, structured
 from binderclip.studies.protocols.tables.segment_figures import draw_table
-from binderclip.studies.protocols.tables.segment_table import gains, protocol, random_gains, table_rows
+from binderclip.studies.protocols.tables.segment_table import protocol, random_gains, table_rows
 
 N, SEEDS = 17, (50, 51, 52)
 TABLE_PROTOCOL = protocol(N)
@@ -58,29 +58,6 @@ def draw(table: Table, figure: Figure) -> None:
 STUDY = declared_study(
     __name__,
     measure,
-    criteria=(
-        gains(
-            "fused attention beats the last block's own",
-            FUSED,
-            OWN,
-            expected=0.05,
-            scenes=N,
-            spread=0.158,
-            essential=True,
-        ),
-        gains(
-            "every layer's segmentation adds to it",
-            LAYERS,
-            FUSED,
-            expected=0.02,
-            scenes=N,
-            spread=0.078,
-            essential=True,
-        ),
-        gains("sharpening adds to both", SHARP, LAYERS, expected=0.01, scenes=N, spread=0.036, essential=True),
-        *(gains(f"the whole preset beats {other}", SHARP, other, scenes=N) for other in OTHERS[1:]),
-    ),
-    rival=gains("the whole preset beats the value path", SHARP, "value", scenes=N),
     draw=draw,
     preconditions=(attends("qk"), structured(FUSED, "the fused attention of earlier blocks")),
     first=first,

@@ -169,4 +169,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.suptitle("Training views of the same four scenes", fontsize=11, fontweight="bold")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="2af6a78c4215")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="2af6a78c4215")

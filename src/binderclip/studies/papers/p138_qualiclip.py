@@ -92,6 +92,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(METHODS)), METHODS, fontsize=7, rotation=75)
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 18), null={AFTER: RANDOM}, one_thread=True, registered="7ae1100f629c"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="7ae1100f629c")

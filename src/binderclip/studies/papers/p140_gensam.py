@@ -13,7 +13,6 @@ from binderclip.studies.harness import Figure, Row, Table, declared_study, dots,
 from binderclip.studies.protocols.data.task_scenes import (
     ANIMALS,
     BEST_CLICK,
-    CLICK,
     TASK,
     TRIVIAL,
     hidden_animals,
@@ -76,12 +75,4 @@ def draw(table: Table, figure: Figure) -> None:
         pictures(axes[row], shown, [found.names[row], ", ".join(answer.words), "GenSAM"])
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    null=dict.fromkeys((WORDS, GROUND, FULL), CLICK),
-    seeds=range(8),
-    draw=draw,
-    one_thread=True,
-    registered="376dea3eb4e6",
-)
+STUDY = declared_study(__name__, measure, seeds=range(8), draw=draw, registered="376dea3eb4e6")

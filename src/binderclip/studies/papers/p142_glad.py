@@ -118,4 +118,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="58d55f645b42")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="58d55f645b42")

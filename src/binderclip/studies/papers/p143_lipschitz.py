@@ -57,4 +57,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[0].legend(loc="lower left")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), one_thread=True, registered="c2d44db7a08a")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="c2d44db7a08a")

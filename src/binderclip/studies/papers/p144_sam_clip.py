@@ -206,4 +206,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=30, labelsize=7)
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), one_thread=True, registered="e3eec47f734b")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), registered="e3eec47f734b")

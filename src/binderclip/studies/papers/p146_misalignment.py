@@ -276,6 +276,4 @@ def _examples(part: Any) -> None:
     axes[0, 1].set_title("words that speak for (blue) and against (red)", fontsize=9)
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 18), null=null, one_thread=True, registered="5b7b9544a024"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), null=null, registered="5b7b9544a024")

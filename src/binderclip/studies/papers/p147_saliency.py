@@ -115,12 +115,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(names)), [fill(name, 12) for name in names], fontsize=7)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(20, 30),
-    null={SALIENCY: RANDOM, CUT: BLIND},
-    one_thread=True,
-    registered="6b9288abc419",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 30), registered="6b9288abc419")

@@ -24,7 +24,7 @@ from binderclip.segment.promptable import encoder_attention
 from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.tables.scene_attention import outside_mass_rows, structured
 from binderclip.studies.protocols.tables.segment_figures import draw_grounds
-from binderclip.studies.protocols.tables.segment_table import SETS, gains, ground_rows, random_gains, table_rows
+from binderclip.studies.protocols.tables.segment_table import SETS, ground_rows, random_gains, table_rows
 
 N, SEEDS = 17, (30, 31, 32)
 RESIZE, LOGITS, SPLICE = "resized to the model's side", "segment, then splice", "splice, then segment"
@@ -93,22 +93,12 @@ def draw(table: Table, figure: Figure) -> None:
 
 
 STUDY = declared_study(
-    __name__, measure,
-    criteria=(
-        gains("splicing tokens beats splicing scores", SPLICE, LOGITS, expected=0.008, scenes=N, spread=0.027,
-              essential=True),
-        gains("mixing them by small-sam's attention adds to it", SAM, SPLICE, expected=0.06, scenes=N, spread=0.28,
-              essential=True),
-        gains("masks of prompts beat the coarse map", PROMPTED, COARSE, expected=0.002, scenes=N, spread=0.007,
-              essential=True),
-        gains("mixing them by small-dino's attention adds to it", DINO, SPLICE, scenes=N),
-        gains("spliced windows beat the picture resized to the model's side", SPLICE, RESIZE, scenes=N),
-        gains("small-dino's affinity inside windows beats none", SPLICE, VALUES, scenes=N),
-    ),
+    __name__,
+    measure,
     draw=draw,
     preconditions=(structured("small-sam's attention", "small-sam's attention, masked by its values,"),),
     first=first,
     seeds=SEEDS,
     null=null,
     registered="c8d3d9a42dd3",
-)  # fmt: skip
+)

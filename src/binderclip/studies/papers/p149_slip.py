@@ -119,6 +119,4 @@ def draw(table: Table, figure: Figure) -> None:
     pictures(axes[2:], [made.images[0]], ["\n".join(made.names[0])])
 
 
-STUDY = declared_study(
-    __name__, measure, null={TUNED: RANDOM}, seeds=range(8), draw=draw, one_thread=True, registered="5073f1eddfa6"
-)
+STUDY = declared_study(__name__, measure, seeds=range(8), draw=draw, registered="5073f1eddfa6")

@@ -84,12 +84,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=40, labelsize=7)
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    draw=draw,
-    seeds=range(10, 40),
-    null={BALANCED: AGAIN},
-    one_thread=True,
-    registered="5b16b36c97e6",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 40), registered="5b16b36c97e6")

@@ -82,12 +82,4 @@ def draw(table: Table, figure: Figure) -> None:
         pictures(axes[row], shown, [found.names[row], first if first == last else f"{first}, then {last}"])
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    null={CONTRAST: ANY, FULL: ANY},
-    seeds=range(12, 36),
-    draw=draw,
-    one_thread=True,
-    registered="0ece00b2a29f",
-)
+STUDY = declared_study(__name__, measure, seeds=range(12, 36), draw=draw, registered="0ece00b2a29f")

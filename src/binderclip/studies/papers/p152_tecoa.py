@@ -118,6 +118,4 @@ def null(seed: int) -> list[Row]:
     return [*random_rows(STUDY.criteria, seed), Row(CLEAN, NONE, 0.9)]
 
 
-STUDY = declared_study(
-    __name__, measure, null=null, seeds=range(8), draw=draw, one_thread=True, registered="cdfab44fae94"
-)
+STUDY = declared_study(__name__, measure, null=null, seeds=range(8), draw=draw, registered="cdfab44fae94")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from binderclip.losses import ContrastiveLoss, SquaredEuclidean, clip, euclip, meru
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, declared_study, dot_panels
 from binderclip.studies.protocols.training import contrastive_towers as towers
 
 STEPS, BATCH, RATE, RADIUS = 250, 128, 3e-3, 0.1
@@ -56,23 +56,12 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """Accuracy and recall of each geometry, and what cones do."""
-    left, middle, right = figure.subplots(1, 3, width_ratios=[2, 2, 1])
-    for ax, metric, names in (
-        (left, ACCURACY, METHODS), (middle, RECALL, METHODS), (right, OUTSIDE, (SQUARED, CONES, UNTRAINED)),
-    ):  # fmt: skip
-        dots(ax, table, metric, names)
-        ax.set_title(metric, fontsize=8)
-        ax.tick_params(axis="x", labelrotation=60, labelsize=7)
-
-
 STUDY = declared_study(
     __name__,
     measure,
-    draw=draw,
+    draw=dot_panels(
+        (ACCURACY, METHODS), (RECALL, METHODS), (OUTSIDE, (SQUARED, CONES, UNTRAINED)), widths=(2, 2, 1), size=8
+    ),
     seeds=range(10, 26),
-    null={SQUARED: UNTRAINED, CONES: UNTRAINED},
-    one_thread=True,
     registered="bb8bd7226a0c",
 )

@@ -128,4 +128,4 @@ def draw(table: Table, figure: Figure) -> None:
     )
 
 
-STUDY = declared_study(__name__, measure, seeds=range(10, 28), draw=draw, one_thread=True, registered="9d55d989f8eb")
+STUDY = declared_study(__name__, measure, seeds=range(10, 28), draw=draw, registered="9d55d989f8eb")

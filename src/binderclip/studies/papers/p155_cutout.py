@@ -120,4 +120,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.suptitle("What the network sees", fontsize=11, fontweight="bold")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), one_thread=True, registered="c59c001bd91d")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), registered="c59c001bd91d")

@@ -16,7 +16,7 @@ from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.data.synthetic_scenes.vocabulary import SCENES15, vocabulary
 from binderclip.losses import ContrastiveLoss, SameKey
 from binderclip.models.towers import open_image_tower
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, declared_study, dot_panels
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.stages.attentive import AttentiveMaskStep
 from binderclip.train.tokens.attentive import AttentivePatches, EnclosingCrops, class_attention, crop_resize
@@ -146,16 +146,6 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """The score and what the masks keep."""
-    for ax, (metric, names) in zip(
-        figure.subplots(1, 2), ((ACCURACY, METHODS), (KEPT, (START, *METHODS))), strict=True
-    ):  # fmt: skip
-        dots(ax, table, metric, names)
-        ax.set_title(metric, fontsize=9)
-        ax.tick_params(axis="x", labelrotation=30, labelsize=7)
-
-
 def null(seed: int) -> list[Row]:
     """What a mask that knows nothing keeps, and accuracies of no model."""
     rng = np.random.default_rng([seed, 159])
@@ -169,5 +159,10 @@ def null(seed: int) -> list[Row]:
 
 
 STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 18), null=null, one_thread=True, registered="1397619b0f41"
+    __name__,
+    measure,
+    draw=dot_panels((ACCURACY, METHODS), (KEPT, (START, *METHODS)), rotation=30),
+    seeds=range(10, 18),
+    null=null,
+    registered="1397619b0f41",
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from binderclip.evaluate import TrainedPairs, batch_size_generalization, normalized_contrastive_loss
 from binderclip.losses import Cosine, clip, contrastive_step
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, Table, declared_study, dot_panels
 from binderclip.studies.protocols.training import contrastive_towers as towers
 
 SAMPLES, SIZES, PIECE, RATE, EVALUATED = 25_600, (32, 128, 512), 32, 1e-3, 512
@@ -141,15 +141,11 @@ def _exact(table: Table) -> tuple[bool, str]:
     return single < 1e-5 and double < 1e-10, f"at most {single:.1e} in float32, {double:.1e} in float64"
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """Gap, loss and accuracy by the size of the batch."""
-    panels: Any = figure.subplots(1, 3)
-    for ax, metric in zip(panels, (GAP, LOSS, ACCURACY), strict=True):
-        dots(ax, table, metric, (*METHODS, SHORT, SHORT_SLOW))
-        ax.set_title(metric, fontsize=9)
-        ax.tick_params(axis="x", labelrotation=45, labelsize=7)
-
-
 STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(30, 40), one_thread=True, null=None, registered="c799702eb740"
+    __name__,
+    measure,
+    draw=dot_panels(*((metric, (*METHODS, SHORT, SHORT_SLOW)) for metric in (GAP, LOSS, ACCURACY)), rotation=45),
+    seeds=range(30, 40),
+    null=None,
+    registered="c799702eb740",
 )

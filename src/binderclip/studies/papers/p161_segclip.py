@@ -140,4 +140,4 @@ def draw(table: Table, figure: Figure) -> None:
     ax.tick_params(axis="x", labelrotation=30, labelsize=6)
 
 
-STUDY = declared_study(__name__, measure, null=null, seeds=SEEDS, draw=draw, one_thread=True, registered="9f18fbbc43b5")
+STUDY = declared_study(__name__, measure, null=null, seeds=SEEDS, draw=draw, registered="9f18fbbc43b5")

@@ -94,4 +94,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend()
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), one_thread=True, registered="12c0a26d8e10")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 20), registered="12c0a26d8e10")

@@ -20,7 +20,7 @@ from binderclip.segment.parts.last_block import AttentionMap, LastBlock
 from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.tables.scene_attention import mass_rows, remember, true_regions
 from binderclip.studies.protocols.tables.segment_figures import draw_table
-from binderclip.studies.protocols.tables.segment_table import SETS, gains, protocol, random_gains, table_rows
+from binderclip.studies.protocols.tables.segment_table import SETS, protocol, random_gains, table_rows
 
 N, SEEDS = 17, (50, 51, 52)
 TABLE_PROTOCOL = protocol(N)
@@ -89,39 +89,4 @@ def draw(table: Table, figure: Figure) -> None:
     })  # fmt: skip
 
 
-STUDY = declared_study(
-    __name__,
-    measure,
-    criteria=(
-        gains(
-            "Felzenszwalb's scope raises mIoU over none",
-            FOUND,
-            FREE,
-            expected=0.01,
-            scenes=N,
-            spread=0.043,
-            pilot=(10, 11, 12),
-            essential=True,
-        ),
-        gains(
-            "the true scope raises it further",
-            TRUE,
-            FOUND,
-            expected=0.015,
-            scenes=N,
-            spread=0.039,
-            pilot=(10, 11, 12),
-            essential=True,
-        ),
-        gains("small-dino's cosines are better than those of the tower's own tokens", CORRCLIP, SHIPPED, scenes=N),
-        gains("the spatial branch adds to Felzenszwalb's scope", SPATIAL, FOUND, scenes=N),
-        gains("the semantic branch adds to it", SEMANTIC, FOUND, scenes=N),
-        gains("votes in regions add to both branches", CORRCLIP, BOTH, scenes=N),
-        *(gains(f"the whole preset beats {name}", CORRCLIP, name, scenes=N) for name in OTHERS if name != "sclip"),
-    ),
-    rival=gains("the whole preset beats sclip, the best other preset of the pilot", CORRCLIP, "sclip", scenes=N),
-    draw=draw,
-    seeds=SEEDS,
-    null=null,
-    registered="6c7fce292c2b",
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=SEEDS, null=null, registered="6c7fce292c2b")

@@ -208,6 +208,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend(fontsize=8, loc="center right")
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 30), one_thread=True, null=None, registered="406b6f8fb0e4"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 30), null=None, registered="406b6f8fb0e4")

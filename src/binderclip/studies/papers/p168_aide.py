@@ -110,6 +110,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].set_xticks(range(len(ARMS)), ARMS, rotation=30, ha="right", fontsize=8)
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 18), null={BOTH: RANDOM}, one_thread=True, registered="f37eda68e2c2"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="f37eda68e2c2")

@@ -136,6 +136,4 @@ def null(seed: int) -> list[Row]:
     return [*random_rows(STUDY.criteria, seed), *(Row(DIAGONAL, kind, 1.0) for kind in (MLP, CNN))]
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(50, 66), null=null, one_thread=True, registered="980f8e4817af"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(50, 66), null=null, registered="980f8e4817af")

@@ -9,7 +9,7 @@ from binderclip.segment.presets.itaclip import BLOCK
 from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.tables.scene_attention import attends, attention_rows
 from binderclip.studies.protocols.tables.segment_figures import draw_table
-from binderclip.studies.protocols.tables.segment_table import gains, protocol, random_gains, table_rows
+from binderclip.studies.protocols.tables.segment_table import protocol, random_gains, table_rows
 
 N, SEEDS = 17, (10, 11, 12)
 TABLE_PROTOCOL = protocol(N)
@@ -64,19 +64,6 @@ def draw(table: Table, figure: Figure) -> None:
 STUDY = declared_study(
     __name__,
     measure,
-    criteria=(
-        *(
-            gains(text, one, other, expected=expected, scenes=N, spread=spread, essential=True)
-            for text, one, other, expected, spread in (
-                ("the blend without MLP is above plain tokens", A, PLAIN, 0.02, 0.075),
-                ("views improve it", I, A, 0.02, 0.091),
-                ("definitions improve it", T, I, 0.01, 0.03),
-                ("PAMR and closing improve it", R, T, 0.02, 0.062),
-            )
-        ),
-        gains("all together is above plain tokens", R, PLAIN, scenes=N),
-    ),
-    rival=gains("all together is above plain tokens with PAMR and closing", R, BARE, scenes=N),
     preconditions=(attends("qq", "kk"),),
     draw=draw,
     seeds=SEEDS,

@@ -178,4 +178,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", labelrotation=20, labelsize=6)
 
 
-STUDY = declared_study(__name__, measure, null=null, seeds=SEEDS, draw=draw, one_thread=True, registered="24e817f058d3")
+STUDY = declared_study(__name__, measure, null=null, seeds=SEEDS, draw=draw, registered="24e817f058d3")

@@ -140,6 +140,4 @@ def train_bundled(folder: Path) -> Path:
     return save_tracer(found.best, folder, card=card, dtype="float16")
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(20, 30), null=null, one_thread=True, registered="b0083beb50cb"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 30), null=null, registered="b0083beb50cb")

@@ -213,6 +213,4 @@ def null(seed: int) -> list[Row]:
     return [*drawn, *random_rows([each for each in STUDY.criteria if getattr(each, "over", "") == "seeds"], seed)]
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(200, 208), null=null, one_thread=True, registered="785aa195af3b"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(200, 208), null=null, registered="785aa195af3b")

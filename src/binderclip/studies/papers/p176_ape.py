@@ -89,4 +89,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.set_ylim(bottom=0.45)
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 30), one_thread=True, registered="ac13505fd3c9")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 30), registered="ac13505fd3c9")

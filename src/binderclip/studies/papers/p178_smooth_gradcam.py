@@ -115,6 +115,4 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(len(METHODS)), [n.replace("Smooth Grad-CAM++, ", "smooth,\n") for n in METHODS], fontsize=7)
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(34, 58), null=null, one_thread=True, registered="660e2416367d"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(34, 58), null=null, registered="660e2416367d")

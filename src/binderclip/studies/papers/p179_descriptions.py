@@ -165,4 +165,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.legend(ncols=2, fontsize=8, loc="upper right")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 50), one_thread=True, registered="ed94e9439a8e")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 50), registered="ed94e9439a8e")

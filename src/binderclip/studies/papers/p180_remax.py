@@ -96,6 +96,4 @@ def draw(table: Table, figure: Figure) -> None:
             ax.tick_params(axis="x", labelrotation=20, labelsize=7)
 
 
-STUDY = declared_study(
-    __name__, measure, draw=draw, seeds=range(10, 18), null=null, one_thread=True, registered="09e006b1450d"
-)
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), null=null, registered="09e006b1450d")

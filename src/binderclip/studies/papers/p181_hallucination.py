@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.evaluate import ObjectHallucination
 from binderclip.losses import ContrastiveLoss, clip, hard_negative
-from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
+from binderclip.studies.harness import Row, declared_study, dot_panels
 from binderclip.studies.protocols.bundled import bundled
 
 POOL, DRAWN, TEST, SINGLE, SIDE = 600, 400, 300, 300, 128
@@ -146,13 +145,10 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def draw(table: Table, figure: Figure) -> None:
-    """The probe, what is left of the classes, and the margin."""
-    panels: Any = figure.subplots(1, 3)
-    for ax, metric in zip(panels, (RIGHT, KEPT, MARGIN), strict=True):
-        dots(ax, table, metric, METHODS)
-        ax.set_title(metric, fontsize=9)
-        ax.tick_params(axis="x", labelrotation=60, labelsize=7)
-
-
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 22), one_thread=True, registered="d009fdc2f88d")
+STUDY = declared_study(
+    __name__,
+    measure,
+    draw=dot_panels((RIGHT, METHODS), (KEPT, METHODS), (MARGIN, METHODS)),
+    seeds=range(10, 22),
+    registered="d009fdc2f88d",
+)

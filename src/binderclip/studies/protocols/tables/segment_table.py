@@ -6,7 +6,7 @@ Presets that are asked for together share the tower's passes, and so do the boun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,17 +18,9 @@ from torch import Tensor
 
 from binderclip.data import LabelledScenes
 from binderclip.errors import UsageError
-from binderclip.segment import (
-    Frame,
-    IoUScore,
-    Measured,
-    Parts,
-    Segmenter,
-    measure_segmenters,
-    parts_of,
-)
-from binderclip.studies.harness.criteria import Criterion, Test
-from binderclip.studies.harness.power import Estimate, Pilot
+from binderclip.segment import Frame, IoUScore, Measured, Parts, Segmenter, measure_segmenters, parts_of
+from binderclip.studies.harness.criteria import Test
+from binderclip.studies.harness.power import Estimate
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.bundled import bundled
@@ -287,31 +279,12 @@ def beats(one: str, other: str, *, every_seed: bool = False, show: bool = False)
     return test
 
 
-def gains(
-    text: str,
-    one: str,
-    other: str,
-    *,
-    margin: float = 0.0,
-    expected: float | None = None,
-    scenes: int = SCENES,
-    seeds: int = 3,
-    spread: float | None = None,
-    pilot: tuple[int, ...] = (0, 1, 2),
-    essential: bool = False,
-) -> Criterion:
-    """A criterion: `one` is above `other` in mIoU of single scenes, by the paired bootstrap over scenes.
+def scene_gain(one: str, other: str, scenes: int = SCENES) -> Callable[[Table], Estimate]:
+    """An estimate for `Criterion.estimated`: the gain in mIoU of single scenes, by the paired bootstrap over scenes.
 
     Args:
-        text: in words.
-        one, other: compared, named together in `against` of `table_rows`.
-        margin: of mIoU, negative for `loses at most so much`.
-        expected: the gain that the power is counted for.
+        one, other: `one` is to be above `other`; named together in `against` of `table_rows`.
         scenes: of a set and seed.
-        seeds: how many there will be.
-        spread: standard deviation of the gain of a scene in the pilot; without it the condition cannot be essential.
-        pilot: seeds of the pilot.
-        essential: whether the claim stands on it.
     """
 
     def estimate(table: Table) -> Estimate:
@@ -319,15 +292,7 @@ def gains(
         seeds = len(table.values("gain", f"{one} - {other}", SETS[0]))
         return Estimate(mean, low, high, scenes * len(SETS) * seeds, "paired bootstrap over scenes")
 
-    return Criterion.estimated(
-        text,
-        estimate,
-        margin=margin,
-        expected=expected,
-        items=scenes * len(SETS) * seeds,
-        pilot=None if spread is None else Pilot(spread, pilot),
-        essential=essential,
-    )
+    return estimate
 
 
 def random_gains(pairs: Sequence[tuple[str, str]], seed: int, scenes: int, deviation: float = 0.1) -> list[Row]:
