@@ -198,6 +198,7 @@ def test_what_is_no_quantity_is_refused_where_it_stands(entry: object) -> None:
         ("essential = true", "essential = 1", r"criteria 1: essential = 1 is no bool"),
         ("essential = true", "bound = 1", r"criteria 1: unknown entries bound; known are above"),
         ("essential = true", 'why = "w"', r"criteria 1: why mean nothing beside value"),
+        ("spread = 0.1", 'over = "pictures"', r"criteria 1: over = 'pictures' is neither 'seeds' nor 'items'"),
         ("spread = 0.1", 'spread = "small"', r"criteria 1: spread = 'small' is no float"),
         ("spread = 0.1", "margin = 0.6", r"'a above b': margin 0.6"),
     ],
@@ -215,6 +216,8 @@ def test_functions_are_looked_up_in_the_module() -> None:
         declared(WORDS + CRITERION + extra.format("RATES") + 'why = "w"')
     with pytest.raises(UsageError, match=r"criteria 2: exact = \['RATES', 1\] is no function"):
         declared(WORDS + CRITERION + extra.replace('"{}"', '["RATES", 1]') + 'why = "w"')
+    with pytest.raises(UsageError, match=r"criteria 2: exact = \['above', 1, 2\]: above\(\) takes 1 positional"):
+        declared(WORDS + CRITERION + extra.replace('"{}"', '["above", 1, 2]') + 'why = "w"')
     with pytest.raises(UsageError, match=r"criteria 2: exact needs why"):
         declared(WORDS + CRITERION + extra.format("counted"))
 

@@ -64,11 +64,13 @@ def criterion(entry: Mapping[str, Any], where: str, names: Mapping[str, Any], pi
     for key, kinds in _KINDS.items():
         if not isinstance(entry.get(key, kinds[0]()), kinds):
             raise UsageError(f"{where}: {key} = {entry[key]!r} is no {kinds[0].__name__}")
+    if entry.get("over", "seeds") not in ("seeds", "items"):
+        raise UsageError(f"{where}: over = {entry['over']!r} is neither 'seeds' nor 'items'")
     found = [key for key in ("value", *_FUNCTIONS) if key in entry]
     if len(found) != 1:
         raise UsageError(f"{where}: one of value, {', '.join(_FUNCTIONS)}; found {', '.join(found) or 'none'}")
     kind, text, essential = found[0], _text(entry, where), bool(entry.get("essential", False))
-    options = {key: number(entry[key], f"{where}: {key}") for key in _EFFECTS if key in entry}
+    options: dict[str, Any] = {key: number(entry[key], f"{where}: {key}") for key in _EFFECTS if key in entry}
     options |= {key: entry[key] for key in ("over", "items") if key in entry}
     if "spread" in entry:
         seeds = entry.get("pilot_seeds", pilot_seeds)
@@ -158,7 +160,10 @@ def _function(entry: Any, names: Mapping[str, Any], where: str) -> Callable[[Tab
     name, *given = entry if isinstance(entry, list) and entry else [entry]
     function = names.get(name) if isinstance(name, str) else None
     if callable(function) and isinstance(entry, list):
-        function = function(*given)
+        try:
+            function = function(*given)
+        except TypeError as error:
+            raise UsageError(f"{where} = {entry!r}: {error}") from error
     if not callable(function):
         raise UsageError(f"{where} = {entry!r} is no function of the study's module or of its constants")
     return function
