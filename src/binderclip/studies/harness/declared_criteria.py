@@ -156,12 +156,12 @@ def _text(entry: Mapping[str, Any], where: str) -> str:
 
 
 def _function(entry: Any, names: Mapping[str, Any], where: str) -> Callable[[Table], Any]:
-    """The function of a name, or the one that a function makes of what follows its name."""
+    """The function of a name, or the one that a function makes of what follows its name, lists as tuples."""
     name, *given = entry if isinstance(entry, list) and entry else [entry]
     function = names.get(name) if isinstance(name, str) else None
     if callable(function) and isinstance(entry, list):
         try:
-            function = function(*given)
+            function = function(*(tuple(each) if isinstance(each, list) else each for each in given))
         except TypeError as error:
             raise UsageError(f"{where} = {entry!r}: {error}") from error
     if not callable(function):
