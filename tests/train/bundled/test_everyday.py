@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from binderclip.errors import UsageError
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
 from binderclip.train.bundled.everyday import photograph_probe, scenes
-from binderclip.train.bundled.photograph_figures import interval, photograph_figures
+from binderclip.train.bundled.figures.photograph_figures import interval, photograph_figures
 
 PHOTO = LabelledPhotograph("p", "/f", "", "forest", ("wood",), ("sky",), "photograph", True, "learn")
 

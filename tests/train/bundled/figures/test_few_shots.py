@@ -12,7 +12,7 @@ from binderclip.errors import UsageError
 from binderclip.models import load
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
 from binderclip.train.bundled.data.synsets import Synset
-from binderclip.train.bundled.few_shots import few_shot_figures, photograph_kind
+from binderclip.train.bundled.figures.few_shots import few_shot_figures, photograph_kind
 
 SYNSETS = {
     "1": Synset(("cat",), ("2",)),

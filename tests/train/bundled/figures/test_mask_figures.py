@@ -16,7 +16,7 @@ from binderclip.models import load
 from binderclip.segment.promptable import ImageState, Masks, Prompts
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
 from binderclip.train.bundled.data.photograph_masks import PhotographMask
-from binderclip.train.bundled.mask_figures import bootstrap_interval, mask_figures
+from binderclip.train.bundled.figures.mask_figures import bootstrap_interval, mask_figures
 
 
 class _Whole:

@@ -1,0 +1,1 @@
+"""What the cards of bundled models print: figures on labelled photographs, measured."""
