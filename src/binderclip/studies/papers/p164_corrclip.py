@@ -19,7 +19,7 @@ from binderclip.segment import (
 from binderclip.segment.parts.last_block import AttentionMap, LastBlock
 from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.tables.scene_attention import mass_rows, remember, true_regions
-from binderclip.studies.protocols.tables.segment_figures import draw_table
+from binderclip.studies.protocols.tables.segment_figures import SHOWN_SEED, draw_table
 from binderclip.studies.protocols.tables.segment_table import SETS, protocol, random_gains, table_rows
 
 N, SEEDS = 17, (50, 51, 52)
@@ -82,7 +82,7 @@ def null(seed: int) -> list[Row]:
 def draw(table: Table, figure: Figure) -> None:
     """The table, with scenes."""
     for name in SETS:
-        remember(name, table.rows[0].seed, N)
+        remember(name, SHOWN_SEED)
     chosen = asked()
     draw_table(table, figure, shown={
         "no scope": chosen[FREE], "regions": chosen[FOUND], "true masks": chosen[TRUE], CORRCLIP: chosen[CORRCLIP],

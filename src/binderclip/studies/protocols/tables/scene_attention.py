@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.data import to_tensor
+from binderclip.errors import UsageError
 from binderclip.evaluate import last_attention
 from binderclip.segment import Frame, PatchWeights, Whole
 from binderclip.segment.parts.context import Context, open_windows, records
@@ -21,7 +22,7 @@ from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.visual_scenes import cluttered
-from binderclip.studies.protocols.tables.segment_table import SETS, SIZE, scene_set
+from binderclip.studies.protocols.tables.segment_table import SCENES, SETS, SIZE, scene_set
 
 MASS = "attention on the own class"
 EVEN = "all patches alike"
@@ -30,15 +31,22 @@ LAST = "AUROC of the last block's products for pairs in one object"
 _truth: dict[bytes, Tensor] = {}
 
 
-def remember(name: str, seed: int, n: int) -> None:
+def remember(name: str, seed: int, n: int = SCENES) -> None:
     """Let `true_regions` know the scenes of a set and seed."""
     for sample in scene_set(name, seed, n):
         _truth[to_tensor(sample.image).numpy().tobytes()] = sample.labels
 
 
 def true_regions(image: Float[Tensor, "3 H W"]) -> Int[Tensor, "H W"]:
-    """A region source that knows the scene: its classes, the ground being one of them."""
-    return _truth[image.cpu().numpy().tobytes()] + 1
+    """A region source that knows the scene: its classes, the ground being one of them.
+
+    Raises:
+        UsageError: a picture of no set that was remembered.
+    """
+    labels = _truth.get(image.cpu().numpy().tobytes())
+    if labels is None:
+        raise UsageError("true_regions: a picture of no scene; say remember(set, seed, n) first")
+    return labels + 1
 
 
 def attention_rows(seed: int, *, n: int = 16, model: str = "small") -> list[Row]:

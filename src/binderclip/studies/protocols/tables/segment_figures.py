@@ -28,6 +28,9 @@ from binderclip.studies.protocols.tables.segment_table import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SHOWN_SEED = 0
+"""Of the scenes that figures show; nothing is measured on them."""
+
 
 def draw_table(
     table: Table, figure: Figure, *, sets: Sequence[str] = SETS, shown: Asked = (), model: str = "small"
@@ -70,7 +73,7 @@ def _draw_scenes(figure: Any, shown: Asked, sets: Sequence[str], model: str) -> 
     ]
     axes = figure.subplots(len(sets), 2 + len(segmenters), squeeze=False)
     for row, name in zip(axes, sets, strict=True):
-        data = scene_set(name, 0)
+        data = scene_set(name, SHOWN_SEED)
         sample = next(iter(data))
         with one_thread():
             found = segment_all(segmenters, sample.image, list(data.classes))
