@@ -249,7 +249,8 @@ def write_everyday(
         "summary": "photographs and drawings: small, with lite0's 1,000 classes as points of its text space; 224 px",
         "how": "Convex combination of semantic embeddings: a picture is unit(small) + weight g sum_c p(c) v(c), with p "
         "of lite0 and of scenes that photographs name, v the names of a class and of its WordNet hypernyms, g the "
-        "probability that the picture is a photograph. Nothing was trained but g.",
+        "probability that the picture is a photograph. Nothing was trained but g and, for masks of what has no outline "
+        "of its own, a linear classifier of places, by regions outlined by hand.",
         "settings": asdict(chosen),
         "photographs": {"splits": list(splits), "count": len(photographs), "drawings": len(drawings)},
         "scenes": list(places),
