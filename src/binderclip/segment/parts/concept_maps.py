@@ -86,7 +86,9 @@ class ConceptMaps(ConceptEvidence):
     def _near(self, frame: Frame, text: BoundText) -> tuple[Float[Tensor, "Q K"], list[RegionWord | None]]:
         concepts = frame.model.concepts
         # Words with a template around them, or none at all, are known by their place among texts alone.
-        words = region_words(concepts, text.words) if text.words else [None] * len(text.rows)
+        words: list[RegionWord | None] = [None] * len(text.rows)
+        if text.words:
+            words = region_words(concepts, text.words)
         return word_weights(concepts, text.rows, text.words, self.sharpness), words
 
     def _picture(self, frame: Frame) -> PictureConcepts:
