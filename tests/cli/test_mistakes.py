@@ -67,7 +67,7 @@ CAT = ("cat.jpg", "-l", "cat,dog")
         (("segment", *CAT, "--preset", "vale"), 2, "preset 'vale' is unknown; there are"),
         (("segment", *CAT, "--preset", "valeu"), 2, "did you mean value?"),
         (("segment", *CAT, "--preset", " "), 2, "--preset is empty: give it a value"),
-        (("segment", *CAT, "--preset", "value,plain"), 2, "or one preset"),
+        (("segment", *CAT, "--preset", "value,plain", "--map", "a.png"), 2, "leave out --overlay, --map"),
         (("segment-evaluate", "scenes", "--preset", "value,valeu"), 2, "preset 'valeu' is unknown"),
         (("segment-evaluate", "sceens"), 2, "nor a made set of this name: those are scenes,"),
         (("segment-evaluate", "cat.jpg"), 2, "cat.jpg is a file: give the folder"),
@@ -225,7 +225,7 @@ def test_too_little_memory_is_said(command: Command, place: Path, monkeypatch: p
     from binderclip import segment
 
     # More than any address space, so that no machine starts to fill it.
-    monkeypatch.setattr(segment.Segmenter, "__call__", lambda *_: torch.empty(2**60))
+    monkeypatch.setattr(segment.Segmenter, "__call__", lambda *_, **__: torch.empty(2**60))
     done = command("segment", *CAT)
     assert done.code == 1
     assert done.err.startswith("error: not enough memory; try a smaller --size")
