@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import ModuleType
@@ -413,6 +414,12 @@ def test_every_study_of_the_package_is_complete() -> None:
         assert found.remeasure or found.registered == criteria_hash(found), f"{identifier}: criteria not registered"
 
 
+DRAWS, MOST_BY_CHANCE = 20, 4
+"""An interval of 95 % lies above its bound by chance in one draw of forty: in five of twenty once in some 9,000."""
+DRAWN_ONCE = {"p008", "p068", "p159", "p174", "p178"}
+"""Their random maps are measured on pictures, 1 to 4 seconds a draw: that draw fails."""
+
+
 @pytest.mark.parametrize("identifier", available())
 def test_a_null_method_fails_every_essential_criterion(identifier: str, same_twice) -> None:
     found, stored = load_study(identifier), stored_result(identifier)
@@ -423,9 +430,14 @@ def test_a_null_method_fails_every_essential_criterion(identifier: str, same_twi
         pytest.skip("the null is measured beside the method, which is still to come")
     rows = stored.rows if stored is not None else ()
     table = null_table(found, found.seeds, rows)
-    assert null_passes(found, table) == []
     if measured:
+        assert null_passes(found, table) == []
         assert null_passes(found, null_table(found, found.seeds, rows, same_seeds=True)) == []
+    else:
+        draws, most = (1, 0) if identifier in DRAWN_ONCE else (DRAWS, MOST_BY_CHANCE)
+        drawn = [null_table(found, [seed + 1000 * draw for seed in found.seeds]) for draw in range(draws)]
+        passed = Counter(text for each in drawn for text in null_passes(found, each))
+        assert {text: count for text, count in passed.items() if count > most} == {}
     twice = [c.text for c in found.criteria if c.essential and same_twice(c, table)]
     assert not twice, "the null stands on both sides: a second random draw has to take one of them"
 

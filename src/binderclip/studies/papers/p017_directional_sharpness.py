@@ -166,4 +166,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend()
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), null=None, registered="5cd2977cbafc")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), registered="5cd2977cbafc")
