@@ -234,7 +234,6 @@ def segment_all(segmenters: Sequence[Segmenter], image: Any, labels: Labels) -> 
     return [segmentations[index] for index in range(len(segmenters))]
 
 
-@torch.no_grad()
 def iter_segmentations(
     segmenters: Sequence[Segmenter], image: Any, labels: Labels
 ) -> Iterator[tuple[int, Segmentation]]:
@@ -254,7 +253,9 @@ def iter_segmentations(
     if any(each.model is not model for each in segmenters):
         raise UsageError("segmenters of different models share nothing: call them one by one")
     picture, pixels = _opened(image)
-    texts = [each.bind(labels) for each in segmenters]
+    # Blocks and no decorator: whoever takes a segmentation finds gradients as they were.
+    with torch.no_grad():
+        texts = [each.bind(labels) for each in segmenters]
     training, notes = model.training, {}  # type: ignore[var-annotated]
     native, size = min(_pair(model.image_size)), (pixels.shape[-2], pixels.shape[-1])
     pixels = pixels.to(model.device)
@@ -263,10 +264,13 @@ def iter_segmentations(
         layouts = [s.parts.resolution.layout(size, patch=s.tower.patch, native=native) for s in segmenters]
         for layout in dict.fromkeys(layouts):
             mine = [i for i, own in enumerate(layouts) if own == layout]
-            frame = Frame(model, pixels, resized(pixels, layout.size), notes)
-            raw = run_windows(frame, layout, [segmenters[i] for i in mine], [texts[i] for i in mine])
+            with torch.no_grad():
+                frame = Frame(model, pixels, resized(pixels, layout.size), notes)
+                raw = run_windows(frame, layout, [segmenters[i] for i in mine], [texts[i] for i in mine])
             for index, scores in zip(mine, raw, strict=True):
-                yield index, _finish(segmenters[index].parts, scores, texts[index], frame, picture)
+                with torch.no_grad():
+                    segmentation = _finish(segmenters[index].parts, scores, texts[index], frame, picture)
+                yield index, segmentation
     finally:
         model.train(training)
 
