@@ -10,8 +10,9 @@ import torch
 from torch.nn.functional import normalize
 
 from binderclip.errors import UsageError
+from binderclip.models import load
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
-from binderclip.train.bundled.everyday import photograph_probe, scenes
+from binderclip.train.bundled.everyday import photograph_probe, scenes, with_people
 from binderclip.train.bundled.figures.photograph_figures import interval, photograph_figures
 
 PHOTO = LabelledPhotograph("p", "/f", "", "forest", ("wood",), ("sky",), "photograph", True, "learn")
@@ -84,3 +85,19 @@ def test_wilson_interval_against_scipy() -> None:
     hits = torch.tensor([True] * 28 + [False] * 49)
     expected = binomtest(28, 77).proportion_ci(0.95, "wilson")
     assert interval(hits) == [36.4, round(100 * expected.low, 1), round(100 * expected.high, 1)]
+
+
+def test_words_for_people_mean_what_they_wear_and_no_other_word_changes() -> None:
+    given = {"person": [3], "clothing": [7, 5], "man": [9], "dog": [1]}
+    meant = with_people(given)
+    assert meant["person"] == meant["woman"] == [3, 5, 7]
+    assert meant["man"] == [3, 5, 7, 9]
+    assert (meant["dog"], meant["clothing"]) == ([1], [7, 5])
+    assert given == {"person": [3], "clothing": [7, 5], "man": [9], "dog": [1]}
+
+
+def test_everyday_finds_people_by_their_clothes() -> None:
+    concepts = load("everyday").concepts
+    assert {"kimono", "suit", "sunglasses", "ballplayer"} <= {
+        concepts.names[index] for index in concepts.meant("a woman")
+    }

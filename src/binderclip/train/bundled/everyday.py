@@ -33,10 +33,21 @@ from binderclip.train.bundled.data.synsets import hypernym_chain, imagenet_synse
 from binderclip.train.bundled.regions import fit_regions, region_cells, region_vocabulary
 from binderclip.train.bundled.teachers import find_part, imagenet_names
 
-__all__ = ["EverydaySettings", "class_vectors", "photograph_probe", "scenes", "usual_maxima", "write_everyday"]
+__all__ = [
+    "EverydaySettings",
+    "class_vectors",
+    "photograph_probe",
+    "scenes",
+    "usual_maxima",
+    "with_people",
+    "write_everyday",
+]
 
 DRAWINGS = 300
 """Of each pack, to tell photographs from."""
+PEOPLE = ("person", "people", "human", "man", "woman", "child", "boy", "girl")
+WORN = ("person", "clothing", "spectacles")
+"""Words of `PEOPLE` mean what these do as well."""
 LONGEST = 1024
 """Pixels of the long side that photographs are reduced to first, as for the figures of masks."""
 
@@ -123,6 +134,21 @@ def scenes(
         word: functional.normalize(unit[own].mean(0), dim=0)
         for word, own in sorted(members.items())
         if len(own) >= least
+    }
+
+
+def with_people(senses: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """Senses in which a word for a person means what people wear as well: ImageNet has three classes of people.
+
+    On the photographs of "learn" and "choose" that tells those with people from the others with an AUROC of .99 for
+    "person" (.97 without) and .99 for "woman" (.87).
+
+    Args:
+        senses: word -> concepts.
+    """
+    worn = {index for word in WORN for index in senses.get(word, ())}
+    return {word: list(own) for word, own in senses.items()} | {
+        word: sorted(worn.union(senses.get(word, ()))) for word in PEOPLE
     }
 
 
@@ -233,7 +259,7 @@ def write_everyday(
         "sharpness": chosen.sharpness,
         "level": chosen.level,
         # Words of classes and of what they are kinds of; scenes have no class and are their own.
-        "senses": named | {word: [len(branch.names) + place] for place, word in enumerate(places)},
+        "senses": with_people(named | {word: [len(branch.names) + place] for place, word in enumerate(places)}),
         "regions": {"names": regions.names, "words": regions.table()},
         "weight": chosen.weight,
         "logit_scale": torch.tensor(chosen.scale).log().item(),
