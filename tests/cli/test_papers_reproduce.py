@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from binderclip.cli import app
-from binderclip.errors import UsageError
+from binderclip.errors import DataError, UsageError
 from binderclip.papers import papers
 from binderclip.studies import Criterion, Pilot, Row, Study, criteria_hash, read, value_of
 from binderclip.studies.harness import run
@@ -116,6 +116,27 @@ def test_a_second_measurement_keeps_the_former_verdict_and_the_reason(tmp_path) 
     assert [(former.verdict, former.why) for former in found.history] == [
         ("undecided", f"by criteria {found.criteria}; more seeds")
     ]
+
+
+@pytest.mark.usefixtures("two_studies")
+def test_a_run_that_fails_leaves_what_was_measured_before(tmp_path, monkeypatch) -> None:
+    arguments = ["reproduce", "p162", "--out", str(tmp_path)]
+    runner.invoke(app, arguments)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    working = sys.modules["fake_p162"].STUDY
+
+    def without_data(seed: int) -> list[Row]:
+        if seed == 12:
+            raise DataError("there is no such data set here")
+        return working.measure(seed)
+
+    monkeypatch.setattr(sys.modules["fake_p162"], "STUDY", replace(working, measure=without_data))
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 1
+    assert "no such data set" in done.stdout
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    kept = read(tmp_path / "failed" / "p162.json")
+    assert (kept.verdict, [row.seed for row in kept.rows]) == ("failed", [10, 11])
 
 
 def test_the_card_says_how_to_go_on_at_paper_scale_and_what_stood_first() -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 MOST_SEEDS = 100
+FAILED = "failed"
+"""Folder, among the results, of runs that failed where there was a result."""
 
 
 def reproduce(
@@ -118,13 +120,22 @@ def _check_files(folder: Path, paper: str) -> None:
 
 
 def _measure(paper: str, seeds: list[int] | None, folder: Path, again: str) -> Result:
-    """Run, keep the verdicts of what the folder holds, and write."""
+    """Run, keep the verdicts of what the folder holds, and write.
+
+    A run that failed (a data set is missing, say) has measured nothing that could stand for what was measured before:
+    that stays, and the rows that there are go beside it.
+    """
     from binderclip.studies import after, read, run_study, save
 
     result = run_study(paper, seeds, note)
     path = folder / f"{paper}.json"
-    result = after(result, read(path) if path.is_file() else None, again)
-    save_or_keep(lambda place: save(result, place), folder)
+    former = read(path) if path.is_file() else None
+    if result.verdict == "failed" and former is not None and former.verdict != "failed":
+        path = folder / FAILED / path.name
+        save_or_keep(lambda place: save(result, place), path.parent)
+    else:
+        result = after(result, former, again)
+        save_or_keep(lambda place: save(result, place), folder)
     note(f"{paper}: {result.said} in {result.seconds:.0f} s, {path}")
     return result
 
