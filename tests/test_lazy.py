@@ -88,6 +88,16 @@ def test_a_star_import_gives_every_public_name(house: Callable[..., ModuleType])
 def test_what_is_not_there_is_an_attribute_error(house: Callable[..., ModuleType]) -> None:
     with pytest.raises(AttributeError, match="module 'house' has no attribute 'attic'"):
         house().attic  # noqa: B018
+
+
+def test_a_single_file_may_be_lazy_and_has_no_modules_in_it(house: Callable[..., ModuleType]) -> None:
+    package = house()
+    Path(str(package.__file__)).with_name("hall.py").write_text(INIT)
+    hall = importlib.import_module("house.hall")
+    assert hall.make_soup() == "soup"
+    with pytest.raises(AttributeError, match=r"module 'house.hall' has no attribute 'attic'"):
+        hall.attic  # noqa: B018
+    assert not hasattr(hall, "pytest_plugins")
     with pytest.raises(ImportError, match="attic"):
         from house import attic  # type: ignore[import-not-found]  # noqa: F401
 

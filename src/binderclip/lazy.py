@@ -52,7 +52,8 @@ class _Lazy(ModuleType):
         home, own_name = self._homes.get(name, (package, name)) if name != "_homes" else (package, name)
         if home != package:
             value = getattr(import_module(home), own_name)
-        elif not name.startswith("_") and find_spec(f"{package}.{name}") is not None:
+        # A single file, whose names are lazy as well, has no modules in it.
+        elif not name.startswith("_") and "__path__" in vars(self) and find_spec(f"{package}.{name}") is not None:
             value = import_module(f"{package}.{name}")
         else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
