@@ -22,6 +22,7 @@ from binderclip.models.image_text.regions import (
     region_score,
 )
 from binderclip.models.image_text.word_maps import PictureConcepts
+from binderclip.segment import Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,21 @@ def test_words_mean_regions_in_any_number_and_with_an_article() -> None:
         RegionClassifier(["other", "sky", "building"], torch.zeros(3, 4), torch.zeros(3), {"w": (3, True)})
     with pytest.raises(UsageError, match="do not fit"):
         RegionClassifier(["other"], torch.zeros(2, 4), torch.zeros(2), {})
+
+
+def test_a_word_as_it_is_written_counts_before_its_other_numbers() -> None:
+    words = {"bush": (1, True), "bushes": (2, False)}
+    regions = RegionClassifier(["other", "tree", "leaf"], torch.zeros(3, 4), torch.zeros(3), words)
+    assert (regions.of("bushes"), regions.of("a bush")) == (RegionWord(2, False), RegionWord(1, True))
+
+
+def test_in_half_precision_regions_are_where_they_are(everyday: ImageTextModel) -> None:
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    half = load("everyday", dtype="bfloat16")
+    odds, exact = (PictureConcepts(model.concepts, image).region_odds for model in (half, everyday))
+    assert odds.dtype == torch.float32
+    assert float((odds - exact).abs().mean()) < 0.3
+    assert Segmenter(half)(image[0], ["sky", "dog"]).labels.shape == (64, 96)
 
 
 def test_everyday_knows_lawns_oaks_and_castles_and_no_fruit_by_its_tree(everyday: ImageTextModel) -> None:

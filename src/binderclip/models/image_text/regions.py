@@ -25,7 +25,7 @@ LARGEST = 0.05
 """Of a picture's places, those that a word is likeliest at, whose mean probability says whether it is shown."""
 PRESENCE = (0.95, -0.03)
 """Slope and offset of a logistic function of the log odds of that mean: a regression on 305 photographs, each seen by a
-classifier that had not learned from it, both sides weighing alike (`train.bundled.regions`)."""
+classifier that had not learned from it, both sides weighing alike (`train.bundled.regions.region_scores`)."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class RegionClassifier(nn.Module):
             features: of the concepts' last map, at the middle side.
             patches: unit features of a self-supervised tower.
         """
-        logits = region_inputs(features, patches) @ self.weight.T + self.bias  # (n, R)
+        # In half precision, too, the inputs are float32: they hold those of another tower.
+        logits = region_inputs(features, patches) @ self.weight.float().T + self.bias.float()  # (n, R)
         probability = logits.softmax(-1)
         odds = torch.logit(probability, eps=1e-6).clamp(-MOST_ODDS, MOST_ODDS)
         return odds.T.unflatten(1, (patches.shape[-2], patches.shape[-1]))

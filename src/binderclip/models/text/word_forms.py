@@ -47,12 +47,12 @@ def word_forms(word: str) -> frozenset[str]:
     return frozenset({word} | _plurals(word) | {guess for guess in guesses if word in _plurals(guess)})
 
 
-def plain_forms(text: str) -> frozenset[str]:
-    """`word_forms` of a text in small letters, without an article in front and with single spaces."""
+def plain_forms(text: str) -> list[str]:
+    """A text in small letters, without an article in front and with single spaces, then its other `word_forms`."""
     plain = " ".join(text.lower().split())
     for article in ("a ", "an ", "the "):
         plain = plain.removeprefix(article)
-    return word_forms(plain)
+    return [plain, *sorted(word_forms(plain) - {plain})]
 
 
 @lru_cache(maxsize=65_536)
