@@ -90,10 +90,10 @@ class LabelMapReport(VerbResult):
         if self.many:
             return files
         first = self.pictures[0]
-        missing = [line for each in self.pictures for line in self._missing(each)]
-        return [*missing, *(files if self.several else [f"overlay {first.overlay}", f"label map {first.label_map}"])]
+        not_found = [line for each in self.pictures for line in self._not_found(each)]
+        return [*not_found, *(files if self.several else [f"overlay {first.overlay}", f"label map {first.label_map}"])]
 
-    def _missing(self, each: MappedPicture) -> list[str]:
+    def _not_found(self, each: MappedPicture) -> list[str]:
         absent = [name for name, share in each.shares().items() if not share and name != "background"]
         gated = each.source.name == "photograph"
         hint = "; --set fusion.gate=0 marks the likeliest places" if gated else ""
