@@ -22,6 +22,7 @@ from binderclip.train.bundled.regions import (
     WHOLE,
     fit_regions,
     region_cells,
+    region_scores,
     region_vocabulary,
 )
 
@@ -91,6 +92,32 @@ def test_patches_lie_well_inside_and_not_more_of_a_region_than_teach_something(t
     torch.testing.assert_close(inputs[:, -1], height.square())
     with pytest.raises(UsageError, match="no outlines"):
         region_cells(load("everyday").concepts, [])
+
+
+def test_a_picture_is_scored_by_what_has_not_learned_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, outlines = [], []
+    whole = (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)),)
+    for number, (word, also) in enumerate((("sky", ()), ("grass", ()), ("rock", ()), ("rock", ("lake",)))):
+        colour = {"sky": (90, 150, 240), "grass": (60, 130, 40), "rock": (130, 120, 110)}[word]
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{number}.png")
+        rows.append(replace(PHOTO, file=f"/{number}", label=word, also=also, path=tmp_path / f"{number}.png"))
+        outlines.append(PhotographMask(rows[-1], word, whole))
+    learned: list[set[str]] = []
+
+    def cells(branch: object, kept: list[PhotographMask], things: object) -> tuple[torch.Tensor, list[int], list[int]]:
+        learned.append({each.photograph.file for each in kept})
+        return region_cells(branch, kept)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("binderclip.train.bundled.regions.region_cells", cells)
+    scores, shown = region_scores(load("everyday").concepts, rows, outlines, folds=4)
+    assert sorted(map(len, learned)) == [3, 3, 3, 3]
+    assert set.intersection(*learned) == set()
+    sky, grass, rock, water = (list(WHOLE).index(name) for name in ("sky", "grass", "rock", "water"))
+    assert shown[:, [sky, grass, rock]].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]
+    assert shown[:, water].tolist() == [0, 0, 0, -1]  # a lake is said of the last and not outlined
+    # The other rock teaches what a rock is; without the one sky there is none.
+    assert float(scores[2, rock]) > 1 > float(scores[0, rock])
+    assert float(scores[0, sky]) < -5
 
 
 def test_the_regions_of_the_list() -> None:

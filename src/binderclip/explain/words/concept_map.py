@@ -24,8 +24,9 @@ class ConceptMap(ConceptEvidence):
 
     The classifier is applied at each place of its last map at several sizes of the whole picture, and its logits are
     summed softly with weights that fall with a concept's distance from the text and rise with what the picture shows
-    anywhere, and spread over patches that look alike to `small-dino`. No gradient is needed, nothing is cropped, and a
-    picture takes half a second. It says where the classifier sees the thing, not what the image tower made of it.
+    anywhere, and spread over patches that look alike to `small-dino`. A text that names a region without an outline of
+    its own, such as sky or grass, is where the classifier of places sees it. No gradient is needed, nothing is cropped,
+    and a picture takes half a second. It says where the classifier sees the thing, not what the image tower made of it.
 
     Args:
         sides, sharpness, picture, contrast, affinity: see `models.image_text.word_maps.ConceptEvidence`.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,6 +16,7 @@ from binderclip.errors import UsageError
 from binderclip.models.image_text.concepts import ConceptBranch
 from binderclip.models.image_text.regions import RegionClassifier, region_inputs, region_score
 from binderclip.models.image_text.word_maps import MIDDLE, PictureConcepts
+from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
 from binderclip.train.bundled.data.photograph_masks import PhotographMask
 from binderclip.train.bundled.data.synsets import Synset
 
@@ -74,9 +75,8 @@ def region_cells(
     generator = torch.Generator().manual_seed(seed)
     groups: dict[tuple[str, str, str], list[tuple[int, PhotographMask]]] = defaultdict(list)
     for outline, given in [(each, True) for each in outlines] + [(each, False) for each in things]:
-        row = outline.photograph
         region = REGIONS.index(outline.word) if given or outline.word in REGIONS else 0
-        groups[row.package, row.file, row.member].append((region, outline))
+        groups[_key(outline.photograph)].append((region, outline))
     for number, own in enumerate(groups.values()):
         picture = own[0][1].photograph.open().convert("RGB")
         picture.thumbnail((LONGEST, LONGEST))
@@ -163,6 +163,51 @@ def region_vocabulary(synsets: Mapping[str, Synset], order: Mapping[str, Sequenc
     return words | {word: (REGIONS.index(name), True) for name, own in WHOLE.items() for word in own}
 
 
-def region_scores(picture: PictureConcepts) -> Float[np.ndarray, "R"]:
-    """`region_score` of each region in a picture."""
-    return np.array([float(region_score(odds)) for odds in picture.region_odds])
+@torch.no_grad()
+def region_scores(
+    branch: ConceptBranch,
+    photographs: Sequence[LabelledPhotograph],
+    outlines: Sequence[PhotographMask],
+    things: Sequence[PhotographMask] = (),
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, "N W"], Int[np.ndarray, "N W"]]:
+    """`region_score` of the regions of `WHOLE`, each photograph seen by a classifier that has not learned from it.
+
+    `presence.fit_presence` fits slope and offset of `region_presence` to it.
+
+    Args:
+        branch: with its classifier.
+        photographs: all of them, also those without outlines.
+        outlines, things: as of `region_cells`.
+        folds: parts that the photographs are cut into.
+        seed: of the parts.
+
+    Returns:
+        The scores, and 1 where the region is outlined, 0 where no word of it is said of the photograph, -1 where one is
+        and it was too small to be outlined.
+    """
+    order = np.random.default_rng(seed).permutation(len(photographs))
+    part = {_key(photographs[row]): place % folds for place, row in enumerate(order)}
+    outlined = {(_key(each.photograph), each.word) for each in outlines}
+    scores, shown = np.zeros((len(photographs), len(WHOLE))), np.zeros((len(photographs), len(WHOLE)), dtype=int)
+    for fold in range(folds):
+        kept = [[each for each in own if part[_key(each.photograph)] != fold] for own in (outlines, things)]
+        regions = fit_regions(*region_cells(branch, *kept), {})
+        for number, row in enumerate(photographs):
+            if part[_key(row)] != fold:
+                continue
+            picture = row.open().convert("RGB")
+            picture.thumbnail((LONGEST, LONGEST))
+            seen = PictureConcepts(branch, to_tensor(picture)[None])
+            odds = regions.log_odds(seen.features(MIDDLE), seen.patches)
+            said = {row.label, *row.also, *row.shows}
+            for column, (name, words) in enumerate(WHOLE.items()):
+                scores[number, column] = float(region_score(odds[REGIONS.index(name)]))
+                shown[number, column] = 1 if (_key(row), name) in outlined else -int(bool(said.intersection(words)))
+    return scores, shown
+
+
+def _key(photograph: LabelledPhotograph) -> tuple[str, str, str]:
+    return photograph.package, photograph.file, photograph.member
