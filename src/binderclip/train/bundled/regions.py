@@ -202,10 +202,10 @@ def region_scores(
             picture.thumbnail((LONGEST, LONGEST))
             seen = PictureConcepts(branch, to_tensor(picture)[None])
             odds = regions.log_odds(seen.features(MIDDLE), seen.patches)
-            said = {row.label, *row.also, *row.shows}
+            labels = {row.label, *row.also, *row.shows}
             for column, (name, words) in enumerate(WHOLE.items()):
                 scores[number, column] = float(region_score(odds[REGIONS.index(name)]))
-                shown[number, column] = 1 if (_key(row), name) in outlined else -int(bool(said.intersection(words)))
+                shown[number, column] = 1 if (_key(row), name) in outlined else -int(bool(labels.intersection(words)))
     return scores, shown
 
 
