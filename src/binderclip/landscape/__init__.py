@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from binderclip.landscape.abundance import SolutionAbundance, solution_abundance
-from binderclip.landscape.directional import (
-    DirectionalSharpness,
-    LossAlong,
-    Shadow,
-    compare_directions,
-    directional_sharpness,
-    loss_along,
-)
-from binderclip.landscape.hessian import HessianEstimate, hessian_trace, top_eigenvalue
-from binderclip.landscape.paths import bezier_middle, figure_between
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "DirectionalSharpness",
-    "HessianEstimate",
-    "LossAlong",
-    "Shadow",
-    "SolutionAbundance",
-    "bezier_middle",
-    "compare_directions",
-    "directional_sharpness",
-    "figure_between",
-    "hessian_trace",
-    "loss_along",
-    "solution_abundance",
-    "top_eigenvalue",
-]
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.landscape.abundance import SolutionAbundance as SolutionAbundance
+    from binderclip.landscape.abundance import solution_abundance as solution_abundance
+    from binderclip.landscape.directional import DirectionalSharpness as DirectionalSharpness
+    from binderclip.landscape.directional import LossAlong as LossAlong
+    from binderclip.landscape.directional import Shadow as Shadow
+    from binderclip.landscape.directional import compare_directions as compare_directions
+    from binderclip.landscape.directional import directional_sharpness as directional_sharpness
+    from binderclip.landscape.directional import loss_along as loss_along
+    from binderclip.landscape.hessian import HessianEstimate as HessianEstimate
+    from binderclip.landscape.hessian import hessian_trace as hessian_trace
+    from binderclip.landscape.hessian import top_eigenvalue as top_eigenvalue
+    from binderclip.landscape.paths import bezier_middle as bezier_middle
+    from binderclip.landscape.paths import figure_between as figure_between
+
+lazy_exports(__name__)
