@@ -1,4 +1,4 @@
-"""The loss around a point: its curvature along directions and at most, the loss along lines, and a solution's room."""
+"""The loss around a point: its rise in a neighbourhood, curvature, the loss along lines, and a solution's room."""
 
 from __future__ import annotations
 
@@ -20,5 +20,10 @@ if TYPE_CHECKING:
     from binderclip.landscape.hessian import top_eigenvalue as top_eigenvalue
     from binderclip.landscape.paths import bezier_middle as bezier_middle
     from binderclip.landscape.paths import figure_between as figure_between
+    from binderclip.landscape.sharpness.measures import SharpnessResult as SharpnessResult
+    from binderclip.landscape.sharpness.measures import average_sharpness as average_sharpness
+    from binderclip.landscape.sharpness.measures import classification_loss as classification_loss
+    from binderclip.landscape.sharpness.measures import worst_case_sharpness as worst_case_sharpness
+    from binderclip.landscape.sharpness.neighbourhood import Neighbourhood as Neighbourhood
 
 lazy_exports(__name__)

@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     from binderclip.optim.optimizers import StableSPAM as StableSPAM
     from binderclip.optim.optimizers.median import geometric_median as geometric_median
     from binderclip.optim.optimizers.sam import SAM as SAM
+    from binderclip.optim.perturbation import SharpnessGradient as SharpnessGradient
+    from binderclip.optim.perturbation import sharpness_gradient as sharpness_gradient
+    from binderclip.optim.perturbation import weight_scales as weight_scales
     from binderclip.optim.quantized import fake_quantize as fake_quantize
     from binderclip.optim.quantized import quantized_linear as quantized_linear
     from binderclip.optim.rules import GradientRule as GradientRule

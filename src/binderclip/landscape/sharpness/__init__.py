@@ -1,0 +1,1 @@
+"""How far the loss rises near a point: neighbourhoods, and the worst and the average loss in them."""
