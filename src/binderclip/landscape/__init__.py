@@ -1,4 +1,5 @@
 """The loss around a point: its rise in a neighbourhood, curvature, the loss along lines, and a solution's room."""
+"""The loss around a point: its curvature, the loss along lines and over planes, and a solution's room."""
 
 from __future__ import annotations
 
@@ -25,5 +26,18 @@ if TYPE_CHECKING:
     from binderclip.landscape.sharpness.measures import classification_loss as classification_loss
     from binderclip.landscape.sharpness.measures import worst_case_sharpness as worst_case_sharpness
     from binderclip.landscape.sharpness.neighbourhood import Neighbourhood as Neighbourhood
+    from binderclip.landscape.surface.curvature import CurvatureRatioMap as CurvatureRatioMap
+    from binderclip.landscape.surface.curvature import curvature_ratio_map as curvature_ratio_map
+    from binderclip.landscape.surface.curvature import extreme_eigenvalues as extreme_eigenvalues
+    from binderclip.landscape.surface.directions import direction_between as direction_between
+    from binderclip.landscape.surface.directions import direction_cosine as direction_cosine
+    from binderclip.landscape.surface.directions import random_direction as random_direction
+    from binderclip.landscape.surface.moving import classification_loss as classification_loss
+    from binderclip.landscape.surface.surfaces import LossCurve as LossCurve
+    from binderclip.landscape.surface.surfaces import LossSurface as LossSurface
+    from binderclip.landscape.surface.surfaces import loss_line as loss_line
+    from binderclip.landscape.surface.surfaces import loss_surface as loss_surface
+    from binderclip.landscape.surface.trajectory import TrajectoryPlane as TrajectoryPlane
+    from binderclip.landscape.surface.trajectory import trajectory_pca as trajectory_pca
 
 lazy_exports(__name__)

@@ -1,0 +1,1 @@
+"""The loss over lines and planes of the weights, and between two models."""
