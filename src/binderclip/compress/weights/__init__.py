@@ -1,0 +1,1 @@
+"""Pruning of weights: what is removed, when, and what becomes of its values and gradients."""
