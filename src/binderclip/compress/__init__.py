@@ -21,5 +21,21 @@ if TYPE_CHECKING:
     from binderclip.compress.weights.sparse_training import SparsityReport as SparsityReport
     from binderclip.compress.weights.sparse_weight import SparseWeight as SparseWeight
     from binderclip.compress.weights.sparse_weight import finalize_sparse as finalize_sparse
+    from binderclip.compress.quantise.octav import FakeQuant as FakeQuant
+    from binderclip.compress.quantise.octav import Octav as Octav
+    from binderclip.compress.quantise.octav import octav_clip as octav_clip
+    from binderclip.optim.fake_quantization import AffineGrid as AffineGrid
+    from binderclip.optim.fake_quantization import Blocks as Blocks
+    from binderclip.optim.fake_quantization import FixedRange as FixedRange
+    from binderclip.optim.fake_quantization import MaxAbs as MaxAbs
+    from binderclip.optim.fake_quantization import MinMax as MinMax
+    from binderclip.optim.fake_quantization import SignGrid as SignGrid
+    from binderclip.optim.fake_quantization import SpikeGrid as SpikeGrid
+    from binderclip.optim.fake_quantization import SymmetricGrid as SymmetricGrid
+    from binderclip.optim.fake_quantization import fake_quant as fake_quant
+    from binderclip.optim.surrogates import ClippedStraightThrough as ClippedStraightThrough
+    from binderclip.optim.surrogates import MagnitudeAware as MagnitudeAware
+    from binderclip.optim.surrogates import StraightThrough as StraightThrough
+    from binderclip.optim.surrogates import WindowSurrogate as WindowSurrogate
 
 lazy_exports(__name__)

@@ -6,12 +6,12 @@ import fnmatch
 from collections.abc import Iterable
 from typing import TypeVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from binderclip.errors import UsageError
+from binderclip.optim.fake_quantization import AffineGrid, Blocks, MinMax, fake_quant
 
 __all__ = ["fake_quantize", "quantized_linear"]
 
@@ -36,22 +36,9 @@ def fake_quantize(weight: Float[Tensor, "*shape"], bits: int = 4, group_size: in
     Paper: as in Stable-SPAM, arXiv 2502.17055.
     """
     _check(bits, group_size)
-    top = 2**bits - 1
-    flat = weight.detach().float().reshape(-1)
-    missing = -len(flat) % group_size
-    if missing:
-        # the last value again changes neither minimum nor maximum of its group
-        flat = torch.cat([flat, flat[-1:].expand(missing)])
-    groups = flat.reshape(-1, group_size)
-    low, high = groups.aminmax(dim=1, keepdim=True)
-    scale = (high - low) / top
-    flatness = scale <= 0
-    scale = torch.where(flatness, 1.0, scale)
-    zero = (-low / scale).round().clamp(0, top)
-    levels = ((groups / scale).round() + zero).clamp(0, top)
-    # a group of equal values is kept: it has no scale
-    rounded = torch.where(flatness, groups, (levels - zero) * scale).reshape(-1)[: weight.numel()]
-    return weight + (rounded.reshape(weight.shape).to(weight.dtype) - weight).detach()
+    rounded = fake_quant(weight.detach().float(), MinMax(), AffineGrid(bits), blocks=Blocks(size=group_size))
+    # Weight plus difference, which differs from the level in its last bit: so studies were measured.
+    return weight + (rounded.to(weight.dtype) - weight).detach()
 
 
 class _FakeQuantized(nn.Module):
@@ -85,7 +72,7 @@ def quantized_linear(module: M, bits: int = 4, group_size: int = 128, *, exclude
         UsageError: a value outside its range, or no Linear layer that is not quantised already.
 
     Examples:
-        >>> layer = quantized_linear(torch.nn.Linear(64, 8), bits=2, group_size=64)
+        >>> layer = quantized_linear(nn.Linear(64, 8), bits=2, group_size=64)
         >>> max(len(row.unique()) for row in layer.weight)
         4
 

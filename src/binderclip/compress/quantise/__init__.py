@@ -1,0 +1,1 @@
+"""Computation in few bits: training with quantised weights, activations and gradients, and int8 inference."""
