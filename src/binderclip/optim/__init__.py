@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from binderclip.optim.optimizers import StableSPAM as StableSPAM
     from binderclip.optim.optimizers.median import geometric_median as geometric_median
     from binderclip.optim.optimizers.sam import SAM as SAM
+    from binderclip.optim.optimizers.sam_variants import GSAM as GSAM
+    from binderclip.optim.optimizers.sam_variants import LookSAM as LookSAM
     from binderclip.optim.perturbation import SharpnessGradient as SharpnessGradient
     from binderclip.optim.perturbation import sharpness_gradient as sharpness_gradient
     from binderclip.optim.perturbation import weight_scales as weight_scales

@@ -75,13 +75,19 @@ def common_norm(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:
 
 
 @torch.no_grad()
-def ascent_direction(gradient: Sequence[Tensor], scales: Sequence[Tensor], norm: BallNorm = "l2") -> list[Tensor]:
-    """The point of the unit ball {c u : ||u|| <= 1} at which a linear function with this gradient is largest.
+def ascent_direction(
+    gradient: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    norm: BallNorm = "l2",
+    radii: Sequence[float] | None = None,
+) -> list[Tensor]:
+    """The point of the ball {c u : ||u|| <= 1} at which a linear function with this gradient is largest.
 
     Args:
         gradient: a tensor each parameter.
         scales: c, as `weight_scales` gives it.
         norm: `l2`, over all parameters together: c^2 g / ||c g||_2; `linf`: c sign(g).
+        radii: by which each parameter's part is multiplied; default 1.
 
     Returns:
         A tensor each parameter; zeros where the gradient is 0.
@@ -90,11 +96,13 @@ def ascent_direction(gradient: Sequence[Tensor], scales: Sequence[Tensor], norm:
         UsageError: an unknown norm.
     """
     check_choice("norm", norm, ("l2", "linf"))
+    radii = [1.0] * len(gradient) if radii is None else radii
     if norm == "linf":
-        return [c * g.sign() for g, c in zip(gradient, scales, strict=True)]
-    scaled = [c * g for g, c in zip(gradient, scales, strict=True)]
-    length = common_norm(scaled) + _TINY
-    return [c * part / length.to(part) for part, c in zip(scaled, scales, strict=True)]
+        return [r * c * g.sign() for g, c, r in zip(gradient, scales, radii, strict=True)]
+    if not gradient:
+        return []
+    length = common_norm([c * g for g, c in zip(gradient, scales, strict=True)]) + _TINY
+    return [c * c * g * (r / length).to(g) for g, c, r in zip(gradient, scales, radii, strict=True)]
 
 
 class SharpnessGradient(NamedTuple):
