@@ -39,5 +39,13 @@ if TYPE_CHECKING:
     from binderclip.landscape.surface.surfaces import loss_surface as loss_surface
     from binderclip.landscape.surface.trajectory import TrajectoryPlane as TrajectoryPlane
     from binderclip.landscape.surface.trajectory import trajectory_pca as trajectory_pca
+    from binderclip.landscape.theory.nonsmooth import KinkTrajectory as KinkTrajectory
+    from binderclip.landscape.theory.nonsmooth import L1Curve as L1Curve
+    from binderclip.landscape.theory.nonsmooth import NonsmoothReport as NonsmoothReport
+    from binderclip.landscape.theory.nonsmooth import SharpnessTrace as SharpnessTrace
+    from binderclip.landscape.theory.nonsmooth import descent_sharpness as descent_sharpness
+    from binderclip.landscape.theory.nonsmooth import kink_descent as kink_descent
+    from binderclip.landscape.theory.nonsmooth import l1_curve as l1_curve
+    from binderclip.landscape.theory.nonsmooth import nonsmooth_study as nonsmooth_study
 
 lazy_exports(__name__)

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from binderclip.optim.optimizers import SpamReport as SpamReport
     from binderclip.optim.optimizers import StableSPAM as StableSPAM
     from binderclip.optim.optimizers.median import geometric_median as geometric_median
+    from binderclip.optim.optimizers.proximal import ProximalSGD as ProximalSGD
+    from binderclip.optim.optimizers.proximal import soft_threshold as soft_threshold
     from binderclip.optim.optimizers.sam import SAM as SAM
     from binderclip.optim.optimizers.sam_variants import GSAM as GSAM
     from binderclip.optim.optimizers.sam_variants import LookSAM as LookSAM

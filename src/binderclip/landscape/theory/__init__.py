@@ -1,0 +1,1 @@
+"""Small models of training whose behaviour is known exactly."""
