@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from binderclip.landscape.surface.surfaces import loss_surface as loss_surface
     from binderclip.landscape.surface.trajectory import TrajectoryPlane as TrajectoryPlane
     from binderclip.landscape.surface.trajectory import trajectory_pca as trajectory_pca
+    from binderclip.landscape.sharpness.report import SharpnessReport as SharpnessReport
+    from binderclip.landscape.sharpness.report import sharpness_report as sharpness_report
     from binderclip.landscape.theory.nonsmooth import KinkTrajectory as KinkTrajectory
     from binderclip.landscape.theory.nonsmooth import L1Curve as L1Curve
     from binderclip.landscape.theory.nonsmooth import NonsmoothReport as NonsmoothReport

@@ -91,7 +91,6 @@ if TYPE_CHECKING:
     from binderclip.losses.gradient.flow import GradientFlowPenalty as GradientFlowPenalty
     from binderclip.losses.gradient.flow import gradient_flow as gradient_flow
     from binderclip.losses.gradient.flow import unroll as unroll
-    from binderclip.losses.l1_penalty import l1_penalty as l1_penalty
     from binderclip.losses.prompt_rank import PromptRank as PromptRank
     from binderclip.losses.ranking import PairwiseRankLoss as PairwiseRankLoss
     from binderclip.losses.routing import RouterLosses as RouterLosses
@@ -100,6 +99,7 @@ if TYPE_CHECKING:
     from binderclip.losses.sampled_classes import SampledClassifier as SampledClassifier
     from binderclip.losses.sampled_classes import sample_classes as sample_classes
     from binderclip.losses.self_supervised import prediction_distance as prediction_distance
+    from binderclip.losses.weight_penalties import l1_penalty as l1_penalty
     from binderclip.similarity.geometry import SIMILARITIES as SIMILARITIES
     from binderclip.similarity.geometry import ArcLength as ArcLength
     from binderclip.similarity.geometry import Cosine as Cosine
