@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     from binderclip.landscape.surface.directions import direction_between as direction_between
     from binderclip.landscape.surface.directions import direction_cosine as direction_cosine
     from binderclip.landscape.surface.directions import random_direction as random_direction
-    from binderclip.landscape.surface.moving import classification_loss as classification_loss
+    from binderclip.landscape.surface.interpolation import InterpolationCurve as InterpolationCurve
+    from binderclip.landscape.surface.interpolation import interpolate_weights as interpolate_weights
+    from binderclip.landscape.surface.interpolation import interpolation_curve as interpolation_curve
+    from binderclip.landscape.surface.interpolation import keep_largest_updates as keep_largest_updates
+    from binderclip.landscape.surface.layers import weight_layers as weight_layers
+    from binderclip.landscape.surface.moving import classification_figures as classification_figures
+    from binderclip.landscape.surface.stragglers import StragglerReport as StragglerReport
+    from binderclip.landscape.surface.stragglers import straggler_layers as straggler_layers
     from binderclip.landscape.surface.surfaces import LossCurve as LossCurve
     from binderclip.landscape.surface.surfaces import LossSurface as LossSurface
     from binderclip.landscape.surface.surfaces import loss_line as loss_line

@@ -13,7 +13,7 @@ from binderclip import errors
 from binderclip.landscape import (
     LossCurve,
     LossSurface,
-    classification_loss,
+    classification_figures,
     direction_between,
     direction_cosine,
     loss_line,
@@ -138,7 +138,7 @@ def test_a_line_is_the_column_of_the_surface_and_all_is_put_back():
     after = net.state_dict()
     assert all(before[name].numpy().tobytes() == after[name].numpy().tobytes() for name in before)
     with torch.no_grad():
-        loss, accuracy = classification_loss(net.eval(), data[0])
+        loss, accuracy = classification_figures(net.eval(), data[0])
     assert (float(line.loss[2]), float(line.accuracy[2])) == (float(loss), pytest.approx(float(accuracy)))
 
 
@@ -158,7 +158,7 @@ def test_a_rescaled_network_has_the_same_filter_normalised_curve_alone(factor):
 
 def test_the_way_to_another_model_ends_there_with_its_running_statistics():
     net, other, data = convolutional(0), convolutional(7), [pictures()]
-    ends = [float(classification_loss(each.eval(), data[0])[0].detach()) for each in (net, other)]
+    ends = [float(classification_figures(each.eval(), data[0])[0].detach()) for each in (net, other)]
     line = loss_line(net, data, direction_between(net, other, buffers=True), alphas=[0.0, 1.0])
     assert line.loss.tolist() == pytest.approx(ends, rel=1e-12)
     without = loss_line(net, data, direction_between(net, other), alphas=[0.0, 1.0])
@@ -170,7 +170,7 @@ def test_points_without_a_finite_loss_are_reported_and_left_out(tmp_path):
     data = [(torch.ones(4, 2, dtype=F64), torch.tensor([0, 1, 0, 1]))]
 
     def broken(model, batch):
-        loss, accuracy = classification_loss(model, batch)
+        loss, accuracy = classification_figures(model, batch)
         return torch.where(model.weight[0, 0] > start + 0.5, torch.nan, loss), accuracy
 
     start = float(net.weight[0, 0].detach())

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.landscape.surface.moving import (
-    BatchLoss,
     Direction,
     Displaced,
     FixedBatches,
+    ModelLoss,
     Progress,
     checked_grid,
-    classification_loss,
+    classification_figures,
 )
 from binderclip.numeric import check_number, check_whole
 from binderclip.optim import HessianOperator
@@ -71,7 +71,7 @@ def curvature_ratio_map(
     *,
     alphas: Sequence[float],
     betas: Sequence[float] | None = None,
-    loss: BatchLoss = classification_loss,
+    loss: ModelLoss = classification_figures,
     iterations: int = 50,
     tolerance: float = 1e-2,
     seed: int = 0,

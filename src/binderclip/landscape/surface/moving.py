@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 
-BatchLoss: TypeAlias = "Callable[[nn.Module, Any], Tensor | tuple[Tensor, Tensor]]"
+ModelLoss: TypeAlias = "Callable[[nn.Module, Any], Tensor | tuple[Tensor, Tensor]]"
 """From a model and a batch to the batch's mean loss, or to (loss, accuracy)."""
 Direction: TypeAlias = "Mapping[str, Tensor]"
 """A tensor for each weight (or floating buffer) that moves, by its name in the model."""
@@ -21,7 +21,7 @@ Progress: TypeAlias = "Callable[[int, int], object]"
 """Called with (points that are done, points in all)."""
 
 
-def classification_loss(model: nn.Module, batch: Any) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+def classification_figures(model: nn.Module, batch: Any) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean cross-entropy and accuracy of a batch (inputs, labels), of a model that maps inputs to logits.
 
     Args:
@@ -45,7 +45,7 @@ class FixedBatches:
         UsageError: no batch, one without a tensor, or one of no sample.
     """
 
-    def __init__(self, model: nn.Module, batches: Iterable[Any], loss: BatchLoss = classification_loss) -> None:
+    def __init__(self, model: nn.Module, batches: Iterable[Any], loss: ModelLoss = classification_figures) -> None:
         first = next(iter(model.parameters()), None)
         if first is None:
             raise UsageError(f"{type(model).__name__} has no parameter, so there is no loss surface")

@@ -9,6 +9,7 @@ import numpy as np
 from binderclip.display import new_figure, number_of
 
 if TYPE_CHECKING:
+    from binderclip.landscape.surface.interpolation import InterpolationCurve
     from binderclip.landscape.surface.surfaces import LossCurve, LossSurface
     from binderclip.landscape.surface.trajectory import TrajectoryPlane
 
@@ -82,3 +83,18 @@ def draw_surface(axes: Any, surface: LossSurface) -> Any:
 
 def _gaps(count: int) -> str:
     return f"{number_of(count, 'point')} without a finite loss" if count else ""
+
+
+def interpolation_figure(curve: InterpolationCurve) -> Any:
+    """Accuracy and loss of every set over the weight of the second model; what is not finite is a gap."""
+    panels = [("loss", curve.loss)] if curve.accuracy is None else [("accuracy", curve.accuracy), ("loss", curve.loss)]
+    figure = new_figure(4.2 * len(panels), 3.2)
+    alphas = curve.alphas.numpy()
+    for ax, (title, sets) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for number, (name, values) in enumerate(sets.items()):
+            shown = np.where(curve.loss[name].isfinite().numpy(), values.numpy(), np.nan)
+            ax.plot(alphas, shown, "o-", markersize=3, color=f"C{number}", label=name)
+            ax.plot(alphas[[0, -1]], shown[[0, -1]], ":", color=f"C{number}", linewidth=1)
+        ax.set(xlabel="weight of the second model", ylabel=title)
+        ax.legend(fontsize=8)
+    return figure

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from binderclip.errors import UsageError
 from binderclip.landscape.surface.directions import direction_cosine
 from binderclip.landscape.surface.moving import (
-    BatchLoss,
     Direction,
     Displaced,
     FixedBatches,
+    ModelLoss,
     Progress,
     checked_grid,
-    classification_loss,
+    classification_figures,
 )
 from binderclip.numeric import check_number
 
@@ -155,7 +155,7 @@ def loss_line(
     direction: Direction,
     *,
     alphas: Sequence[float] = GRID,
-    loss: BatchLoss = classification_loss,
+    loss: ModelLoss = classification_figures,
     progress: Progress | None = None,
 ) -> LossCurve:
     """The loss along one direction in weight space, the data held fixed.
@@ -168,7 +168,7 @@ def loss_line(
         batches: a loader or list, 1,000 samples or more; by default of (inputs, labels).
         direction: of `random_direction` or `direction_between`, by parameter names.
         alphas: steps along it, rising.
-        loss: from model and batch to the batch's mean loss, or to (loss, accuracy); default `classification_loss`.
+        loss: from model and batch to the batch's mean loss, or to (loss, accuracy); default `classification_figures`.
         progress: called with (points done, points in all).
 
     Raises:
@@ -194,7 +194,7 @@ def loss_surface(
     *,
     alphas: Sequence[float] = GRID,
     betas: Sequence[float] | None = None,
-    loss: BatchLoss = classification_loss,
+    loss: ModelLoss = classification_figures,
     progress: Progress | None = None,
 ) -> LossSurface:
     """The loss over the plane of two directions in weight space, the data held fixed.
@@ -226,7 +226,7 @@ def _measured(
     batches: Iterable[Any],
     directions: Sequence[Direction],
     points: Sequence[tuple[float, ...]],
-    loss: BatchLoss,
+    loss: ModelLoss,
     progress: Progress | None,
 ) -> Float[Tensor, "points 2"]:
     """Loss and accuracy at every point, in float64 on the CPU."""
