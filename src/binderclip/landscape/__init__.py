@@ -1,5 +1,6 @@
 """The loss around a point: its rise in a neighbourhood, curvature, the loss along lines, and a solution's room."""
 """The loss around a point: its curvature, the loss along lines and over planes, and a solution's room."""
+"""The loss around a point: its rise in a neighbourhood, curvature, the loss along lines and planes, and its room."""
 
 from __future__ import annotations
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from binderclip.landscape.surface.interpolation import interpolate_weights as interpolate_weights
     from binderclip.landscape.surface.interpolation import interpolation_curve as interpolation_curve
     from binderclip.landscape.surface.interpolation import keep_largest_updates as keep_largest_updates
+    from binderclip.landscape.surface.layer_sharpness import LayerSharpness as LayerSharpness
+    from binderclip.landscape.surface.layer_sharpness import layerwise_sharpness as layerwise_sharpness
     from binderclip.landscape.surface.layers import weight_layers as weight_layers
     from binderclip.landscape.surface.moving import classification_figures as classification_figures
     from binderclip.landscape.surface.stragglers import StragglerReport as StragglerReport

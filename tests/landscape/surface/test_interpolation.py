@@ -112,8 +112,9 @@ def test_the_curve_is_what_the_interpolated_models_are_worth():
     assert bits(second) == kept
     assert second.training
     assert counts[-1] == (11, 11)
-    chord = np.linspace(curve.accuracy["shifted"][0], curve.accuracy["shifted"][-1], 11)
-    assert curve.gain("shifted") == pytest.approx((curve.accuracy["shifted"].numpy() - chord)[1:-1].max())
+    accuracy = curve.accuracy["shifted"].numpy()
+    chord = np.linspace(accuracy[0], accuracy[-1], 11)
+    assert curve.gain("shifted") == pytest.approx((accuracy - chord)[1:-1].max())
 
 
 def test_between_linear_models_the_logits_are_the_chord_and_nothing_is_gained():

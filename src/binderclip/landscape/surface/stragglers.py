@@ -79,8 +79,8 @@ def straggler_layers(
     """Interpolate one layer at a time from the second model back to the first, and name those that show a barrier.
 
     All other layers stay those of `model_b`. A barrier is an error above the straight line between the layer's ends.
-    The paper's cut-off is not known to us: by "zscore" stragglers are the layers whose barrier exceeds the mean over layers
-    by one standard deviation, at least one and at most a quarter of all; by "topk" the k with the highest.
+    The paper's cut-off is not known to us: by "zscore" stragglers are the layers whose barrier exceeds the mean over
+    layers by one standard deviation, at least one and at most a quarter of all; by "topk" the k with the highest.
 
     Args:
         model_a, model_b: of one architecture, such as a pre-trained and a fine-tuned model. `model_b` moves, in
