@@ -37,5 +37,19 @@ if TYPE_CHECKING:
     from binderclip.optim.surrogates import MagnitudeAware as MagnitudeAware
     from binderclip.optim.surrogates import StraightThrough as StraightThrough
     from binderclip.optim.surrogates import WindowSurrogate as WindowSurrogate
+    from binderclip.compress.weights.budgets import PruneBudget as PruneBudget
+    from binderclip.compress.weights.channels import channel_groups as channel_groups
+    from binderclip.compress.weights.groups import GroupMember as GroupMember
+    from binderclip.compress.weights.groups import PruneGroups as PruneGroups
+    from binderclip.compress.weights.groups import masked as masked
+    from binderclip.compress.weights.groups import merged_groups as merged_groups
+    from binderclip.compress.weights.groups import tower_groups as tower_groups
+    from binderclip.compress.weights.mope import ModulePruningError as ModulePruningError
+    from binderclip.compress.weights.mope import MoPEPruner as MoPEPruner
+    from binderclip.compress.weights.mope import PairedSample as PairedSample
+    from binderclip.compress.weights.removal import remove as remove
+    from binderclip.compress.weights.scores import GradientScore as GradientScore
+    from binderclip.compress.weights.scores import MagnitudeScore as MagnitudeScore
+    from binderclip.compress.weights.scores import RandomScore as RandomScore
 
 lazy_exports(__name__)

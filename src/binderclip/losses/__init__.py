@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.terms.refine import RandomFeatureAlignment as RandomFeatureAlignment
     from binderclip.losses.contrastive.terms.soft_target import SoftTargetContrastive as SoftTargetContrastive
     from binderclip.losses.contrastive.terms.triplet import TokenTriplet as TokenTriplet
+    from binderclip.losses.cross_modal_distillation import CrossModalDistillation as CrossModalDistillation
+    from binderclip.losses.cross_modal_distillation import CrossModalFeatures as CrossModalFeatures
     from binderclip.losses.degradation_rank import QualityRank as QualityRank
     from binderclip.losses.dense.distillation import content_distillation as content_distillation
     from binderclip.losses.dense.distillation import context_distillation as context_distillation

@@ -66,7 +66,8 @@ def build(
             channel (`add_alpha_channel`); `experts` is a table of the settings of
             `upcycle`; `final_norm` = false leaves the normalisation before the projection out of both towers, for
             geometries in which lengths mean something (arXiv 2409.13079); `norm`, `post_norm` and `qkv_bias` of
-            `vision_cfg` change the blocks of the image tower (`set_block_options`; arXiv 2402.04252).
+            `vision_cfg` change the blocks of the image tower (`set_block_options`; arXiv 2402.04252); `pruned` says how
+            many blocks, heads, neurons and channels are left of a model that `compress` made smaller.
         preprocess: how pictures become input, ours or an open_clip `preprocess_cfg`; its size is taken from the model.
         tokenizer: ready, or the folder that holds `tokenizer.json`; default what the configuration names.
         name: the name it goes by.
@@ -106,7 +107,7 @@ def construct(config: dict[str, Any]) -> Any:
     final_norm = own.pop("final_norm", True)
     if not isinstance(final_norm, bool):
         raise UsageError(f"model_cfg.final_norm must be true or false, not {brief(final_norm)}")
-    experts, alpha = own.pop("experts", None), own.pop("alpha", False)
+    experts, alpha, pruned = own.pop("experts", None), own.pop("alpha", False), own.pop("pruned", None)
     if not isinstance(alpha, bool):
         raise UsageError(f"model_cfg.alpha must be true or false, not {brief(alpha)}")
     vision: Mapping[str, Any] = own["vision_cfg"]
@@ -135,6 +136,10 @@ def construct(config: dict[str, Any]) -> Any:
         from binderclip.models.layers.experts import upcycle_backbone
 
         upcycle_backbone(backbone, experts)
+    if pruned is not None:
+        from binderclip.models.layers.pruned import set_widths
+
+        set_widths(backbone, pruned)
     return backbone
 
 

@@ -20,6 +20,9 @@ class OpenClipBlock(Block):
 
     def __init__(self, module: Backbone, heads: int, width: int) -> None:
         super().__init__(module, heads, width)
+        # not width / heads where heads were taken out
+        self.head_dim = module.attn.in_proj_weight.shape[0] // (3 * heads)
+        self.scale = self.head_dim**-0.5
         self.affine = not isinstance(module.ls_1, (nn.LayerNorm, nn.RMSNorm))
 
     def norm1(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
@@ -33,7 +36,7 @@ class OpenClipBlock(Block):
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
     def project_v(self, normed: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L d"]:
-        attention, first = self.module.attn, 2 * self.width
+        attention, first = self.module.attn, 2 * self.heads * self.head_dim
         bias = None if attention.in_proj_bias is None else attention.in_proj_bias[first:]
         return split_heads(torch.nn.functional.linear(normed, attention.in_proj_weight[first:], bias), self.heads)
 
@@ -92,7 +95,7 @@ def open_clip_blocks(transformer: Backbone) -> list[Block]:
         if name == "ResidualAttentionBlock" and not hasattr(module, "ln_1_kv"):
             blocks.append(OpenClipBlock(module, module.attn.num_heads, module.attn.embed_dim))
         elif name == "CustomResidualAttentionBlock":
-            width = module.attn.num_heads * module.attn.head_dim
+            width = module.attn.in_proj_weight.shape[1]
             blocks.append(OpenClipCustomBlock(module, module.attn.num_heads, width))
         else:
             raise NotSupported(f"open_clip block {name} is not supported; supported: ResidualAttentionBlock, Custom...")
