@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from binderclip.compress.weights.groups import masked as masked
     from binderclip.compress.weights.groups import merged_groups as merged_groups
     from binderclip.compress.weights.groups import tower_groups as tower_groups
+    from binderclip.compress.weights.hap import HessianTraceScore as HessianTraceScore
+    from binderclip.compress.weights.hap import NeuralImplant as NeuralImplant
+    from binderclip.compress.weights.hap import implant_channels as implant_channels
     from binderclip.compress.weights.mope import ModulePruningError as ModulePruningError
     from binderclip.compress.weights.mope import MoPEPruner as MoPEPruner
     from binderclip.compress.weights.mope import PairedSample as PairedSample

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from binderclip.landscape.directional import directional_sharpness as directional_sharpness
     from binderclip.landscape.directional import loss_along as loss_along
     from binderclip.landscape.hessian import HessianEstimate as HessianEstimate
+    from binderclip.landscape.hessian import hessian_diagonal as hessian_diagonal
     from binderclip.landscape.hessian import hessian_trace as hessian_trace
     from binderclip.landscape.hessian import top_eigenvalue as top_eigenvalue
     from binderclip.landscape.paths import bezier_middle as bezier_middle

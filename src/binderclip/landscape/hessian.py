@@ -1,4 +1,4 @@
-"""The Hessian of a loss in two numbers: its largest eigenvalue and its trace, without forming it."""
+"""The Hessian of a loss without forming it: its largest eigenvalue, its trace, and the traces of its blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from binderclip.errors import UsageError
 from binderclip.optim import HessianOperator
 from binderclip.optim.space import TensorTree
 
-__all__ = ["HessianEstimate", "hessian_trace", "top_eigenvalue"]
+__all__ = ["HessianEstimate", "hessian_diagonal", "hessian_trace", "top_eigenvalue"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,39 @@ def hessian_trace(
         if done > 1 and abs(mean - before) <= tolerance * abs(mean):
             return HessianEstimate(mean, done, True)
     return HessianEstimate(mean, probes, False)
+
+
+def hessian_diagonal(
+    loss: Callable[[], Float[Tensor, ""]], params: TensorTree, *, probes: int = 100, seed: int = 0
+) -> list[Tensor]:
+    """The diagonal by Hutchinson's estimator: the mean of v * H v over vectors of random signs, entry by entry.
+
+    The sum over any entries estimates the trace of their block of the Hessian, so the channels and heads of all layers
+    share every draw: one product a draw, however many blocks there are.
+
+    Args:
+        loss, params: see `top_eigenvalue`.
+        probes: vectors.
+        seed: of the signs, which are those of `hessian_trace`.
+
+    Returns:
+        One tensor of each parameter's shape, in their order.
+
+    Raises:
+        UsageError: no probe, or what `HessianOperator` refuses.
+
+    Paper: Yu et al., "Hessian-Aware Pruning and Optimal Neural Implant", arXiv 2101.08940; Bekas, Kokiopoulou and Saad,
+    Applied Numerical Mathematics 2007.
+    """
+    _least(probes, "probes")
+    product = HessianOperator(loss, params)
+    generator = torch.Generator().manual_seed(seed)
+    total = [torch.zeros_like(p, requires_grad=False) for p in product.params]
+    for _ in range(probes):
+        signs = [(torch.randint(0, 2, p.shape, generator=generator) * 2 - 1).to(p) for p in product.params]
+        for entry, v, h in zip(total, signs, product(signs), strict=True):
+            entry.addcmul_(v, h.detach(), value=1 / probes)
+    return total
 
 
 def _least(count: int, name: str) -> None:

@@ -1,0 +1,171 @@
+"""p030: traces of channels against whole Hessians, the second-order estimate where it is exact, and implants."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from binderclip.compress import (
+    HessianTraceScore,
+    NeuralImplant,
+    PruneBudget,
+    channel_groups,
+    implant_channels,
+    masked,
+    remove,
+)
+from binderclip.errors import NotSupported, UsageError
+from binderclip.landscape import hessian_diagonal, hessian_trace
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 6, 3, 2, padding=1),
+        nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
+    ).double().eval()  # fmt: skip
+    nn.init.normal_(net[1].bias)
+    nn.init.normal_(net[1].running_mean)
+    return net
+
+
+def data() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(12, 2, 6, 6, generator=g, dtype=torch.float64), torch.arange(12) % 3
+
+
+def test_a_score_is_the_trace_of_the_whole_hessians_block_times_the_mean_square() -> None:
+    net, (x, y) = network(), data()
+    groups = channel_groups(net)
+    probes = 600
+    scores = HessianTraceScore(loss=lambda: F.cross_entropy(net(x), y), probes=probes)(net, groups)
+    for name in ("0", "3"):
+        weight = net.get_submodule(name).weight.detach()  # type: ignore[union-attr]
+
+        def loss(w: Tensor, key: str = f"{name}.weight") -> Tensor:
+            return F.cross_entropy(functional_call(net, {key: w}, (x,)), y)
+
+        n, size = len(weight), weight[0].numel()
+        hessian = torch.autograd.functional.hessian(loss, weight).reshape(n, size, n, size)
+        for c in range(n):
+            block = hessian[c, :, c]
+            # the variance of one draw of Hutchinson's estimator, of the whole of the layer's rows of the Hessian
+            rows = hessian[c].flatten(1).clone()
+            rows[:, c * size : (c + 1) * size] += block.T  # both orders of a pair within the block
+            variance = float(rows.square().sum() - 4 * block.diagonal().square().sum())
+            expected = float(block.trace() * weight[c].square().sum() / size)
+            error = 5 * math.sqrt(max(variance, 1e-12) / probes) * float(weight[c].square().mean()) * 2
+            assert abs(float(scores[name][c]) - expected) < error
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_the_diagonal_sums_to_the_trace_of_the_same_draws() -> None:
+    net, (x, y) = network(), data()
+    params = [net[0].weight, net[7].weight]
+
+    def loss() -> Tensor:
+        return F.cross_entropy(net(x), y)
+
+    diagonal = hessian_diagonal(loss, params, probes=7, seed=3)
+    trace = hessian_trace(loss, params, probes=7, tolerance=0, seed=3)
+    assert float(sum(part.sum() for part in diagonal)) == pytest.approx(trace.value, rel=1e-9)
+    assert [part.shape for part in diagonal] == [p.shape for p in params]
+    with pytest.raises(UsageError, match="probes"):
+        hessian_diagonal(loss, params, probes=0)
+
+
+def test_linear_regression_has_the_second_moments_of_its_inputs_and_the_rise_is_exact() -> None:
+    """Loss 0.5 |W x|^2 with white inputs: H is the identity, so one draw is exact, and so is half of the score."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.linalg.qr(torch.randn(8, 5, generator=g, dtype=torch.float64))[0] * 8**0.5  # x'x / 8 is the identity
+    net = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Flatten(), nn.Linear(4, 4, bias=False)).double()
+    with torch.no_grad():
+        net[2].weight.copy_(torch.eye(4))
+    groups = channel_groups(net)
+
+    def loss() -> Tensor:
+        return 0.5 * net(x).square().sum(1).mean()
+
+    scores = HessianTraceScore(loss=loss, probes=1)(net, groups)["0"]
+    torch.testing.assert_close(scores, net[0].weight.detach().square().sum(1))
+    whole = float(loss())
+    for c in range(4):
+        with masked(groups, {"0": torch.arange(4) != c}):
+            assert whole - float(loss()) == pytest.approx(0.5 * float(scores[c]), rel=1e-9)
+
+
+def test_an_implant_at_zero_is_the_network_without_its_channels() -> None:
+    net, (x, _) = network(), data()
+    scores = {"0": torch.tensor([4.0, 1.0, 2.0, 3.0]), "3": torch.tensor([6.0, 5.0, 0.1, 9.0, 8.0, 0.2])}
+    keep = PruneBudget(amount=0.5, scope="global").select(scores)
+    assert [mask.tolist() for mask in keep.values()] == [
+        [True, False, False, False], [True, True, False, True, True, False]
+    ]  # fmt: skip
+    cut, tuned = copy.deepcopy(net), copy.deepcopy(net)
+    report = implant_channels(tuned, channel_groups(tuned), scores, amount=0.5, implants=0.4)
+    remove(cut, channel_groups(cut), keep)
+    torch.testing.assert_close(tuned(x), cut(x), rtol=1e-9, atol=1e-9)
+    # of the five that go the two most sensitive, both of the first layer, are implanted
+    assert isinstance(tuned[0], NeuralImplant)
+    assert type(tuned[3]) is nn.Conv2d
+    assert tuned[0].implant.weight.shape == (2, 2, 1, 1)
+    assert report.groups_after == 7
+    # an implant learns, and its outputs stand where they stood
+    with torch.no_grad():
+        tuned[0].implant.weight.fill_(0.3)
+    with_implants = copy.deepcopy(net)
+    with torch.no_grad():
+        for c in (2, 3):
+            with_implants[0].weight[c] = 0
+            with_implants[0].weight[c, :, 1, 1] = 0.3
+            with_implants[1].bias[c] = with_implants[1].running_mean[c] = 0
+    kept = {"0": torch.tensor([True, False, True, True]), "3": keep["3"]}
+    remove(with_implants, channel_groups(with_implants), kept)
+    torch.testing.assert_close(tuned(x), with_implants(x), rtol=1e-9, atol=1e-9)
+    tuned(x).sum().backward()
+    assert float(tuned[0].implant.weight.grad.abs().sum()) > 0
+
+
+def test_a_linear_implant_has_the_best_rank() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 10)
+    mask = torch.arange(10) % 2 == 0
+    x = torch.randn(7, 16)
+    zero, best = NeuralImplant(layer, mask), NeuralImplant(layer, mask, init="svd")
+    assert float(zero(x)[:, mask].detach().abs().max()) == 0
+    torch.testing.assert_close(zero(x)[:, ~mask], layer(x)[:, ~mask])
+    rows = layer.weight.detach()[mask]
+    left, values, right = torch.linalg.svd(rows, full_matrices=False)
+    approximation = left[:, :2] @ torch.diag(values[:2]) @ right[:2]  # R = 16 / 8
+    torch.testing.assert_close(best(x)[:, mask], x @ approximation.T, atol=1e-5, rtol=1e-5)
+    assert sum(p.numel() for p in best.implant.parameters()) == 2 * (16 + 5)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    conv, mask = nn.Conv2d(3, 4, 3, padding=1), torch.tensor([True, False, True, False])
+    for layer in (nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1, groups=2)):
+        with pytest.raises(NotSupported, match="1 x 1"):
+            NeuralImplant(layer, mask)
+    with pytest.raises(UsageError, match="svd"):
+        NeuralImplant(conv, mask, init="svd")
+    for wrong in (mask[:2], torch.ones(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool), torch.ones(4)):
+        with pytest.raises(UsageError, match="implanted must be 4"):
+            NeuralImplant(conv, wrong)
+    net = network()
+    groups = channel_groups(net)
+    scores = {one.name: torch.rand(len(one)) for one in groups}
+    for settings, word in (({"amount": 1.0}, "amount"), ({"amount": 0.5, "implants": math.nan}, "implants")):
+        with pytest.raises(UsageError, match=word):
+            implant_channels(net, groups, scores, **settings)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="scores must be those"):
+        implant_channels(net, groups[:1], scores, amount=0.5)
+    with pytest.raises(UsageError, match="probes"):
+        HessianTraceScore(loss=lambda: torch.tensor(0.0), probes=0)
+    with pytest.raises(UsageError, match="NaN"):
+        HessianTraceScore(loss=lambda: net(data()[0]).sum() * math.nan, probes=1)(net, groups)
