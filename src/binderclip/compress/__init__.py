@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from binderclip.compress.weights.sparse_training import SparsityReport as SparsityReport
     from binderclip.compress.weights.sparse_weight import SparseWeight as SparseWeight
     from binderclip.compress.weights.sparse_weight import finalize_sparse as finalize_sparse
+    from binderclip.compress.quantise.binary import BinaryConv2d as BinaryConv2d
+    from binderclip.compress.quantise.binary import BinaryLinear as BinaryLinear
+    from binderclip.compress.quantise.gradients import AGP as AGP
+    from binderclip.compress.quantise.gradients import gradient_variance as gradient_variance
+    from binderclip.compress.quantise.gradients import quantize_groups as quantize_groups
     from binderclip.compress.quantise.octav import FakeQuant as FakeQuant
     from binderclip.compress.quantise.octav import Octav as Octav
     from binderclip.compress.quantise.octav import octav_clip as octav_clip

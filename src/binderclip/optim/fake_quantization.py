@@ -97,23 +97,15 @@ class MinMax:
 
     Args:
         include_zero: widen it so that zero lies inside, as torch.ao's `MinMaxObserver` does.
-        padding: by how much either end is moved outwards.
-
-    Raises:
-        UsageError: a padding below 0.
     """
 
     include_zero: bool = False
-    padding: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_number("padding", self.padding, least=0)
 
     def __call__(self, rows: Float[Tensor, "N K"]) -> tuple[Float[Tensor, "N 1"], Float[Tensor, "N 1"]]:
         low, high = rows.aminmax(dim=1, keepdim=True)
         if self.include_zero:
             low, high = low.clamp(max=0), high.clamp(min=0)
-        return (low - self.padding, high + self.padding) if self.padding else (low, high)
+        return low, high
 
 
 @dataclass(frozen=True)
