@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.compress.weights.net_trim import NetTrim as NetTrim
+    from binderclip.compress.weights.net_trim import TrimmedLayer as TrimmedLayer
+    from binderclip.compress.weights.net_trim import net_trim_layer as net_trim_layer
     from binderclip.compress.weights.nm import NMMask as NMMask
     from binderclip.compress.weights.nm import StructureDecay as StructureDecay
     from binderclip.compress.weights.nm import is_nm as is_nm

@@ -26,7 +26,11 @@ def brute(row: list[float], n: int, m: int) -> list[bool]:
 
 @pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (1, 4), (3, 8), (1, 16), (5, 16), (2, 20), (8, 64), (4, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_the_largest_of_each_group_stay(n: int, m: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("sorted_up_to", [0, 10**9])
+def test_the_largest_of_each_group_stay(
+    n: int, m: int, dtype: torch.dtype, sorted_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("binderclip.compress.weights.nm.SORTED", sorted_up_to)
     # few distinct values, so that many are equal, and a last group that is not full
     g = torch.Generator().manual_seed(n * m)
     weight = (torch.randint(-6, 7, (5, 2 * m + 3), generator=g) / 3).to(dtype)
@@ -53,6 +57,7 @@ def test_convolutions_are_grouped_over_their_input_channels() -> None:
 def test_more_than_one_chunk_is_one_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(9, 40, generator=torch.Generator().manual_seed(3))
     whole = nm_mask(weight, 3, 8)
+    monkeypatch.setattr("binderclip.compress.weights.nm.SORTED", 0)
     monkeypatch.setattr("binderclip.compress.weights.nm.CHUNK", 16)
     assert torch.equal(nm_mask(weight, 3, 8), whole)
 

@@ -20,6 +20,8 @@ LARGEST_RANKED = 16
 """M up to which counting M - 1 comparisons a weight beats a sort."""
 CHUNK = 1 << 18
 """Weights that are ranked at once on a CPU: their keys and ranks stay in the cache."""
+SORTED = 150
+"""Weights for each two of a group up to which its m (m - 1) / 2 comparisons take longer to start than a sort."""
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -68,7 +70,7 @@ def _largest(groups: Float[Tensor, "G m"], n: int) -> Bool[Tensor, "G m"]:
     count, m = groups.shape
     if n == m:
         return torch.ones_like(groups, dtype=torch.bool)
-    if m > LARGEST_RANKED:
+    if m > LARGEST_RANKED or groups.numel() < SORTED * m * (m - 1):
         order = _keys(groups).argsort(dim=1, stable=True)[:, : m - n]
         return torch.ones_like(groups, dtype=torch.bool).scatter_(1, order, False)
     kept = torch.empty(groups.shape, dtype=torch.bool, device=groups.device)
