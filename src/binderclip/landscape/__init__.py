@@ -60,5 +60,11 @@ if TYPE_CHECKING:
     from binderclip.landscape.theory.nonsmooth import kink_descent as kink_descent
     from binderclip.landscape.theory.nonsmooth import l1_curve as l1_curve
     from binderclip.landscape.theory.nonsmooth import nonsmooth_study as nonsmooth_study
+    from binderclip.landscape.theory.deep_linear import BenignOverfittingReport as BenignOverfittingReport
+    from binderclip.landscape.theory.deep_linear import DeepLinearNet as DeepLinearNet
+    from binderclip.landscape.theory.deep_linear import EffectiveRanks as EffectiveRanks
+    from binderclip.landscape.theory.deep_linear import benign_overfitting_report as benign_overfitting_report
+    from binderclip.landscape.theory.deep_linear import effective_ranks as effective_ranks
+    from binderclip.landscape.theory.deep_linear import min_norm_interpolant as min_norm_interpolant
 
 lazy_exports(__name__)
