@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -169,7 +171,7 @@ def test_the_risk_is_that_of_a_sample() -> None:
         ({"beta": float("nan")}, "beta"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused(settings: dict[str, float], words: str) -> None:
+def test_a_network_that_cannot_be_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         DeepLinearNet(20, **settings)
 
