@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from binderclip.errors import UsageError
-from binderclip.optim import LAMB, ClippedAdaGrad, ClippedAdam, MedianMomentum, StableSPAM
+from binderclip.optim import LAMB, ClippedAdaGrad, ClippedAdam, MedianMomentum, SplitSGD, StableSPAM
 from binderclip.settings import check_choice
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "OptimizerLike", "autocast", "make_optimizer", "make_scaler"]
@@ -30,6 +30,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "median-momentum": MedianMomentum,
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
+    "split-sgd": SplitSGD,
     "stable-spam": StableSPAM,
 }
 PRECISIONS: dict[str, torch.dtype] = {

@@ -66,5 +66,9 @@ if TYPE_CHECKING:
     from binderclip.landscape.theory.deep_linear import benign_overfitting_report as benign_overfitting_report
     from binderclip.landscape.theory.deep_linear import effective_ranks as effective_ranks
     from binderclip.landscape.theory.deep_linear import min_norm_interpolant as min_norm_interpolant
+    from binderclip.landscape.theory.opposing import OpposingSignals as OpposingSignals
+    from binderclip.landscape.theory.opposing import ToyTrajectory as ToyTrajectory
+    from binderclip.landscape.theory.opposing import TwoFeatureToy as TwoFeatureToy
+    from binderclip.landscape.theory.opposing import opposing_signals as opposing_signals
 
 lazy_exports(__name__)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from binderclip.optim.optimizers import NormStabilizer as NormStabilizer
     from binderclip.optim.optimizers import SampleMedianSGD as SampleMedianSGD
     from binderclip.optim.optimizers import SpamReport as SpamReport
+    from binderclip.optim.optimizers import SplitSGD as SplitSGD
     from binderclip.optim.optimizers import StableSPAM as StableSPAM
     from binderclip.optim.optimizers.median import geometric_median as geometric_median
     from binderclip.optim.optimizers.proximal import ProximalSGD as ProximalSGD

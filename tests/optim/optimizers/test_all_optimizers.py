@@ -14,7 +14,16 @@ from torch import nn
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import OPTIMIZERS
 from binderclip.fit.optimizers import make_optimizer
-from binderclip.optim import LAMB, ClippedAdaGrad, ClippedAdam, MedianMomentum, NonFiniteGradient, NormClip, StableSPAM
+from binderclip.optim import (
+    LAMB,
+    ClippedAdaGrad,
+    ClippedAdam,
+    MedianMomentum,
+    NonFiniteGradient,
+    NormClip,
+    SplitSGD,
+    StableSPAM,
+)
 
 MAKERS = {
     "adagrad": lambda p, **s: ClippedAdaGrad(p, **{"lr": 0.1, "clip": 0.8} | s),
@@ -32,6 +41,7 @@ MAKERS = {
     "median-global": lambda p, **s: MedianMomentum(p, **{"lr": 0.1, "tau": 0.3, "granularity": "global"} | s),
     "median-huber": lambda p, **s: MedianMomentum(p, **{"lr": 0.1, "estimator": "huber", "tau": 0.3, "mu": 0.2} | s),
     "mean": lambda p, **s: MedianMomentum(p, **{"lr": 0.1, "estimator": "mean", "tau": 0.3} | s),
+    "split": lambda p, **s: SplitSGD(p, **{"lr": 0.1, "quantile": 0.7} | s),
     "spam": lambda p, **s: StableSPAM(p, **{"lr": 0.1, "theta": 0.9, "update_proj_gap": 4} | s),
     "spam-literal": lambda p, **s: StableSPAM(
         p, **{"lr": 0.1, "theta": 0.9, "update_proj_gap": 4, "reset": "literal", "total_T": 20} | s

@@ -7,6 +7,7 @@ from binderclip.optim.optimizers.clipped_adaptive import ClippedAdaGrad, Clipped
 from binderclip.optim.optimizers.lamb import LAMB
 from binderclip.optim.optimizers.median_momentum import MedianMomentum
 from binderclip.optim.optimizers.sample_median import SampleMedianSGD
+from binderclip.optim.optimizers.split import SplitSGD
 from binderclip.optim.optimizers.stable_spam import NormStabilizer, SpamReport, StableSPAM
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "NormStabilizer",
     "SampleMedianSGD",
     "SpamReport",
+    "SplitSGD",
     "StableSPAM",
 ]

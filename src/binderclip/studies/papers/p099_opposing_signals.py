@@ -1,0 +1,116 @@
+"""Do the examples whose losses swing most pull in opposite directions, and does their balance unsettle training?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binderclip.landscape import TwoFeatureToy, opposing_signals, top_eigenvalue
+from binderclip.studies.harness import Figure, Row, Table, declared_study
+from binderclip.studies.protocols.data.clothing import clothing, standardised
+
+TRAIN, SIDE, WIDTH, RATE, STEPS, GROUP, WINDOW = 1000, 14, 64, 0.1, 1500, 10, 10
+TOY_RATES = (0.05, 0.15, 0.3, 0.35)
+ALPHA, BETA = 10.0, 1.0
+OPPOSING, RANDOM, NONE = "opposing groups", "random groups of the same classes", "no example left out"
+COSINE, WITHIN, TURNS = "cosine of the groups' gradients", "cosine within a group", "correlation of the groups' changes"
+SHARPNESS, EDGE, SPIKE = "sharpness", "sharpness times learning rate / 2", "loss after it has settled, at most"
+
+
+def trained(seed: int) -> tuple[nn.Module, Tensor, Tensor, torch.optim.Optimizer]:
+    """A perceptron by full-batch gradient descent."""
+    pictures, labels = clothing("train", 8 * TRAIN, SIDE)
+    rows = torch.from_numpy(np.random.default_rng([seed, 99]).permutation(len(labels))[:TRAIN])
+    inputs, targets = standardised(pictures[rows]).flatten(1), labels[rows]
+    torch.manual_seed(seed)
+    layers = [nn.Linear(SIDE * SIDE, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 10)]
+    model = nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    for _ in range(STEPS):
+        step(model, inputs, targets, optimizer)
+    return model, inputs, targets, optimizer
+
+
+def step(model: nn.Module, inputs: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """One step on all examples."""
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), targets).backward()
+    optimizer.step()
+
+
+def of_the_same_classes(group: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
+    """As many random examples of each class as the group has."""
+    drawn = [rng.choice((targets == targets[i]).nonzero()[:, 0].numpy()) for i in group]
+    return torch.as_tensor(np.array(drawn))
+
+
+def summed_gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Of a group's losses, in all weights."""
+    loss = F.cross_entropy(model(inputs), targets, reduction="sum")
+    return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def measure(seed: int) -> list[Row]:
+    """All rows of one seed."""
+    model, inputs, targets, optimizer = trained(seed)
+    parameters = list(model.parameters())
+
+    def sharpness(rows: Tensor) -> float:
+        loss = lambda: F.cross_entropy(model(inputs[rows]), targets[rows], reduction="sum") / TRAIN  # noqa: E731
+        return top_eigenvalue(loss, parameters, iterations=200).value
+
+    everything = torch.arange(TRAIN)
+    edge = sharpness(everything) * RATE / 2
+    signals = opposing_signals(
+        model, inputs, targets, lambda: step(model, inputs, targets, optimizer), k=GROUP, steps=WINDOW
+    )
+    rng = np.random.default_rng([seed, 100])
+    groups = [signals.rising, signals.falling]
+    random = [of_the_same_classes(group, targets, rng) for group in groups]
+    gradients = [summed_gradient(model, inputs[group], targets[group]) for group in random]
+    rows = [
+        Row(EDGE, NONE, edge),
+        Row(COSINE, OPPOSING, signals.cosine),
+        Row(COSINE, RANDOM, float(F.cosine_similarity(*gradients, dim=0))),
+        Row(WITHIN, OPPOSING, signals.within),
+        Row(TURNS, OPPOSING, signals.correlation),
+        Row(SHARPNESS, NONE, sharpness(everything)),
+    ]
+    changes = [signals.losses[WINDOW:].diff(dim=0)[:, group].mean(1) for group in random]
+    rows.append(Row(TURNS, RANDOM, float(torch.corrcoef(torch.stack(changes))[0, 1])))
+    for name, pair in ((OPPOSING, groups), (RANDOM, random)):
+        left = torch.from_numpy(np.setdiff1d(everything.numpy(), torch.cat(pair).numpy()))
+        rows.append(Row(SHARPNESS, name, sharpness(left)))
+    for rate in TOY_RATES:
+        path = TwoFeatureToy(ALPHA, beta=BETA, seed=seed).descend(rate)
+        settled = int((path.loss < 0.05).nonzero()[0])
+        rows.append(Row(SPIKE, f"rate {rate:g}", float(path.loss[settled:].max())))
+        rows.append(Row(EDGE, f"rate {rate:g}", float(path.sharpness[-1]) * rate / 2))
+    return rows
+
+
+def _toy_spikes(table: Table) -> tuple[bool, str]:
+    """Whether the loss rises again where 2 / rate < alpha |beta|, and only there, and ends in a valley wide enough."""
+    largest = {rate: table.values(SPIKE, f"rate {rate:g}") for rate in TOY_RATES}
+    fits = all(bool(((values > 0.05) == (2 / rate < ALPHA * BETA)).all()) for rate, values in largest.items())
+    wide = all(table.values(EDGE, f"rate {rate:g}").max() <= 1 for rate in TOY_RATES)
+    return fits and wide, ", ".join(f"{rate:g}: {values.max():.2f}" for rate, values in largest.items())
+
+
+def draw(table: Table, figure: Figure) -> None:
+    """The toy at a small and a large rate, and the cosines."""
+    left, right = figure.subplots(1, 2)
+    for rate in (TOY_RATES[0], TOY_RATES[2]):
+        left.plot(TwoFeatureToy(ALPHA, beta=BETA).descend(rate, 400).loss, label=f"rate {rate:g}")
+    left.set(title="Loss of the toy", xlabel="step", ylabel="loss", yscale="log")
+    left.legend()
+    cosines: Any = [table.values(COSINE, name) for name in (OPPOSING, RANDOM)]
+    right.boxplot(cosines, tick_labels=["opposing groups", "random groups"])
+    right.set(title="Gradients of two groups", ylabel="cosine")
+
+
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="2136ecc455e8")
