@@ -17,6 +17,9 @@ from binderclip.vision.blur_pool import BlurPool
 from binderclip.vision.edges import sobel
 from binderclip.vision.representation import PixelTransform, Representation
 from binderclip.vision.shearlets import ShearletTransform
+from binderclip.vision.sparse.coding import SparseCodes, SparseCoding
+from binderclip.vision.sparse.fields import ReceptiveFields, receptive_field_stats, sample_patches, whiten
+from binderclip.vision.sparse.penalties import penalty_value, prox
 from binderclip.vision.splats.camera import SplatCamera
 from binderclip.vision.splats.scene import GaussianScene, SplatRender, TileWeights
 from binderclip.vision.srm import SRMFilter, srm_filters
@@ -28,9 +31,12 @@ __all__ = [
     "FrequencyMixing",
     "GaussianScene",
     "PixelTransform",
+    "ReceptiveFields",
     "Representation",
     "SRMFilter",
     "ShearletTransform",
+    "SparseCodes",
+    "SparseCoding",
     "SplatCamera",
     "SplatRender",
     "TileWeights",
@@ -39,6 +45,11 @@ __all__ = [
     "aliasing_score",
     "daubechies",
     "equivalent_sampling_rate",
+    "penalty_value",
+    "prox",
+    "receptive_field_stats",
+    "sample_patches",
     "sobel",
     "srm_filters",
+    "whiten",
 ]

@@ -71,11 +71,11 @@ def measure(seed: int) -> list[Row]:
     rng = np.random.default_rng([seed, 100])
     groups = [signals.rising, signals.falling]
     random = [of_the_same_classes(group, targets, rng) for group in groups]
-    gradients = [summed_gradient(model, inputs[group], targets[group]) for group in random]
+    up, down = (summed_gradient(model, inputs[group], targets[group]) for group in random)
     rows = [
         Row(EDGE, NONE, edge),
         Row(COSINE, OPPOSING, signals.cosine),
-        Row(COSINE, RANDOM, float(F.cosine_similarity(*gradients, dim=0))),
+        Row(COSINE, RANDOM, float(F.cosine_similarity(up, down, dim=0))),
         Row(WITHIN, OPPOSING, signals.within),
         Row(TURNS, OPPOSING, signals.correlation),
         Row(SHARPNESS, NONE, sharpness(everything)),

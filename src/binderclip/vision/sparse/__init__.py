@@ -1,0 +1,1 @@
+"""Sparse codes of picture patches: penalties, the dictionaries that they learn, and receptive fields."""
