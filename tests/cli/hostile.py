@@ -64,6 +64,8 @@ GOOD: dict[tuple[str, ...], list[str]] = {
         "--out",
         "made",
     ],
+    ("landscape",): ["small", "--data", "openmoji", "--limit", "2", "--points", "3"],
+    ("interpolate",): ["small", "small", "--data", "openmoji", "--limit", "4", "--points", "3"],
     ("geometry",): ["small", "--data", "openmoji", "--limit", "24"],
     ("probe",): ["small", "--data", "openmoji", "--groups", "concept_split", "--limit", "24", "--draws", "100"],
     ("curate",): ["../world/classes", "--recipe", "exact-duplicates"],

@@ -203,6 +203,24 @@ def heads(inputs: Inputs) -> Request:
     )
 
 
+@case("interpolate")
+def interpolate(inputs: Inputs) -> Request:
+    model = load(str(inputs.model))
+    with torch.no_grad():
+        model.visual.proj.add_(0.1)
+    return tasks.interpolate.request(
+        first=inputs.model, second=model.save(inputs.folder / "moved"), data="digits", split="all", limit=8, points=3,
+        save="best", out="page.html",
+    )  # fmt: skip
+
+
+@case("landscape")
+def landscape(inputs: Inputs) -> Request:
+    return tasks.landscape.request(
+        model=inputs.model, data="digits", split="all", limit=8, points=3, radius=0.5, out="page.html"
+    )
+
+
 @case("locate")
 def locate(inputs: Inputs) -> Request:
     (inputs.folder / "boxes.csv").write_text("0,0,9,9,left\n9,9,30,30,right\n")

@@ -35,6 +35,8 @@ PANELS: dict[str, dict[str, str]] = {
         "quality": "which pictures are blurred, dark or noisy, worst first",
         "detect": "which pictures are generated, by a bundled or own detector",
         "geometry": "where pictures and texts lie, and the gap between them",
+        "landscape": "the loss around a model: plane, line, numbers",
+        "interpolate": "the best model between two, and layers that break it",
         "attack": "can it be fooled by changes that nobody sees?",
         "probe": "groups of pictures that a model is worse for",
         "heads": "what every attention head says, in words",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import explain as explain
     from binderclip.tasks.verbs.functions import geometry as geometry
     from binderclip.tasks.verbs.functions import heads as heads
+    from binderclip.tasks.verbs.functions import interpolate as interpolate
+    from binderclip.tasks.verbs.functions import landscape as landscape
     from binderclip.tasks.verbs.functions import locate as locate
     from binderclip.tasks.verbs.functions import masks as masks
     from binderclip.tasks.verbs.functions import probe as probe

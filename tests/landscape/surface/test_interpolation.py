@@ -215,6 +215,16 @@ def test_only_the_largest_steps_are_kept():
     assert torch.equal(none[4].weight, first[4].weight)
 
 
+def test_infinities_that_both_models_hold_stay_as_they_are():
+    first, second = network(0), network(1)
+    for net in (first, second):
+        net.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+    half = interpolate_weights(first, second, 0.5)
+    assert torch.equal(half.mask, first.mask)
+    assert interpolation_curve(first, second, [pictures()]).loss["data"].isfinite().all()
+    assert "mask" not in straggler_layers(first, second, [pictures()]).layers
+
+
 def test_among_equals_the_best_weight_is_the_middle_one():
     alphas = torch.linspace(0, 1, 5, dtype=F64)
     accuracy = torch.tensor([0.5, 0.7, 0.7, 0.7, 0.6], dtype=F64)

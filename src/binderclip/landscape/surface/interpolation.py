@@ -153,7 +153,7 @@ def interpolate_weights(
     with torch.no_grad():
         for name, tensor in _tensors(model).items():
             if names is None or name in names:
-                tensor.copy_(mixed(start[name].to(tensor), end[name], alpha))
+                tensor.copy_(mixed(start[name].detach().to(tensor), end[name], alpha))
         for name, buffer in model.named_buffers():
             if name in whole and alpha < 0.5:
                 buffer.copy_(whole[name])
@@ -235,7 +235,10 @@ def keep_largest_updates(
     start, end = between_tensors(model_a, model_b)
     model = copy.deepcopy(model_b)
     tensors = _tensors(model)
-    for names in chosen_layers(model_b, list(layers)).values():
+    for layer in chosen_layers(model_b, list(layers)).values():
+        names = [name for name in layer if name in start]
+        if not names:
+            continue
         steps = torch.cat([(end[name] - start[name].to(end[name])).abs().flatten() for name in names])
         kept = round(fraction * len(steps))
         bound = steps.topk(kept).values[-1] if kept else math.inf
@@ -247,25 +250,31 @@ def keep_largest_updates(
 
 
 def between_tensors(model_a: nn.Module, model_b: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters and floating buffers of both, by name, detached.
+    """Parameters and floating buffers in which two models differ, by name, detached.
+
+    What is equal stays as it is: a causal mask holds infinities, between which there is nothing.
 
     Raises:
-        UsageError: two architectures, weights that are not finite, or equal ones.
+        UsageError: two architectures, weights that are not finite where they differ, or equal ones.
     """
-    sides = [{name: t.detach() for name, t in _tensors(model).items()} for model in (model_a, model_b)]
-    require_same_tensors(*sides)
-    for title, side in zip(("first", "second"), sides, strict=True):
-        for name, tensor in side.items():
+    start, end = _tensors(model_a), _tensors(model_b)
+    require_same_tensors(start, end)
+    pairs = {name: (start[name].detach(), end[name].detach()) for name in start}
+    differing = {name: pair for name, pair in pairs.items() if not torch.equal(pair[0].to(pair[1]), pair[1])}
+    for name, pair in differing.items():
+        for title, tensor in zip(("first", "second"), pair, strict=True):
             if not bool(tensor.isfinite().all()):
                 raise UsageError(f"{name} of the {title} model holds NaN or infinity")
-    if all(torch.equal(t.to(sides[1][name]), sides[1][name]) for name, t in sides[0].items()):
+    if not differing:
         raise UsageError("both models have the same weights: nothing lies between them")
-    return sides[0], sides[1]
+    return {name: pair[0] for name, pair in differing.items()}, {name: pair[1] for name, pair in differing.items()}
 
 
 def mixed(start: Tensor, end: Tensor, alpha: float) -> Tensor:
-    """(1 - alpha) start + alpha end, exactly either end at 0 and 1."""
-    return end.detach().clone() if alpha == 1 else torch.lerp(start.detach(), end.detach(), alpha)
+    """(1 - alpha) start + alpha end, exactly either end at 0 and 1, and what is equal stays."""
+    if alpha in (0, 1) or torch.equal(start, end):
+        return (end if alpha else start).detach().clone()
+    return torch.lerp(start.detach(), end.detach(), alpha)
 
 
 def _names_of(model: nn.Module, layers: Sequence[str]) -> frozenset[str]:

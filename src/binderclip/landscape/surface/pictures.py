@@ -65,6 +65,7 @@ def draw_surface(axes: Any, surface: LossSurface) -> Any:
     alphas, betas = surface.alphas.numpy(), surface.betas.numpy()
     loss = np.ma.masked_invalid(surface.loss.numpy().T)  # b down, a across, as matplotlib has them
     axes.set(xlabel="first direction", ylabel="second direction", title=_gaps(surface.gaps))
+    axes.locator_params(nbins=5)
     axes.set_facecolor("0.85")
     if not loss.count():
         axes.text(0.5, 0.5, "no finite loss", ha="center", va="center", transform=axes.transAxes)

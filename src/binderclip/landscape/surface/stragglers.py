@@ -106,11 +106,7 @@ def straggler_layers(
         raise UsageError(f"alphas must run from 0 to 1 with one between, got {grid[0]:g} to {grid[-1]:g}")
     start, end = between_tensors(model_a, model_b)
     chosen = chosen_layers(model_b, None if layers is None else list(layers))
-    differing = {
-        layer: frozenset(names)
-        for layer, names in chosen.items()
-        if any(not torch.equal(start[name].to(end[name]), end[name]) for name in names)
-    }
+    differing = {layer: frozenset(names) for layer, names in chosen.items() if not start.keys().isdisjoint(names)}
     if not differing:
         raise UsageError("none of these layers differs between the models")
     data = FixedBatches(model_b, batches, loss)

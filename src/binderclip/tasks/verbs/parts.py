@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.geometry.run import run as geometry
     from binderclip.tasks.verbs.heads.request import HeadsRequest as HeadsRequest
     from binderclip.tasks.verbs.heads.run import run as heads
+    from binderclip.tasks.verbs.interpolate.request import InterpolateRequest as InterpolateRequest
+    from binderclip.tasks.verbs.interpolate.run import run as interpolate
+    from binderclip.tasks.verbs.landscape.request import LandscapeRequest as LandscapeRequest
+    from binderclip.tasks.verbs.landscape.run import run as landscape
     from binderclip.tasks.verbs.locate.request import LocateRequest as LocateRequest
     from binderclip.tasks.verbs.locate.run import run as locate
     from binderclip.tasks.verbs.masks.request import MasksRequest as MasksRequest

@@ -1,0 +1,54 @@
+"""The page of `binderclip interpolate`."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from binderclip.display import bars, new_figure, number_of
+from binderclip.tasks.report.page import Page
+from binderclip.tasks.report.sheet import figure_picture
+from binderclip.tasks.verbs.interpolate.result import Interpolation
+
+MOST = 20
+"""Layers in the picture."""
+
+
+def write_report(result: Interpolation, path: Path) -> Path:
+    """Write the page, self-contained."""
+    page = Page(
+        f"From {result.first} to {result.second}",
+        f"{number_of(result.count, 'picture')} of {escape(result.source)}, named by {result.named_by}. Made by "
+        f"<code>binderclip interpolate</code>.",
+    )
+    page.section("The models between", " ".join(map(escape, result.conclusion())))
+    page.picture(
+        figure_picture(result.curve.plot()),
+        "accuracy and loss over the weight of the second model; the dotted line is the straight one between the ends",
+    )
+    page.table(*result.table())
+    if result.stragglers is not None:
+        page.section(
+            "Layer by layer",
+            "One layer at a time goes from the second model back to the first, all others stay. The barrier is the "
+            "largest error above the straight line between both; criticality the largest above that of the second "
+            "model. The layers whose barrier stands out are named.",
+        )
+        page.picture(figure_picture(_layers(result)), "barrier of each layer")
+        _, columns, rows = result.more_tables()[0]
+        page.table(columns, rows)
+    if result.skipped:
+        page.section("Not read", f"{number_of(len(result.skipped), 'picture')} could not be read and count nowhere.")
+        page.table(("picture", "why"), [list(entry) for entry in result.skipped[:50]])
+    return page.save(path)
+
+
+def _layers(result: Interpolation) -> Any:
+    assert result.stragglers is not None
+    rows = result.stragglers.table()[1][:MOST]
+    figure = new_figure(7, 0.8 + 0.25 * max(2, len(rows)))
+    axes = figure.subplots()
+    bars(axes, [row[0] for row in rows], [row[1] for row in rows])
+    axes.set_xlabel("error above the straight line")
+    return figure

@@ -1,0 +1,42 @@
+"""What `interpolate` is asked."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from binderclip.tasks.fields import BatchSize, Device, Dtype
+from binderclip.tasks.request import Option, Request
+
+
+class InterpolateRequest(Request):
+    """Find the best model between two of one architecture, and the layers that break the way between them.
+
+    Examples:
+
+        binderclip interpolate small runs/mine --data pets/
+
+        binderclip interpolate small runs/mine --data pets/ --save runs/between
+
+    The first model is usually the one that the second was fine-tuned from. The weight of the second is chosen on one
+    half of the pictures, and what it is worth is said of the other half. Layers are then taken back to the first model,
+    one by one: where the error rises above the straight line, the layer breaks the way.
+    """
+
+    task: ClassVar[str] = "interpolate"
+
+    first: Annotated[str, Option("The model at weight 0, such as the pre-trained one.", positional=True)]
+    second: Annotated[str, Option("The model at weight 1, such as a run folder.", positional=True)]
+    data: Annotated[str, Option("Pictures with captions or class-named folders, or a named set.")]
+    split: Annotated[str | None, Option("Of a named set, or `all` [default: the held-out one].")] = None
+    templates: Annotated[str, Option("Sentences around a class name.", ("--templates", "-t"))] = "name"
+    limit: Annotated[int, Field(ge=4, le=10**5), Option("Pictures, spread evenly over the data.")] = 256
+    points: Annotated[int, Field(ge=3, le=101), Option("Weights from 0 to 1, both among them.")] = 11
+    layers: Annotated[bool, Option("Look for the layers that break the way.")] = True
+    save: Annotated[str | None, Option("Also save the best model, as a folder.", output=True)] = None
+    out: Annotated[str, Option("The page: curve and layers.", ("--out", "-o"), output=True)] = "interpolate.html"
+    report: Annotated[bool, Option("Write the page.")] = True
+    device: Device = "cpu"
+    dtype: Dtype = "float32"
+    batch_size: BatchSize = 64

@@ -1,0 +1,94 @@
+"""What comes of `landscape`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from binderclip.display import number_of
+from binderclip.tasks.request import ReportedResult
+from binderclip.tasks.verbs.landscape.request import LandscapeRequest
+
+if TYPE_CHECKING:
+    from binderclip.landscape import LossCurve, LossSurface
+
+COLUMNS = ("measure", "value", "which is")
+
+
+@dataclass(frozen=True)
+class Landscape(ReportedResult):
+    """The loss around a model's weights.
+
+    Attributes:
+        model, source: names.
+        count: pictures. named_by: "classes" or "captions". texts: how many of them there are.
+        loss, accuracy: at the weights as they are.
+        curve: along the first direction. surface: over both.
+        skipped: (key, reason) of pictures that could not be read.
+    """
+
+    whole: ClassVar[bool] = True
+
+    request: LandscapeRequest
+    model: str
+    source: str
+    count: int
+    named_by: str
+    texts: int
+    loss: float
+    accuracy: float
+    curve: LossCurve
+    surface: LossSurface
+    skipped: list[tuple[str, str]]
+
+    @property
+    def title(self) -> str:
+        """Which model on which data."""
+        return f"{self.model} on {self.source}: {number_of(self.count, 'picture')}"
+
+    @property
+    def width(self) -> float | None:
+        """Of the basin along the line; None where the loss does not rise by 1 on both sides."""
+        width = self.curve.width(1.0)
+        return width if math.isfinite(width) else None
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and a row a figure with what it means."""
+        finite = self.surface.loss[self.surface.loss.isfinite()]
+        radius = self.request.radius
+        rows = [
+            ("loss", f"{self.loss:.4g}", f"of the model itself, naming pictures by {self.texts} {self.named_by}"),
+            ("accuracy", f"{self.accuracy:.3f}", f"of the model itself; chance is {1 / self.texts:.3f}"),
+            (
+                "width", f"over {2 * radius:g}" if self.width is None else f"{self.width:.3g}",
+                "along the line, between losses that are higher by 1: wider is flatter",
+            ),
+            ("highest loss", f"{float(finite.max()):.4g}" if len(finite) else "none", "on the plane"),
+            ("gaps", str(self.surface.gaps + self.curve.gaps), "points without a finite loss"),
+            ("cosine", f"{self.surface.cosine:.3f}", "of both directions: near 0 they are at right angles"),
+        ]  # fmt: skip
+        return COLUMNS, rows
+
+    def remarks(self) -> list[str]:
+        """What to know of the points that are missing."""
+        gaps = self.surface.gaps + self.curve.gaps
+        return [f"{number_of(gaps, 'point')} without a finite loss, left blank"] if gaps else []
+
+    def as_dict(self) -> dict[str, Any]:
+        surface, curve = self.surface, self.curve
+        return {
+            "model": self.model, "data": self.source, "count": self.count, "named_by": self.named_by,
+            "texts": self.texts, "loss": self.loss, "accuracy": self.accuracy, "width": self.width,
+            "gaps": surface.gaps + curve.gaps, "cosine": surface.cosine,
+            "curve": {
+                "alphas": curve.alphas.tolist(), "loss": curve.loss.tolist(),
+                "accuracy": None if curve.accuracy is None else curve.accuracy.tolist(),
+            },
+            "surface": {
+                "alphas": surface.alphas.tolist(), "betas": surface.betas.tolist(), "loss": surface.loss.tolist(),
+                "accuracy": None if surface.accuracy is None else surface.accuracy.tolist(),
+            },
+            "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
+            "report": self.report, "request": self.request.as_document(),
+        }  # fmt: skip

@@ -1,0 +1,102 @@
+"""`binderclip landscape` on drawings with captions and on classes: figures, page, numbers, mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from binderclip.data import load_data
+from binderclip.landscape import LossSurface
+from binderclip.models import load
+from binderclip.tasks import landscape
+
+Command = Callable[..., Any]
+
+
+def test_the_middle_is_the_model_itself_and_the_numbers_stand_beside_the_page(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    found = command(
+        "landscape", tiny_clip(1), "--data", "digits", "--split", "all", "--limit", 30, "--points", 3, "--out", page,
+        "--json",
+    ).json()  # fmt: skip
+    model, data = load(str(tiny_clip(1))), load_data("digits", split=None)
+    rows = torch.linspace(0, len(data) - 1, 30, dtype=torch.float64).round().long().tolist()
+    with torch.no_grad():
+        image = model.encode_image([data[row].image for row in rows], normalize=True)
+        logits = model.scale() * image @ model.encode_text(list(data.classes), normalize=True).T
+    target = torch.tensor([int(data.labels[row]) for row in rows])
+    assert found["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, target)), rel=1e-4)
+    assert found["accuracy"] == pytest.approx(float((logits.argmax(1) == target).float().mean()), abs=1e-6)
+    assert (found["named_by"], found["texts"], found["count"]) == ("classes", 10, 30)
+    assert found["surface"]["loss"][1][1] == pytest.approx(found["loss"], rel=1e-6)
+    # the line is the middle column of the plane, in finer steps
+    assert found["curve"]["loss"][::2] == pytest.approx([row[1] for row in found["surface"]["loss"]], rel=1e-6)
+    assert found["curve"]["alphas"] == pytest.approx([-1, -0.5, 0, 0.5, 1])
+    assert abs(found["cosine"]) < 0.1
+    numbers = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))
+    assert numbers["surface"] == found["surface"]
+    written = page.read_text(encoding="utf-8")
+    assert written.count("data:image/png") == 2
+    assert '"http' not in written, "the page must be readable without a network"
+
+
+def test_captions_name_pictures_where_there_are_no_classes_and_the_model_stays(
+    tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "captioned"
+    folder.mkdir()
+    data = load_data("noto-emoji", split="train").subset(range(6))
+    for number in range(6):
+        data[number].image.convert("RGB").save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"{number} {data.captions[number]}", encoding="utf-8")
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:100])
+    (folder / "broken.txt").write_text("a broken one", encoding="utf-8")
+    found = landscape(model=str(tiny_clip(1)), data=str(folder), points=4, report=False)
+    assert (found.named_by, found.texts, found.count) == ("captions", 6, 6)
+    assert [Path(key).name for key, _ in found.skipped] == ["broken.png"]
+    assert 0.0 in found.curve.alphas.tolist(), "an even number of points has 0 on the line all the same"
+    assert isinstance(found.surface, LossSurface)
+    assert found.places() == []
+
+
+def test_points_without_a_finite_loss_are_said(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    # features so long that half precision overflows at the ends
+    model = load(str(tiny_clip(1)))
+    with torch.no_grad():
+        model.visual.proj.mul_(3e3)
+    done = command(
+        "landscape", model.save(tmp_path / "long"), "--data", "digits", "--limit", 4, "--points", 3, "--radius", 100, "--dtype",
+        "float16", "--out", tmp_path / "page.html", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.json()["gaps"] > 0
+    assert None in [value for row in done.json()["surface"]["loss"] for value in row]
+
+
+def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path) -> None:
+    alike = tmp_path / "alike"
+    alike.mkdir()
+    picture = load_data("digits", split=None)[0].image.convert("RGB")
+    for number in range(3):
+        picture.save(alike / f"{number}.png")
+        (alike / f"{number}.txt").write_text("a picture", encoding="utf-8")
+    for words, options in {
+        "all pictures": ("--data", alike),
+        "nowhere": ("--data", tmp_path / "nowhere"),
+        "--points": ("--points", 2),
+        "--radius": ("--radius", "nan"),
+        "templates": ("--data", "digits", "--templates", "nothing"),
+    }.items():
+        done = command("landscape", tiny_clip(1), "--no-report", *options)
+        assert done.code in (1, 2), words
+        assert words in " ".join(done.err.split()), done.err
+        assert "Traceback" not in done.err
