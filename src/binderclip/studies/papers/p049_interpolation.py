@@ -134,7 +134,8 @@ def draw(table: Table, figure: Figure) -> None:
     axes[0].legend()
     for number, name in enumerate((PLAIN, THINNED, CONTROL)):
         means = [table.values(OOD, name, f"rate {rate:g}").mean() for rate in RATES]
-        axes[2].semilogx(RATES, means, "o-", markersize=4, color=f"C{number}", label=name)
+        axes[2].plot(range(len(RATES)), means, "o-", markersize=4, color=f"C{number}", label=name)
+    axes[2].set_xticks(range(len(RATES)), [f"{rate:g}" for rate in RATES])
     axes[2].set(title="Shifted pictures", xlabel="rate of fine-tuning", ylabel="best accuracy between the ends")
     axes[2].legend()
 
