@@ -100,36 +100,52 @@ def test_linear_regression_has_the_second_moments_of_its_inputs_and_the_rise_is_
             assert whole - float(loss()) == pytest.approx(0.5 * float(scores[c]), rel=1e-9)
 
 
-def test_an_implant_at_zero_is_the_network_without_its_channels() -> None:
+SCORES = {"0": torch.tensor([4.0, 1.0, 2.0, 3.0]), "3": torch.tensor([6.0, 5.0, 0.1, 9.0, 8.0, 0.2])}
+
+
+def test_of_the_channels_that_go_the_most_sensitive_are_implanted_where_they_stood() -> None:
     net, (x, _) = network(), data()
-    scores = {"0": torch.tensor([4.0, 1.0, 2.0, 3.0]), "3": torch.tensor([6.0, 5.0, 0.1, 9.0, 8.0, 0.2])}
-    keep = PruneBudget(amount=0.5, scope="global").select(scores)
+    keep = PruneBudget(amount=0.5, scope="global").select(SCORES)
     assert [mask.tolist() for mask in keep.values()] == [
         [True, False, False, False], [True, True, False, True, True, False]
     ]  # fmt: skip
-    cut, tuned = copy.deepcopy(net), copy.deepcopy(net)
-    report = implant_channels(tuned, channel_groups(tuned), scores, amount=0.5, implants=0.4)
-    remove(cut, channel_groups(cut), keep)
-    torch.testing.assert_close(tuned(x), cut(x), rtol=1e-9, atol=1e-9)
-    # of the five that go the two most sensitive, both of the first layer, are implanted
+    tuned, twin = copy.deepcopy(net), copy.deepcopy(net)
+    report = implant_channels(tuned, channel_groups(tuned), SCORES, amount=0.5, implants=0.4)
     assert isinstance(tuned[0], NeuralImplant)
     assert type(tuned[3]) is nn.Conv2d
     assert tuned[0].implant.weight.shape == (2, 2, 1, 1)
     assert report.groups_after == 7
-    # an implant learns, and its outputs stand where they stood
-    with torch.no_grad():
-        tuned[0].implant.weight.fill_(0.3)
-    with_implants = copy.deepcopy(net)
-    with torch.no_grad():
-        for c in (2, 3):
-            with_implants[0].weight[c] = 0
-            with_implants[0].weight[c, :, 1, 1] = 0.3
-            with_implants[1].bias[c] = with_implants[1].running_mean[c] = 0
-    kept = {"0": torch.tensor([True, False, True, True]), "3": keep["3"]}
-    remove(with_implants, channel_groups(with_implants), kept)
-    torch.testing.assert_close(tuned(x), with_implants(x), rtol=1e-9, atol=1e-9)
-    tuned(x).sum().backward()
-    assert float(tuned[0].implant.weight.grad.abs().sum()) > 0
+    # a kernel that is zero but for its middle is a 1 x 1 kernel
+    remove(twin, channel_groups(twin), {"0": torch.tensor([True, False, True, True]), "3": keep["3"]})
+    for value in (0.0, 0.3):
+        with torch.no_grad():
+            tuned[0].implant.weight.fill_(value)
+            twin[0].weight[1:] = 0
+            twin[0].weight[1:, :, 1, 1] = value
+        torch.testing.assert_close(tuned(x), twin(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_an_implant_at_zero_is_the_network_without_its_channels_and_learns(norm: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8) if norm else nn.Identity(),
+        nn.ReLU() if norm else nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    ).double()  # fmt: skip
+    if norm:
+        nn.init.constant_(net[1].bias, 0.5)
+    scores, (x, y) = {"0": torch.arange(8.0)}, data()
+    cut = copy.deepcopy(net)
+    remove(cut, channel_groups(cut), PruneBudget(amount=0.5).select(scores))
+    implant_channels(net, channel_groups(net), scores, amount=0.5, implants=0.5)
+    assert torch.allclose(net.eval()(x), cut.eval()(x), atol=1e-9) is not norm
+    optimizer = torch.optim.SGD(net.train().parameters(), lr=0.1)
+    for _ in range(3):
+        loss = F.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert bool((net[0].implant.weight.abs().sum((1, 2, 3)) > 0).all())  # type: ignore[union-attr]
 
 
 def test_a_linear_implant_has_the_best_rank() -> None:

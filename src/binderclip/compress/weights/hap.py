@@ -177,10 +177,11 @@ def implant_channels(
     """Cut the channels with the lowest scores from a network, and replace the more sensitive of them by implants.
 
     By one ranking of all channels, `amount` of them go; of these the fraction `implants` with the largest scores is
-    not cut but computed by `NeuralImplant`. An implanted channel starts at zero, its norm's bias and mean too, so that
-    the network is, before it is tuned, the one without it. Channels of layers that an implant would not make cheaper
-    (1 x 1 kernels, depthwise ones) are cut. After fine-tuning bring the statistics of the norms up to date
-    (`torch.optim.swa_utils.update_bn`).
+    not cut but computed by `NeuralImplant`. An implanted channel starts at zero: without a norm behind it the network
+    is, before it is tuned, the one without the channel. A batch norm stays as it was and makes a constant of it, as in
+    the released code, for at zero behind a ReLU nothing would ever reach the implant. Channels of layers that an
+    implant would not make cheaper (1 x 1 kernels, depthwise ones) are cut. After fine-tuning bring the statistics of
+    the norms up to date (`torch.optim.swa_utils.update_bn`).
 
     Args:
         network: any module that is no model of ours: convolutional, see `channel_groups`.
@@ -237,6 +238,3 @@ def _implant(network: nn.Module, groups: PruneGroups, replaced: Bool[Tensor, "C"
     for layer in {m.module for m in groups.of_role("write")}:
         parent, _, name = names[layer].rpartition(".")
         setattr(network.get_submodule(parent), name, NeuralImplant(layer, replaced))  # type: ignore[arg-type]
-    for member in groups.of_role("through"):
-        if isinstance(member.module, nn.BatchNorm2d) and member.name in ("bias", "running_mean"):
-            member.tensor[replaced] = 0
