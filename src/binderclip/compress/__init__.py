@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from binderclip.compress.quantise.octav import FakeQuant as FakeQuant
     from binderclip.compress.quantise.octav import Octav as Octav
     from binderclip.compress.quantise.octav import octav_clip as octav_clip
+    from binderclip.compress.quantise.spikes import HoyerSpike as HoyerSpike
     from binderclip.optim.fake_quantization import AffineGrid as AffineGrid
     from binderclip.optim.fake_quantization import Blocks as Blocks
     from binderclip.optim.fake_quantization import FixedRange as FixedRange

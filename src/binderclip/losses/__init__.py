@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from binderclip.losses.gradient.flow import GradientFlowPenalty as GradientFlowPenalty
     from binderclip.losses.gradient.flow import gradient_flow as gradient_flow
     from binderclip.losses.gradient.flow import unroll as unroll
+    from binderclip.losses.hoyer import hoyer_square as hoyer_square
     from binderclip.losses.prompt_rank import PromptRank as PromptRank
     from binderclip.losses.ranking import PairwiseRankLoss as PairwiseRankLoss
     from binderclip.losses.routing import RouterLosses as RouterLosses
