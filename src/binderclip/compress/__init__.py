@@ -63,5 +63,26 @@ if TYPE_CHECKING:
     from binderclip.compress.weights.scores import GradientScore as GradientScore
     from binderclip.compress.weights.scores import MagnitudeScore as MagnitudeScore
     from binderclip.compress.weights.scores import RandomScore as RandomScore
+    from binderclip.compress.tokens.balanced import BalancedStage as BalancedStage
+    from binderclip.compress.tokens.balanced import BalancedTokenPruning as BalancedTokenPruning
+    from binderclip.compress.tokens.balanced import calibrate_stages as calibrate_stages
+    from binderclip.compress.tokens.context import TokenContext as TokenContext
+    from binderclip.compress.tokens.context import attention_criterion as attention_criterion
+    from binderclip.compress.tokens.feather import FastVTokenPruning as FastVTokenPruning
+    from binderclip.compress.tokens.feather import FeatherTokenPruning as FeatherTokenPruning
+    from binderclip.compress.tokens.feather import UniformTokenPruning as UniformTokenPruning
+    from binderclip.compress.tokens.heatmap import TokenHeatmap as TokenHeatmap
+    from binderclip.compress.tokens.heatmap import kept_inside_boxes as kept_inside_boxes
+    from binderclip.compress.tokens.heatmap import kept_token_heatmap as kept_token_heatmap
+    from binderclip.compress.tokens.image_towers import ClassAttentionPruning as ClassAttentionPruning
+    from binderclip.compress.tokens.image_towers import TokenMerging as TokenMerging
+    from binderclip.compress.tokens.pruner import PrunedRun as PrunedRun
+    from binderclip.compress.tokens.pruner import PruningStage as PruningStage
+    from binderclip.compress.tokens.pruner import TokenPruner as TokenPruner
+    from binderclip.compress.tokens.selection import select_attended_tokens as select_attended_tokens
+    from binderclip.compress.tokens.selection import select_diverse_tokens as select_diverse_tokens
+    from binderclip.compress.tokens.selection import select_top_tokens as select_top_tokens
+    from binderclip.compress.tokens.selection import spatial_seed_tokens as spatial_seed_tokens
+    from binderclip.compress.tokens.selection import strided_tokens as strided_tokens
 
 lazy_exports(__name__)
