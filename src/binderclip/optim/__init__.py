@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from binderclip.optim.clip.threshold import Memory as Memory
     from binderclip.optim.clip.threshold import Reading as Reading
     from binderclip.optim.clip.threshold import Threshold as Threshold
+    from binderclip.optim.estimators.forward_gradient import ForwardGradient as ForwardGradient
+    from binderclip.optim.estimators.forward_gradient import project_gradient as project_gradient
     from binderclip.optim.gradients.nonfinite import NonFiniteGradient as NonFiniteGradient
     from binderclip.optim.groups import layer_index as layer_index
     from binderclip.optim.groups import layerwise_lr_groups as layerwise_lr_groups

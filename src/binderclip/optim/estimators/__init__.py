@@ -1,0 +1,1 @@
+"""Gradients that are not backpropagated through the whole network, or not used as they come."""
