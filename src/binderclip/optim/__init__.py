@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from binderclip.optim.clip.threshold import Threshold as Threshold
     from binderclip.optim.estimators.forward_gradient import ForwardGradient as ForwardGradient
     from binderclip.optim.estimators.forward_gradient import project_gradient as project_gradient
+    from binderclip.optim.estimators.tract import GRAD_TRANSFORMS as GRAD_TRANSFORMS
+    from binderclip.optim.estimators.tract import TrAct as TrAct
+    from binderclip.optim.estimators.tract import first_layer as first_layer
+    from binderclip.optim.estimators.tract import tract_weight_grad as tract_weight_grad
     from binderclip.optim.gradients.nonfinite import NonFiniteGradient as NonFiniteGradient
     from binderclip.optim.groups import layer_index as layer_index
     from binderclip.optim.groups import layerwise_lr_groups as layerwise_lr_groups

@@ -20,7 +20,8 @@ from binderclip.fit.state import module_state
 from binderclip.losses import Similarity
 from binderclip.models import ImageTextModel
 from binderclip.models.layers.fast_gradients import fast_gradients
-from binderclip.optim import param_groups
+from binderclip.optim import GRAD_TRANSFORMS, param_groups
+from binderclip.settings import build_part
 from binderclip.train.distributed import Parallel, World, spread
 from binderclip.train.engine.evaluator import Evaluator
 from binderclip.train.engine.monitor import ProgressOption
@@ -288,6 +289,7 @@ class StageContext:
         spread_module = spread(worker, self.world, self.parallel)
         trained = groups(worker)
         watchers = Watchers(self, steps, lambda: self._latest(module, worker, average), self._named(worker, trained))
+        transform = self._grad_transform(worker)
         warmup = stage.warmup if stage.warmup < 1 else round(stage.warmup / (stage.batch_size * stage.accumulate))
         try:
             result = fit(
@@ -302,6 +304,7 @@ class StageContext:
                 floor=stage.floor,
                 accumulate=stage.accumulate,
                 clip=watchers.clip,
+                grad_transform=transform,
                 ema=average,
                 precision=stage.precision,
                 checkpoint=self.checkpoint(getattr(batches, "data_hash", None)),
@@ -311,8 +314,18 @@ class StageContext:
             )
         finally:
             watchers.close()
+            if transform is not None:
+                transform.close()
         self._note(result, watchers)
         return result
+
+    def _grad_transform(self, worker: nn.Module) -> Any:
+        """What the recipe does to gradients, made of the image tower that is trained; None for nothing."""
+        if self.stage.grad_transform is None:
+            return None
+        model = _model_in(worker) or self.model
+        tower = getattr(model, "visual", model.backbone)
+        return build_part(self.stage.grad_transform, GRAD_TRANSFORMS, "grad_transform", tower)
 
     def _latest(self, module: nn.Module, worker: nn.Module, average: AveragedModel | None) -> Any:
         """The model as it would be saved now; every process must ask."""

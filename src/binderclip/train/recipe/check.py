@@ -52,6 +52,9 @@ def check_stage(stage: Stage) -> None:
     for index, spec in enumerate(stage.data):
         _check_numbers(f"data.{index}.options", spec.options)
     _check_clip(stage.clip)
+    if stage.grad_transform is not None:
+        _check_numbers("grad_transform", stage.grad_transform)
+        _check("grad_transform", stage.grad_transform, optim.GRAD_TRANSFORMS, given=1)
     _check("kind", stage.kind, STAGES, given=1)
     _check("loss", stage.loss, losses.METHODS, also=losses.ContrastiveLoss)
     if part_name(stage.loss) in TAUGHT and stage.teacher is None:
@@ -99,7 +102,7 @@ def check_processes(stages: Sequence[Stage], processes: int, parallel: str) -> N
         parallel: `ddp` or `fsdp`.
 
     Raises:
-        NotSupported: a kind that runs in one process, `micro_batch`, or `ema` with `fsdp`.
+        NotSupported: a kind that runs in one process, `micro_batch`, or `ema` or `grad_transform` with `fsdp`.
     """
     if processes == 1:
         return
@@ -114,6 +117,8 @@ def check_processes(stages: Sequence[Stage], processes: int, parallel: str) -> N
             )
         if stage.ema is not None and parallel == "fsdp":
             raise NotSupported(f"stage {stage.name!r}: ema together with fsdp: train with ddp, or without ema")
+        if stage.grad_transform is not None and parallel == "fsdp":
+            raise NotSupported(f"stage {stage.name!r}: grad_transform needs whole gradients: train with ddp, not fsdp")
 
 
 def _demands(stage: Stage) -> Iterator[tuple[str, str | Mapping[str, Any], Demands]]:

@@ -118,6 +118,8 @@ class Stage(Strict):
         optimizer: a name of `fit.OPTIMIZERS` with settings.
         clip: a name of `optim.METHODS` with settings, a number (a norm), or several; None clips nothing (norms are
             plotted all the same).
+        grad_transform: a name of `optim.GRAD_TRANSFORMS` with settings: `tract` trains the first layer of the image
+            tower by its outputs (TrAct, arXiv 2410.23970). Comes before the clip; None changes nothing.
         loss: a name of `losses.METHODS` with settings.
         terms: further losses of `train.TERMS`, each with a `weight`.
         teacher: `start` keeps a frozen copy of the model as the stage finds it, which encodes each batch as the model
@@ -160,6 +162,7 @@ class Stage(Strict):
     floor: float = Field(0.0, ge=0, le=1)
     optimizer: Part = "adamw"
     clip: Part | float | list[Part | float] | None = None
+    grad_transform: Part | None = None
     loss: Part = "clip"
     terms: list[dict[str, Any]] = []
     teacher: Literal["start"] | None = None
