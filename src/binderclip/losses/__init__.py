@@ -79,6 +79,8 @@ if TYPE_CHECKING:
     from binderclip.losses.dense.superpixels import SuperpixelKL as SuperpixelKL
     from binderclip.losses.dense.superpixels import patch_superpixels as patch_superpixels
     from binderclip.losses.dense.text_masks import FocalDice as FocalDice
+    from binderclip.losses.distribution.flow_kl import forward_kl as forward_kl
+    from binderclip.losses.distribution.flow_kl import reverse_kl as reverse_kl
     from binderclip.losses.distribution.sliced_wasserstein import (
         AugmentedSlicedWasserstein as AugmentedSlicedWasserstein,
     )
