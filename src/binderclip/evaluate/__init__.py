@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.evaluate.attention_norms import AttentionNorm as AttentionNorm
+    from binderclip.evaluate.attention_norms import attention_norm_criterion as attention_norm_criterion
+    from binderclip.evaluate.attention_norms import taylor_degree as taylor_degree
     from binderclip.evaluate.dense.clicks import ClickFigures as ClickFigures
     from binderclip.evaluate.dense.clicks import click_figures as click_figures
     from binderclip.evaluate.dense.last_attention import LastAttention as LastAttention

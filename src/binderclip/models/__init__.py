@@ -50,12 +50,19 @@ if TYPE_CHECKING:
     from binderclip.models.layers.lipschitz import lipschitz_rule as lipschitz_rule
     from binderclip.models.layers.lora import LoRA as LoRA
     from binderclip.models.layers.lora import lora_ as lora_
+    from binderclip.models.layers.next_scale import NextScaleCost as NextScaleCost
+    from binderclip.models.layers.next_scale import NextScaleGenerator as NextScaleGenerator
+    from binderclip.models.layers.next_scale import next_scale_cost as next_scale_cost
     from binderclip.models.layers.nfnet import ACTIVATION_GAINS as ACTIVATION_GAINS
     from binderclip.models.layers.nfnet import NFBlock as NFBlock
     from binderclip.models.layers.nfnet import NFResNet as NFResNet
     from binderclip.models.layers.nfnet import ScaledActivation as ScaledActivation
     from binderclip.models.layers.nfnet import ScaledStdConv2d as ScaledStdConv2d
     from binderclip.models.layers.nfnet import expected_stds as expected_stds
+    from binderclip.models.layers.polynomial_attention import block_causal_attention as block_causal_attention
+    from binderclip.models.layers.polynomial_attention import monomial_features as monomial_features
+    from binderclip.models.layers.polynomial_attention import polynomial_attention as polynomial_attention
+    from binderclip.models.layers.polynomial_attention import polynomial_rank as polynomial_rank
     from binderclip.models.layers.relational import RelationalAttention as RelationalAttention
     from binderclip.models.layers.semantic_grouping import SemanticGrouping as SemanticGrouping
     from binderclip.models.layers.spectral import SpectralConv2d as SpectralConv2d
