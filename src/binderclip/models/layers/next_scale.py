@@ -238,13 +238,13 @@ class NextScaleGenerator(nn.Module):
         Args:
             maps: of the first scales.
         """
-        found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        inputs: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         hooks = []
         for number, layer in enumerate(self.layers):
 
             def keep(_: nn.Module, __: object, packed: Tensor, name: str = f"layers.{number}") -> None:
                 q, k, v = (self._split(part).detach() for part in packed.chunk(3, -1))
-                found[name] = (q, k, v)
+                inputs[name] = (q, k, v)
 
             hooks.append(layer.packed.register_forward_hook(keep))  # type: ignore[union-attr]
         try:
@@ -253,7 +253,7 @@ class NextScaleGenerator(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
+        return inputs
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, L, width) -> (B, heads, L, width / heads)."""
