@@ -7,23 +7,6 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.compress.weights.net_trim import NetTrim as NetTrim
-    from binderclip.compress.weights.net_trim import TrimmedLayer as TrimmedLayer
-    from binderclip.compress.weights.net_trim import net_trim_layer as net_trim_layer
-    from binderclip.compress.weights.nm import NMMask as NMMask
-    from binderclip.compress.weights.nm import StructureDecay as StructureDecay
-    from binderclip.compress.weights.nm import is_nm as is_nm
-    from binderclip.compress.weights.nm import nm_mask as nm_mask
-    from binderclip.compress.weights.nm import to_semi_structured as to_semi_structured
-    from binderclip.compress.weights.rules import SRSTE as SRSTE
-    from binderclip.compress.weights.rules import HardMask as HardMask
-    from binderclip.compress.weights.rules import MaskDecay as MaskDecay
-    from binderclip.compress.weights.rules import StraightThrough as StraightThrough
-    from binderclip.compress.weights.rules import pruned_weight as pruned_weight
-    from binderclip.compress.weights.sparse_training import SparseTraining as SparseTraining
-    from binderclip.compress.weights.sparse_training import SparsityReport as SparsityReport
-    from binderclip.compress.weights.sparse_weight import SparseWeight as SparseWeight
-    from binderclip.compress.weights.sparse_weight import finalize_sparse as finalize_sparse
     from binderclip.compress.quantise.binary import BinaryConv2d as BinaryConv2d
     from binderclip.compress.quantise.binary import BinaryLinear as BinaryLinear
     from binderclip.compress.quantise.gradients import AGP as AGP
@@ -33,36 +16,6 @@ if TYPE_CHECKING:
     from binderclip.compress.quantise.octav import Octav as Octav
     from binderclip.compress.quantise.octav import octav_clip as octav_clip
     from binderclip.compress.quantise.spikes import HoyerSpike as HoyerSpike
-    from binderclip.optim.fake_quantization import AffineGrid as AffineGrid
-    from binderclip.optim.fake_quantization import Blocks as Blocks
-    from binderclip.optim.fake_quantization import FixedRange as FixedRange
-    from binderclip.optim.fake_quantization import MaxAbs as MaxAbs
-    from binderclip.optim.fake_quantization import MinMax as MinMax
-    from binderclip.optim.fake_quantization import SignGrid as SignGrid
-    from binderclip.optim.fake_quantization import SpikeGrid as SpikeGrid
-    from binderclip.optim.fake_quantization import SymmetricGrid as SymmetricGrid
-    from binderclip.optim.fake_quantization import fake_quant as fake_quant
-    from binderclip.optim.surrogates import ClippedStraightThrough as ClippedStraightThrough
-    from binderclip.optim.surrogates import MagnitudeAware as MagnitudeAware
-    from binderclip.optim.surrogates import StraightThrough as StraightThrough
-    from binderclip.optim.surrogates import WindowSurrogate as WindowSurrogate
-    from binderclip.compress.weights.budgets import PruneBudget as PruneBudget
-    from binderclip.compress.weights.channels import channel_groups as channel_groups
-    from binderclip.compress.weights.groups import GroupMember as GroupMember
-    from binderclip.compress.weights.groups import PruneGroups as PruneGroups
-    from binderclip.compress.weights.groups import masked as masked
-    from binderclip.compress.weights.groups import merged_groups as merged_groups
-    from binderclip.compress.weights.groups import tower_groups as tower_groups
-    from binderclip.compress.weights.hap import HessianTraceScore as HessianTraceScore
-    from binderclip.compress.weights.hap import NeuralImplant as NeuralImplant
-    from binderclip.compress.weights.hap import implant_channels as implant_channels
-    from binderclip.compress.weights.mope import ModulePruningError as ModulePruningError
-    from binderclip.compress.weights.mope import MoPEPruner as MoPEPruner
-    from binderclip.compress.weights.mope import PairedSample as PairedSample
-    from binderclip.compress.weights.removal import remove as remove
-    from binderclip.compress.weights.scores import GradientScore as GradientScore
-    from binderclip.compress.weights.scores import MagnitudeScore as MagnitudeScore
-    from binderclip.compress.weights.scores import RandomScore as RandomScore
     from binderclip.compress.tokens.balanced import BalancedStage as BalancedStage
     from binderclip.compress.tokens.balanced import BalancedTokenPruning as BalancedTokenPruning
     from binderclip.compress.tokens.balanced import calibrate_stages as calibrate_stages
@@ -84,5 +37,52 @@ if TYPE_CHECKING:
     from binderclip.compress.tokens.selection import select_top_tokens as select_top_tokens
     from binderclip.compress.tokens.selection import spatial_seed_tokens as spatial_seed_tokens
     from binderclip.compress.tokens.selection import strided_tokens as strided_tokens
+    from binderclip.compress.weights.budgets import PruneBudget as PruneBudget
+    from binderclip.compress.weights.channels import channel_groups as channel_groups
+    from binderclip.compress.weights.groups import GroupMember as GroupMember
+    from binderclip.compress.weights.groups import PruneGroups as PruneGroups
+    from binderclip.compress.weights.groups import masked as masked
+    from binderclip.compress.weights.groups import merged_groups as merged_groups
+    from binderclip.compress.weights.groups import tower_groups as tower_groups
+    from binderclip.compress.weights.hap import HessianTraceScore as HessianTraceScore
+    from binderclip.compress.weights.hap import NeuralImplant as NeuralImplant
+    from binderclip.compress.weights.hap import implant_channels as implant_channels
+    from binderclip.compress.weights.mope import ModulePruningError as ModulePruningError
+    from binderclip.compress.weights.mope import MoPEPruner as MoPEPruner
+    from binderclip.compress.weights.mope import PairedSample as PairedSample
+    from binderclip.compress.weights.net_trim import NetTrim as NetTrim
+    from binderclip.compress.weights.net_trim import TrimmedLayer as TrimmedLayer
+    from binderclip.compress.weights.net_trim import net_trim_layer as net_trim_layer
+    from binderclip.compress.weights.nm import NMMask as NMMask
+    from binderclip.compress.weights.nm import StructureDecay as StructureDecay
+    from binderclip.compress.weights.nm import is_nm as is_nm
+    from binderclip.compress.weights.nm import nm_mask as nm_mask
+    from binderclip.compress.weights.nm import to_semi_structured as to_semi_structured
+    from binderclip.compress.weights.removal import remove as remove
+    from binderclip.compress.weights.rules import SRSTE as SRSTE
+    from binderclip.compress.weights.rules import HardMask as HardMask
+    from binderclip.compress.weights.rules import MaskDecay as MaskDecay
+    from binderclip.compress.weights.rules import StraightThrough as StraightThrough
+    from binderclip.compress.weights.rules import pruned_weight as pruned_weight
+    from binderclip.compress.weights.scores import GradientScore as GradientScore
+    from binderclip.compress.weights.scores import MagnitudeScore as MagnitudeScore
+    from binderclip.compress.weights.scores import RandomScore as RandomScore
+    from binderclip.compress.weights.sparse_training import SparseTraining as SparseTraining
+    from binderclip.compress.weights.sparse_training import SparsityReport as SparsityReport
+    from binderclip.compress.weights.sparse_weight import SparseWeight as SparseWeight
+    from binderclip.compress.weights.sparse_weight import finalize_sparse as finalize_sparse
+    from binderclip.optim.fake_quantization import AffineGrid as AffineGrid
+    from binderclip.optim.fake_quantization import Blocks as Blocks
+    from binderclip.optim.fake_quantization import FixedRange as FixedRange
+    from binderclip.optim.fake_quantization import MaxAbs as MaxAbs
+    from binderclip.optim.fake_quantization import MinMax as MinMax
+    from binderclip.optim.fake_quantization import SignGrid as SignGrid
+    from binderclip.optim.fake_quantization import SpikeGrid as SpikeGrid
+    from binderclip.optim.fake_quantization import SymmetricGrid as SymmetricGrid
+    from binderclip.optim.fake_quantization import fake_quant as fake_quant
+    from binderclip.optim.surrogates import ClippedStraightThrough as ClippedStraightThrough
+    from binderclip.optim.surrogates import MagnitudeAware as MagnitudeAware
+    from binderclip.optim.surrogates import StraightThroughSurrogate as StraightThroughSurrogate
+    from binderclip.optim.surrogates import WindowSurrogate as WindowSurrogate
 
 lazy_exports(__name__)

@@ -1,5 +1,3 @@
-"""The loss around a point: its rise in a neighbourhood, curvature, the loss along lines, and a solution's room."""
-"""The loss around a point: its curvature, the loss along lines and over planes, and a solution's room."""
 """The loss around a point: its rise in a neighbourhood, curvature, the loss along lines and planes, and its room."""
 
 from __future__ import annotations
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
     from binderclip.landscape.sharpness.measures import classification_loss as classification_loss
     from binderclip.landscape.sharpness.measures import worst_case_sharpness as worst_case_sharpness
     from binderclip.landscape.sharpness.neighbourhood import Neighbourhood as Neighbourhood
+    from binderclip.landscape.sharpness.report import SharpnessReport as SharpnessReport
+    from binderclip.landscape.sharpness.report import sharpness_report as sharpness_report
     from binderclip.landscape.surface.curvature import CurvatureRatioMap as CurvatureRatioMap
     from binderclip.landscape.surface.curvature import curvature_ratio_map as curvature_ratio_map
     from binderclip.landscape.surface.curvature import extreme_eigenvalues as extreme_eigenvalues
@@ -50,8 +50,12 @@ if TYPE_CHECKING:
     from binderclip.landscape.surface.surfaces import loss_surface as loss_surface
     from binderclip.landscape.surface.trajectory import TrajectoryPlane as TrajectoryPlane
     from binderclip.landscape.surface.trajectory import trajectory_pca as trajectory_pca
-    from binderclip.landscape.sharpness.report import SharpnessReport as SharpnessReport
-    from binderclip.landscape.sharpness.report import sharpness_report as sharpness_report
+    from binderclip.landscape.theory.deep_linear import BenignOverfittingReport as BenignOverfittingReport
+    from binderclip.landscape.theory.deep_linear import DeepLinearNet as DeepLinearNet
+    from binderclip.landscape.theory.deep_linear import EffectiveRanks as EffectiveRanks
+    from binderclip.landscape.theory.deep_linear import benign_overfitting_report as benign_overfitting_report
+    from binderclip.landscape.theory.deep_linear import effective_ranks as effective_ranks
+    from binderclip.landscape.theory.deep_linear import min_norm_interpolant as min_norm_interpolant
     from binderclip.landscape.theory.nonsmooth import KinkTrajectory as KinkTrajectory
     from binderclip.landscape.theory.nonsmooth import L1Curve as L1Curve
     from binderclip.landscape.theory.nonsmooth import NonsmoothReport as NonsmoothReport
@@ -60,12 +64,6 @@ if TYPE_CHECKING:
     from binderclip.landscape.theory.nonsmooth import kink_descent as kink_descent
     from binderclip.landscape.theory.nonsmooth import l1_curve as l1_curve
     from binderclip.landscape.theory.nonsmooth import nonsmooth_study as nonsmooth_study
-    from binderclip.landscape.theory.deep_linear import BenignOverfittingReport as BenignOverfittingReport
-    from binderclip.landscape.theory.deep_linear import DeepLinearNet as DeepLinearNet
-    from binderclip.landscape.theory.deep_linear import EffectiveRanks as EffectiveRanks
-    from binderclip.landscape.theory.deep_linear import benign_overfitting_report as benign_overfitting_report
-    from binderclip.landscape.theory.deep_linear import effective_ranks as effective_ranks
-    from binderclip.landscape.theory.deep_linear import min_norm_interpolant as min_norm_interpolant
     from binderclip.landscape.theory.opposing import OpposingSignals as OpposingSignals
     from binderclip.landscape.theory.opposing import ToyTrajectory as ToyTrajectory
     from binderclip.landscape.theory.opposing import TwoFeatureToy as TwoFeatureToy

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.numeric import check_number, check_whole
-from binderclip.optim.surrogates import StraightThrough, Surrogate
+from binderclip.optim.surrogates import StraightThroughSurrogate, Surrogate
 from binderclip.settings import check_choice
 
 __all__ = [
@@ -231,7 +231,7 @@ class SpikeGrid:
         return (rows >= high).to(rows.dtype)
 
 
-WHOLE, UNCHANGED = Blocks(), StraightThrough()
+WHOLE, UNCHANGED = Blocks(), StraightThroughSurrogate()
 """What `fake_quant` does where nothing else is asked for."""
 
 
@@ -253,7 +253,7 @@ class _FakeQuantization(torch.autograd.Function):
         rows, low, high, _, surrogate, _ = inputs
         ctx.surrogate = surrogate
         # What passes straight through needs no values: they would be kept until the backward pass for nothing.
-        ctx.save_for_backward(*(() if isinstance(surrogate, StraightThrough) else (rows, low, high)))
+        ctx.save_for_backward(*(() if isinstance(surrogate, StraightThroughSurrogate) else (rows, low, high)))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

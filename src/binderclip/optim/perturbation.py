@@ -188,7 +188,7 @@ def loss_and_gradient(
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise UsageError(f"the loss must be a scalar with a graph, got {kind}")
-    found = torch.autograd.grad(loss.reshape(()), params, allow_unused=True)
+    grads = torch.autograd.grad(loss.reshape(()), params, allow_unused=True)
     return loss.detach().reshape(()), [
-        torch.zeros_like(p) if g is None else g for p, g in zip(params, found, strict=True)
+        torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)
     ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.numeric import check_number
 
-__all__ = ["ClippedStraightThrough", "MagnitudeAware", "StraightThrough", "Surrogate", "WindowSurrogate"]
+__all__ = ["ClippedStraightThrough", "MagnitudeAware", "StraightThroughSurrogate", "Surrogate", "WindowSurrogate"]
 
 
 @runtime_checkable
@@ -22,7 +22,7 @@ class Surrogate(Protocol):
 
 
 @dataclass(frozen=True)
-class StraightThrough:
+class StraightThroughSurrogate:
     """The gradient passes unchanged."""
 
     def __call__(self, rows: Tensor, low: Tensor, high: Tensor) -> Tensor | None:

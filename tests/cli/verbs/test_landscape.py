@@ -74,8 +74,8 @@ def test_points_without_a_finite_loss_are_said(
     with torch.no_grad():
         model.visual.proj.mul_(3e3)
     done = command(
-        "landscape", model.save(tmp_path / "long"), "--data", "digits", "--limit", 4, "--points", 3, "--radius", 100, "--dtype",
-        "float16", "--out", tmp_path / "page.html", "--json",
+        "landscape", model.save(tmp_path / "long"), "--data", "digits", "--limit", 4, "--points", 3, "--radius", 100,
+        "--dtype", "float16", "--out", tmp_path / "page.html", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert done.json()["gaps"] > 0

@@ -19,14 +19,14 @@ from binderclip.optim.fake_quantization import (
     SymmetricGrid,
     fake_quant,
 )
-from binderclip.optim.surrogates import ClippedStraightThrough, MagnitudeAware, StraightThrough, Surrogate
+from binderclip.optim.surrogates import ClippedStraightThrough, MagnitudeAware, StraightThroughSurrogate, Surrogate
 from binderclip.settings import check_choice
 
 __all__ = ["FakeQuant", "Octav", "octav_clip"]
 
 GRADIENTS: dict[str, Surrogate] = {
     "mad": MagnitudeAware(),
-    "ste": StraightThrough(),
+    "ste": StraightThroughSurrogate(),
     "clipped_ste": ClippedStraightThrough(),
 }
 

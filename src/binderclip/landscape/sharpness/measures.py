@@ -100,7 +100,7 @@ def worst_case_sharpness(
     check_whole("restarts", restarts, least=1)
     _measurable(neighbourhood)
     plan = Ascent(steps, restarts, legacy, torch.Generator().manual_seed(seed))
-    found = []
+    rows = []
     for index, batch in enumerate(batches):
         with neighbourhood.at(None):
             start = _value(loss, batch, f"the loss of batch {index}")
@@ -110,8 +110,8 @@ def worst_case_sharpness(
             if figure is not None and first is not None and perturbation is not None:
                 with neighbourhood.at(perturbation):
                     rise = _value(figure, batch, "") - first
-        found.append((highest - start, start, rise, _size(perturbation)))
-    return _result(found, figure is not None, neighbourhood)
+        rows.append((highest - start, start, rise, _size(perturbation)))
+    return _result(rows, figure is not None, neighbourhood)
 
 
 def average_sharpness(
@@ -142,7 +142,7 @@ def average_sharpness(
     check_whole("draws", draws, least=1)
     _measurable(neighbourhood)
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    rows = []
     for index, batch in enumerate(batches):
         with neighbourhood.at(None):
             start = _value(loss, batch, f"the loss of batch {index}")
@@ -155,8 +155,8 @@ def average_sharpness(
                     rises[draw, 1] = 0.0 if figure is None else _value(figure, batch, "") - first
                 rises[draw, 2] = _size(perturbation)
         rise, second, size = rises.mean(0).tolist()
-        found.append((rise, start, second, size))
-    return _result(found, figure is not None, neighbourhood)
+        rows.append((rise, start, second, size))
+    return _result(rows, figure is not None, neighbourhood)
 
 
 def classification_loss(model: Callable[[Any], Tensor], *, normalise_logits: bool = False) -> BatchLoss:
@@ -201,8 +201,8 @@ def _size(perturbation: list[Tensor] | None) -> float:
     return math.sqrt(sum(float(part.double().square().sum()) for part in perturbation))
 
 
-def _result(found: list[tuple[float, float, float, float]], figures: bool, ball: Neighbourhood) -> SharpnessResult:
-    if not found:
+def _result(rows: list[tuple[float, float, float, float]], figures: bool, ball: Neighbourhood) -> SharpnessResult:
+    if not rows:
         raise UsageError("sharpness needs at least one batch")
-    values, losses, rises, lengths = torch.tensor(found, dtype=torch.float64).T
+    values, losses, rises, lengths = torch.tensor(rows, dtype=torch.float64).T
     return SharpnessResult(values, losses, rises if figures else None, lengths, ball.text)
