@@ -96,11 +96,11 @@ def direction_between(model: nn.Module, other: nn.Module, *, buffers: bool = Fal
 
     Paper: as `random_direction`.
     """
-    pairs = (dict(model.named_parameters()), dict(other.named_parameters()))
-    if buffers:
-        pairs = (pairs[0] | _statistics(model), pairs[1] | _statistics(other))
-    require_same_tensors(*pairs)
-    direction = {name: (pairs[1][name].detach().to(own) - own.detach()) for name, own in pairs[0].items()}
+    start, end = (
+        {**dict(each.named_parameters()), **(_statistics(each) if buffers else {})} for each in (model, other)
+    )
+    require_same_tensors(start, end)
+    direction = {name: end[name].detach().to(own) - own.detach() for name, own in start.items()}
     if not any(bool(step.count_nonzero()) for step in direction.values()):
         raise UsageError("both models have the same weights: there is no direction between them")
     return direction

@@ -62,8 +62,9 @@ def rescaled(net: nn.Sequential) -> nn.Sequential:
 def curves(net: nn.Module, rows: Tensor, normalised: str) -> list[LossCurve]:
     """The training loss along random directions, the same draws for every network."""
     images, labels = _digits()
-    kind = "filter" if normalised == FILTER else None
-    directions = (random_direction(net, kind, seed=seed) for seed in range(DIRECTIONS))
+    directions = (
+        random_direction(net, "filter" if normalised == FILTER else None, seed=seed) for seed in range(DIRECTIONS)
+    )
     return [loss_line(net, [(images[rows], labels[rows])], each, alphas=GRID) for each in directions]
 
 
