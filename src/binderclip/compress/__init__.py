@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from binderclip.compress.weights.mope import ModulePruningError as ModulePruningError
     from binderclip.compress.weights.mope import MoPEPruner as MoPEPruner
     from binderclip.compress.weights.mope import PairedSample as PairedSample
+    from binderclip.compress.weights.autosparse import AutoSparse as AutoSparse
+    from binderclip.compress.weights.autosparse import MaskedGradient as MaskedGradient
     from binderclip.compress.weights.net_trim import NetTrim as NetTrim
     from binderclip.compress.weights.net_trim import TrimmedLayer as TrimmedLayer
     from binderclip.compress.weights.net_trim import net_trim_layer as net_trim_layer

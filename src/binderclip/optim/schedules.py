@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from binderclip.errors import UsageError
 from binderclip.numeric import check_number
 
-__all__ = ["SCHEDULES", "LRSchedule", "constant", "cosine", "linear", "schedule"]
+__all__ = ["SCHEDULES", "LRSchedule", "constant", "cosine", "linear", "schedule", "sigmoid_cosine_decay"]
 
 
 def constant(progress: float) -> float:
@@ -28,6 +28,23 @@ def linear(progress: float) -> float:
 def cosine(progress: float) -> float:
     """From 1 down to 0 along half a cosine wave (SGDR, arXiv 1608.03983, without restarts)."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def sigmoid_cosine_decay(progress: float) -> float:
+    """From 1 to 0.0025: half a cosine wave or a falling sigmoid, 1 - sigmoid(12 progress - 6), whichever is larger.
+
+    It stays high for longer than the sigmoid and falls later than the cosine; AutoSparse anneals gradients by it.
+
+    Args:
+        progress: in [0, 1].
+
+    Raises:
+        UsageError: a progress outside.
+
+    Paper: AUTOSPARSE: Towards Automated Sparse Training of Deep Neural Networks (arXiv 2304.06941).
+    """
+    check_number("progress", progress, least=0, most=1)
+    return max(cosine(progress), 1 / (1 + math.exp(12 * progress - 6)))
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine, "linear": linear}

@@ -87,7 +87,8 @@ class SparseTraining:
 
     Args:
         model: any module: a tower, an `ImageTextModel`, a classifier.
-        pattern: which weights are kept: `NMMask`, `StructureDecay`, or any `mask(weight)` with `at(step, steps)`.
+        pattern: which weights are kept: `NMMask`, `StructureDecay`, or any `mask(weight)` with `at(step, steps)`; None
+            where masks are set by hand, or learned.
         rule: what pruned weights are worth: `StraightThrough`, `SRSTE`, `MaskDecay`, `HardMask`.
         layers: names or shell patterns; None for all linear layers and convolutions but the first and the last.
         dense: share of the steps before anything is pruned, in [0, 1).
@@ -110,7 +111,7 @@ class SparseTraining:
     """
 
     def __init__(
-        self, model: nn.Module, pattern: Pattern, rule: Rule, *, layers: Iterable[str] | None = None,
+        self, model: nn.Module, pattern: Pattern | None, rule: Rule, *, layers: Iterable[str] | None = None,
         dense: float = 0.0, finish: float = 0.0,
     ) -> None:  # fmt: skip
         check_number("dense", dense, least=0, below=1)
@@ -143,7 +144,7 @@ class SparseTraining:
         phase = max(1, self.steps - begin - round(self.finish * self.steps))
         now = step - begin
         final = now >= phase
-        pattern = self.pattern.at(min(now, phase), phase) if now >= 0 else self.pattern
+        pattern = None if self.pattern is None else self.pattern.at(min(max(now, 0), phase), phase)
         coefficients = DENSE if now < 0 else self.rule.last() if final else self.rule.at(now, phase)
         changed, self._coefficients = coefficients != self._coefficients, coefficients
         for weight in self.weights.values():
@@ -213,7 +214,7 @@ class SparseTraining:
         if not all(parametrize.is_parametrized(module, WEIGHT) for module in self.layers.values()):
             raise UsageError("this training was finalized before")
         for name, weight in self.weights.items():
-            weight.pattern = self.pattern.at(1, 1)
+            weight.pattern = None if self.pattern is None else self.pattern.at(1, 1)
             weight.set(self.rule.last())
             weight.renew(self._original(name))
             weight.eval()  # the mask stays as it is while the parametrization is taken off
