@@ -106,6 +106,9 @@ def draw(table: Table, figure: Figure) -> None:
     right.plot(BOUNDS, [table.mean(RANK, POLYNOMIAL, f"R = {bound:g}") for bound in BOUNDS], "o-", markersize=4)
     right.axhline(TOKENS, color="0.5", linestyle=":", linewidth=1)
     right.set(xscale="log", yscale="log", xlabel="largest entry R", ylabel=f"{RANK} (dotted: tokens)")
+    for ax in (left, right):
+        ax.set_xticks(BOUNDS, [f"{bound:g}" for bound in BOUNDS])
+        ax.set_xticks([], minor=True)
 
 
 STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), null=null, registered="981fc04e2711")
