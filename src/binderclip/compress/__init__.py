@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from binderclip.compress.weights.mope import PairedSample as PairedSample
     from binderclip.compress.weights.autosparse import AutoSparse as AutoSparse
     from binderclip.compress.weights.autosparse import MaskedGradient as MaskedGradient
+    from binderclip.compress.weights.gradual import GradualPruner as GradualPruner
+    from binderclip.compress.weights.gradual import OneShotPruner as OneShotPruner
+    from binderclip.compress.weights.gradual import SensitivityRegularizer as SensitivityRegularizer
+    from binderclip.compress.weights.gradual import smallest_pruned as smallest_pruned
     from binderclip.compress.weights.net_trim import NetTrim as NetTrim
     from binderclip.compress.weights.net_trim import TrimmedLayer as TrimmedLayer
     from binderclip.compress.weights.net_trim import net_trim_layer as net_trim_layer

@@ -9,6 +9,8 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.landscape.abundance import SolutionAbundance as SolutionAbundance
     from binderclip.landscape.abundance import solution_abundance as solution_abundance
+    from binderclip.landscape.class_entropy import PSPEntropy as PSPEntropy
+    from binderclip.landscape.class_entropy import psp_entropy as psp_entropy
     from binderclip.landscape.directional import DirectionalSharpness as DirectionalSharpness
     from binderclip.landscape.directional import LossAlong as LossAlong
     from binderclip.landscape.directional import Shadow as Shadow
