@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from binderclip.compress.quantise.octav import FakeQuant as FakeQuant
     from binderclip.compress.quantise.octav import Octav as Octav
     from binderclip.compress.quantise.octav import octav_clip as octav_clip
+    from binderclip.compress.quantise.sparsifying import ClippedReLU as ClippedReLU
+    from binderclip.compress.quantise.sparsifying import ClippedSoftThreshold as ClippedSoftThreshold
+    from binderclip.compress.quantise.sparsifying import CriticalInit as CriticalInit
+    from binderclip.compress.quantise.sparsifying import critical_init as critical_init
     from binderclip.compress.quantise.spikes import HoyerSpike as HoyerSpike
     from binderclip.compress.tokens.balanced import BalancedStage as BalancedStage
     from binderclip.compress.tokens.balanced import BalancedTokenPruning as BalancedTokenPruning
