@@ -47,7 +47,7 @@ def vlm() -> TinyVLM:
     return load_vlm().requires_grad_(False)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=32)
 def asked_scenes(seed: int, count: int) -> AskedScenes:
     """So many scenes of held-out drawings, `GROUPS` questions on each."""
     model = vlm()
