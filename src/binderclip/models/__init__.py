@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from binderclip.models.towers.trace import Trace as Trace
     from binderclip.models.towers.trace import capture as capture
     from binderclip.models.towers.trace import trace as trace
+    from binderclip.models.vision_language.llava import LlavaDecoder as LlavaDecoder
     from binderclip.models.vision_language.tiny import TinyVLM as TinyVLM
     from binderclip.models.vision_language.tiny import load_vlm as load_vlm
 
