@@ -69,8 +69,9 @@ class ForwardGradient(nn.Module):
 
     For every block but the last, a direction is guessed, and forward-mode differentiation tells how fast the loss
     changes along it; the gradient used is the true one's projection on the guess. Guesses are the gradients of a small
-    head's own loss after the block, or noise. No more than one block's activations are kept at a time, so a step needs
-    about the memory of inference, where backpropagation keeps those of all blocks. `step` is what `fit` takes:
+    head's own loss after the block, or noise. No more than one block's activations are kept at a time, so that a step's
+    memory does not grow with the depth, as that of backpropagation does: it is a few times that of inference, since
+    slopes travel with all values. `step` is what `fit` takes:
 
         fit(model.step, model, batches, steps=1000, optimizer="sgd", lr=0.03)
 
