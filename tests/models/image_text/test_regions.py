@@ -10,19 +10,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from binderclip.data import load_data, to_tensor
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models import ImageTextModel, load
 from binderclip.models.image_text.regions import (
+    KIND_PRESENCE,
     LARGEST,
     MOST_ODDS,
     PRESENCE,
     RegionClassifier,
     RegionWord,
+    kind_presence,
     region_presence,
     region_score,
 )
 from binderclip.models.image_text.word_maps import PictureConcepts
-from binderclip.segment import Segmenter
+from binderclip.segment import ConceptMaps, Segmenter
+from binderclip.segment.parts.context import Frame
+from binderclip.segment.parts.text import TextSide
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +63,17 @@ def test_a_picture_shows_a_region_by_its_likeliest_places() -> None:
     assert 0 <= float(region_presence(torch.full((1, 1), -1e3))) < 1e-4
 
 
+def test_people_are_shown_by_what_they_wear_and_by_where_they_are() -> None:
+    odds = torch.full((4, 5), 1.5)
+    worn, place, offset = KIND_PRESENCE["person"]
+    expected = 1 / (1 + math.exp(-worn * 9.0 - place * 1.5 - offset))
+    found = kind_presence("person", torch.tensor(9.0), odds)
+    assert found is not None
+    assert float(found) == pytest.approx(expected, abs=1e-5)
+    assert worn > 0 < place
+    assert kind_presence("building", torch.tensor(9.0), odds) is None
+
+
 def test_words_mean_regions_in_any_number_and_with_an_article() -> None:
     words = {"sky": (1, True), "castle": (2, False)}
     regions = RegionClassifier(["other", "sky", "building"], torch.zeros(3, 4), torch.zeros(3), words)
@@ -88,11 +104,28 @@ def test_in_half_precision_regions_are_where_they_are(everyday: ImageTextModel) 
 
 def test_everyday_knows_lawns_oaks_and_castles_and_no_fruit_by_its_tree(everyday: ImageTextModel) -> None:
     regions = everyday.concepts.regions
-    named = {word: regions.of(word) for word in ("lawn", "an oak", "castle", "sea", "apple", "orange", "dog", "person")}
+    named = {
+        word: regions.of(word)
+        for word in ("lawn", "an oak", "castle", "sea", "apple", "orange", "dog", "women", "wood")
+    }
     found = {word: (regions.names[own.region], own.whole) for word, own in named.items() if own is not None}
     assert found == {
         "lawn": ("grass", True), "an oak": ("tree", False), "castle": ("building", False), "sea": ("water", True),
+        "women": ("person", False), "wood": ("wood", True),
     }  # fmt: skip
+
+
+def test_people_are_found_where_they_are_and_nowhere_else(everyday: ImageTextModel) -> None:
+    """On photographs that nothing was fitted to: an astronaut, and nobody among bricks, coins and grass."""
+    pictures = {sample.captions[0].split()[1]: sample.image for sample in load_data("photographs")}
+    fusion, words = ConceptMaps(), ["person", "woman", "man"]
+    text = TextSide().bind(everyday, words)
+    shown = {}
+    for name in ("astronaut", "wall", "coins", "from"):
+        image = to_tensor(pictures[name].convert("RGB"))[None]
+        shown[name] = fusion.shown(Frame(everyday, image, image), text).tolist()
+    assert min(shown.pop("astronaut")) > 0.5
+    assert max(max(probabilities) for probabilities in shown.values()) < 0.5
 
 
 def test_a_drawn_meadow_has_its_sky_above_and_its_grass_below(everyday: ImageTextModel) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from binderclip.models.image_text.regions import RegionWord, region_presence
+from binderclip.models.image_text.regions import RegionWord, kind_presence, region_presence
 from binderclip.models.image_text.word_maps import (
     PATCHES_SIDE,
     PRESENCE,
@@ -19,6 +19,7 @@ from binderclip.models.image_text.word_maps import (
     PictureConcepts,
     concept_evidence,
     picture_patches,
+    presence_score,
     spread_maps,
     word_maps,
     word_presence,
@@ -120,7 +121,7 @@ def test_words_of_regions_are_where_these_are() -> None:
     """Grass below, sky above: a word for all of it is the region, one for a kind of it both maps, another its own."""
     side = 8
     odds = torch.stack([torch.zeros(side, side), torch.linspace(-3, 3, side)[:, None].expand(side, side)])
-    regions = SimpleNamespace(log_odds=lambda features, patches: odds)
+    regions = SimpleNamespace(log_odds=lambda features, patches: odds, names=["other", "building"])
     concepts = SimpleNamespace(
         feature_map=lambda image, size: torch.zeros(1, 2, side, side), vectors=torch.eye(2, 3), regions=regions,
         logits=lambda features: torch.stack([features[..., 0], torch.linspace(0, 4, side).expand(side, side)], -1),
@@ -144,6 +145,14 @@ def test_words_of_regions_are_where_these_are() -> None:
     presence = evidence.presence(torch.ones(3, 3), weights, words, picture)
     assert float(presence[1]) == pytest.approx(float(region_presence(odds[1])))
     torch.testing.assert_close(presence[0], presence[2])
+    # Of people both count: their region says more than what they wear.
+    regions.names[1] = "person"
+    score = presence_score(concepts, picture.logits(512), torch.ones(3, 3), weights)[2]
+    people = evidence.presence(torch.ones(3, 3), weights, words, picture)
+    both = kind_presence("person", score, odds[1])
+    assert both is not None
+    assert float(people[2]) == pytest.approx(float(both))
+    torch.testing.assert_close(people[:2], presence[:2])
 
 
 def test_maps_spread_over_patches_that_are_alike() -> None:

@@ -23,8 +23,10 @@ from binderclip.train.bundled.data.labelled_photographs import (
     load_labelled_photographs,
     package_path,
     photograph_rows,
+    region_photograph_rows,
     split_of,
 )
+from binderclip.train.bundled.data.photograph_masks import photograph_regions
 from binderclip.train.bundled.data.photographs import GCOMPRIS
 
 # the packages whose photographs may be used at all: every other one is kept for checks that nobody tunes on
@@ -87,6 +89,17 @@ def test_every_row_lies_in_the_split_of_its_package_and_no_folder_in_two():
     assert all(len(splits) == 1 for splits in containers.values())
     with pytest.raises(UsageError, match="no rule for /usr/share/x of skimage"):
         split_of("skimage", "/usr/share/x")
+
+
+def test_what_only_regions_are_learned_from_is_no_other_picture_and_not_of_the_report():
+    rows = region_photograph_rows()
+    assert [row.file for row in rows] == sorted({row.file for row in rows})
+    assert {row.file for row in rows}.isdisjoint({row.file for row in photograph_rows()})
+    outlined = {(outline.photograph, outline.word) for outline in photograph_regions()}
+    for row in rows:
+        assert row.split == split_of(row.package, row.file) == "choose"
+        assert "person" in (row.label, *row.also, *row.shows)
+        assert (row, "person") in outlined
 
 
 def test_what_small_was_trained_on_counts_for_learning_only():

@@ -29,6 +29,10 @@ def test_the_fit_finds_slope_and_offset_again_and_leaves_out_what_is_disputed() 
     spoilt = scores.copy()
     spoilt[:, :5] = 1e3
     assert fit_presence(spoilt, disputed) == pytest.approx((0.8, -8), rel=0.05)
+    other = generator.normal(0, 3, scores.shape)
+    probability = 1 / (1 + np.exp(-(0.8 * scores + 0.5 * other - 8)))
+    both = (generator.random(scores.shape) < probability).astype(int)
+    assert fit_presence(scores, both, other) == pytest.approx((0.8, 0.5, -8), rel=0.05)
     with pytest.raises(UsageError, match="words that are shown and words that are not"):
         fit_presence(scores, np.zeros_like(shown))
 
@@ -48,4 +52,9 @@ def test_a_picture_does_not_score_by_the_scene_that_it_gave(tmp_path: Path) -> N
     # A class of ImageNet is found as before; without its scene the word goes by what is near it.
     assert two[:, 2] == pytest.approx(three[:2, 2], abs=0.2)
     assert np.abs(two[:, 0] - three[:2, 0]).min() > 0.5
+    # One that gave no scene comes last, and is scored with all of them.
+    more, there = presence_scores(model, rows[:2], ["moss", "rock", "dog"], {"dog": [151]}, beside=rows[2:])
+    assert there.tolist() == [[1, -1, 0]] * 3
+    assert more[:2] == pytest.approx(two, abs=1e-4)
+    assert more[2, 0] == pytest.approx(three[2, 0], abs=0.5)
     assert bool((model.concepts.prototypes == before).all())

@@ -17,8 +17,10 @@ from binderclip.train.bundled.data.photograph_masks import PhotographMask, photo
 from binderclip.train.bundled.data.synsets import Synset
 from binderclip.train.bundled.regions import (
     MOST_CELLS,
+    PEOPLE,
     REGIONS,
     TIMBER,
+    TOLD,
     WHOLE,
     fit_regions,
     region_cells,
@@ -48,11 +50,13 @@ def test_kinds_are_those_of_the_commonest_sense_and_no_names() -> None:
     tree, building, water = (REGIONS.index(name) for name in ("tree", "building", "water"))
     kinds = {word for word, (_, whole) in words.items() if not whole}
     added = {"chestnut", "dwarf chestnut", "apple tree", "church", "church building"}
-    assert kinds == added | {*TIMBER, "body of water", "tower", "bridge", "house", "castle"}
+    assert kinds == added | {*TIMBER, *PEOPLE, "body of water", "tower", "bridge", "house", "castle"}
     assert words["dwarf chestnut"] == (tree, False)
     assert words["church"] == (building, False)
     assert words["lake"] == (water, True)
     assert words["tree"] == (tree, True)
+    assert [words[word][0] for word in ("wood", "woods")] == [REGIONS.index("wood"), tree]
+    assert words["woman"] == (REGIONS.index("person"), False)
     assert all(name in REGIONS[1:] for name in WHOLE)
 
 
@@ -97,11 +101,12 @@ def test_patches_lie_well_inside_and_not_more_of_a_region_than_teach_something(t
 def test_a_picture_is_scored_by_what_has_not_learned_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, outlines = [], []
     whole = (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)),)
-    for number, (word, also) in enumerate((("sky", ()), ("grass", ()), ("rock", ()), ("rock", ("lake",)))):
+    half = (((0.0, 0.0), (1.0, 0.0), (1.0, 0.5), (0.0, 0.5)),)
+    for number, (word, also) in enumerate((("sky", ()), ("grass", ()), ("rock", ()), ("rock", ("lake", "man")))):
         colour = {"sky": (90, 150, 240), "grass": (60, 130, 40), "rock": (130, 120, 110)}[word]
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{number}.png")
         rows.append(replace(PHOTO, file=f"/{number}", label=word, also=also, path=tmp_path / f"{number}.png"))
-        outlines.append(PhotographMask(rows[-1], word, whole))
+        outlines.append(PhotographMask(rows[-1], word, half if word == "sky" else whole))
     learned: list[set[str]] = []
 
     def cells(branch: object, kept: list[PhotographMask], things: object) -> tuple[torch.Tensor, list[int], list[int]]:
@@ -118,6 +123,10 @@ def test_a_picture_is_scored_by_what_has_not_learned_from_it(tmp_path: Path, mon
     # The other rock teaches what a rock is; without the one sky there is none.
     assert float(scores[2, rock]) > 1 > float(scores[0, rock])
     assert float(scores[0, sky]) < -5
+    assert list(TOLD) == [*WHOLE, "person"]
+    assert shown[:, -1].tolist() == [0, 0, 0, -1]  # a man is said of the last
+    _, large = region_scores(load("everyday").concepts, rows, outlines, folds=4, least=0.6)
+    assert large[:, sky].tolist() == [-1, 0, 0, 0]  # half of the picture is too small now
 
 
 def test_the_regions_of_the_list() -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.image_text.regions import RegionWord, region_presence
+from binderclip.models.image_text.regions import RegionWord, kind_presence, region_presence
 
 __all__ = [
     "SIDES", "ConceptEvidence", "PictureConcepts", "concept_evidence", "picture_patches", "presence_score",
@@ -138,7 +138,11 @@ def word_presence(
     A logistic function of `presence_score`, whose arguments it takes, fitted to labelled photographs
     (`train.bundled.presence`).
     """
-    return (PRESENCE[0] * presence_score(concepts, logits, texts, weights) + PRESENCE[2]).sigmoid()
+    return _probability(presence_score(concepts, logits, texts, weights))
+
+
+def _probability(score: Float[Tensor, "Q"]) -> Float[Tensor, "Q"]:
+    return (PRESENCE[0] * score + PRESENCE[2]).sigmoid()
 
 
 def shown_concepts(logits: Float[Tensor, "K h w"]) -> Float[Tensor, "K"]:
@@ -295,14 +299,23 @@ class ConceptEvidence:
     ) -> Float[Tensor, "Q"]:
         """Probability that the picture shows each word: `word_presence` at the middle one of `sides`, or of a region.
 
+        A word for people goes by both.
+
         Args:
             texts, weights: as of `word_presence`.
             words, picture: as of `maps`.
         """
-        presence = word_presence(picture.concepts, picture.logits(self.middle), texts, weights)
+        score = presence_score(picture.concepts, picture.logits(self.middle), texts, weights)
+        presence = _probability(score)
         for place, word in enumerate(words):
-            if word is not None and word.whole:
+            if word is None:
+                continue
+            if word.whole:
                 presence[place] = region_presence(picture.region_odds[word.region])
+            else:
+                region = picture.concepts.regions.names[word.region]
+                probability = kind_presence(region, score[place], picture.region_odds[word.region])
+                presence[place] = presence[place] if probability is None else probability
         return presence
 
 

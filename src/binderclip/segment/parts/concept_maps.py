@@ -33,10 +33,10 @@ class ConceptMaps(ConceptEvidence):
     p(c) the largest probability of the concept anywhere in the picture: what the picture shows elsewhere for certain
     counts more here. For a word that names concepts, or kinds of them, these take the place of the nearest
     (`word_weights`). A word for a region without an outline of its own, such as sky or grass, is where
-    `concepts.regions` says; one for a kind of region (a castle) where that and the evidence are. Each size's map is
-    standardised (mean 0, variance 1 over the picture), the maps are averaged and spread over patches that look alike to
-    `small-dino`, and the log of the word's `presence` is added, so that where words compete the one that the picture
-    shows wins. All words share the passes, and no block of the image tower runs.
+    `concepts.regions` says; one for a kind of region (a castle, a woman) where that and the evidence are. Each map is
+    standardised (mean 0, variance 1 over the picture), those of the sizes are averaged and spread over patches that
+    look alike to `small-dino`, and the log of the word's `presence` is added, so that where words compete the one that
+    the picture shows wins. All words share the passes, and no block of the image tower runs.
 
     Args:
         sides, sharpness, picture, contrast, affinity: see `models.image_text.word_maps.ConceptEvidence`.

@@ -30,7 +30,7 @@ from binderclip.models.image_text.word_maps import SIDES, PictureConcepts
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph, load_labelled_photographs
 from binderclip.train.bundled.data.photograph_masks import load_photograph_masks, load_photograph_regions
 from binderclip.train.bundled.data.synsets import hypernym_chain, imagenet_synsets, kinds, noun_synsets, senses
-from binderclip.train.bundled.regions import fit_regions, region_cells, region_vocabulary
+from binderclip.train.bundled.regions import PEOPLE, fit_regions, region_cells, region_vocabulary
 from binderclip.train.bundled.teachers import find_part, imagenet_names
 
 __all__ = [
@@ -45,7 +45,6 @@ __all__ = [
 
 DRAWINGS = 300
 """Of each pack, to tell photographs from."""
-PEOPLE = ("person", "people", "human", "man", "woman", "child", "boy", "girl")
 WORN = ("person", "clothing", "spectacles")
 """Words of `PEOPLE` mean what these do as well."""
 LONGEST = 1024

@@ -29,6 +29,8 @@ def presence_scores(
     photographs: Sequence[LabelledPhotograph],
     words: Sequence[str],
     named: Mapping[str, Sequence[int]],
+    *,
+    beside: Sequence[LabelledPhotograph] = (),
 ) -> tuple[Float[np.ndarray, "N Q"], Int[np.ndarray, "N Q"]]:
     """`presence_score` of words in photographs, each without the scenes that it gave itself; and whether it shows them.
 
@@ -37,6 +39,7 @@ def presence_scores(
         photographs: with their words.
         words: any.
         named: words of classes and kinds (`synsets.kinds`).
+        beside: more photographs, which gave no scene; their rows come last.
 
     Returns:
         The scores, and 1 where a word is right, 0 where it is not, -1 where one may dispute that.
@@ -48,8 +51,9 @@ def presence_scores(
     classes, senses, vectors = concepts.classifier.out_features, concepts.senses, concepts.vectors
     usual = concepts.usual
     names = concepts.names[classes:]
-    scores, shown = np.zeros((len(photographs), len(words))), np.zeros((len(photographs), len(words)), dtype=int)
-    for number, photograph in enumerate(photographs):
+    seen = [*photographs, *beside]
+    scores, shown = np.zeros((len(seen), len(words))), np.zeros((len(seen), len(words)), dtype=int)
+    for number, photograph in enumerate(seen):
         others = [row for row in range(len(photographs)) if row != number]
         concepts.centre = pooled[others].mean(0)
         kept = scenes([photographs[row] for row in others], pooled[others] - concepts.centre, named)
@@ -71,11 +75,14 @@ def presence_scores(
     return scores, shown
 
 
-def fit_presence(scores: Float[np.ndarray, "N Q"], shown: Int[np.ndarray, "N Q"]) -> tuple[float, float]:
-    """Slope and offset of a logistic regression of whether words are shown, both sides weighing alike.
+def fit_presence(
+    scores: Float[np.ndarray, "N Q"], shown: Int[np.ndarray, "N Q"], *beside: Float[np.ndarray, "N Q"]
+) -> tuple[float, ...]:
+    """Slopes and offset of a logistic regression of whether words are shown, both sides weighing alike.
 
     Args:
         scores, shown: of `presence_scores`.
+        beside: other scores of the same words, each with a slope of its own (`regions.region_scores`).
 
     Raises:
         UsageError: no word is shown, or every one.
@@ -85,5 +92,6 @@ def fit_presence(scores: Float[np.ndarray, "N Q"], shown: Int[np.ndarray, "N Q"]
     if not ((shown == 1).any() and (shown == 0).any()):
         raise UsageError("fit_presence: there must be words that are shown and words that are not")
     known = shown >= 0
-    fit = LogisticRegression(C=1e6, class_weight="balanced").fit(scores[known][:, None], shown[known])
-    return float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    evidence = np.stack([each[known] for each in (scores, *beside)], 1)  # (n, 1 + number of others)
+    fit = LogisticRegression(C=1e6, class_weight="balanced").fit(evidence, shown[known])
+    return (*map(float, fit.coef_[0]), float(fit.intercept_[0]))

@@ -20,7 +20,7 @@ from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograp
 from binderclip.train.bundled.data.photograph_masks import PhotographMask
 from binderclip.train.bundled.data.synsets import Synset
 
-__all__ = ["REGIONS", "fit_regions", "region_cells", "region_scores", "region_vocabulary"]
+__all__ = ["PEOPLE", "REGIONS", "fit_regions", "region_cells", "region_scores", "region_vocabulary"]
 
 # fmt: off
 REGIONS = (
@@ -35,25 +35,33 @@ WHOLE = {
     "rock": ("rock", "stone", "boulder", "cliff", "gravel", "pebble"),
     "mountain": ("mountain", "hill", "mountain range"),
     "road": ("road", "street", "pavement", "highway", "asphalt", "tarmac"), "building": ("building",),
-    "flower": ("flower", "blossom"), "starry sky": ("starry sky", "night sky"),
+    "flower": ("flower", "blossom"), "starry sky": ("starry sky", "night sky"), "wood": ("wood", "timber", "lumber"),
 }
 """Region -> words that mean all of it."""
 KINDS = {
     "flower": ("flower",), "tree": ("tree",), "water": ("body of water",), "road": ("road",),
     "building": ("building", "tower", "bridge", "house", "castle"),
 }
-"""Region -> words of WordNet: what is a kind of their commonest sense is a kind of the region. "sand", "snow",
-"leaf", "wood" as a material and "person" are told apart from the others, and are too few among the outlines (2, 2, 7,
-13 and 7 pictures) to stand for their words."""
+"""Region -> words of WordNet: what is a kind of their commonest sense is a kind of the region. "sand", "snow"
+and "leaf" are told apart from the others, and are too few among the outlines (2, 2 and 7 pictures) to stand for their
+words."""
+PEOPLE = (
+    "person", "people", "human", "man", "woman", "child", "boy", "girl", "adult", "crowd", "gentleman", "guy", "kid",
+    "lady", "pedestrian", "teenager",
+)
 TIMBER = (
     "ash tree", "beech", "birch", "cedar", "cypress", "elm", "fir", "maple", "oak", "palm", "pine", "poplar", "spruce",
     "willow",
 )
 # fmt: on
 """Trees whose commoner meaning is their wood, or a part of the hand; those of fruit are mostly seen as fruit."""
+TOLD = {**WHOLE, "person": PEOPLE}
+"""Region -> words by which a picture says that it shows it."""
 LONGEST = 1024
 COVERED = 0.85
 """Of a patch that must lie in an outline for the patch to count."""
+AREA_SIDE = 200
+"""Pixels of the side of masks by which areas are measured."""
 MOST_CELLS = 60
 """Patches of a region of one picture that are learned from: more say the same again."""
 PENALTY = 3e-3
@@ -135,7 +143,7 @@ def fit_regions(
 
 
 def region_vocabulary(synsets: Mapping[str, Synset], order: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, bool]]:
-    """Word -> (region, whether it means all of it), of `WHOLE` and of WordNet's kinds of `KINDS`.
+    """Word -> (region, whether it means all of it), of `WHOLE`, `PEOPLE` and of WordNet's kinds of `KINDS`.
 
     Args:
         synsets, order: of `synsets.noun_synsets` and `synsets.senses`.
@@ -160,6 +168,8 @@ def region_vocabulary(synsets: Mapping[str, Synset], order: Mapping[str, Sequenc
                 if lemma.islower() and offset in order.get(lemma, ())[: 2 if name == "building" else 1]:
                     words.setdefault(lemma.lower(), (REGIONS.index(name), False))
     words |= {word: (REGIONS.index("tree"), False) for word in TIMBER}
+    # Men and women are told apart by no outlines, so that each word has its own evidence beside the region.
+    words |= {word: (REGIONS.index("person"), False) for word in PEOPLE}
     return words | {word: (REGIONS.index(name), True) for name, own in WHOLE.items() for word in own}
 
 
@@ -172,10 +182,12 @@ def region_scores(
     *,
     folds: int = 5,
     seed: int = 0,
+    least: float = 0.0,
 ) -> tuple[Float[np.ndarray, "N W"], Int[np.ndarray, "N W"]]:
-    """`region_score` of the regions of `WHOLE`, each photograph seen by a classifier that has not learned from it.
+    """`region_score` of the regions of `TOLD`, each photograph seen by a classifier that has not learned from it.
 
-    `presence.fit_presence` fits slope and offset of `region_presence` to it.
+    `presence.fit_presence` fits slope and offset of `region_presence` to it, and those of `kind_presence` to it beside
+    `presence.presence_scores`.
 
     Args:
         branch: with its classifier.
@@ -183,6 +195,7 @@ def region_scores(
         outlines, things: as of `region_cells`.
         folds: parts that the photographs are cut into.
         seed: of the parts.
+        least: of a picture that the outlines of a region must cover, lest it be too small.
 
     Returns:
         The scores, and 1 where the region is outlined, 0 where no word of it is said of the photograph, -1 where one is
@@ -190,8 +203,10 @@ def region_scores(
     """
     order = np.random.default_rng(seed).permutation(len(photographs))
     part = {_key(photographs[row]): place % folds for place, row in enumerate(order)}
-    outlined = {(_key(each.photograph), each.word) for each in outlines}
-    scores, shown = np.zeros((len(photographs), len(WHOLE))), np.zeros((len(photographs), len(WHOLE)), dtype=int)
+    outlined = {
+        (_key(each.photograph), each.word): each.mask(AREA_SIDE, AREA_SIDE).mean() >= least for each in outlines
+    }
+    scores, shown = np.zeros((len(photographs), len(TOLD))), np.zeros((len(photographs), len(TOLD)), dtype=int)
     for fold in range(folds):
         kept = [[each for each in own if part[_key(each.photograph)] != fold] for own in (outlines, things)]
         regions = fit_regions(*region_cells(branch, *kept), {})
@@ -203,9 +218,11 @@ def region_scores(
             seen = PictureConcepts(branch, to_tensor(picture)[None])
             odds = regions.log_odds(seen.features(MIDDLE), seen.patches)
             labels = {row.label, *row.also, *row.shows}
-            for column, (name, words) in enumerate(WHOLE.items()):
+            for column, (name, words) in enumerate(TOLD.items()):
                 scores[number, column] = float(region_score(odds[REGIONS.index(name)]))
-                shown[number, column] = 1 if (_key(row), name) in outlined else -int(bool(labels.intersection(words)))
+                large = outlined.get((_key(row), name))
+                named = large is not None or bool(labels.intersection(words))
+                shown[number, column] = 1 if large else -int(named)
     return scores, shown
 
 

@@ -4,6 +4,9 @@
 that is measured here decided. "learn" holds what `small` was trained on and nothing else; "choose" is for settings;
 "report" for figures that are published, and for nothing before them. A split is made of whole packages, of which two
 are cut at a folder or resource file (`SPLIT_RULES`); no scene and no monument lies in two splits.
+
+`region_photographs.csv` names more of them, with people. They are looked at where regions are learned
+(`photograph_masks`) and nowhere else: the embeddings of `everyday` are made without them and stay as they are.
 """
 
 from __future__ import annotations
@@ -31,8 +34,10 @@ __all__ = [
     "PhotographSplit",
     "label_names",
     "load_labelled_photographs",
+    "load_region_photographs",
     "package_path",
     "photograph_rows",
+    "region_photograph_rows",
     "require_files",
     "split_of",
 ]
@@ -125,10 +130,19 @@ def _members(path: Path) -> dict[str, bytes]:
     return dict(qt_resources(path))
 
 
-@lru_cache(maxsize=1)
 def photograph_rows() -> tuple[LabelledPhotograph, ...]:
     """All rows of the list, by split, package and file; needs no package."""
-    text = resources.files("binderclip.train.bundled.data").joinpath("labelled_photographs.csv")
+    return _rows("labelled_photographs.csv")
+
+
+def region_photograph_rows() -> tuple[LabelledPhotograph, ...]:
+    """Rows of photographs that only regions are learned from, by package and file; needs no package."""
+    return _rows("region_photographs.csv")
+
+
+@lru_cache(maxsize=2)
+def _rows(name: str) -> tuple[LabelledPhotograph, ...]:
+    text = resources.files("binderclip.train.bundled.data").joinpath(name)
     with io.StringIO(text.read_text(encoding="utf-8")) as lines:
         return tuple(
             LabelledPhotograph(
@@ -218,10 +232,28 @@ def load_labelled_photographs(
         UsageError: an unknown split, or a package that `root` does not name.
         DataError: files that are not there; the message names their packages and how to get them.
     """
+    return _located(photograph_rows(), split, root)
+
+
+def load_region_photographs(
+    split: PhotographSplit | None = None, *, root: str | Path | Mapping[str, str | Path] = "/"
+) -> list[LabelledPhotograph]:
+    """Find the photographs that only regions are learned from, as `load_labelled_photographs` finds the others.
+
+    Args:
+        split: "choose" (8); the others have none.
+        root: where the packages are.
+    """
+    return _located(region_photograph_rows(), split, root)
+
+
+def _located(
+    rows: Iterable[LabelledPhotograph], split: PhotographSplit | None, root: str | Path | Mapping[str, str | Path]
+) -> list[LabelledPhotograph]:
     if split is not None:
         _known_split(split)
-    rows = [row for row in photograph_rows() if split in (None, row.split)]
-    located = [replace(row, path=package_path(row.package, row.file, root)) for row in rows]
+    own = [row for row in rows if split in (None, row.split)]
+    located = [replace(row, path=package_path(row.package, row.file, root)) for row in own]
     require_files(located)
     return located
 

@@ -12,7 +12,7 @@ words. Those of "report" follow the borders, and where these could not be told b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -28,7 +28,9 @@ from binderclip.train.bundled.data.labelled_photographs import (
     LabelledPhotograph,
     PhotographSplit,
     load_labelled_photographs,
+    load_region_photographs,
     photograph_rows,
+    region_photograph_rows,
 )
 
 __all__ = [
@@ -91,7 +93,7 @@ def photograph_regions() -> tuple[PhotographMask, ...]:
 @lru_cache(maxsize=2)
 def _outlines(name: str) -> tuple[PhotographMask, ...]:
     text = resources.files("binderclip.train.bundled.data").joinpath(name)
-    rows = {(row.package, row.file, row.member): row for row in photograph_rows()}
+    rows = {(row.package, row.file, row.member): row for row in (*photograph_rows(), *region_photograph_rows())}
     return tuple(
         PhotographMask(
             photograph=rows[entry["package"], entry["file"], entry["member"]],
@@ -119,22 +121,19 @@ def load_photograph_masks(
     Raises:
         UsageError, DataError: as `load_labelled_photographs`.
     """
-    return _located(photograph_outlines(), split, root)
+    return _located(photograph_outlines(), load_labelled_photographs(split, root=root))
 
 
 def load_photograph_regions(
     split: PhotographSplit | None = None, *, root: str | Path | Mapping[str, str | Path] = "/"
 ) -> list[PhotographMask]:
     """Regions of a split, as `load_photograph_masks` gives things."""
-    return _located(photograph_regions(), split, root)
+    rows = [*load_labelled_photographs(split, root=root), *load_region_photographs(split, root=root)]
+    return _located(photograph_regions(), rows)
 
 
-def _located(
-    outlines: tuple[PhotographMask, ...],
-    split: PhotographSplit | None,
-    root: str | Path | Mapping[str, str | Path],
-) -> list[PhotographMask]:
-    rows = {(row.package, row.file, row.member): row for row in load_labelled_photographs(split, root=root)}
+def _located(outlines: tuple[PhotographMask, ...], photographs: Sequence[LabelledPhotograph]) -> list[PhotographMask]:
+    rows = {(row.package, row.file, row.member): row for row in photographs}
     located = []
     for outline in outlines:
         row = rows.get((outline.photograph.package, outline.photograph.file, outline.photograph.member))
