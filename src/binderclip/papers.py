@@ -39,6 +39,7 @@ JOBS = {
     "optim": "Clip gradients, optimise",
     "privacy": "Train privately",
     "train": "Train a model",
+    "compress": "Make a model smaller",
     "curate": "Curate and augment data",
     "robust": "Attack and defend",
     "quality": "Judge quality",
@@ -49,7 +50,7 @@ JOBS = {
 }
 """What a user wants to do, in the order of the table of papers."""
 _JOB_OF_ROOM = {
-    "losses": "train", "models": "train", "landscape": "train", "compress": "train", "data": "curate",
+    "losses": "train", "models": "train", "landscape": "train", "data": "curate",
     "vision": "generate",
 }  # fmt: skip
 

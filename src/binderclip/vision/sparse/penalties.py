@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.numeric import check_number
+from binderclip.optim import soft_threshold
 from binderclip.settings import check_choice
 
 __all__ = ["PENALTIES", "Convention", "Penalty", "penalty_value", "prox"]
@@ -60,7 +61,7 @@ def prox(
     if convention == "paper_code" and penalty in ("l0", "lhalf"):
         t = t / 2
     if penalty == "l1":
-        return values.sign() * (size - t).clamp(min=0)
+        return soft_threshold(values, t)
     if penalty == "l0":
         return torch.where(size >= math.sqrt(2 * t), values, torch.zeros_like(values))
     if penalty == "cel0":
