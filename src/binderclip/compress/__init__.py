@@ -41,8 +41,14 @@ if TYPE_CHECKING:
     from binderclip.compress.tokens.selection import select_top_tokens as select_top_tokens
     from binderclip.compress.tokens.selection import spatial_seed_tokens as spatial_seed_tokens
     from binderclip.compress.tokens.selection import strided_tokens as strided_tokens
+    from binderclip.compress.weights.autosparse import AutoSparse as AutoSparse
+    from binderclip.compress.weights.autosparse import MaskedGradient as MaskedGradient
     from binderclip.compress.weights.budgets import PruneBudget as PruneBudget
     from binderclip.compress.weights.channels import channel_groups as channel_groups
+    from binderclip.compress.weights.gradual import GradualPruner as GradualPruner
+    from binderclip.compress.weights.gradual import OneShotPruner as OneShotPruner
+    from binderclip.compress.weights.gradual import SensitivityRegularizer as SensitivityRegularizer
+    from binderclip.compress.weights.gradual import smallest_pruned as smallest_pruned
     from binderclip.compress.weights.groups import GroupMember as GroupMember
     from binderclip.compress.weights.groups import PruneGroups as PruneGroups
     from binderclip.compress.weights.groups import masked as masked
@@ -54,12 +60,6 @@ if TYPE_CHECKING:
     from binderclip.compress.weights.mope import ModulePruningError as ModulePruningError
     from binderclip.compress.weights.mope import MoPEPruner as MoPEPruner
     from binderclip.compress.weights.mope import PairedSample as PairedSample
-    from binderclip.compress.weights.autosparse import AutoSparse as AutoSparse
-    from binderclip.compress.weights.autosparse import MaskedGradient as MaskedGradient
-    from binderclip.compress.weights.gradual import GradualPruner as GradualPruner
-    from binderclip.compress.weights.gradual import OneShotPruner as OneShotPruner
-    from binderclip.compress.weights.gradual import SensitivityRegularizer as SensitivityRegularizer
-    from binderclip.compress.weights.gradual import smallest_pruned as smallest_pruned
     from binderclip.compress.weights.net_trim import NetTrim as NetTrim
     from binderclip.compress.weights.net_trim import TrimmedLayer as TrimmedLayer
     from binderclip.compress.weights.net_trim import net_trim_layer as net_trim_layer

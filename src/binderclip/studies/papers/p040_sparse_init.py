@@ -89,4 +89,6 @@ def draw(table: Table, figure: Figure) -> None:
     figure.axes[0].set_ylabel("variance over its fixed point")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, null=random_numbers, seeds=range(20, 32), registered="76293467af93")
+STUDY = declared_study(
+    __name__, measure, draw=draw, null=random_numbers, seeds=range(20, 32), registered="76293467af93"
+)
