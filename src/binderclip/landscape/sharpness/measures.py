@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ def worst_case_sharpness(
         with neighbourhood.at(None):
             start = _value(loss, batch, f"the loss of batch {index}")
             first = None if figure is None else _value(figure, batch, f"the figure of batch {index}")
-            highest, perturbation = ascend(lambda batch=batch: loss(batch), start, neighbourhood, plan)
+            highest, perturbation = ascend(partial(loss, batch), start, neighbourhood, plan)
             rise = 0.0
             if figure is not None and first is not None and perturbation is not None:
                 with neighbourhood.at(perturbation):

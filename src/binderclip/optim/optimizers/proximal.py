@@ -22,7 +22,8 @@ def soft_threshold(x: Float[Tensor, "..."], threshold: float | Float[Tensor, "..
         x: any shape.
         threshold: at least 0; a tensor broadcasts.
     """
-    return x - x.clamp(-threshold, threshold)
+    bound = torch.as_tensor(threshold, dtype=x.dtype, device=x.device)
+    return x - x.clamp(-bound, bound)
 
 
 class ProximalSGD(Optimizer):

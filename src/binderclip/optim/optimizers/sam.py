@@ -258,7 +258,7 @@ def _scale(group: dict[str, Any], p: Tensor) -> Tensor:
 
 def _is_automatic(closure: Callable[[], Any]) -> bool:
     """Whether it is the closure of Lightning's automatic optimisation, which binds the module."""
-    bound = getattr(closure, "args", ())
+    bound: tuple[Any, ...] = getattr(closure, "args", ())
     return bool(bound) and getattr(bound[0], "automatic_optimization", False) is True
 
 

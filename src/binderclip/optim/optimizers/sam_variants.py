@@ -72,12 +72,12 @@ class LookSAM(SAM):
         if self.second_pass_due:
             params = [p for p in params if p in here]
             for block in self._blocks(params):
-                for p, part in zip(block, _orthogonal([p.grad for p in block], [here[p] for p in block]), strict=True):
+                for p, part in zip(block, _orthogonal(_gradients(block), [here[p] for p in block]), strict=True):
                     # Several batches of a step each add their own.
                     self._found[p] = self._found[p] + part if p in self._found else part
             return
         for block in self._blocks([p for p in params if "orthogonal_gradient" in self.state.get(p, {})]):
-            grads, kept = [p.grad for p in block], [self.state[p]["orthogonal_gradient"] for p in block]
+            grads, kept = _gradients(block), [self.state[p]["orthogonal_gradient"] for p in block]
             factor = self.alpha * common_norm(grads) / common_norm(kept).clamp_min(1e-12)
             for grad, part in zip(grads, kept, strict=True):
                 grad.add_(part * factor.to(part))
@@ -145,17 +145,20 @@ class GSAM(SAM):
         """g' - alpha g_v."""
         params = [p for p in here if p.grad is not None]
         if params:
-            near = [p.grad for p in params]
+            near = _gradients(params)
             for grad, part in zip(near, _orthogonal([here[p] for p in params], near), strict=True):
                 grad.sub_(part, alpha=self.alpha)
 
 
-def _orthogonal(vectors: Sequence[Tensor | None], axes: Sequence[Tensor | None]) -> list[Tensor]:
+def _gradients(params: Sequence[Tensor]) -> list[Tensor]:
+    return [p.grad for p in params if p.grad is not None]
+
+
+def _orthogonal(vectors: Sequence[Tensor], axes: Sequence[Tensor]) -> list[Tensor]:
     """The part of a vector that is orthogonal to an axis, both over several tensors: v - <v, a> / |a|^2 a."""
-    pairs = [(v, a) for v, a in zip(vectors, axes, strict=True) if v is not None and a is not None]
-    length = common_norm([a for _, a in pairs])
+    length = common_norm(axes)
     # Divided by the length first, so that squares of tiny gradients do not underflow.
-    units = [a / length.clamp_min(torch.finfo(length.dtype).tiny).to(a) for _, a in pairs]
-    products = [(v * u).sum() for (v, _), u in zip(pairs, units, strict=True)]
+    units = [a / length.clamp_min(torch.finfo(length.dtype).tiny).to(a) for a in axes]
+    products = [(v * u).sum() for v, u in zip(vectors, units, strict=True)]
     along = torch.stack([part.to(products[0]) for part in products]).sum()
-    return [v - along.to(v) * u for (v, _), u in zip(pairs, units, strict=True)]
+    return [v - along.to(v) * u for v, u in zip(vectors, units, strict=True)]
