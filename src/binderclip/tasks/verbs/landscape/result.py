@@ -75,6 +75,9 @@ class Landscape(ReportedResult):
         gaps = self.surface.gaps + self.curve.gaps
         return [f"{number_of(gaps, 'point')} without a finite loss, left blank"] if gaps else []
 
+    def places(self) -> list[str]:
+        return super().places() + ([f"numbers {self.report.with_suffix('.json')}"] if self.report else [])
+
     def as_dict(self) -> dict[str, Any]:
         surface, curve = self.surface, self.curve
         return {
