@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 from torch import nn
 
-from binderclip.compress import ClippedReLU, ClippedSoftThreshold, critical_init
+from binderclip.compress import ClippedReLU, ClippedSoftThreshold, CriticalInit, critical_init
 from binderclip.errors import UsageError
 
 
@@ -63,6 +63,7 @@ def test_moments_slope_and_curvature_are_those_of_quadrature(kind, sparsity, m, 
 
 def test_without_a_threshold_or_a_clip_it_is_he_initialisation():
     init = critical_init("relu", 0.5)
+    assert isinstance(init, CriticalInit)
     assert (init.tau, init.weight_variance) == (0, pytest.approx(2))
     assert (init.bias_variance, init.slope, init.curvature) == pytest.approx((0, 1, 0), abs=1e-9)
     assert init.variance_map(3.7) == pytest.approx(3.7)
