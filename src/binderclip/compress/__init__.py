@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from binderclip.compress.quantise.gradients import AGP as AGP
     from binderclip.compress.quantise.gradients import gradient_variance as gradient_variance
     from binderclip.compress.quantise.gradients import quantize_groups as quantize_groups
+    from binderclip.compress.quantise.int8 import Int8Attention as Int8Attention
+    from binderclip.compress.quantise.int8 import Int8Linear as Int8Linear
+    from binderclip.compress.quantise.int8 import quantize_dynamic as quantize_dynamic
     from binderclip.compress.quantise.octav import FakeQuant as FakeQuant
     from binderclip.compress.quantise.octav import Octav as Octav
     from binderclip.compress.quantise.octav import octav_clip as octav_clip
