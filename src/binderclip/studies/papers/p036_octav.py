@@ -19,9 +19,7 @@ from binderclip.compress import FakeQuant, octav_clip
 from binderclip.studies.harness import Row, Table, accuracy, declared_study
 from binderclip.studies.protocols.training.spike import BATCH, digits
 
-STEPS, RATE = 300, 3e-3
-WIDTHS = (64, 64, 64, 10)
-BITS = (2, 3, 4, 6, 8)
+STEPS, RATE, WIDTHS, BITS = 300, 3e-3, (64, 64, 64, 10), (2, 3, 4, 6, 8)
 DENSITIES: dict[str, Any] = {"normal": norm, "Laplace": laplace, "uniform": uniform(-1, 2)}
 TAIL: dict[str, Any] = {  # E[(|x| - s)^2; |x| > s] in closed form
     "normal": lambda s: 2 * ((1 + s * s) * norm.sf(s) - s * norm.pdf(s)),
@@ -50,10 +48,9 @@ def errors() -> dict[tuple[str, int], float]:
     for name, density in DENSITIES.items():
         values = torch.from_numpy(density.ppf((np.arange(200_001) + 0.5) / 200_001))
         for bits in BITS:
-            clip = float(octav_clip(values, bits))
             at = partial(error, name, bits=bits)
             least = minimize_scalar(at, bounds=(0.05, float(values.max())), method="bounded")
-            result[name, bits] = at(clip) / float(least.fun)
+            result[name, bits] = at(float(octav_clip(values, bits))) / float(least.fun)
     return result
 
 
@@ -65,8 +62,8 @@ class DeviationClip(nn.Module):
         self.bits, self.signed = bits, signed
 
     def forward(self, x: Tensor) -> Tensor:
-        clip = DEVIATIONS * float(x.detach().square().mean().sqrt()) + 1e-12
-        return FakeQuant(self.bits, clip=clip, grad="mad", signed=self.signed)(x)
+        deviation = float(x.detach().square().mean().sqrt()) + 1e-12
+        return FakeQuant(self.bits, DEVIATIONS * deviation, "mad", signed=self.signed)(x)
 
 
 def network(method: str, bits: int, seed: int) -> nn.Sequential:
@@ -86,12 +83,9 @@ def network(method: str, bits: int, seed: int) -> nn.Sequential:
 
 def train(method: str, bits: int, seed: int) -> nn.Sequential:
     """The network after `STEPS` of Adam."""
-    x, y, _, _ = digits()
-    model = network(method, bits, seed)
+    x, y, model = *digits()[:2], network(method, bits, seed)
     optimizer = torch.optim.Adam(model.parameters(), RATE)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(STEPS):
-        batch = torch.randint(len(x), (BATCH,), generator=generator)
+    for batch in torch.randint(len(x), (STEPS, BATCH), generator=torch.Generator().manual_seed(seed)):
         optimizer.zero_grad()
         F.cross_entropy(model(x[batch]), y[batch]).backward()
         optimizer.step()
@@ -102,9 +96,8 @@ def measure(seed: int) -> list[Row]:
     """All rows of one seed; those of the densities are the same in each."""
     rows = [Row(ERROR, density, ratio, f"{bits} bits") for (density, bits), ratio in errors().items()]
     _, _, x, y = digits()
-    for method in [*METHODS, RIVAL]:
-        rows.append(Row(ACCURACY, method, accuracy(train(method, 2, seed), x, y), "2 bits"))
-    return rows
+    methods = [*METHODS, RIVAL]
+    return rows + [Row(ACCURACY, name, accuracy(train(name, 2, seed), x, y), "2 bits") for name in methods]
 
 
 def random_numbers(seed: int) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,14 +11,7 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
-from binderclip.landscape import (
-    interpolate_weights,
-    interpolation_curve,
-    keep_largest_updates,
-    layerwise_sharpness,
-    straggler_layers,
-    weight_layers,
-)
+from binderclip import landscape
 from binderclip.studies.harness import Figure, Row, Table, accuracy, declared_study
 
 WIDTH, HIDDEN, PRE, TUNE, STEPS, EXAMPLES, ASCENT, RHO = 64, 6, 700, 400, 120, 192, 8, 0.01
@@ -27,6 +20,8 @@ RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
 AGREEMENT = "agreement of flatness and gain: minus Kendall's tau over a family"
 GAIN, SHARPNESS, OOD, ID = "gain between the ends", "sharpness", "best accuracy between the ends, shifted", "accuracy"
 ALL, STRAGGLERS, CHANCE = "all layers", "stragglers", "random scores"
+moved = partial(torch.roll, shifts=2, dims=2)
+"""The task of fine-tuning: pictures two pixels to the right, around the border."""
 PLAIN, THINNED, CONTROL, TUNED = "as fine-tuned", "stragglers thinned", "other layers thinned", "fine-tuned"
 
 
@@ -43,25 +38,15 @@ def noisy(images: Tensor, g: torch.Generator, noise: float = 0.3) -> Tensor:
     return (images + noise * torch.randn(images.shape, generator=g)).flatten(1)
 
 
-def moved(images: Tensor) -> Tensor:
-    """The task of fine-tuning: pictures two pixels to the right, around the border."""
-    return images.roll(2, dims=2)
-
-
-def network(seed: int) -> nn.Sequential:
-    """Hidden ReLU layers and a linear one."""
-    torch.manual_seed(seed)
-    widths = [64, *[WIDTH] * HIDDEN]
-    layers = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
-    return nn.Sequential(*layers, nn.Linear(WIDTH, 10))
-
-
 def pretrained(seed: int) -> tuple[nn.Sequential, Tensor, Tensor]:
     """A network that knows noisy pictures, and which pictures are to fine-tune on and to test with."""
     images, labels = _digits()
     g = torch.Generator().manual_seed(seed)
     first, second, test = torch.randperm(len(images), generator=g).split([PRE, TUNE, len(images) - PRE - TUNE])
-    net = network(seed)
+    torch.manual_seed(seed)
+    widths = [64, *[WIDTH] * HIDDEN]
+    layers = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
+    net = nn.Sequential(*layers, nn.Linear(WIDTH, 10))
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     for step in range(300):
         rows = first[torch.randint(PRE, (64,), generator=g)]
@@ -71,9 +56,8 @@ def pretrained(seed: int) -> tuple[nn.Sequential, Tensor, Tensor]:
 
 def tuned(net: nn.Sequential, own: Tensor, rate: float, seed: int) -> nn.Module:
     """The network fine-tuned on moved pictures without noise."""
-    images, labels = _digits()
+    (images, labels), twin = _digits(), copy.deepcopy(net)
     g = torch.Generator().manual_seed(seed)
-    twin = copy.deepcopy(net)
     optimizer = torch.optim.SGD(twin.parameters(), lr=rate)
     for _ in range(STEPS):
         rows = own[torch.randint(TUNE, (64,), generator=g)]
@@ -101,43 +85,36 @@ def measure(seed: int) -> list[Row]:
     for rate in RATES:
         net, where = tuned(zero, own, rate, seed), f"rate {rate:g}"
         rows.append(Row(ID, TUNED, accuracy(net, held, labels[test]), where))
-        named = straggler_layers(zero, net, data, rule="topk", k=2).stragglers
-        others = [layer for layer in weight_layers(net) if layer not in named]
+        named = landscape.straggler_layers(zero, net, data, rule="topk", k=2).stragglers
+        others = [layer for layer in landscape.weight_layers(net) if layer not in named]
         control = [others[i] for i in rng.permutation(len(others))[:2]]
-        half = layerwise_sharpness(interpolate_weights(zero, net, 0.5), data, rho=RHO, steps=ASCENT)
+        half = landscape.layerwise_sharpness(landscape.interpolate_weights(zero, net, 0.5), data, rho=RHO, steps=ASCENT)
         for name, value in ((ALL, float(half.whole or 0)), (STRAGGLERS, half.mean(named)), (CHANCE, rng.random())):
             sharp[name].append(value)
             rows.append(Row(SHARPNESS, name, value, where))
-        for name, model in (
-            (PLAIN, net),
-            (THINNED, keep_largest_updates(zero, net, named)),
-            (CONTROL, keep_largest_updates(zero, net, control)),
-        ):
-            curve = interpolation_curve(zero, model, shifted)
-            rows += [
-                Row(OOD, name, float(curve.quality("data")[1:-1].max()), where),
-                Row(GAIN, name, curve.gain("data"), where),
-            ]
+        thinned, other = (landscape.keep_largest_updates(zero, net, layers) for layers in (named, control))
+        for name, model in ((PLAIN, net), (THINNED, thinned), (CONTROL, other)):
+            curve = landscape.interpolation_curve(zero, model, shifted)
+            rows.append(Row(OOD, name, float(curve.quality("data")[1:-1].max()), where))
+            rows.append(Row(GAIN, name, curve.gain("data"), where))
         gains.append(rows[-5].value)  # of the model as fine-tuned
     return rows + [Row(AGREEMENT, name, -float(kendalltau(values, gains)[0])) for name, values in sharp.items()]
 
 
 def draw(table: Table, figure: Figure) -> None:
     """Sharpness against the gain, family by family, and what thinning does."""
-    axes = figure.subplots(1, 3)
+    axes, places = figure.subplots(1, 3), [f"rate {rate:g}" for rate in RATES]
     for ax, name in zip(axes, (ALL, STRAGGLERS), strict=False):
-        values = [table.values(SHARPNESS, name, f"rate {rate:g}") for rate in RATES]
-        gains = [table.values(GAIN, PLAIN, f"rate {rate:g}") for rate in RATES]
-        for number, rate in enumerate(RATES):
-            ax.plot(values[number], gains[number], "o", markersize=4, alpha=0.7, label=f"rate {rate:g}")
+        for where in places:
+            values, gains = table.values(SHARPNESS, name, where), table.values(GAIN, PLAIN, where)
+            ax.plot(values, gains, "o", markersize=4, alpha=0.7, label=where)
         ax.set(title=name.capitalize(), xlabel="sharpness half way", ylabel=f"{GAIN}, shifted")
-    axes[0].legend()
-    for number, name in enumerate((PLAIN, THINNED, CONTROL)):
-        means = [table.values(OOD, name, f"rate {rate:g}").mean() for rate in RATES]
-        axes[2].plot(range(len(RATES)), means, "o-", markersize=4, color=f"C{number}", label=name)
+    for name in (PLAIN, THINNED, CONTROL):
+        axes[2].plot([table.values(OOD, name, where).mean() for where in places], "o-", markersize=4, label=name)
     axes[2].set_xticks(range(len(RATES)), [f"{rate:g}" for rate in RATES])
     axes[2].set(title="Shifted pictures", xlabel="rate of fine-tuning", ylabel="best accuracy between the ends")
-    axes[2].legend()
+    for ax in axes[::2]:
+        ax.legend()
 
 
 STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 22), registered="45fc478a425d")

@@ -110,8 +110,7 @@ def draw(table: Table, figure: Figure) -> None:
             ax.semilogy(line.alphas, line.loss, style, label=name)
         ax.set(title=kind, xlabel="step along the direction", ylabel="training loss")
         ax.legend()
-    for number, batch in enumerate(BATCHES):
-        values = table.values(BASIN, f"batch {batch}", FILTER)
+    for number, values in enumerate(table.values(BASIN, f"batch {batch}", FILTER) for batch in BATCHES):
         axes[2].plot([number] * len(values), values, "o", markersize=4, alpha=0.5, color="C0")
         axes[2].plot([number - 0.2, number + 0.2], [values.mean()] * 2, color="C3")
     axes[2].set_xticks(range(len(BATCHES)), [f"batch {batch}" for batch in BATCHES])
