@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,6 +15,8 @@ from binderclip.errors import UsageError
 from binderclip.numeric import check_whole
 
 __all__ = ["SharpnessReport", "sharpness_report"]
+
+Series: TypeAlias = Sequence[float] | Tensor | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class SharpnessReport:
 
 
 def sharpness_report(
-    measures: Mapping[str, Sequence[float]],
-    against: Mapping[str, Sequence[float]],
+    measures: Mapping[str, Series],
+    against: Mapping[str, Series],
     *,
     resamples: int = 1000,
     seed: int = 0,
@@ -112,7 +116,7 @@ def kendall(x: Float[Tensor, "n"], y: Float[Tensor, "n"], index: Int[Tensor, "dr
     return torch.cat(concordant) / torch.cat(pairs)
 
 
-def _series(given: Mapping[str, Sequence[float]], what: str) -> dict[str, Tensor]:
+def _series(given: Mapping[str, Series], what: str) -> dict[str, Tensor]:
     if not given:
         raise UsageError(f"sharpness_report needs at least one {what}")
     series = {name: torch.as_tensor(values, dtype=torch.float64).flatten() for name, values in given.items()}
