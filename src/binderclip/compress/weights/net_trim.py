@@ -217,12 +217,12 @@ class NetTrim:
         if not linear:
             raise UsageError("the model has no linear layer")
         original = _captured(model, linear, inputs)
-        trimmed, pruned = {}, []
+        trimmed: dict[str, TrimmedLayer] = {}
         for name, (x, responses, relu) in original.items():
             rows = torch.linspace(0, len(x) - 1, min(self.samples, len(x)), device=x.device).round().long()
             target = responses[rows].relu() if relu else responses[rows]
             epsilon, limits, seen = self.tolerance * float(target.norm()), None, x[rows]
-            if self.mode == "cascade" and pruned:
+            if self.mode == "cascade" and trimmed:
                 seen = _captured(model, {name: linear[name]}, inputs)[name][0][rows]
                 today = seen @ _with_bias(linear[name]).T  # the original weights on the pruned layers' outputs
                 limits = today.clamp(min=0) if relu else None
@@ -230,7 +230,6 @@ class NetTrim:
                 epsilon = self.growth * float(error.norm())
             activation: Literal["relu", "linear"] = "relu" if relu else "linear"
             trimmed[name] = net_trim_layer(seen, target, activation, epsilon, limits=limits, **self.options)  # type: ignore[arg-type]
-            pruned.append(name)
             if self.mode == "cascade":
                 _put(linear[name], trimmed[name].weight)
         for name, layer in trimmed.items():

@@ -220,5 +220,5 @@ class SparseTraining:
             weight.eval()  # the mask stays as it is while the parametrization is taken off
 
     def _original(self, name: str) -> Tensor:
-        original: Tensor = self.layers[name].parametrizations.weight.original.detach()  # type: ignore[union-attr,index]
+        original: Tensor = self.layers[name].parametrizations.weight.original.detach()  # type: ignore[union-attr,index,operator]
         return original
