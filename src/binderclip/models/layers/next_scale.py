@@ -189,7 +189,7 @@ class NextScaleGenerator(nn.Module):
         x = self.embed(torch.cat(tokens, 1)) + self.positions[: sum(blocks)]
         scale = (x.shape[-1] // self.heads) ** -0.5
         for layer in self.layers:
-            q, k, v = (self._split(part) for part in layer.projected(x))
+            q, k, v = (self._split(part) for part in layer.projected(x))  # type: ignore[operator]
             if self.attention == "exact":
                 attended = block_causal_attention(q, k, v, blocks, scale=scale)
             else:
