@@ -27,7 +27,7 @@ __all__ = [
 
 SIDES = {"vision": "visual", "text": "text"}
 """Part of the record -> attribute of the backbone; an open_clip CLIP holds its text tower itself."""
-SIZES = {
+SIZES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("out_features", "in_features"),
     nn.Conv2d: ("out_channels", "in_channels"),
     nn.BatchNorm2d: ("num_features",),
@@ -132,8 +132,8 @@ def keep_entries(module: nn.Module, name: str, dim: int, index: Tensor) -> None:
     for kind, sizes in SIZES.items():
         if isinstance(module, kind) and dim < len(sizes):
             setattr(module, sizes[dim], len(index))
-            if kind is nn.Conv2d and module.groups > 1:  # depthwise: every channel is a group  # type: ignore[operator]
-                module.in_channels = module.groups = len(index)  # type: ignore[assignment]
+            if isinstance(module, nn.Conv2d) and module.groups > 1:  # depthwise: every channel is a group
+                module.in_channels = module.groups = len(index)
 
 
 def keep_heads(block: Any, heads: Sequence[int]) -> None:
