@@ -356,7 +356,8 @@ def _sized(tower: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if hasattr(tower, "visual"):  # an open_clip CLIP, which is its own text tower
         skip = (*skip, "visual.")
     for name, module in tower.named_modules():
-        if isinstance(module, tuple(SIZES)) and not name.startswith(skip or ("\0",)):
+        known = isinstance(module, (nn.Linear, nn.Conv2d, nn.BatchNorm2d))
+        if known and not name.startswith(skip or ("\0",)):
             yield name, module
 
 
