@@ -190,7 +190,7 @@ def quantize_dynamic(module: M, *, exclude: str | Iterable[str] = ()) -> M:
         )
     """
     patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    chosen: dict[str, nn.Module] = {}
+    chosen: dict[str, nn.Linear | nn.MultiheadAttention] = {}
     skipped: tuple[str, ...] = ()
     for name, layer in module.named_modules():
         if name and not name.startswith(skipped or "\0") and isinstance(layer, (nn.Linear, nn.MultiheadAttention)):

@@ -66,11 +66,12 @@ class DecoderNet(nn.Module):
         self.connect = nn.Sequential(nn.LayerNorm(features, elementwise_affine=False), nn.Linear(features, width))
         self.places = nn.Parameter(torch.randn(patches, width) * 0.1)
         self.words = nn.Embedding(words, width)
-        self.layers = nn.ModuleList(DecoderLayer(width, ratio) for _ in range(depth))
+        layers = [DecoderLayer(width, ratio) for _ in range(depth)]
+        self.layers = nn.ModuleList(layers)
         self.norm = nn.RMSNorm(width)
         self.answer = nn.Linear(width, words, bias=False)
         nn.init.normal_(self.words.weight, std=0.5)  # about the size of the image's tokens
-        for layer in self.layers:  # each sum starts small, so that the stream keeps its scale over the depth
+        for layer in layers:  # each sum starts small, so that the stream keeps its scale over the depth
             for last in (layer.out, layer.down):
                 nn.init.normal_(last.weight, std=0.5 * (last.in_features * 2 * depth) ** -0.5)
 
