@@ -303,12 +303,14 @@ def fake_quant(
         rows = rows.float()
     with torch.no_grad():
         low, high = rule(rows.detach())
-    rounding = torch.round
+    rounding: Rounding = torch.round
     if stochastic:
 
-        def rounding(codes: Tensor) -> Tensor:  # E[round(y + u)] = y for u uniform in [-1/2, 1/2)
+        def unbiased(codes: Tensor) -> Tensor:  # E[round(y + u)] = y for u uniform in [-1/2, 1/2)
             noise = torch.empty_like(codes).uniform_(-0.5, 0.5, generator=generator)
             return (codes + noise).round()
+
+        rounding = unbiased
 
     values = _FakeQuantization.apply(rows, low, high, grid, surrogate, rounding)
     return blocks.join(values, x.shape).to(x.dtype)
