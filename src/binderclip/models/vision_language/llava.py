@@ -72,7 +72,7 @@ class LlavaDecoder(Stack):
 
     def __init__(self, model: Backbone) -> None:
         name = type(model).__name__
-        language = getattr(getattr(model, "model", None), "language_model", None)
+        language: Backbone = getattr(getattr(model, "model", None), "language_model", None)
         if name != "LlavaForConditionalGeneration" or type(language).__name__ != "LlamaModel":
             raise NotSupported(
                 f"{name} around {type(language).__name__} is not supported; supported: transformers' "
@@ -81,7 +81,7 @@ class LlavaDecoder(Stack):
         config = language.config
         blocks = [LlamaBlock(layer, config.num_attention_heads, config.hidden_size) for layer in language.layers]
         super().__init__(model, blocks, config.hidden_size)
-        self.language: Backbone = language
+        self.language = language
 
     def embed(self, inputs: Mapping[str, Tensor]) -> Tokens:  # type: ignore[override]
         """What a processor gives for one image a prompt -> `[words | image | words]` that enter the first layer.
