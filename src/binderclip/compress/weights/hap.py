@@ -110,15 +110,18 @@ class NeuralImplant(nn.Module):
         if implanted.dtype != torch.bool or tuple(implanted.shape) != (outputs,) or not 0 < count < outputs:
             raise UsageError(f"implanted must be {outputs} truth values, some True and some False")
         implanted = implanted.to(layer.weight.device)
-        weight, factory = layer.weight.detach(), {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        weight = layer.weight.detach()
+        factory: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
         bias = None if layer.bias is None else layer.bias.detach()[~implanted]
         if isinstance(layer, nn.Conv2d):
             _check_convolution(layer, init)
-            shape: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+            shape: dict[str, Any] = {"kernel_size": layer.kernel_size, "stride": layer.stride}
+            shape |= {"padding": layer.padding, "dilation": layer.dilation}
             self.dense: nn.Module = nn.Conv2d(
-                layer.in_channels, outputs - count, layer.kernel_size, bias=bias is not None, **shape, **factory
+                layer.in_channels, outputs - count, bias=bias is not None, **shape, **factory
             )
-            self.implant: nn.Module = nn.Conv2d(layer.in_channels, count, 1, layer.stride, bias=False, **factory)
+            steps: dict[str, Any] = {"stride": layer.stride}
+            self.implant: nn.Module = nn.Conv2d(layer.in_channels, count, 1, **steps, bias=False, **factory)
             nn.init.zeros_(self.implant.weight)  # type: ignore[arg-type]
         else:
             self.dense = nn.Linear(layer.in_features, outputs - count, bias=bias is not None, **factory)

@@ -153,6 +153,7 @@ class ModulePruningError:
         if self.metric == "loss":
             return -float(loss), -float(loss)
         if self.metric == "accuracy":
+            assert self.sample.labels is not None  # refused when it was made
             return float((logits.argmax(1) == self.sample.labels).double().mean()), -float(loss)
         return mean_recall(logits), -float(loss)
 

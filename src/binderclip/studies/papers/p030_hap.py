@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     net = tuned(network(seed), seed, EPOCHS, 0.1)
     groups = channel_groups(net)
-    methods = {
+    methods: dict[str, Any] = {
         HAP: HessianTraceScore(loss=lambda: loss_of(net), probes=PROBES, seed=seed), MAGNITUDE: MagnitudeScore(),
         GRADIENT: GradientScore(losses=lambda: [loss_of(net)]), CHANCE: RandomScore(seed=seed),
     }  # fmt: skip

@@ -38,7 +38,9 @@ def train(seed: int, gradient: MaskedGradient | None) -> tuple[nn.Sequential, di
     if sparse is None:
         return net.eval(), {}
     sparse.finalize()
-    return net.eval(), {name: float((net[int(name)].weight == 0).float().mean()) for name in sparse.layers}
+    return net.eval(), {
+        name: float(torch.eq(net.get_parameter(f"{name}.weight"), 0).float().mean()) for name in sparse.layers
+    }
 
 
 def measure(seed: int) -> list[Row]:
@@ -57,7 +59,7 @@ def measure(seed: int) -> list[Row]:
     dense, _ = train(seed, None)
     pruned = copy.deepcopy(dense)
     for layer, share in zeros.items():
-        weight = pruned[int(layer)].weight.data
+        weight = pruned.get_parameter(f"{layer}.weight").data
         least = weight.abs().flatten().kthvalue(max(1, round(share * weight.numel()))).values
         weight[weight.abs() <= least] = 0.0
     rows += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 from torch import Tensor
 
@@ -89,7 +90,8 @@ def measure(seed: int) -> list[Row]:
 
 def draw(table: Table, figure: Figure) -> None:
     """What the first stage keeps, accuracies and errors."""
-    parts, names = figure.subfigures(2, 1, height_ratios=[1, 1.3]), (BALANCED, ATTENDED, DIVERSE, RANDOM)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.3])
+    names = (BALANCED, ATTENDED, DIVERSE, RANDOM)
     scenes = asked_scenes(STUDY.seeds[0], SCENES)
     for ax, name in zip(parts[0].subplots(1, len(names)), names, strict=True):
         run = pruners(STUDY.seeds[0])[name].run(vlm().decoder, scenes.tokens)

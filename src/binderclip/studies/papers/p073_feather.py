@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from binderclip.compress import (
@@ -92,7 +94,7 @@ def measure(seed: int) -> list[Row]:
 
 def draw(table: Table, figure: Figure) -> None:
     """Where tokens survive the first stage, and the accuracy of all."""
-    parts = figure.subfigures(2, 1, height_ratios=[1, 1.3])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.3])
     names = (FASTV, PLAIN, UNIFORM, FEATHER)
     for ax, name in zip(parts[0].subplots(1, len(names)), names, strict=True):
         run = pruners(STUDY.seeds[0])[name].run(vlm().decoder, asked_scenes(STUDY.seeds[0], SCENES).tokens)

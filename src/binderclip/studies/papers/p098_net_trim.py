@@ -49,7 +49,7 @@ def masked(net: nn.Sequential, zeros: dict[str, float], score: Callable[[Tensor]
     """A copy in which each layer has lost the given share of its weights, those of least score."""
     pruned = copy.deepcopy(net)
     for name, share in zeros.items():
-        weight = pruned[int(name)].weight.data
+        weight = pruned.get_parameter(f"{name}.weight").data
         weight[score(weight) <= score(weight).flatten().kthvalue(max(1, round(share * weight.numel()))).values] = 0.0
     return pruned
 
@@ -78,7 +78,7 @@ def trained(seed: int) -> list[Row]:
     fit(lambda b: F.cross_entropy(net(b[0]), b[1]), net, batches, steps=STEPS, lr=2e-3, optimizer="adamw")
     x, own = sparse_net.pictures("train")[0][sparse_net.training_rows(seed, SAMPLES)], copy.deepcopy(net.eval())
     layers = NetTrim(KAPPA, iterations=ITERATIONS, samples=SAMPLES)(own, x)
-    zeros = {name: float((own[int(name)].weight == 0).float().mean()) for name in layers}
+    zeros = {name: float(torch.eq(own.get_parameter(f"{name}.weight"), 0).float().mean()) for name in layers}
     epsilons = {name: layer.epsilon for name, layer in layers.items()}
     g = torch.Generator().manual_seed(seed)
     models = {

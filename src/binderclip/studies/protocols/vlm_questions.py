@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -74,10 +74,7 @@ def random_pruning(layers: Sequence[int], keep: Sequence[float], seed: int, drop
         scores = torch.rand(context.hidden.shape[:2], generator=generator)
         return select_top_tokens(scores, max(1, int(part * context.total + 1e-6)), among=context.present)
 
-    plan = [
-        PruningStage(layer, lambda context, part=part: select(context, part))
-        for layer, part in zip(layers, keep, strict=True)
-    ]  # fmt: skip
+    plan = [PruningStage(layer, partial(select, part=part)) for layer, part in zip(layers, keep, strict=True)]
     return TokenPruner(
         plan + ([] if drop is None else [PruningStage(drop, lambda context: torch.zeros_like(context.present))])
     )

@@ -131,10 +131,11 @@ def aligned_(model: TinyVLM, data: SceneQuestions, ridge: float = 10.0) -> None:
     named, located = (net.words.weight[model.ids(list(words))[:, 0]] for words in (model.names, CELLS))
     net.places.add_(located[cell])
     y = torch.where((data.patches >= 0)[..., None], seen[data.patches.clamp(min=0)], torch.zeros(())).flatten(0, 1)
-    x = functional.pad(net.connect[0](data.features).flatten(0, 1), (0, 1), value=1.0)
+    normalise, linear = net.connect
+    x = functional.pad(normalise(data.features).flatten(0, 1), (0, 1), value=1.0)
     solved = torch.linalg.solve(x.T @ x + ridge * torch.eye(x.shape[1]), x.T @ y)
-    net.connect[1].weight.copy_(solved[:-1].T)
-    net.connect[1].bias.copy_(solved[-1])
+    linear.get_parameter("weight").copy_(solved[:-1].T)
+    linear.get_parameter("bias").copy_(solved[-1])
     net.answer.weight.mul_(0.1)
     net.answer.weight[model.ids(list(CELLS))[:, 0]] += located / 4
     # each head compares classes in its slowest pairs: component i turns with i + head_dim / 2
@@ -146,8 +147,8 @@ def aligned_(model: TinyVLM, data: SceneQuestions, ridge: float = 10.0) -> None:
             index = [2 * half * head + row for row in rows]
             query[index], key[index] = KEY_SCALE * named / 4, KEY_SCALE * seen / 4
         value = torch.linalg.qr(torch.randn(net.width, net.width)).Q
-        layer.qkv.weight.copy_(torch.cat([query, key, value]))
-        layer.out.weight.copy_(VALUE_SCALE * value.T)
+        layer.get_parameter("qkv.weight").copy_(torch.cat([query, key, value]))
+        layer.get_parameter("out.weight").copy_(VALUE_SCALE * value.T)
 
 
 def train_vlm(model: TinyVLM, data: SceneQuestions, *, epochs: int = EPOCHS, seed: int = 0, log: Any = None) -> None:
