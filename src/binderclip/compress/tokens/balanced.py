@@ -59,7 +59,7 @@ class BalancedTokenPruning(TokenPruner):
     """Early stages keep what differs, for later layers; late ones keep what is attended, for their own output.
 
     Each stage keeps the union of an even set on the grid, of far-apart tokens and of attended ones, filled up by
-    tokens far from the union. Where a union is too large, the seed goes first, then what is least attended.
+    tokens far from the union. Of a union that is too large the least attended go.
 
     Args:
         layers: before which the stages prune, from 0; (3, 6, 14) are the paper's layers 4, 7 and 15 of 32.
