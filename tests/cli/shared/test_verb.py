@@ -30,7 +30,8 @@ READ = frozenset(
      "transform", "url", "views", "weights", "words"]
 )  # fmt: skip
 """Parameters that are words, or files that are read, whatever the verb."""
-READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("locate",): {"masks"}}
+READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("locate",): {"masks"},
+              ("interpolate",): {"first", "second"}}  # fmt: skip
 """The same of one verb; elsewhere these names are those of results."""
 
 

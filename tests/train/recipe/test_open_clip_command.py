@@ -112,6 +112,7 @@ OTHER: dict[str, Any] = {
     "batch_size": 32, "samples": 640, "epochs": 2, "lr": 0.5, "weight_decay": 0.5, "schedule": "linear", "warmup": 0.5,
     "floor": 0.5, "optimizer": "sgd", "clip": "zclip", "loss": "siglip", "terms": [{"name": "router"}],
     "teacher": "start", "ema": 0.9, "accumulate": 2, "micro_batch": 16, "precision": "float16", "image_tokens": "grid",
+    "grad_transform": "tract",
     "patch_dropout": 0.5, "text_tokens": "random", "positions": "sincos", "layer_decay": 0.5, "channels_last": True,
     "groups": [{"match": "text.*", "lr": 0.5}], "grad_checkpointing": True, "checkpoint_every": 7,
 }  # fmt: skip

@@ -30,6 +30,7 @@ _UNSAID = {
     "terms": "there are no further losses",
     "teacher": "a frozen copy of the model is no teacher there; --distill-model compares with another model's logits",
     "ema": "the weights are not averaged",
+    "grad_transform": "gradients are clipped and not changed otherwise",
     "accumulate": "--accum-freq compares all pictures of a step with all its captions, as micro_batch does here",
     "text_tokens": "captions are shortened by the tokenizer, see reduction_mask in the model's text_cfg",
     "positions": "positions are resampled once, when weights of another size are loaded",

@@ -32,9 +32,9 @@ class LandscapeRequest(Request):
     templates: Annotated[str, Option("Sentences around a class name.", ("--templates", "-t"))] = "name"
     limit: Annotated[int, Field(ge=2, le=10**5), Option("Pictures, spread evenly over the data.")] = 128
     points: Annotated[int, Field(ge=3, le=401), Option("Along each side of the plane; odd ones have the middle.")] = 11
-    radius: Annotated[float, Field(gt=0, le=100), Option("Half a side: 1 adds as much to a filter as it is long.")] = (
-        1.0
-    )
+    radius: Annotated[
+        float, Field(ge=1e-3, le=100), Option("Half a side: 1 adds as much to a filter as it is long.")
+    ] = 1.0
     seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of both directions.")] = 0
     out: Annotated[str, Option("The page, and beside it its numbers.", ("--out", "-o"), output=True)] = "landscape.html"
     report: Annotated[bool, Option("Write the page and its numbers.")] = True
