@@ -64,6 +64,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
         "--out",
         "made",
     ],
+    ("compress",): ["small", "--data", "openmoji", "--limit", "4", "--method", "magnitude", "--out", "made"],
     ("landscape",): ["small", "--data", "openmoji", "--limit", "2", "--points", "3"],
     ("interpolate",): ["small", "small", "--data", "openmoji", "--limit", "4", "--points", "3"],
     ("geometry",): ["small", "--data", "openmoji", "--limit", "24"],

@@ -90,6 +90,14 @@ def attack(inputs: Inputs) -> Request:
     )  # fmt: skip
 
 
+@case("compress")
+def compress(inputs: Inputs) -> Request:
+    return tasks.compress.request(
+        model=inputs.model, data="digits", split="all", limit=8, target=0.4, sides=("image",), neuron_sets=4,
+        template="the digit {}", out="smaller",
+    )  # fmt: skip
+
+
 @case("curate")
 def curate(inputs: Inputs) -> Request:
     return tasks.curate.request(

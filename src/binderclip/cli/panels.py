@@ -27,6 +27,7 @@ PANELS: dict[str, dict[str, str]] = {
         "curate": "which pairs of a pool to train on",
         "embed": "embeddings of a pool's pictures and captions, as Parquet",
         "train": "train a model by a recipe, on your pictures or ours",
+        "compress": "a smaller model, and what it costs in quality",
         "spikes": "where a run's gradient spiked, and by what",
     },
     "Check": {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import attack as attack
     from binderclip.tasks.verbs.functions import classify as classify
     from binderclip.tasks.verbs.functions import click as click
+    from binderclip.tasks.verbs.functions import compress as compress
     from binderclip.tasks.verbs.functions import curate as curate
     from binderclip.tasks.verbs.functions import descriptions as descriptions
     from binderclip.tasks.verbs.functions import detect as detect

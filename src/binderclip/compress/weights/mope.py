@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -81,6 +81,7 @@ class ModulePruningError:
         break_ties: few pairs give many modules the same error; the loss then says which is needed more. It moves an
             error by less than half of the smallest step of the metric, and one that changes nothing stays at 0.
         batch_size: pictures or texts that run at once.
+        progress: called with (done, total) after each run of a batch without one module.
 
     Raises:
         UsageError: an unknown metric, `accuracy` without labels or `recall` with them.
@@ -93,6 +94,7 @@ class ModulePruningError:
     metric: Metric = "recall"
     break_ties: bool = True
     batch_size: int = 64
+    progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
         check_choice("metric", self.metric, ("recall", "accuracy", "loss"))
@@ -166,6 +168,7 @@ class ModulePruningError:
         self, model: ImageTextModel, groups: Sequence[PruneGroups]
     ) -> Iterator[tuple[str, Float[Tensor, "G N E"], Float[Tensor, "N E"], str]]:
         """Layer's name, the features without each of its groups and those of the whole model, and their side."""
+        each = self._one_by_one(groups)
         for side in ("image", "text"):
             own = [one for one in groups if one.side == side]
             rows: dict[str, list[Tensor]] = {one.name: [] for one in own}
@@ -173,7 +176,7 @@ class ModulePruningError:
             for states, tower in self._states(model, side) if own else ():
                 plain.append(_finished(tower, states, tower.depth - 1))
                 for one in own:
-                    rows[one.name].append(torch.stack([_finished(tower, states, one.layer) for _ in _one_by_one(one)]))
+                    rows[one.name].append(torch.stack([_finished(tower, states, one.layer) for _ in each(one)]))
             if own:
                 features = torch.cat(plain)
                 yield from ((one.name, torch.cat(rows[one.name], 1), features, side) for one in own)
@@ -181,7 +184,21 @@ class ModulePruningError:
         if outside:  # channels outside the towers: the image side runs whole
             features = self._whole(model, "image")
             for one in outside:
-                yield one.name, torch.stack([self._whole(model, "image") for _ in _one_by_one(one)]), features, "image"
+                yield one.name, torch.stack([self._whole(model, "image") for _ in each(one)]), features, "image"
+
+    def _one_by_one(self, groups: Sequence[PruneGroups]) -> Callable[[PruneGroups], Iterator[int]]:
+        """Takes out each group of a layer, one at a time, and counts."""
+        runs = {"image": len(self.sample.pixels), "text": len(self.sample.texts)}
+        batches = {side: -(-count // self.batch_size) for side, count in runs.items()} | {"": 1}
+        total, done = sum(len(one) * batches[one.side] for one in groups), itertools.count(1)
+
+        def each(one: PruneGroups) -> Iterator[int]:
+            for number in _one_by_one(one):
+                yield number
+                if self.progress is not None:
+                    self.progress(next(done), total)
+
+        return each
 
     def _states(self, model: ImageTextModel, side: str) -> Iterator[tuple[list[Any], Stack]]:
         """Of each batch the tokens that enter every block."""
@@ -326,7 +343,7 @@ class MoPEPruner:
             UsageError: an amount out of range.
         """
         budget = PruneBudget(amount=amount)
-        groups = self._groups(("block",))
+        groups = self.groups(("block",))
         scores = self.error(self.model, groups)
         keep: dict[str, Tensor] = {}
         for side in self.sides:
@@ -340,16 +357,16 @@ class MoPEPruner:
 
     def width_groups(self) -> list[PruneGroups]:
         """Heads, and neurons in sets of which the first has those of the largest gradient score."""
-        neurons = self._groups(("neuron",))
+        neurons = self.groups(("neuron",))
         training = self.model.training
         self.model.eval()
-        scores = GradientScore(losses=partial(self._losses))(self.model, neurons)
+        scores = GradientScore(losses=self.losses)(self.model, neurons)
         self.model.train(training)
         sets = []
         for one in neurons:
             count = next(c for c in range(min(self.neuron_groups, len(one)), 0, -1) if len(one) % c == 0)
             sets.append(merged_groups(one, scores[one.name].argsort(descending=True, stable=True), count))
-        return [*self._groups(("head",)), *sets]
+        return [*self.groups(("head",)), *sets]
 
     def recover(
         self,
@@ -392,10 +409,12 @@ class MoPEPruner:
         except NotSupported as error:
             raise NotSupported(f"{self.model.name}: {error}; leave {side!r} out of sides") from error
 
-    def _groups(self, kinds: Sequence[Kind]) -> list[PruneGroups]:
+    def groups(self, kinds: Sequence[Kind]) -> list[PruneGroups]:
+        """The groups of these kinds in the towers that are pruned."""
         return [one for side in self.sides for one in tower_groups(self._tower(side), kinds, side=side)]
 
-    def _losses(self) -> Iterator[Float[Tensor, ""]]:
+    def losses(self) -> Iterator[Float[Tensor, ""]]:
+        """The loss of each batch of the sample, with its graph, as `GradientScore` takes it."""
         size = self.error.batch_size
         for start in range(0, len(self.sample.pixels), size):
             part = self.sample.part(slice(start, start + size)) if len(self.sample.pixels) - start > 1 else None

@@ -58,7 +58,7 @@ def remove(model: nn.Module, groups: Sequence[PruneGroups], keep: Mapping[str, B
     """
     check_keep(groups, keep)
     _check_something_stays(groups, keep)
-    _check_recordable(model)
+    check_recordable(model)
     before, chosen = _parameters(model), [one for one in groups if one.name in keep]
     for one in chosen:
         if one.kind != "block":
@@ -108,7 +108,12 @@ def _check_something_stays(groups: Sequence[PruneGroups], keep: Mapping[str, Ten
             raise UsageError(f"no block of {type(owner).__name__} would stay: at least one must")
 
 
-def _check_recordable(model: nn.Module) -> None:
+def check_recordable(model: nn.Module) -> None:
+    """Refuse models whose folder could not say how narrow they became.
+
+    Raises:
+        NotSupported: see `remove`.
+    """
     if isinstance(model, ImageTextModel):
         if model.kind != "open_clip" or "model_cfg" not in model.config:
             raise NotSupported(

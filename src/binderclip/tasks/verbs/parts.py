@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.classify.run import run as classify
     from binderclip.tasks.verbs.click.request import ClickRequest as ClickRequest
     from binderclip.tasks.verbs.click.run import run as click
+    from binderclip.tasks.verbs.compress.request import CompressRequest as CompressRequest
+    from binderclip.tasks.verbs.compress.run import run as compress
     from binderclip.tasks.verbs.curate.request import CurateRequest as CurateRequest
     from binderclip.tasks.verbs.curate.task import run as curate
     from binderclip.tasks.verbs.descriptions.request import DescriptionsRequest as DescriptionsRequest

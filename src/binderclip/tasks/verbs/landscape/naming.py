@@ -16,7 +16,7 @@ from binderclip.models import resolve_templates
 from binderclip.tasks.events import batches
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float, Int, UInt8
     from torch import Tensor
 
     from binderclip.models import ImageTextModel
@@ -92,18 +92,9 @@ def naming_set(
         NotSupported: a model that compares by another geometry than the cosine.
         DataError: too few pictures, or all of them are called the same.
     """
-    if model.geometry is not None:
-        raise NotSupported(f"{model.name} compares by {type(model.geometry).__name__}: only the cosine is supported")
     sentences = resolve_templates(templates)
-    chosen_split = held_out_split(source) if split is None else split
-    data = load_data(source, split=None if chosen_split == "all" else chosen_split)
-    if not isinstance(data, ImageTextDataset):
-        raise UsageError(f"--data {source}: shards are streamed; give a folder or a named set")
-    if len(data) > limit:  # of data that are sorted by class the first would be of one
-        data = data.subset(np.unique(np.linspace(0, len(data) - 1, limit).round().astype(int)))
-    pixels, kept, skipped = _pixels(model, data, batch_size)
-    if len(kept) < least:
-        raise DataError(f"{source} has {len(kept)} pictures that can be read: {least} are needed, better hundreds")
+    data, where = evenly_chosen(model, source, split, limit)
+    pixels, kept, skipped = read_pictures(model, data, batch_size, least, source)
     labels = np.asarray(data.labels)[kept]
     if len(data.classes) > 1 and bool((labels >= 0).all()):
         names, target = list(data.classes), torch.as_tensor(labels).long()
@@ -118,26 +109,60 @@ def naming_set(
     if len(names) < 2:
         raise DataError(f"all pictures of {source} are called {names[0]!r}: there is nothing to tell apart")
     loss = NamingLoss(texts, owner, len(names), batch_size)
-    where = f"{source}, split {chosen_split}" if chosen_split else source
-    return NamingSet(pixels, target, loss, named_by, where, skipped)
+    return NamingSet(model.preprocess.normalize_pixels(pixels), target, loss, named_by, where, skipped)
 
 
-def _pixels(
-    model: ImageTextModel, data: ImageTextDataset, batch_size: int
-) -> tuple[Float[Tensor, "n 3 h w"], list[int], list[tuple[str, str]]]:
-    """Normalised pictures, the rows that they are of, and (key, reason) of those that cannot be read."""
+def evenly_chosen(
+    model: ImageTextModel, source: str, split: str | None, limit: int
+) -> tuple[ImageTextDataset, str]:  # fmt: skip
+    """Data of which some are chosen evenly, and what they are in words.
+
+    Args:
+        model: that will read them.
+        source, split: of the data; without a split the held-out one.
+        limit: most pictures.
+
+    Raises:
+        UsageError: shards.
+        NotSupported: a model that compares by another geometry than the cosine.
+    """
+    if model.geometry is not None:
+        raise NotSupported(f"{model.name} compares by {type(model.geometry).__name__}: only the cosine is supported")
+    chosen_split = held_out_split(source) if split is None else split
+    data = load_data(source, split=None if chosen_split == "all" else chosen_split)
+    if not isinstance(data, ImageTextDataset):
+        raise UsageError(f"--data {source}: shards are streamed; give a folder or a named set")
+    if len(data) > limit:  # of data that are sorted by class the first would be of one
+        data = data.subset(np.unique(np.linspace(0, len(data) - 1, limit).round().astype(int)))
+    return data, f"{source}, split {chosen_split}" if chosen_split else source
+
+
+def read_pictures(
+    model: ImageTextModel, data: ImageTextDataset, batch_size: int, least: int, source: str
+) -> tuple[UInt8[Tensor, "n h w 3"], list[int], list[tuple[str, str]]]:
+    """Resized 8-bit pictures, the rows that they are of, and (key, reason) of those that cannot be read.
+
+    Args:
+        model: whose preprocessing is taken.
+        data: to read.
+        batch_size: pictures read at once.
+        least: fewest that must be readable.
+        source: what the data are called.
+
+    Raises:
+        DataError: too few.
+    """
     data, step = data.with_mode("RGB"), batches("picture")
     parts, kept, skipped = [], [], []
     for start in range(0, len(data), batch_size):
         rows = range(start, min(start + batch_size, len(data)))
-        arrays = []
         for row, item in zip(rows, data.__getitems__(rows), strict=True):
             if isinstance(item, Skipped):
                 skipped.append((str(item.key), item.reason))
             else:
                 kept.append(row)
-                arrays.append(model.preprocess.pixels(item.image))
-        if arrays:
-            parts.append(model.preprocess.normalize_pixels(torch.from_numpy(np.stack(arrays))))
+                parts.append(model.preprocess.pixels(item.image))
         step(rows.stop, len(data))
-    return torch.cat(parts) if parts else torch.zeros(0, 3, 1, 1), kept, skipped
+    if len(kept) < least:
+        raise DataError(f"{source} has {len(kept)} pictures that can be read: {least} are needed, better hundreds")
+    return torch.from_numpy(np.stack(parts)), kept, skipped

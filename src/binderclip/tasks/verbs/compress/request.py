@@ -1,0 +1,83 @@
+"""What `compress` is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from binderclip.errors import UsageError
+from binderclip.tasks.fields import MOST_SEED, BatchSize, Device, ModelArgument
+from binderclip.tasks.request import Option, Request
+
+SIDES = ("image", "text")
+"""Towers of a model."""
+
+
+def parse_sides(value: Any) -> tuple[str, ...]:
+    """The towers of --sides: text with commas, or one by one.
+
+    Raises:
+        UsageError: none, or another word.
+    """
+    words = value.split(",") if isinstance(value, str) else value
+    sides = tuple(dict.fromkeys(str(word).strip() for word in words)) if isinstance(words, Sequence) else ()
+    if not sides or not set(sides) <= set(SIDES):
+        raise UsageError(f"--sides {value!r}: image, text, or image,text")
+    return sides
+
+
+class CompressRequest(Request):
+    """Take heads, neurons and channels out of an image-text model, and measure what it is worth before and after.
+
+    Examples:
+
+        binderclip compress small --data pets/ --out smaller
+
+        binderclip compress runs/mine --data pairs/ --target 0.4 --channels --steps 200 --out smaller
+
+    One half of the pictures says what each head and each neuron is worth; the other half measures the model before and
+    after. With --steps the smaller model is then trained to follow the whole one, on the first half. The folder is
+    opened by every verb, as any other model.
+    """
+
+    task: ClassVar[str] = "compress"
+
+    model: ModelArgument
+    data: Annotated[str, Option("Pictures with captions or class-named folders, or a named set.")]
+    out: Annotated[str, Option("Folder of the smaller model, new or empty.", ("--out", "-o"), output=True)]
+    target: Annotated[
+        float, Field(gt=0, lt=1), Option("Fraction that goes: of the heads and neurons of every block.")
+    ] = 0.5
+    method: Annotated[
+        Literal["mope", "gradient", "magnitude", "random"],
+        Option(
+            "What a head is worth: `mope`, the quality lost without it; `gradient`, the loss to first order; "
+            "`magnitude`, its weights; `random`, chance."
+        ),
+    ] = "mope"
+    sides: Annotated[
+        tuple[str, ...],
+        BeforeValidator(parse_sides),
+        Option("Towers that lose heads and neurons.", parse=parse_sides, write=",".join, default="image,text"),
+    ] = SIDES
+    channels: Annotated[
+        bool,
+        Option("Also take channels out of the convolutions of the image tower; with `mope` by the gradient."),
+    ] = False
+    steps: Annotated[int, Field(ge=0, le=10**6), Option("Steps of recovery by distillation.")] = 0
+    lr: Annotated[float, Field(gt=0, le=1), Option("Learning rate of the recovery.")] = 5e-4
+    neuron_sets: Annotated[
+        int, Field(ge=2, le=4096), Option("With `mope`: sets that the neurons of a block are judged in.")
+    ] = 16
+    split: Annotated[str | None, Option("Of a named set, or `all` [default: the held-out one].")] = None
+    named_by: Annotated[
+        Literal["classes", "captions"] | None,
+        Option("How pictures are called [default: by captions where most have one of their own, else by classes]."),
+    ] = None
+    template: Annotated[str, Option("Sentence around a class name, such as `a photo of a {}`.")] = "{}"
+    limit: Annotated[int, Field(ge=4, le=10**5), Option("Pictures, spread evenly over the data.")] = 256
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of `random`, and of the order of the recovery.")] = 0
+    device: Device = "cpu"
+    batch_size: BatchSize = 64

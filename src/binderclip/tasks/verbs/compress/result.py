@@ -1,0 +1,108 @@
+"""What comes of `compress`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from binderclip.display import number_of
+from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.compress.figures import REPEATS, ModelFigures
+from binderclip.tasks.verbs.compress.request import CompressRequest
+
+METRICS = {"accuracy": "accuracy, held out", "recall": "mean recall at 1, 5 and 10, held out"}
+"""What quality is -> its row in the table."""
+
+
+@dataclass(frozen=True)
+class Compression(VerbResult):
+    """A model before and after.
+
+    Attributes:
+        model, source: names.
+        judged, held_out: pictures in each half. metric: "accuracy" or "recall".
+        before, after: figures of the model.
+        groups: kind of module -> how many there were, and how many stay.
+        threads: of the processor, with which times were taken.
+        skipped: (key, reason) of pictures that could not be read.
+    """
+
+    whole: ClassVar[bool] = True
+
+    request: CompressRequest
+    model: str
+    source: str
+    judged: int
+    held_out: int
+    metric: str
+    before: ModelFigures
+    after: ModelFigures
+    groups: dict[str, tuple[int, int]]
+    threads: int
+    skipped: list[tuple[str, str]]
+
+    @property
+    def title(self) -> str:
+        """Which model on which data."""
+        return f"{self.model} without {self.request.target:.0%}, by {self.request.method}, on {self.source}"
+
+    @property
+    def saved(self) -> Path:
+        """Folder of the smaller model."""
+        return Path(self.request.out)
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and a row a figure."""
+        first, second = self.before, self.after
+        rows: list[tuple[Any, ...]] = [
+            (f"{kind}s judged together" if kind == "neuron set" else f"{kind}s", str(had), str(has), _change(had, has))
+            for kind, (had, has) in self.groups.items()
+        ]
+        for name, had, has, form in (
+            ("parameters", first.parameters, second.parameters, ","),
+            ("folder, MB", first.megabytes, second.megabytes, ".1f"),
+            ("one picture, GFLOP", first.gflop_image, second.gflop_image, ".3g"),
+            ("one text, GFLOP", first.gflop_text, second.gflop_text, ".3g"),
+            ("one picture, ms", 1e3 * first.seconds_image, 1e3 * second.seconds_image, ".2f"),
+            ("one text, ms", 1e3 * first.seconds_text, 1e3 * second.seconds_text, ".2f"),
+        ):
+            rows.append((name, format(had, form), format(has, form), _change(had, has)))
+        difference = f"{second.quality - first.quality:+.3f}"
+        rows.append((METRICS[self.metric], f"{first.quality:.3f}", f"{second.quality:.3f}", difference))
+        return ("", "before", "after", "change"), rows
+
+    def conclusion(self) -> list[str]:
+        """Size, time and quality, a sentence."""
+        first, second = self.before, self.after
+        return [
+            f"{1 - second.parameters / first.parameters:.0%} fewer parameters; a picture takes "
+            f"{second.seconds_image / first.seconds_image:.2f} of the time, a text "
+            f"{second.seconds_text / first.seconds_text:.2f}; {self.metric} {first.quality:.3f} before and "
+            f"{second.quality:.3f} after, on {number_of(self.held_out, 'picture')} that are held out."
+        ]
+
+    def remarks(self) -> list[str]:
+        threads = "thread" if self.threads == 1 else "threads"
+        return [
+            f"Times are medians of {REPEATS} forwards of one, both models in turn, on {self.request.device} with "
+            f"{self.threads} {threads}, without reading and resizing the picture."
+        ]
+
+    def places(self) -> list[str]:
+        return [f"model {self.saved}"]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model, "data": self.source, "judged": self.judged, "held_out": self.held_out,
+            "metric": self.metric, "before": self.before.as_dict(), "after": self.after.as_dict(),
+            "groups": {kind: {"before": had, "after": has} for kind, (had, has) in self.groups.items()},
+            "threads": self.threads, "saved": self.saved,
+            "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
+            "request": self.request.as_document(),
+        }  # fmt: skip
+
+
+def _change(before: float, after: float) -> str:
+    """In percent."""
+    return f"{after / before - 1:+.0%}"

@@ -1,0 +1,167 @@
+"""What `compress` does: score modules on half of the pictures, take the worst out, recover, measure, and save."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from binderclip.compress import (
+    GradientScore,
+    MagnitudeScore,
+    MoPEPruner,
+    PruneBudget,
+    RandomScore,
+    channel_groups,
+    remove,
+)
+from binderclip.compress.weights.removal import check_recordable
+from binderclip.errors import NotSupported, UsageError
+from binderclip.models.layers.pruned import block_widths
+from binderclip.tasks.events import Saved, batches, emit, skip, start
+from binderclip.tasks.files.outputs import output_folder
+from binderclip.tasks.files.results import ask_for_room, save_or_keep, size_of
+from binderclip.tasks.models import image_text_model
+from binderclip.tasks.verbs.compress.figures import (
+    ModelFigures,
+    gflop,
+    median_seconds,
+    parameter_count,
+    single_forwards,
+)
+from binderclip.tasks.verbs.compress.request import CompressRequest
+from binderclip.tasks.verbs.compress.result import Compression
+from binderclip.tasks.verbs.compress.sample import SampleHalves, quality, recovery_batches, sample_halves
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from binderclip.compress import PruneGroups
+    from binderclip.models import ImageTextModel
+
+
+def run(request: CompressRequest) -> Compression:
+    """Make a model smaller, measure it before and after, and save it.
+
+    Raises:
+        UsageError: a folder that is not empty, shards, or a target by which nothing would go.
+        NotSupported: a model that cannot be pruned, or that compares by another geometry than the cosine.
+        DataError: too few pictures, or all called the same.
+        OutputError: the model cannot be written.
+    """
+    out = Path(request.out)
+    if any(output_folder(out, make=False).glob("*")):
+        raise UsageError(f"--out {out} is a folder that is not empty: give another one")
+    start("loading the model")
+    model = copy.deepcopy(image_text_model(request.model, device=request.device))  # others may use the one of a cache
+    model._cache.clear()
+    check_recordable(model)
+    channels = _channels(model) if request.channels else []
+    ask_for_room(out, size_of(model))
+    start("reading the pictures")
+    halves = sample_halves(model, request)
+    pruner = MoPEPruner(
+        model, halves.judged, sides=cast(Any, request.sides), metric=cast(Any, halves.metric),
+        neuron_groups=request.neuron_sets, batch_size=request.batch_size,
+    )  # fmt: skip
+    groups = _prune(request, pruner, channels)
+    if request.steps:
+        _recover(request, pruner)
+    start("measuring")
+    before, after = _measured(request, pruner, halves)
+    start("saving the model")
+    save_or_keep(model.save, out)
+    emit(Saved(out))
+    skip(halves.skipped)
+    folder = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return Compression(
+        request, model.name, halves.source, len(halves.judged.pixels), len(halves.held_out.pixels), halves.metric,
+        replace(before, megabytes=(folder + size_of(pruner.teacher) - size_of(model)) / 1e6),
+        replace(after, megabytes=folder / 1e6), groups, torch.get_num_threads(), halves.skipped,
+    )  # fmt: skip
+
+
+def _channels(model: ImageTextModel) -> list[PruneGroups]:
+    """Channels of the convolutions in the image tower: of those before its blocks, or of the whole tower."""
+    trunk = getattr(model.visual, "trunk", model.visual)
+    network = getattr(getattr(trunk, "patch_embed", None), "backbone", trunk)
+    if network is trunk and block_widths(model.visual):
+        raise NotSupported(f"--channels: the image tower of {model.name} has blocks alone, no convolutional network")
+    try:
+        groups = channel_groups(network, prefix="image.channels.")
+    except NotSupported as error:
+        raise NotSupported(f"--channels: {model.name}: {error}") from error
+    if not groups:
+        raise NotSupported(f"--channels: {model.name} has no convolution whose channels could go")
+    return groups
+
+
+def _prune(
+    request: CompressRequest, pruner: MoPEPruner, channels: Sequence[PruneGroups]
+) -> dict[str, tuple[int, int]]:  # fmt: skip
+    """Take the modules with the lowest scores out, and say how many there were of each kind and how many stay."""
+    budget = PruneBudget(amount=request.target)
+    towers = pruner.width_groups() if request.method == "mope" else pruner.groups(("head", "neuron"))
+    groups = [*towers, *channels]
+    # Only lengths count here: that nothing would go is said before the scores are computed.
+    if all(bool(keep.all()) for keep in budget.select({one.name: torch.zeros(len(one)) for one in groups}).values()):
+        raise UsageError(f"--target {request.target:g} takes nothing out: no layer has {1 / request.target:.0f} parts")
+    start(f"scoring by {request.method}")
+    keep = budget.select(_scores(request, pruner, towers, channels))
+    start("taking modules out")
+    remove(pruner.model, groups, keep)
+    names = {
+        one.name: "neuron set" if one.kind == "neuron" and request.method == "mope" else one.kind for one in groups
+    }
+    had: Counter[str] = Counter()
+    has: Counter[str] = Counter()
+    for one in groups:
+        had[names[one.name]] += len(one)
+        has[names[one.name]] += int(keep[one.name].sum())
+    return {kind: (had[kind], has[kind]) for kind in had}
+
+
+def _scores(
+    request: CompressRequest, pruner: MoPEPruner, towers: list[PruneGroups], channels: Sequence[PruneGroups]
+) -> dict[str, Tensor]:
+    """Layer's name -> what each of its modules is worth."""
+    model: ImageTextModel = pruner.model
+    groups = [*towers, *channels]
+    if request.method == "magnitude":
+        return MagnitudeScore()(model, groups)
+    if request.method == "random":
+        return RandomScore(seed=request.seed)(model, groups)
+    gradient = GradientScore(losses=pruner.losses)
+    if request.method == "gradient":
+        return gradient(model, groups)
+    error = replace(pruner.error, progress=batches("run without one module"))
+    return error(model, towers) | (gradient(model, channels) if channels else {})
+
+
+def _recover(request: CompressRequest, pruner: MoPEPruner) -> None:
+    """Train the model to follow what it was."""
+    step = batches("step of the recovery")
+    pruner.recover(
+        recovery_batches(pruner.sample, request.batch_size, request.seed), steps=request.steps, lr=request.lr,
+        callbacks=[lambda record: step(record.step, request.steps)], log_every=1,
+    )  # fmt: skip
+
+
+def _measured(request: CompressRequest, pruner: MoPEPruner, halves: SampleHalves) -> tuple[ModelFigures, ModelFigures]:
+    """Figures of the model as it was and as it is, but for the size of their folders."""
+    models = [pruner.teacher, pruner.model]
+    images, texts = zip(*(single_forwards(model, halves.held_out.texts[0]) for model in models), strict=True)
+    seconds = [median_seconds(forwards, pruner.model.device) for forwards in (images, texts)]
+    first, second = (
+        ModelFigures(
+            parameter_count(model), 0.0, gflop(images[i]), gflop(texts[i]), seconds[0][i], seconds[1][i],
+            quality(model, halves.held_out, request.batch_size),
+        )
+        for i, model in enumerate(models)
+    )  # fmt: skip
+    return first, second

@@ -1,0 +1,166 @@
+"""`binderclip compress`: what is saved is the whole model without its worst modules, and every verb opens it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.compress import MagnitudeScore, PruneBudget, channel_groups, masked, tower_groups
+from binderclip.data import load_data
+from binderclip.errors import OutputError
+from binderclip.models import ImageTextModel, load
+from binderclip.tasks.verbs.compress.figures import gflop, single_forwards
+
+Command = Callable[..., Any]
+OPTIONS = ("--data", "digits", "--split", "all", "--limit", 24)
+TEXTS = ["a cat", "two dogs on a beach"]
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures in two folders named after their classes."""
+    folder = tmp_path_factory.mktemp("colours")
+    for name in ("red", "blue"):
+        (folder / name).mkdir()
+        for number in range(6):
+            Image.effect_noise((40, 36), 20 + number).convert("RGB").save(folder / name / f"{number}.png")
+    return folder
+
+
+def features(model: ImageTextModel) -> torch.Tensor:
+    """Of two random pictures and two texts, with the values that the model has now."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        pixels = torch.randn(2, 3, *model.preprocess.size, generator=generator)
+        return torch.cat([model.encode_pixels(pixels), model.encode_text(TEXTS)])
+
+
+def by_magnitude(model: ImageTextModel, channels: bool = False) -> torch.Tensor:
+    """The features of the whole model in which the smaller half of the modules has no effect."""
+    groups = [*tower_groups(model.image_tower), *tower_groups(model.text_tower, side="text")]
+    if channels:
+        groups += channel_groups(model.visual.trunk.patch_embed.backbone)  # type: ignore[union-attr, arg-type]
+    with masked(groups, PruneBudget(amount=0.5).select(MagnitudeScore()(model, groups))):
+        return features(model)
+
+
+def test_the_folder_is_the_model_without_its_smallest_modules_and_classify_opens_it(
+    program: Command, tiny_clip: Callable[[int], Path], colours: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "smaller"
+    done = program(
+        "compress", tiny_clip(2), "--data", colours, "--method", "magnitude", "--out", out, "--json"
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    whole, small = load(str(tiny_clip(2))), load(str(out))
+    torch.testing.assert_close(features(small), by_magnitude(whole))
+    for side, model in (("before", whole), ("after", small)):
+        assert found[side]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert found["after"]["parameters"] < found["before"]["parameters"]
+    assert found["groups"] == {"head": {"before": 6, "after": 3}, "neuron": {"before": 384, "after": 192}}
+    assert found["metric"] == "accuracy"
+    assert found["after"]["megabytes"] == sum(path.stat().st_size for path in out.iterdir()) / 1e6
+    whole_folder = sum(path.stat().st_size for path in tiny_clip(2).iterdir()) / 1e6
+    assert found["before"]["megabytes"] == pytest.approx(whole_folder, abs=0.002)
+    labels = program("classify", colours / "red/0.png", "--labels", "red,blue", "--model", out, "--json")
+    assert labels.code == 0, labels.err
+
+
+def test_operations_are_those_of_the_products(tiny_clip: Callable[[int], Path]) -> None:
+    image, _ = single_forwards(load(str(tiny_clip(2))), "a cat")
+    tokens, width, neurons, inner = 17, 32, 128, 32  # 4 x 4 patches of 8 x 8 pixels, and the class token
+    block = tokens * (3 * width * inner + inner * width + 2 * width * neurons) + 2 * tokens**2 * inner
+    expected = 2 * (16 * width * 3 * 8**2 + 2 * block + width * 16)
+    assert gflop(image) == pytest.approx(expected / 1e9)
+
+
+def test_recovery_brings_a_model_nearer_to_what_it_was(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    digits = load_data("digits")
+    pictures, error = [sample.image for sample in digits.subset(range(60))], []
+
+    def similarities(folder: Path) -> torch.Tensor:
+        model = load(str(folder))
+        with torch.no_grad():
+            return model.similarity(model.encode_image(pictures), model.encode_text(list(digits.classes)))
+
+    expected = similarities(tiny_clip(2))
+    for steps in (0, 40):
+        out = tmp_path / f"after-{steps}"
+        done = command(
+            "compress", tiny_clip(2), *OPTIONS, "--method", "random", "--steps", steps, "--lr", 0.002,
+            "--out", out,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        assert "held out" in " ".join(done.out.split())
+        error.append(float((similarities(out) - expected).square().mean()))
+    assert error[1] < error[0]
+
+
+def test_channels_of_a_convolutional_trunk_go_as_well(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "smaller"
+    found = command(
+        "compress", "small", "--data", "noto-emoji", "--limit", 8, "--method", "magnitude", "--channels", "--out", out,
+        "--json",
+    ).json()  # fmt: skip
+    assert found["metric"] == "recall"
+    assert found["after"]["gflop"]["image"] < 0.5 * found["before"]["gflop"]["image"]
+    torch.testing.assert_close(features(load(str(out))), by_magnitude(load("small"), channels=True))
+
+
+def test_a_model_that_cannot_be_saved_in_its_place_is_kept(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, out = ImageTextModel.save, tmp_path / "smaller"
+
+    def full(model: ImageTextModel, folder: Path) -> Path:
+        if Path(folder) == out:
+            raise OutputError(f"cannot write {folder}: no space left on device")
+        return save(model, folder)
+
+    monkeypatch.setattr(ImageTextModel, "save", full)
+    done = command("compress", tiny_clip(2), *OPTIONS, "--method", "magnitude", "--out", out)
+    assert done.code == 1
+    kept = Path("".join(done.err.split("the result is kept as ")[1].split()))
+    torch.testing.assert_close(features(load(str(kept))), by_magnitude(load(str(tiny_clip(2)))))
+
+
+def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path) -> None:
+    full, bare = tmp_path / "full", tmp_path / "bare"
+    full.mkdir()
+    (full / "mine.txt").write_text("mine")
+    bare.mkdir()
+    for number in range(4):
+        Image.effect_noise((40, 36), 20 + number).convert("RGB").save(bare / f"{number}.png")
+    tiny, out = tiny_clip(2), ("--out", tmp_path / "made")
+    for words, arguments in {
+        "--target 0.0": (tiny, *out, "--target", 0),
+        "--target 1.0": (tiny, *out, "--target", 1),
+        "--target 1.2": (tiny, *out, "--target", 1.2),
+        "nan is not a finite number": (tiny, *out, "--target", "nan"),
+        "takes nothing out": (tiny, *out, "--target", 0.05),
+        "nothing says what they show": (tiny, *out, "--data", bare),
+        "not empty": (tiny, "--out", full),
+        "is a file": (tiny, "--out", full / "mine.txt"),
+        "classifier of concepts": ("everyday", *out),
+        "no convolutional network": (tiny, *out, "--channels"),
+        "--sides": (tiny, *out, "--sides", "image,sound"),
+        "leave 'image' out of sides": ("small-b", *out),
+        "--method": (tiny, *out, "--method", "taste"),
+        "give one, with {}": (tiny, *out, "--template", "simple"),
+        "name them by captions": (tiny, *out, "--data", "photographs", "--named-by", "classes"),
+    }.items():
+        done = command("compress", *OPTIONS, *arguments)
+        assert done.code in (1, 2), words
+        assert words in " ".join(done.err.split()), done.err
+        assert "Traceback" not in done.err
+    assert (full / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / "made").exists()
