@@ -66,6 +66,7 @@ def test_the_folder_is_the_model_without_its_smallest_modules_and_classify_opens
     assert found["after"]["parameters"] < found["before"]["parameters"]
     assert found["groups"] == {"head": {"before": 6, "after": 3}, "neuron": {"before": 384, "after": 192}}
     assert found["metric"] == "accuracy"
+    assert found["chance"] == 0.5
     assert found["after"]["megabytes"] == sum(path.stat().st_size for path in out.iterdir()) / 1e6
     whole_folder = sum(path.stat().st_size for path in tiny_clip(2).iterdir()) / 1e6
     assert found["before"]["megabytes"] == pytest.approx(whole_folder, abs=0.002)
@@ -112,6 +113,7 @@ def test_channels_of_a_convolutional_trunk_go_as_well(command: Command, tmp_path
         "--json",
     ).json()  # fmt: skip
     assert found["metric"] == "recall"
+    assert found["chance"] == pytest.approx((1 / 4 + 1 + 1) / 3)
     assert found["after"]["gflop"]["image"] < 0.5 * found["before"]["gflop"]["image"]
     torch.testing.assert_close(features(load(str(out))), by_magnitude(load("small"), channels=True))
 

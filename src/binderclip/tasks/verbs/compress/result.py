@@ -21,7 +21,7 @@ class Compression(VerbResult):
 
     Attributes:
         model, source: names.
-        judged, held_out: pictures in each half. metric: "accuracy" or "recall".
+        judged, held_out: pictures in each half. metric: "accuracy" or "recall". chance: its value by guessing.
         before, after: figures of the model.
         groups: kind of module -> how many there were, and how many stay.
         threads: of the processor, with which times were taken.
@@ -36,6 +36,7 @@ class Compression(VerbResult):
     judged: int
     held_out: int
     metric: str
+    chance: float
     before: ModelFigures
     after: ModelFigures
     groups: dict[str, tuple[int, int]]
@@ -79,7 +80,8 @@ class Compression(VerbResult):
             f"{1 - second.parameters / first.parameters:.0%} fewer parameters; a picture takes "
             f"{second.seconds_image / first.seconds_image:.2f} of the time, a text "
             f"{second.seconds_text / first.seconds_text:.2f}; {self.metric} {first.quality:.3f} before and "
-            f"{second.quality:.3f} after, on {number_of(self.held_out, 'picture')} that are held out."
+            f"{second.quality:.3f} after (chance {self.chance:.3f}), on {number_of(self.held_out, 'picture')} "
+            "that are held out."
         ]
 
     def remarks(self) -> list[str]:
@@ -95,7 +97,8 @@ class Compression(VerbResult):
     def as_dict(self) -> dict[str, Any]:
         return {
             "model": self.model, "data": self.source, "judged": self.judged, "held_out": self.held_out,
-            "metric": self.metric, "before": self.before.as_dict(), "after": self.after.as_dict(),
+            "metric": self.metric, "chance": self.chance,
+            "before": self.before.as_dict(), "after": self.after.as_dict(),
             "groups": {kind: {"before": had, "after": has} for kind, (had, has) in self.groups.items()},
             "threads": self.threads, "saved": self.saved,
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],

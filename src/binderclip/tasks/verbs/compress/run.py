@@ -36,7 +36,7 @@ from binderclip.tasks.verbs.compress.figures import (
 )
 from binderclip.tasks.verbs.compress.request import CompressRequest
 from binderclip.tasks.verbs.compress.result import Compression
-from binderclip.tasks.verbs.compress.sample import SampleHalves, quality, recovery_batches, sample_halves
+from binderclip.tasks.verbs.compress.sample import SampleHalves, chance, quality, recovery_batches, sample_halves
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +81,7 @@ def run(request: CompressRequest) -> Compression:
     folder = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Compression(
         request, model.name, halves.source, len(halves.judged.pixels), len(halves.held_out.pixels), halves.metric,
+        chance(halves.held_out),
         replace(before, megabytes=(folder + size_of(pruner.teacher) - size_of(model)) / 1e6),
         replace(after, megabytes=folder / 1e6), groups, torch.get_num_threads(), halves.skipped,
     )  # fmt: skip

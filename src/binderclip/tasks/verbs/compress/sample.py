@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from binderclip.compress import PairedSample
-from binderclip.compress.weights.mope import mean_recall
+from binderclip.compress.weights.mope import KS, mean_recall
 from binderclip.errors import DataError, UsageError
 from binderclip.models import resolve_templates
 from binderclip.tasks.verbs.compress.request import CompressRequest
@@ -104,6 +104,13 @@ def quality(model: ImageTextModel, sample: PairedSample, batch_size: int) -> flo
     if sample.labels is None:
         return mean_recall(logits)
     return float((logits.argmax(1) == sample.labels).double().mean())
+
+
+def chance(sample: PairedSample) -> float:
+    """Quality of guessing: one in the number of classes, or the mean of 1, 5 and 10 in the number of pairs."""
+    if sample.labels is not None:
+        return 1 / len(sample.texts)
+    return sum(min(k, len(sample.texts)) for k in KS) / len(KS) / len(sample.texts)
 
 
 def recovery_batches(sample: PairedSample, size: int, seed: int) -> Iterator[tuple[Tensor, list[str]]]:
