@@ -144,9 +144,9 @@ def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], 
         Image.effect_noise((40, 36), 20 + number).convert("RGB").save(bare / f"{number}.png")
     tiny, out = tiny_clip(2), ("--out", tmp_path / "made")
     for words, arguments in {
-        "--target 0.0": (tiny, *out, "--target", 0),
-        "--target 1.0": (tiny, *out, "--target", 1),
-        "--target 1.2": (tiny, *out, "--target", 1.2),
+        "greater than or equal to 0.01": (tiny, *out, "--target", 0),
+        "should be less than or equal to 0.99": (tiny, *out, "--target", 1),
+        "less than or equal to 0.99": (tiny, *out, "--target", 1.2),
         "nan is not a finite number": (tiny, *out, "--target", "nan"),
         "takes nothing out": (tiny, *out, "--target", 0.05),
         "nothing says what they show": (tiny, *out, "--data", bare),

@@ -48,7 +48,7 @@ class CompressRequest(Request):
     data: Annotated[str, Option("Pictures with captions or class-named folders, or a named set.")]
     out: Annotated[str, Option("Folder of the smaller model, new or empty.", ("--out", "-o"), output=True)]
     target: Annotated[
-        float, Field(gt=0, lt=1), Option("Fraction that goes: of the heads and neurons of every block.")
+        float, Field(ge=0.01, le=0.99), Option("Fraction that goes: of the heads and neurons of every block.")
     ] = 0.5
     method: Annotated[
         Literal["mope", "gradient", "magnitude", "random"],
@@ -67,7 +67,7 @@ class CompressRequest(Request):
         Option("Also take channels out of the convolutions of the image tower; with `mope` by the gradient."),
     ] = False
     steps: Annotated[int, Field(ge=0, le=10**6), Option("Steps of recovery by distillation.")] = 0
-    lr: Annotated[float, Field(gt=0, le=1), Option("Learning rate of the recovery.")] = 5e-4
+    lr: Annotated[float, Field(ge=1e-9, le=1), Option("Learning rate of the recovery.")] = 5e-4
     neuron_sets: Annotated[
         int, Field(ge=2, le=4096), Option("With `mope`: sets that the neurons of a block are judged in.")
     ] = 16
