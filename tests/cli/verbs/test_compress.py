@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from PIL import Image
@@ -106,6 +107,16 @@ def test_recovery_brings_a_model_nearer_to_what_it_was(
     assert error[1] < error[0]
 
 
+@pytest.fixture
+def traceable() -> Iterator[None]:
+    """Without checks of shapes: torch.fx traces with proxies, which are no tensors."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.mark.usefixtures("traceable")
 def test_channels_of_a_convolutional_trunk_go_as_well(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "smaller"
     found = command(
