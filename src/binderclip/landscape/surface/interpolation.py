@@ -115,7 +115,7 @@ class InterpolationCurve:
         """A matplotlib figure: accuracy and loss of every set over the weight."""
         from binderclip.landscape.surface.pictures import interpolation_figure
 
-        return interpolation_figure(self)
+        return interpolation_figure(self.alphas, self.loss, self.accuracy)
 
 
 def interpolate_weights(

@@ -88,7 +88,7 @@ class LossCurve:
         """A matplotlib figure: the loss, and the accuracy on an axis of its own; a gap where the loss is not finite."""
         from binderclip.landscape.surface.pictures import curve_figure
 
-        return curve_figure(self)
+        return curve_figure(self.alphas, self.loss, self.accuracy)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the numbers as JSON; NaN becomes null, infinity "inf"."""
@@ -131,7 +131,7 @@ class LossSurface:
         """A matplotlib figure: contours of the loss over both coordinates; a gap where it is not finite."""
         from binderclip.landscape.surface.pictures import surface_figure
 
-        return surface_figure(self)
+        return surface_figure(self.alphas, self.betas, self.loss)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the numbers as JSON; NaN becomes null, infinity "inf"."""

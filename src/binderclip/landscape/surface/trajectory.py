@@ -34,7 +34,7 @@ class TrajectoryPlane:
         """A matplotlib figure: the way over the contours of a surface that was measured along `directions`."""
         from binderclip.landscape.surface.pictures import surface_figure
 
-        return surface_figure(surface, self)
+        return surface_figure(surface.alphas, surface.betas, surface.loss, self.coordinates, self.explained)
 
 
 def trajectory_pca(
