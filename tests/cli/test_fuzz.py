@@ -43,7 +43,7 @@ hostile = importlib.util.module_from_spec(_spec)
 sys.modules["hostile"] = hostile
 _spec.loader.exec_module(hostile)
 
-CALLS = 50
+CALLS = 60
 SEEDS = int(os.environ.get("BINDERCLIP_FUZZ_SEEDS", "10"))
 MODELS = float(os.environ.get("BINDERCLIP_FUZZ_MODELS", "0.06"))
 """Share of the calls that may go on to a model once they are through the checks; the others end there."""
