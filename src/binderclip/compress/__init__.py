@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from binderclip.compress.weights.hap import HessianTraceScore as HessianTraceScore
     from binderclip.compress.weights.hap import NeuralImplant as NeuralImplant
     from binderclip.compress.weights.hap import implant_channels as implant_channels
-    from binderclip.compress.weights.mope import ModulePruningError as ModulePruningError
+    from binderclip.compress.weights.module_error import ModulePruningError as ModulePruningError
+    from binderclip.compress.weights.module_error import PairedSample as PairedSample
     from binderclip.compress.weights.mope import MoPEPruner as MoPEPruner
-    from binderclip.compress.weights.mope import PairedSample as PairedSample
     from binderclip.compress.weights.net_trim import NetTrim as NetTrim
     from binderclip.compress.weights.net_trim import TrimmedLayer as TrimmedLayer
     from binderclip.compress.weights.net_trim import net_trim_layer as net_trim_layer

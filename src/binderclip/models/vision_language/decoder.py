@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from binderclip.models.towers.base import Stack
-from binderclip.models.towers.block import Block, Projection, join_heads, packed, split_heads
+from binderclip.models.towers.block import Backbone, Block, Projection, join_heads, packed, split_heads
 from binderclip.models.towers.tokens import Tokens
 
 __all__ = ["Decoder", "DecoderBlock", "DecoderNet", "rotary_angles", "rotated"]
@@ -102,7 +102,22 @@ class DecoderBlock(Block):
         return packed(self.module.qkv, "weight", self.module.out)
 
 
-class Decoder(Stack):
+class CausalStack(Stack):
+    """A stack that is read at its last token, as the next word is."""
+
+    def norm(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        return self.final_norm(x)
+
+    def pool(self, tokens: Tokens) -> Float[Tensor, "B D"]:
+        return self.norm(tokens.x[:, -1])
+
+    def pool_weights(self, tokens: Tokens) -> Float[Tensor, "B L"]:
+        weights = tokens.x.new_zeros(tokens.x.shape[:2])
+        weights[:, -1] = 1.0
+        return weights
+
+
+class Decoder(CausalStack):
     """A `DecoderNet` as blocks: `run` takes `[first word | image | question]`, `pool` reads the last token.
 
     Args:
@@ -119,20 +134,9 @@ class Decoder(Stack):
     def rope(self, tokens: Tokens) -> Float[Tensor, "2 #B L r"]:
         return rotary_angles(tokens.positions, self.blocks[0].head_dim, self.theta)
 
-    def norm(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        return self.module.norm(x)
-
     @property
-    def final_norm(self) -> nn.Module:
+    def final_norm(self) -> Backbone:
         return self.module.norm
-
-    def pool(self, tokens: Tokens) -> Float[Tensor, "B D"]:
-        return self.norm(tokens.x[:, -1])
-
-    def pool_weights(self, tokens: Tokens) -> Float[Tensor, "B L"]:
-        weights = tokens.x.new_zeros(tokens.x.shape[:2])
-        weights[:, -1] = 1.0
-        return weights
 
     def project(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Logits of every word."""

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.towers.base import Stack
 from binderclip.models.towers.block import Backbone, Block, Projection, join_heads, split_heads
 from binderclip.models.towers.tokens import Tokens
-from binderclip.models.vision_language.decoder import rotated
+from binderclip.models.vision_language.decoder import CausalStack, rotated
 
 __all__ = ["LlamaBlock", "LlavaDecoder"]
 
@@ -56,7 +55,7 @@ class LlamaBlock(Block):
         return {key: Projection(layer, "weight", 0, layer.weight.shape[0]) for key, layer in maps.items()}
 
 
-class LlavaDecoder(Stack):
+class LlavaDecoder(CausalStack):
     """The language model of a LlavaForConditionalGeneration: `project(pool(run(embed(inputs))))` are its next logits.
 
     One pass over a prompt, as in the prefill; nothing is cached.
@@ -115,20 +114,9 @@ class LlavaDecoder(Stack):
         turns = self.language.rotary_emb(tokens.x, tokens.positions)
         return torch.stack([turn.chunk(2, dim=-1)[0] for turn in turns])  # the two halves are equal
 
-    def norm(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        return self.language.norm(x)
-
     @property
-    def final_norm(self) -> nn.Module:
+    def final_norm(self) -> Backbone:
         return self.language.norm
-
-    def pool(self, tokens: Tokens) -> Float[Tensor, "B D"]:
-        return self.norm(tokens.x[:, -1])
-
-    def pool_weights(self, tokens: Tokens) -> Float[Tensor, "B L"]:
-        weights = tokens.x.new_zeros(tokens.x.shape[:2])
-        weights[:, -1] = 1.0
-        return weights
 
     def project(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Logits of the next token."""

@@ -22,7 +22,7 @@ from binderclip.compress import (
     tower_groups,
 )
 from binderclip.compress.weights.groups import PruneGroups
-from binderclip.compress.weights.mope import mean_recall, pair_loss
+from binderclip.compress.weights.module_error import mean_recall, pair_loss
 from binderclip.studies.harness import Row, declared_study
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.data.pack_embeddings import clip_art

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from binderclip.compress import PairedSample
-from binderclip.compress.weights.mope import KS, mean_recall
+from binderclip.compress.weights.module_error import KS, mean_recall
 from binderclip.errors import DataError, UsageError
 from binderclip.models import resolve_templates
 from binderclip.tasks.verbs.compress.request import CompressRequest
