@@ -116,4 +116,4 @@ def random_numbers(seed: int) -> list[Row]:
     return rows + [Row(metric, method, draw()) for metric in (ACCURACY, CLOSE) for method in MODES]
 
 
-STUDY = declared_study(__name__, measure, null=random_numbers, seeds=range(20, 32), registered="fe3468090ac5")
+STUDY = declared_study(__name__, measure, null=random_numbers, seeds=range(40, 64), registered="6a8da2568d62")
