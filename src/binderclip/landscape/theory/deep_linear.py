@@ -156,7 +156,7 @@ class DeepLinearNet(nn.Module):
         step: float = 0.5,
         steps: int = 100_000,
     ) -> int:
-        """Follow the gradient of ||Y - X Theta^T||^2 in short steps until the loss is a fraction of the start's.
+        """Follow the gradient of ||Y - X Theta^T||^2 in short steps, to a fraction of the loss of predicting zero.
 
         The length of a step is `step` over the smoothness at hand, 2 |X X^T| sum_l prod_{j != l} |W_j|^2 in spectral
         norms, estimated again every 50 steps: long enough to end, short enough that what the flow conserves drifts
@@ -165,7 +165,7 @@ class DeepLinearNet(nn.Module):
         Args:
             inputs: X.
             targets: Y.
-            tolerance: of the loss, relative to that of the map at zero.
+            tolerance: of the loss, relative to ||Y||^2, that of predicting zero; that of the start may be another.
             step: of the smoothness's inverse; the flow is its limit at zero.
             steps: at most.
 
