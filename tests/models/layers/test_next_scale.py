@@ -112,6 +112,21 @@ def test_it_learns_maps_and_draws_them_again() -> None:
     torch.testing.assert_close(latent, model.latent(drawn))
 
 
+def test_training_of_all_parameters_leaves_the_codes_that_maps_were_quantised_with() -> None:
+    for attention in ("exact", "polynomial"):
+        model, x = make(attention=attention), latents(8)
+        maps, book = model.quantise(x), model.codebook.weight.detach().clone()
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        for _ in range(30):
+            optimizer.zero_grad()
+            model.loss(maps).backward()
+            optimizer.step()
+        assert torch.equal(model.codebook.weight, book)
+        assert all(torch.equal(a, b) for a, b in zip(model.quantise(x), maps, strict=True))
+        missing = [name for name, p in model.named_parameters() if p.grad is None]
+        assert missing == ["codebook.weight"], "all others are trained"
+
+
 def test_what_makes_no_generator_is_refused() -> None:
     for scales in ((), (2, 2), (4, 2)):
         with pytest.raises(UsageError, match="scales must rise"):

@@ -83,7 +83,8 @@ class NextScaleGenerator(nn.Module):
 
     A latent (B, channels, n, n) is the sum of code maps of growing side, each the nearest codes of what the maps before
     leave over, up-interpolated. The transformer sees for every scale the sum so far at that scale's size, all scales
-    after one another, each attending to itself and those before, and gives the codes of that scale.
+    after one another, each attending to itself and those before, and gives the codes of that scale. The loss trains the
+    transformer alone: the code book has to be trained, or set, before maps are quantised, and gets no gradients from it.
 
     Args:
         scales: sides of the maps, rising; the last one is the latent's.
@@ -183,7 +184,8 @@ class NextScaleGenerator(nn.Module):
         """
         tokens = [self.start.expand(len(maps[0]) if maps else batch, self.blocks[0], -1)]
         for step, side in enumerate(self.scales[1 : len(maps) + 1], 1):
-            small = F.interpolate(self.latent(maps[:step]), size=(side, side), mode="area")
+            # Detached: by gradients of this loss the codes would move under the maps that were quantised with them.
+            small = F.interpolate(self.latent(maps[:step]).detach(), size=(side, side), mode="area")
             tokens.append(small.flatten(2).mT)  # (B, s^2, c)
         blocks = self.blocks[: len(tokens)]
         x = self.embed(torch.cat(tokens, 1)) + self.positions[: sum(blocks)]
