@@ -109,6 +109,44 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_cut(tmp_path) -> None:
     assert torch.equal(run([10], tmp_path / "cut"), whole)
 
 
+@pytest.mark.parametrize("kind", ["rounds", "once", "thresholds"])
+def test_a_run_cut_where_its_masks_change_is_the_run_that_was_not_cut(kind: str, tmp_path) -> None:
+    """With a constant loss, every=10 and patience=3 the first round comes after step 40, wherever the run is cut."""
+    from binderclip.compress import AutoSparse, GradualPruner, MaskedGradient, OneShotPruner
+    from binderclip.fit import Checkpoint
+
+    def run(folder: str, until: int = 60) -> tuple[list, list[int]]:
+        model, evaluated, counts = net(), [], []
+        if kind == "rounds":
+            sparse: SparseTraining = GradualPruner(
+                model, lambda: evaluated.append(None) or 1.0, every=10, patience=3, target=0.5
+            )
+        elif kind == "once":
+            sparse = OneShotPruner(model, 0.5, at=1 / 3)
+        else:
+            sparse = AutoSparse(model, MaskedGradient(freeze=1 / 3), threshold=-3.0)
+        stop = type("Stop", (), {"after_step": lambda _, done: counts.append(
+            (done, len(evaluated), int((~sparse.masks["2"]).sum()))) or done == until})()  # fmt: skip
+        checkpoint = Checkpoint(tmp_path / folder, every=10)
+        train(model, 60, callbacks=[sparse, stop], checkpoint=checkpoint)
+        evaluated.append(None)
+        state = sparse.state_dict() if kind == "rounds" else {}
+        return counts, [*model.state_dict().values(), state]
+
+    counts, (*tensors, state) = run("whole")
+    if kind == "rounds":
+        assert [done for done, _, pruned in counts if pruned] == list(range(40, 61))
+    for cut in (20, 30, 40):
+        run(str(cut), cut)
+        rest, (*others, after) = run(str(cut))
+        assert rest[0][0] == cut + 1
+        assert rest[0][1] == 0  # nothing is evaluated before a step is done
+        seen = counts[cut - 1][1]
+        assert [(done, number + seen, pruned) for done, number, pruned in rest] == counts[cut:]
+        assert after == state
+        assert all(torch.equal(a, b) for a, b in zip(tensors, others, strict=True))
+
+
 def test_pruned_weights_stay_zero_under_momentum_and_decay() -> None:
     model = net()
     sparse = SparseTraining(model, NMMask(2, 4), HardMask())

@@ -115,9 +115,9 @@ class AutoSparse(SparseTraining):
         shape = (weight.shape[0], *[1] * (weight.ndim - 1)) if self.per_channel else ()
         return SparseWeight(weight, None, torch.full(shape, logit, dtype=weight.dtype, device=weight.device))
 
-    def after_step(self, step: int) -> None:
+    def _prepare(self, step: int) -> None:
         """Anneal alpha; from `freeze` on masks can only lose weights."""
-        super().after_step(step)
+        super()._prepare(step)
         frozen = self.gradient.frozen(step, max(1, self.steps))
         for weight in self.weights.values():
             weight.frozen = frozen

@@ -97,9 +97,9 @@ class OneShotPruner(SparseTraining):
         super().__init__(model, None, HardMask(), layers=layers, dense=at)
         self.amount = amount
 
-    def after_step(self, step: int) -> None:
+    def _prepare(self, step: int) -> None:
         """Prune when the time has come; masks of a checkpoint stay."""
-        super().after_step(step)
+        super()._prepare(step)
         if step >= round(self.dense * self.steps) and all(bool(mask.all()) for mask in self.masks.values()):
             dense = {name: self._original(name) for name in self.weights}
             masks = smallest_pruned(dense, round(self.amount * sum(weight.numel() for weight in dense.values())))
@@ -149,7 +149,7 @@ class GradualPruner(SparseTraining):
     def after_step(self, step: int) -> None:
         """Evaluate, and prune on a plateau."""
         super().after_step(step)
-        if step == 0 or step % self.every or self.finished:
+        if step % self.every or self.finished:
             return
         loss = self._loss()
         if loss < self.best:

@@ -136,10 +136,14 @@ class SparseTraining:
         """Take the length of the training; `step` steps are done already."""
         self.steps = steps
         self._coefficients = None  # a checkpoint may have brought others
-        self.after_step(step)
+        self._prepare(step)
 
     def after_step(self, step: int) -> None:
         """Set pattern and coefficients for the step that follows `step` done ones."""
+        self._prepare(step)
+
+    def _prepare(self, step: int) -> None:
+        # A run that goes on comes here twice for one step, after it and from `on_start`: the second changes nothing.
         begin = round(self.dense * self.steps)
         phase = max(1, self.steps - begin - round(self.finish * self.steps))
         now = step - begin
