@@ -21,7 +21,7 @@ TRAIN, STEPS, BATCH, RATE, L2, SENSITIVITY = 1100, 1500, 32, 0.1, 5e-4, 1e-4
 EVERY, PATIENCE, TOLERANCE, TARGET, RADIUS = 20, 2, 0.2, 0.95, 5e-4
 QUANTILES, MEANS = 20_001, tuple(np.linspace(-2, 2, 9).tolist())
 LAYERS = ["0", "2", "4"]
-ACCURACY, ENTROPY, SHARPNESS = "test accuracy", "PSP-entropy (bits)", "rise of the loss in a box"
+ACCURACY, ENTROPY, SHARPNESS = "test accuracy", "PSP-entropy of test pictures (bits)", "sharpness"
 ZEROS, ERROR = "share of zeros", "error of the entropy (bits)"
 DENSE, ONCE, GRADUAL, RIVAL = "dense", "one-shot", "gradual", "one-shot, sensitivity"
 
@@ -77,8 +77,8 @@ def measure(seed: int) -> list[Row]:
         rows += [
             Row(ACCURACY, method, accuracy(net, test_x, test_y)),
             Row(ZEROS, method, zeros),
-            Row(ENTROPY, method, psp_entropy(net[:3](x).detach(), y).mean),
-            Row(SHARPNESS, method, sharp.mean),
+            Row(ENTROPY, method, psp_entropy(net[:3](test_x).detach(), test_y).mean),
+            Row(SHARPNESS, method, float((100 * sharp.values / (1 + sharp.losses)).mean())),
         ]
     return rows
 
@@ -97,4 +97,4 @@ def random_numbers(seed: int) -> list[Row]:
     return [*rows, Row(ERROR, "psp_entropy", draw())]
 
 
-STUDY = declared_study(__name__, measure, null=random_numbers, seeds=range(20, 30), registered="f1e4147067c4")
+STUDY = declared_study(__name__, measure, null=random_numbers, seeds=range(30, 54), registered="b5c615b9e7b7")
