@@ -123,7 +123,7 @@ def check_recordable(model: nn.Module) -> None:
         if model.concepts is not None:
             raise NotSupported(
                 f"{model.name} has a classifier of concepts that was fitted to its own features: compress another "
-                "model, such as lite0"
+                "model, such as small"
             )
     elif isinstance(model, PictureModel):
         raise NotSupported(
