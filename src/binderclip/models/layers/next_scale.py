@@ -83,8 +83,8 @@ class NextScaleGenerator(nn.Module):
 
     A latent (B, channels, n, n) is the sum of code maps of growing side, each the nearest codes of what the maps before
     leave over, up-interpolated. The transformer sees for every scale the sum so far at that scale's size, all scales
-    after one another, each attending to itself and those before, and gives the codes of that scale. The loss trains the
-    transformer alone: the code book has to be trained, or set, before maps are quantised, and gets no gradients from it.
+    after one another, each attending to itself and those before, and gives the codes of that scale. The loss trains
+    the transformer alone: the code book has to be trained, or set, before maps are quantised, and gets no gradients.
 
     Args:
         scales: sides of the maps, rising; the last one is the latent's.
