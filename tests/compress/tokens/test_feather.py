@@ -8,7 +8,9 @@ import torch
 from binderclip.compress import (
     FastVTokenPruning,
     FeatherTokenPruning,
+    PruningStage,
     TokenContext,
+    TokenPruner,
     UniformTokenPruning,
     attention_criterion,
     strided_tokens,
@@ -53,17 +55,42 @@ def test_feather_keeps_top_and_grid_first_and_a_part_of_the_rest_later(decoder, 
     left = run.kept[2].sum(1)
     assert run.kept[4].sum(1).tolist() == [round(0.09 * count) for count in left.tolist()]
     assert bool((run.kept[4] & ~run.kept[2]).sum() == 0)
+    # the second choice: scored again among what the first one left, without the turn, in the layer before
+    seen = {}
+
+    def look(context):
+        seen["scores"] = attention_criterion(context, rope=False)
+        seen["places"] = context.places.expand(2, -1)
+        return context.present
+
+    TokenPruner([FeatherTokenPruning((2, 4), keep_rate=0.3, stride=3).stages[0], PruningStage(4, look)]).run(
+        decoder, tokens
+    )
+    for row, score, places, count in zip(run.kept[4], seen["scores"], seen["places"], left.tolist(), strict=True):
+        best = sorted(top(score, round(0.09 * count)))
+        assert set(row.nonzero()[:, 0].tolist()) == set(places[best].tolist())
     # the grid is not protected in the second stage, which sees its tokens like all others
     assert not bool((run.kept[4] & strided_tokens((9, 9), 3)).sum() == run.kept[4].sum())
 
 
-def test_the_released_code_truncates(decoder, sequence):
+@pytest.mark.parametrize("reduction", [0.8, 0.9, 0.7, 0.45, 0.1])
+def test_the_released_code_truncates(decoder, sequence, reduction):
+    """Its count is `int(N * (1 - R))` in Python's floats, whichever way the rate that stays is written."""
     tokens = sequence(grid=(10, 10))
-    for rate, exact, truncated in ((1 - 0.8, 20, 19), (1 - 0.9, 10, 9)):
+    for rate in (1 - reduction, float(f"{1 - reduction:.2f}")):
         plain = FastVTokenPruning(3, keep_rate=rate).run(decoder, tokens).kept[3].sum(1)
         released = FastVTokenPruning(3, keep_rate=rate, released=True).run(decoder, tokens).kept[3].sum(1)
-        assert plain.tolist() == [exact] * 2
-        assert released.tolist() == [truncated] * 2
+        assert plain.tolist() == [round(100 - 100 * reduction)] * 2
+        assert released.tolist() == [int(100 * (1 - reduction))] * 2
+        run = FeatherTokenPruning((2, 4), keep_rate=rate, stride=100, released=True).run(decoder, tokens)
+        left = run.kept[2].sum(1).tolist()
+        assert set(left) <= {released[0].item(), released[0].item() + 1}  # one token of the grid
+        assert run.kept[4].sum(1).tolist() == [int((1 - reduction) ** 2 * count) for count in left]
+
+
+def test_the_released_code_keeps_19_of_100_at_a_fifth(decoder, sequence):
+    run = FastVTokenPruning(3, keep_rate=0.2, released=True).run(decoder, sequence(grid=(10, 10)))
+    assert run.kept[3].sum(1).tolist() == [19, 19]
 
 
 def test_even_grid_and_last_tokens(decoder, sequence):
