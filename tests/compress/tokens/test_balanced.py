@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from binderclip.compress import (
     calibrate_stages,
     spatial_seed_tokens,
 )
+from binderclip.compress.tokens import balanced
 from binderclip.errors import UsageError
-from binderclip.models.vision_language.decoder import Decoder
+from binderclip.models.vision_language.decoder import Decoder, DecoderNet
 
 
 def entering(decoder, tokens):
@@ -118,10 +120,30 @@ def test_calibration_measures_and_chooses(decoder, sequence):
             b = (some[layer + 1] if layer < 5 else out).patches.numpy()
             cosines += list(((a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)).mean(1))
         assert found.similarity[layer] == pytest.approx(np.mean(cosines), abs=1e-6)
-    assert found.layers[1] - found.layers[0] >= 2
-    assert 1 + int(np.argmin(found.similarity[:-1])) in found.layers
+    pairs = [pair for pair in combinations(range(5), 2) if pair[1] - pair[0] >= 2]  # the last layer has none after it
+    least = min(pairs, key=lambda pair: found.similarity[pair[0]] + found.similarity[pair[1]])
+    assert found.layers == (least[0] + 1, least[1] + 1)
     assert all(0 <= value <= 1 for value in (*found.overlap, *found.attention))
     assert found.drop is None
+
+
+def test_calibration_finds_room_where_the_least_similar_layer_takes_it(monkeypatch, sequence):
+    """Eight layers, three stages, three apart: only 1, 4, 7 fit, whichever layer changes tokens most."""
+    deep = Decoder(DecoderNet(8, 36, 20, width=32, depth=8, heads=2, ratio=2).double().eval().requires_grad_(False))
+    statistics = torch.full((3, 8), 0.9, dtype=torch.float64)
+    statistics[0, 4] = 0.1
+    monkeypatch.setattr(balanced, "_layer_statistics", lambda stack, tokens: statistics)
+    assert calibrate_stages(deep, [sequence()], stages=3, apart=3).layers == (1, 4, 7)
+    assert calibrate_stages(deep, [sequence()], stages=2, apart=3).layers == (1, 5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_set_apart_against_all_sets(seed):
+    rng = np.random.default_rng(seed)
+    values, count, apart = rng.random(10), int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    sets = [s for s in combinations(range(10), count) if all(b - a >= apart for a, b in pairwise(s))]
+    expected = min(sets, key=lambda s: values[list(s)].sum(), default=None)
+    assert balanced.least_set_apart(values.tolist(), count, apart) == expected
 
 
 def test_calibration_finds_where_attention_ends(decoder, sequence):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -148,9 +149,9 @@ def calibrate_stages(
 ) -> StageCalibration:
     """Propose layers to prune before: those after which image tokens have just changed most.
 
-    Layers of least similarity between what enters and what leaves them are taken first, `apart` from each other; a
-    stage stands before the next layer. All image tokens may go before the first layer from which on attention on them
-    stays below `least_attention` of its maximum.
+    Of all sets of layers `apart` from each other, that of the least summed similarity between what enters and what
+    leaves a layer is taken; a stage stands before the next layer. All image tokens may go before the first layer from
+    which on attention on them stays below `least_attention` of its maximum.
 
     Args:
         stack: of the blocks.
@@ -174,16 +175,29 @@ def calibrate_stages(
     if not count:
         raise UsageError("calibration needs at least one batch of tokens")
     similarity, overlap, attention = (sums / count).tolist()
-    chosen: list[int] = []
-    # the last layer has none after it
-    for layer in sorted(range(stack.depth - 1), key=lambda place: similarity[place]):
-        if len(chosen) < stages and all(abs(layer + 1 - other) >= apart for other in chosen):
-            chosen.append(layer + 1)
-    if len(chosen) < stages:
+    places = least_set_apart(similarity[:-1], stages, apart)  # the last layer has none after it
+    if places is None:
         raise UsageError(f"{stack.depth} layers have no room for {stages} stages {apart} apart")
+    chosen = tuple(place + 1 for place in places)
     dim = [layer for layer in range(stack.depth) if max(attention[layer:]) < least_attention * max(attention)]
     drop = next((layer for layer in dim if layer > max(chosen)), None)
-    return StageCalibration(tuple(similarity), tuple(overlap), tuple(attention), tuple(sorted(chosen)), drop)
+    return StageCalibration(tuple(similarity), tuple(overlap), tuple(attention), chosen, drop)
+
+
+def least_set_apart(values: Sequence[float], count: int, apart: int) -> tuple[int, ...] | None:
+    """`count` indices at least `apart` from each other with the least sum of `values`, or None where none fit.
+
+    Taking the least values first may leave no room for the others. Of equal sums the lowest indices are taken.
+    """
+    # best[i]: least sum, and its indices, among the first i values
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())] * (len(values) + 1)
+    for _ in range(count):
+        longer: list[tuple[float, tuple[int, ...]]] = [(math.inf, ())]
+        for place, value in enumerate(values):
+            total, before = best[max(place + 1 - apart, 0)]
+            longer.append(min(longer[-1], (total + value, (*before, place))))
+        best = longer
+    return best[-1][1] if best[-1][0] < math.inf else None
 
 
 def _layer_statistics(stack: Stack, tokens: Tokens) -> Tensor:
