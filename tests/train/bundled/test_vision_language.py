@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.data.synthetic_scenes.vocabulary import SCENES15, vocabulary
+from binderclip.errors import UsageError
 from binderclip.models import TinyVLM, load
 from binderclip.train.bundled import vision_language as recipe
 
@@ -38,6 +39,43 @@ def test_cells_boxes_and_patches_are_those_of_the_scenes(data):
             assert data.cells[number, classes.index(name)] == 3 * int(3 * y) + int(3 * x)
     patch = made.semantic[7, 32:48, 64:80]  # row 2, column 4
     assert data.patches[7, 2 * 8 + 4] == patch.flatten().mode().values - 1
+
+
+def test_classes_are_compared_where_the_turn_is_slow_and_both_halves_alike(model):
+    """Over the 64 patches no class's pair turns by more than .65 rad; a fast one would plant what p073 measures."""
+    pairs = model.decoder.blocks[0].head_dim // 2
+    components = recipe.class_components(15, pairs)
+    assert len(set(components)) == 15
+    angles = [64 * 10_000.0 ** -(component % pairs / pairs) for component in components]
+    assert max(angles) < 0.65
+    assert angles[:7] == angles[8:]
+    with pytest.raises(UsageError, match="17 classes do not fit"):
+        recipe.class_components(17, pairs)
+
+
+def test_the_closed_form_start_loses_little_to_the_turn(data):
+    """Queries of each class against the keys of its patches, as the decoder turns them, near and far."""
+    fresh = TinyVLM(load("small"), tuple(SCENES15), **recipe.NETWORK).eval()
+    recipe.aligned_(fresh, data)
+    kept = recipe.kept_in_box(fresh, data)
+    for half in kept.values():
+        assert half["with rotary"] > 0.9 * half["without rotary"]
+
+
+def test_what_lies_in_the_box_counts_each_object_once(model, data):
+    """All tokens kept: the part of the patches' centres inside the box, mean over objects of each half."""
+    inside: dict[bool, list[float]] = {False: [], True: []}
+    centres = (torch.arange(8) + 0.5) / 8
+    for scene, classes in enumerate(data.cells >= 0):
+        for number in classes.nonzero()[:, 0].tolist():
+            x0, y0, x1, y1 = data.boxes[scene, number].tolist()
+            columns, rows = ((centres >= x0) & (centres < x1)).sum(), ((centres >= y0) & (centres < y1)).sum()
+            inside[number >= 8].append(100 * int(columns * rows) / 64)
+    found = recipe.kept_in_box(model, data, keep_rate=1.0)
+    for later, half in ((False, "first half"), (True, "second half")):
+        expected = sum(inside[later]) / len(inside[later])
+        assert found[half] == {"with rotary": pytest.approx(expected, abs=0.06),
+                               "without rotary": pytest.approx(expected, abs=0.06)}  # fmt: skip
 
 
 def test_the_start_in_closed_form_locates_and_steps_help(model, data):

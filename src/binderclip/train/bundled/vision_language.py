@@ -16,9 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from binderclip.compress import FastVTokenPruning, kept_inside_boxes
 from binderclip.data.sets.packs import pack_hash
 from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.data.synthetic_scenes.vocabulary import SCENES15, vocabulary
+from binderclip.errors import UsageError
 from binderclip.models import load
 from binderclip.models.towers.tokens import Tokens
 from binderclip.models.vision_language.tiny import CELLS, PRESENCE, WHERE, TinyVLM, question_of, save_vlm
@@ -113,13 +115,29 @@ def grouped_logits(
     return model.decoder.project(model.decoder.norm(out))
 
 
+def class_components(classes: int, pairs: int) -> list[int]:
+    """Component of a head in which each class is compared: both of the slowest pairs, of which there are half as many.
+
+    Pair i turns components i and i + `pairs`, the last one slowest. The first half of the classes takes the first
+    components and the second half the second ones of the same pairs, so that the turn costs both alike.
+
+    Raises:
+        UsageError: more classes than pairs, of which some would be compared where the turn is fast.
+    """
+    if classes > pairs:
+        raise UsageError(f"{classes} classes do not fit into the slower half of {pairs} pairs")
+    slow = (classes + 1) // 2
+    return [pairs * (number // slow) + pairs - 1 - number % slow for number in range(classes)]
+
+
 @torch.no_grad()
 def aligned_(model: TinyVLM, data: SceneQuestions, ridge: float = 10.0) -> None:
     """Set the start in closed form: a word attends to the patches that show it, and brings their cell along.
 
     The linear map says of a patch what it shows, as LLaVA's first stage aligns its connector, and its place has the
-    word of its cell. Queries and keys compare the two where the rotary turn is slow, values come back as they are (as
-    in mimetic initialisation, Trockman and Kolter, arXiv 2305.09828), and the answers read the cells.
+    word of its cell. Queries and keys compare the two where the rotary turn is slow (`class_components`), values come
+    back as they are (as in mimetic initialisation, Trockman and Kolter, arXiv 2305.09828), and the answers read the
+    cells.
     """
     net, side = model.net, round(data.patches.shape[1] ** 0.5)
     place = torch.arange(side * side)
@@ -138,9 +156,8 @@ def aligned_(model: TinyVLM, data: SceneQuestions, ridge: float = 10.0) -> None:
     linear.get_parameter("bias").copy_(solved[-1])
     net.answer.weight.mul_(0.1)
     net.answer.weight[model.ids(list(CELLS))[:, 0]] += located / 4
-    # each head compares classes in its slowest pairs: component i turns with i + head_dim / 2
-    half, count = net.width // net.heads // 2, len(named)
-    rows = [half - 1 - number % half + half * (number // half) for number in range(count)]
+    half = net.width // net.heads // 2
+    rows = class_components(len(named), half)
     for layer in net.layers:
         query, key = torch.randn(2, net.width, net.width) * 0.02
         for head in range(net.heads):
@@ -184,6 +201,27 @@ def accuracies(model: TinyVLM, data: SceneQuestions, seed: int = 0) -> dict[str,
     return {"where": float(right[:, : GROUPS // 2].mean()), "presence": float(right[:, GROUPS // 2 :].mean())}
 
 
+@torch.no_grad()
+def kept_in_box(model: TinyVLM, data: SceneQuestions, *, keep_rate: float = 0.3) -> dict[str, dict[str, float]]:
+    """Percent of what one early stage keeps that lies on the object asked about, by half of the classes.
+
+    One question for each object that is there. The rotary turn should cost both halves alike: the recipe starts with
+    a comparison of classes, and that must not decide which of them the turn hides.
+    """
+    scene, chosen = (data.cells >= 0).nonzero(as_tuple=True)
+    questions = model.ids([question_of(WHERE[0], name) for name in model.names])[chosen]
+    tokens = model.embed(data.features[scene], questions)
+    assert tokens.grid is not None
+    later = chosen >= (len(model.names) + 1) // 2
+    out: dict[str, dict[str, float]] = {"first half": {}, "second half": {}}
+    for rope, turn in ((True, "with rotary"), (False, "without rotary")):
+        kept = FastVTokenPruning(1, keep_rate=keep_rate, rope=rope).run(model.decoder, tokens).kept[1]
+        inside = kept_inside_boxes(kept, data.boxes[scene, chosen], tokens.grid)
+        for number, half in enumerate(out.values()):
+            half[turn] = round(100 * float(inside[later == bool(number)].mean()), 1)
+    return out
+
+
 def train_bundled_vlm(target: str | Path, *, log: Any = None) -> Path:
     """Train, measure and write the folder."""
     started = process_time()
@@ -205,5 +243,10 @@ def train_bundled_vlm(target: str | Path, *, log: Any = None) -> Path:
         "unit": f"percent of answers right, {TEST_SCENES} scenes of held-out drawings; chance: where 21 (the "
         "commonest cell), presence 50",
         "figures": figures,
+        "kept_in_box": {
+            "unit": "percent of the 0.3 of tokens kept by attention before the second layer that lie on the object "
+            "asked about, the same scenes, by half of the classes (the first eight, the other seven)",
+            **kept_in_box(model, test),
+        },
     }  # fmt: skip
     return save_vlm(model, target, card=card)
