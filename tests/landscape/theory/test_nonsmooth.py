@@ -87,6 +87,22 @@ def test_proximal_steps_are_lasso():
         np.testing.assert_allclose(coefficients.numpy(), exact.coef_, atol=1e-8)
 
 
+def test_proximal_steps_of_their_own_length_bring_the_study_to_lasso():
+    strengths = (0.01, 0.1)
+    report = nonsmooth_study(
+        strengths=strengths, samples=20, dimensions=8, steps=40, proximal_lr=0.2, proximal_steps=2000, seed=3
+    )
+    short = nonsmooth_study(strengths=strengths, samples=20, dimensions=8, steps=40, seed=3)
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(20, 8, generator=g, dtype=torch.float64)
+    y = x[:, :5].sum(1) + 0.1 * torch.randn(20, generator=g, dtype=torch.float64)
+    for place, strength in enumerate(strengths):
+        exact = Lasso(alpha=strength, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(x.numpy(), y.numpy())
+        np.testing.assert_allclose(report.proximal.coefficients[place].numpy(), exact.coef_, atol=1e-6)
+        assert np.abs(short.proximal.coefficients[place].numpy() - exact.coef_).max() > 0.1
+    torch.testing.assert_close(report.subgradient.norms, short.subgradient.norms, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("method", ["sgd", "adam", "rmsprop"])
 def test_all_strengths_at_once_are_each_alone_by_autograd(method):
     x, y = data()
@@ -124,6 +140,8 @@ def test_the_sharpness_on_a_quadratic_is_its_curvature():
         (lambda: l1_curve(data()[0], data()[1][:5], [1.0], steps=20), "x "),
         (lambda: l1_curve(*data(), [1.0], method="newton"), "method"),
         (lambda: nonsmooth_study(dimensions=4), "dimensions"),
+        (lambda: nonsmooth_study(steps=20, proximal_lr=0.0), "lr"),
+        (lambda: nonsmooth_study(steps=20, proximal_steps=0), "steps"),
     ],
 )
 def test_wrong_settings_are_named(call, word):

@@ -268,6 +268,8 @@ def nonsmooth_study(
     samples: int = 50,
     dimensions: int = 100,
     steps: int = 20_000,
+    proximal_lr: float | None = None,
+    proximal_steps: int | None = None,
     seed: int = 0,
 ) -> NonsmoothReport:
     """Run the three experiments: the cycle at a kink, the l1 paradox, and the missing edge of stability.
@@ -279,6 +281,8 @@ def nonsmooth_study(
         strengths: of the l1 penalty.
         samples, dimensions: of the regression; at least 5 dimensions.
         steps: of the regressions.
+        proximal_lr, proximal_steps: of the regression by proximal steps, where they are to be others; a small penalty
+            needs longer steps than `lr` to come to the solution.
         seed: of features, noise and starts.
 
     Raises:
@@ -298,6 +302,13 @@ def nonsmooth_study(
     return NonsmoothReport(
         cycle=kink_descent("abs", starts, lr=step, steps=400),
         subgradient=l1_curve(x, y, strengths, lr=lr, steps=steps),
-        proximal=l1_curve(x, y, strengths, method="proximal", lr=lr, steps=steps),
+        proximal=l1_curve(
+            x,
+            y,
+            strengths,
+            method="proximal",
+            lr=lr if proximal_lr is None else proximal_lr,
+            steps=steps if proximal_steps is None else proximal_steps,
+        ),
         huber=kink_descent("huber", starts, lr=step, steps=400, delta=step / 5),
     )
