@@ -14,10 +14,10 @@ from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.data.clothing import clothing, standardised
 
 TRAIN, SIDE, WIDTH, RATE, STEPS, GROUP, WINDOW = 1000, 14, 64, 0.1, 1500, 10, 10
-TOY_RATES = (0.05, 0.15, 0.3, 0.35)
-ALPHA, BETA = 10.0, 1.0
+TOY_RATES, ALPHA, BETA = (0.05, 0.15, 0.3, 0.35), 10.0, 1.0
 OPPOSING, RANDOM, NONE = "opposing groups", "random groups of the same classes", "no example left out"
 COSINE, WITHIN, TURNS = "cosine of the groups' gradients", "cosine within a group", "correlation of the groups' changes"
+SIZE = "size of that cosine"
 SHARPNESS, EDGE, SPIKE = "sharpness", "sharpness times learning rate / 2", "loss after it has settled, at most"
 
 
@@ -42,10 +42,14 @@ def step(model: nn.Module, inputs: Tensor, targets: Tensor, optimizer: torch.opt
     optimizer.step()
 
 
-def of_the_same_classes(group: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
-    """As many random examples of each class as the group has."""
-    drawn = [rng.choice((targets == targets[i]).nonzero()[:, 0].numpy()) for i in group]
-    return torch.as_tensor(np.array(drawn))
+def of_the_same_classes(groups: list[Tensor], targets: Tensor, rng: np.random.Generator) -> list[Tensor]:
+    """As many random examples of each class as each group has: none of any group, and none twice."""
+    left = rng.permutation(np.setdiff1d(np.arange(len(targets)), torch.cat(groups).numpy())).tolist()
+    drawn = []
+    for group in groups:
+        places = (next(place for place, i in enumerate(left) if targets[i] == label) for label in targets[group])
+        drawn.append(torch.tensor([left.pop(place) for place in places]))
+    return drawn
 
 
 def summed_gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -57,25 +61,25 @@ def summed_gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     model, inputs, targets, optimizer = trained(seed)
-    parameters = list(model.parameters())
 
     def sharpness(rows: Tensor) -> float:
         loss = lambda: F.cross_entropy(model(inputs[rows]), targets[rows], reduction="sum") / TRAIN  # noqa: E731
-        return top_eigenvalue(loss, parameters, iterations=200).value
+        return top_eigenvalue(loss, list(model.parameters()), iterations=200).value
 
     everything = torch.arange(TRAIN)
     edge = sharpness(everything) * RATE / 2
     signals = opposing_signals(
         model, inputs, targets, lambda: step(model, inputs, targets, optimizer), k=GROUP, steps=WINDOW
     )
-    rng = np.random.default_rng([seed, 100])
     groups = [signals.rising, signals.falling]
-    random = [of_the_same_classes(group, targets, rng) for group in groups]
+    random = of_the_same_classes(groups, targets, np.random.default_rng([seed, 100]))
     up, down = (summed_gradient(model, inputs[group], targets[group]) for group in random)
+    cosine = float(F.cosine_similarity(up, down, dim=0))
     rows = [
         Row(EDGE, NONE, edge),
         Row(COSINE, OPPOSING, signals.cosine),
-        Row(COSINE, RANDOM, float(F.cosine_similarity(up, down, dim=0))),
+        Row(COSINE, RANDOM, cosine),
+        Row(SIZE, RANDOM, abs(cosine)),
         Row(WITHIN, OPPOSING, signals.within),
         Row(TURNS, OPPOSING, signals.correlation),
         Row(SHARPNESS, NONE, sharpness(everything)),
@@ -113,4 +117,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.set(title="Gradients of two groups", ylabel="cosine")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="2136ecc455e8")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 44), registered="e8a8a899e490")
