@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from binderclip.compress import MagnitudeScore, PruneBudget, channel_groups, masked, tower_groups
+from binderclip.compress import GradientScore, MagnitudeScore, PruneBudget, channel_groups, masked, tower_groups
 from binderclip.data import load_data
 from binderclip.errors import OutputError
 from binderclip.models import ImageTextModel, load
@@ -73,6 +73,83 @@ def test_the_folder_is_the_model_without_its_smallest_modules_and_classify_opens
     assert found["before"]["megabytes"] == pytest.approx(whole_folder, abs=0.002)
     labels = program("classify", colours / "red/0.png", "--labels", "red,blue", "--model", out, "--json")
     assert labels.code == 0, labels.err
+
+
+@pytest.fixture(scope="module")
+def half_idle(tiny_clip: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model of which half of the heads and neurons add nothing and have the largest weights, and its pictures.
+
+    Every picture is called what the model calls it, so that each other head and set of neurons costs accuracy.
+    """
+    model = load(str(tiny_clip(2)))
+    with torch.no_grad():
+        for tower in (model.backbone.visual.transformer, model.backbone.transformer):  # type: ignore[union-attr]
+            for block in tower.resblocks:  # type: ignore[union-attr, operator]
+                for weight in (one for one in block.parameters() if one.ndim == 2):
+                    weight.mul_(4)  # large enough that a head matters
+                block.attn.out_proj.weight[:, :16] = 0
+                block.attn.in_proj_weight.reshape(3, 2, 16, 32)[:, 0].mul_(9)
+                block.mlp.c_proj.weight[:, ::2] = 0
+                block.mlp.c_fc.weight[::2].mul_(9)
+    folder, g = tmp_path_factory.mktemp("idle"), torch.Generator().manual_seed(0)
+    colours = torch.rand(120, 1, 1, 3, generator=g) + torch.rand(120, 32, 32, 3, generator=g)
+    pictures = [Image.fromarray(one.numpy()) for one in (127 * colours).byte()]
+    words = ["cat", "dog", "red car", "tree", "a house", "sea", "moon", "two birds", "clock", "old boat", "book", "key"]
+    with torch.no_grad():
+        named = model.similarity(model.encode_image(pictures), model.encode_text(words)).argmax(1).tolist()
+    assert len(set(named)) > 2
+    for number, (picture, word) in enumerate(zip(pictures, named, strict=True)):
+        (folder / words[word]).mkdir(exist_ok=True)
+        picture.save(folder / words[word] / f"{number}.png")
+    return model.save(tmp_path_factory.mktemp("models") / "idle"), folder
+
+
+@pytest.mark.parametrize("method", ["mope", "gradient", "magnitude", "random"])
+def test_what_adds_nothing_goes_where_the_method_sees_what_a_module_does(
+    command: Command, half_idle: tuple[Path, Path], tmp_path: Path, method: str
+) -> None:
+    place, pictures = half_idle
+    out = tmp_path / "smaller"
+    found = command(
+        "compress", place, "--data", pictures, "--method", method, "--neuron-sets", 4, "--out", out, "--json"
+    ).json()  # fmt: skip
+    assert found["before"]["quality"] == 1
+    kind = {"neuron set": {"before": 12, "after": 6}} if method == "mope" else {"neuron": {"before": 384, "after": 192}}
+    assert found["groups"] == {"head": {"before": 6, "after": 3}, **kind}
+    same = torch.allclose(features(load(str(out))), features(load(str(place))), rtol=1e-4, atol=1e-4)
+    assert same == (method in ("mope", "gradient"))
+    assert (found["after"]["quality"] == 1) == same
+
+
+def test_the_title_says_of_what_a_half_goes(
+    command: Command, tiny_clip: Callable[[int], Path], colours: Path, tmp_path: Path
+) -> None:
+    done = command(
+        "compress", tiny_clip(2), "--data", colours, "--method", "random", "--sides", "text", "--out", tmp_path / "out"
+    )
+    assert done.code == 0, done.err
+    assert "without 50% of the heads and neurons of the text tower, by random" in " ".join(done.out.split())
+
+
+def test_a_target_by_which_nothing_goes_is_refused_before_anything_is_run(
+    command: Command, tiny_clip: Callable[[int], Path], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object) -> None:
+        raise AssertionError("a gradient was taken first")
+
+    monkeypatch.setattr(GradientScore, "__call__", run)
+    for options, words in {
+        ("--target", 0.05): "20 heads or sets of neurons in a layer are needed, and the largest has 16",
+        (
+            "--target",
+            0.4,
+            "--neuron-sets",
+            2,
+        ): "3 heads or sets of neurons in a layer are needed, and the largest has 2",
+    }.items():
+        done = command("compress", tiny_clip(2), "--data", colours, *options, "--out", tmp_path / "out")
+        assert done.code == 2
+        assert words in " ".join(done.err.split())
 
 
 def test_operations_are_those_of_the_products(tiny_clip: Callable[[int], Path]) -> None:

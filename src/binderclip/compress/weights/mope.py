@@ -150,9 +150,17 @@ class MoPEPruner:
         self.model.train(training)
         sets = []
         for one in neurons:
-            count = next(c for c in range(min(self.neuron_groups, len(one)), 0, -1) if len(one) % c == 0)
-            sets.append(merged_groups(one, scores[one.name].argsort(descending=True, stable=True), count))
+            order = scores[one.name].argsort(descending=True, stable=True)
+            sets.append(merged_groups(one, order, self.neuron_sets(one)))
         return [*self.groups(("head",)), *sets]
+
+    def neuron_sets(self, neurons: PruneGroups) -> int:
+        """How many sets the neurons of a layer are cut in: the largest divisor of their number up to `neuron_groups`.
+
+        Args:
+            neurons: of one layer, one a group.
+        """
+        return next(c for c in range(min(self.neuron_groups, len(neurons)), 0, -1) if len(neurons) % c == 0)
 
     def recover(
         self,

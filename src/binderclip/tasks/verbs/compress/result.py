@@ -45,8 +45,12 @@ class Compression(VerbResult):
 
     @property
     def title(self) -> str:
-        """Which model on which data."""
-        return f"{self.model} without {self.request.target:.0%}, by {self.request.method}, on {self.source}"
+        """What goes from which model, and on which data."""
+        request = self.request
+        parts = ("heads", "neurons", *(("channels",) if request.channels else ()))
+        sides = f" of the {request.sides[0]} tower" if len(request.sides) == 1 else ""
+        words = f"{', '.join(parts[:-1])} and {parts[-1]}{sides}"
+        return f"{self.model} without {request.target:.0%} of the {words}, by {request.method}, on {self.source}"
 
     @property
     def saved(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -107,12 +108,10 @@ def _prune(
 ) -> dict[str, tuple[int, int]]:  # fmt: skip
     """Take the modules with the lowest scores out, and say how many there were of each kind and how many stay."""
     budget = PruneBudget(amount=request.target)
+    _check_target(request, budget, pruner, channels)
+    start(f"scoring by {request.method}")
     towers = pruner.width_groups() if request.method == "mope" else pruner.groups(("head", "neuron"))
     groups = [*towers, *channels]
-    # Only lengths count here: that nothing would go is said before the scores are computed.
-    if all(bool(keep.all()) for keep in budget.select({one.name: torch.zeros(len(one)) for one in groups}).values()):
-        raise UsageError(f"--target {request.target:g} takes nothing out: no layer has {1 / request.target:.0f} parts")
-    start(f"scoring by {request.method}")
     keep = budget.select(_scores(request, pruner, towers, channels))
     start("taking modules out")
     remove(pruner.model, groups, keep)
@@ -125,6 +124,27 @@ def _prune(
         had[names[one.name]] += len(one)
         has[names[one.name]] += int(keep[one.name].sum())
     return {kind: (had[kind], has[kind]) for kind in had}
+
+
+def _check_target(
+    request: CompressRequest, budget: PruneBudget, pruner: MoPEPruner, channels: Sequence[PruneGroups]
+) -> None:
+    """Refuse a target by which nothing would go; only the lengths of layers count, so nothing is run for it.
+
+    Raises:
+        UsageError: says how many parts the largest layer has, and how many are needed.
+    """
+    sets = request.method == "mope"
+    towers = pruner.groups(("head", "neuron"))
+    sizes = {one.name: pruner.neuron_sets(one) if sets and one.kind == "neuron" else len(one) for one in towers}
+    sizes |= {one.name: len(one) for one in channels}
+    if all(bool(keep.all()) for keep in budget.select({name: torch.zeros(n) for name, n in sizes.items()}).values()):
+        parts = " or ".join(("heads", "sets of neurons" if sets else "neurons", *(["channels"] if channels else [])))
+        needed = math.ceil(1 / request.target - 1e-9)
+        raise UsageError(
+            f"--target {request.target:g} takes nothing out: {needed} {parts} in a layer are needed, "
+            f"and the largest has {max(sizes.values())}{': raise --neuron-sets' if sets else ''}"
+        )
 
 
 def _scores(
