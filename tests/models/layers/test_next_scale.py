@@ -28,28 +28,59 @@ def latents(count: int = 3) -> Tensor:
     return torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
 
+def reads(before: int, after: int) -> int:
+    """Places that means over areas read, by the response to each place alone."""
+    impulses = torch.eye(before**2).reshape(-1, 1, before, before)
+    return int((F.adaptive_avg_pool2d(impulses, after) != 0).sum())
+
+
+def counter_of(side: int) -> FlopCounterMode:
+    """A flop counter that knows interpolation as well, which torch's own leaves out, of maps up to a side."""
+    read = {(before, after): reads(before, after) for before in range(1, side + 1) for after in range(1, before + 1)}
+    aten: Any = torch.ops.aten
+
+    def bicubic(*_: Any, out_shape: Any, **__: Any) -> int:
+        return 2 * 16 * int(torch.Size(out_shape).numel())
+
+    def area(shape: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+        return 2 * shape[0] * shape[1] * read[shape[-1], out_shape[-1]]
+
+    mapping = {aten.upsample_bicubic2d: bicubic, aten._adaptive_avg_pool2d: area}
+    return FlopCounterMode(display=False, custom_mapping=mapping)
+
+
+@pytest.mark.parametrize("scales", [(1, 2, 4), (1, 3, 4, 6), (2, 5)])
 @pytest.mark.parametrize("degree", [None, 2])
-def test_the_cost_is_what_a_flop_counter_counts(degree: int | None) -> None:
-    model = make() if degree is None else make(attention="polynomial", degree=degree)
-    maps = model.quantise(latents(1))
+def test_the_cost_is_what_a_flop_counter_counts_in_a_generation(scales: tuple[int, ...], degree: int | None) -> None:
+    attention = "exact" if degree is None else "polynomial"
+    model = NextScaleGenerator(scales, 16, 3, 12, 2, 4, attention=attention, degree=degree or 2)
     # of fused attention the counter knows nothing
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        for step in range(len(SCALES)):
-            model(maps[:step])
-    cost = next_scale_cost(SCALES, 12, 2, 4, degree=degree)
-    beside = sum(n * (3 * 12 + 12 * 16) for n in itertools.accumulate(s**2 for s in SCALES))  # first and last layer
-    counted = counter.get_total_flops() / 2  # two for a multiplication and an addition
-    if degree is None:
-        # the count of a step has all its tokens attend to all; those of coarser scales do not see finer ones
-        seen = [
-            sum(s * m for s, m in zip(blocks, itertools.accumulate(blocks), strict=True))
-            for blocks in ([1], [1, 4], [1, 4, 16])
-        ]
-        attention = 2 * 2 * 12 * sum(seen)
-        assert counted == cost.projections + cost.mlp + attention + beside
-        assert attention < cost.attention == 2 * 2 * 12 * (1 + 25 + 441)
-    else:
-        assert counted == cost.total + beside
+    with counter_of(scales[-1]) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.generate(1)
+    cost = next_scale_cost(scales, 12, 2, 4, degree=degree, channels=3, codes=16)
+    counted: dict[str, int] = {str(op): flops // 2 for op, flops in counter.get_flop_counts()["Global"].items()}
+    assert cost.attention == counted.pop("aten.bmm")
+    assert cost.projections + cost.mlp + cost.ends == counted.pop("aten.addmm")
+    assert cost.interpolation == sum(counted.values())
+    assert cost.total == counter.get_total_flops() / 2
+    assert cost.decoder == 0
+
+
+def test_exact_attention_is_counted_to_the_own_scale_and_those_before() -> None:
+    # the tokens of 1, 1 + 4 and 1 + 4 + 16: 1 + (1 + 4 * 5) + (1 + 4 * 5 + 16 * 21); all to all it is 467
+    assert next_scale_cost(SCALES, 1).attention == 2 * 379
+
+
+def test_the_decoder_is_counted_as_a_flop_counter_counts_torchs_own_layers() -> None:
+    before, after = torch.nn.Conv2d(3, 12, 3, padding=1), torch.nn.Conv2d(12, 3, 3, padding=1)
+    attention = torch.nn.MultiheadAttention(12, 1, batch_first=True)
+    with counter_of(4) as counter, sdpa_kernel(SDPBackend.MATH):
+        x = before(torch.zeros(1, 3, 4, 4)).flatten(2).mT
+        x = attention(x, x, x, need_weights=False)[0].mT.unflatten(-1, (4, 4))
+        after(F.interpolate(x, scale_factor=2, mode="bicubic"))
+    assert next_scale_cost(SCALES, 8, channels=3, decoder=12).decoder == counter.get_total_flops() / 2
+    costs = [next_scale_cost((1, side), 8, decoder=4).decoder for side in (64, 128, 256)]
+    assert costs[2] / costs[1] == pytest.approx(16, rel=0.02), "its attention is of the fourth power"
 
 
 def test_exact_attention_grows_by_the_fourth_power_of_the_side_and_polynomials_by_the_second() -> None:

@@ -22,34 +22,53 @@ from binderclip.settings import check_choice
 
 __all__ = ["NextScaleCost", "NextScaleGenerator", "next_scale_cost"]
 
+BICUBIC = 4 * 4
+"""Values that a value interpolated by the bicubic kernel is a weighted sum of."""
+
 
 @dataclass(frozen=True)
 class NextScaleCost:
-    """Multiply-adds of one pass over all scales, or of a whole generation.
+    """Multiply-adds of one picture's generation, without elementwise work (softmax, monomials, norms).
 
     Args:
         attention: products of queries and keys and sums of values, or their polynomial form.
         projections: of queries, keys, values and outputs.
         mlp: two layers, four times as wide between.
+        ends: the first layer, from channels, and the last one, to codes.
+        interpolation: of the maps: 16 a value by the bicubic kernel, and a value read by the means over areas.
+        decoder: of the latent to a picture, where there is one.
     """
 
     attention: int
     projections: int
     mlp: int
+    ends: int
+    interpolation: int
+    decoder: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.attention + self.projections + self.mlp
+        return self.attention + self.projections + self.mlp + self.ends + self.interpolation + self.decoder
 
 
 def next_scale_cost(
-    scales: Sequence[int], width: int, layers: int = 1, heads: int = 1, *, degree: int | None = None
+    scales: Sequence[int],
+    width: int,
+    layers: int = 1,
+    heads: int = 1,
+    *,
+    degree: int | None = None,
+    channels: int = 8,
+    codes: int = 64,
+    decoder: int | None = None,
 ) -> NextScaleCost:
-    """Multiply-adds that a generation takes, where step k runs the transformer on the maps up to scale k.
+    """Multiply-adds that `NextScaleGenerator.generate` takes, where step k runs the transformer on the maps up to k.
 
-    Step k has L_k = sum of s_i^2 for i <= k tokens, so exact attention takes 2 L_k^2 width: of order n^4 for a last map
-    of side n. By polynomials of a fixed degree it is 2 L_k r (width + heads), of order n^2.
+    Step k has L_k = sum of s_i^2 for i <= k tokens. Exact attention of a token to its scale and those before takes
+    2 width sum of s_i^2 L_i for i <= k, below the 2 L_k^2 width of all to all: of order n^4 for a last map of side n.
+    By polynomials of a fixed degree it is 2 L_k r (width + heads), of order n^2. All else but the decoder's attention
+    is of order n^2, for scales that grow by a factor.
 
     Args:
         scales: sides of the square maps, rising.
@@ -57,6 +76,11 @@ def next_scale_cost(
         layers: of the transformer.
         heads: of its attention.
         degree: of polynomial attention; None counts the exact one.
+        channels: of the latent.
+        codes: size of the code book.
+        decoder: width of a decoder to pictures: a convolution of 3 x 3 from the latent's channels, attention of one
+            head over its n^2 places with four projections, bicubic interpolation to twice the side and a convolution
+            to three colours. None, as the generator has it: no decoder.
 
     Raises:
         UsageError: scales that do not rise, or a number that is not whole or too small.
@@ -65,17 +89,30 @@ def next_scale_cost(
     Complexity Analysis (arXiv 2501.04377), section 3.
     """
     scales = _scales(scales)
-    _check_sizes(width=width, layers=layers, heads=heads)
-    attention = projections = mlp = 0
+    _check_sizes(width=width, layers=layers, heads=heads, channels=channels, codes=codes)
+    side = scales[-1]
+    blocks = [scale**2 for scale in scales]
+    attention = projections = mlp = ends = interpolation = 0
     for step in range(1, len(scales) + 1):
-        tokens = sum(side**2 for side in scales[:step])
+        tokens = sum(blocks[:step])
         if degree is None:
-            attention += 2 * tokens**2 * width
+            seen = itertools.accumulate(blocks[:step])
+            attention += 2 * width * sum(block * keys for block, keys in zip(blocks, seen, strict=False))
         else:  # U2^T [V 1] and U1 (...), r features a head
             attention += 2 * tokens * polynomial_rank(width // heads, degree) * (width + heads)
         projections += 4 * tokens * width**2
         mlp += 8 * tokens * width**2
-    return NextScaleCost(layers * attention, layers * projections, layers * mlp)
+        ends += tokens * width * (channels + codes)
+        # the maps before are raised to the last scale, and their sums lowered to the next one; at the end to the latent
+        interpolation += channels * sum(BICUBIC * side**2 + _reads(side, scale) ** 2 for scale in scales[1:step])
+    interpolation += channels * BICUBIC * side**2 * (len(scales) - 1)
+    decoding = 0
+    if decoder is not None:
+        _check_sizes(decoder=decoder)
+        places = side**2
+        decoding = places * decoder * (9 * channels + 4 * decoder + 2 * places)
+        decoding += 4 * places * decoder * (BICUBIC + 9 * 3)
+    return NextScaleCost(layers * attention, layers * projections, layers * mlp, ends, interpolation, decoding)
 
 
 class NextScaleGenerator(nn.Module):
@@ -183,9 +220,11 @@ class NextScaleGenerator(nn.Module):
             batch: how many pictures, where there are no maps yet.
         """
         tokens = [self.start.expand(len(maps[0]) if maps else batch, self.blocks[0], -1)]
-        for step, side in enumerate(self.scales[1 : len(maps) + 1], 1):
+        latent: Tensor | float = 0.0
+        for codes, side in zip(maps, self.scales[1:], strict=False):
             # Detached: by gradients of this loss the codes would move under the maps that were quantised with them.
-            small = F.interpolate(self.latent(maps[:step]).detach(), size=(side, side), mode="area")
+            latent = latent + self._raised(codes).detach()
+            small = F.interpolate(latent, size=(side, side), mode="area")
             tokens.append(small.flatten(2).mT)  # (B, s^2, c)
         blocks = self.blocks[: len(tokens)]
         x = self.embed(torch.cat(tokens, 1)) + self.positions[: sum(blocks)]
@@ -287,6 +326,11 @@ class _Layer(nn.Module):
         """The layer's output, of its input and what attention gave."""
         x = x + self.out(attended)
         return x + self.mlp(self.between(x))
+
+
+def _reads(side: int, scale: int) -> int:
+    """Values that the means over `scale` areas of a line of `side` read: areas share one where they do not fit."""
+    return sum(-(-(place + 1) * side // scale) - place * side // scale for place in range(scale))
 
 
 def _scales(scales: Sequence[int]) -> tuple[int, ...]:
