@@ -1,4 +1,4 @@
-"""p046: the error of a module against a forward pass without it, the pruner, and its folder."""
+"""p046: what the pruner takes out, by which scores, and the folder of what is left."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from binderclip import load
-from binderclip.compress import ModulePruningError, MoPEPruner, PairedSample, masked, tower_groups
+from binderclip.compress import ModulePruningError, MoPEPruner, PairedSample, masked
 from binderclip.errors import CheckpointError, NotSupported, UsageError
-from binderclip.evaluate.retrieval_metrics import retrieval
 from binderclip.losses import CrossModalDistillation
 from binderclip.models import build
 from binderclip.models.files.checkpoint import read_json_object
@@ -37,61 +36,14 @@ def sample(**options: Any) -> PairedSample:
     return PairedSample(**{"pixels": torch.rand(12, 3, 16, 16), "texts": WORDS, **options})
 
 
-@pytest.mark.parametrize("metric", ["recall", "accuracy", "loss"])
-def test_the_error_is_that_of_whole_passes_without_the_module(metric: str) -> None:
-    """Brute force: the library's own encoders on the masked model, and the recall of `evaluate`."""
-    model = tiny_clip()
-    labels = torch.arange(12) if metric == "accuracy" else None
-    data = sample(labels=labels)
-
-    def value() -> float:
-        with torch.no_grad():
-            image, text = model.encode_image(data.pixels), model.encode_text(list(data.texts))
-            logits = model.scale() * model.similarity(image, text)
-        if metric == "accuracy":
-            return float((logits.argmax(1) == labels).double().mean())
-        if metric == "recall":
-            found = retrieval(image, text)
-            return sum(found[f"{way}/R@{k}"] for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)) / 6
-        rows, columns = (-side.log_softmax(1).diagonal().mean() for side in (logits, logits.mT))
-        return -float(rows + columns) / 2
-
-    groups = [
-        one
-        for side, tower in (("image", model.image_tower), ("text", model.text_tower))
-        for one in tower_groups(tower, ("head", "block"), side=side)
-    ]
-    errors = ModulePruningError(sample=data, metric=metric, break_ties=False, batch_size=5)(model, groups)  # type: ignore[arg-type]
-    assert list(errors) == [one.name for one in sorted(groups, key=lambda one: one.side)]
-    whole, changes = value(), []
-    for one in groups:
-        for number in range(len(one)):
-            with masked([one], {one.name: torch.arange(len(one)) != number}):
-                changes.append(whole - value())
-            assert math.isclose(float(errors[one.name][number]), changes[-1], rel_tol=1e-4, abs_tol=2e-6)
-    assert len({round(change, 6) for change in changes}) > 3
-
-
-def test_a_module_that_adds_nothing_has_no_error_and_ties_are_broken_below_a_step() -> None:
-    model = tiny_clip()
-    with torch.no_grad():
-        model.backbone.visual.transformer.resblocks[1].attn.out_proj.weight[:, 8:16] = 0
-    groups = tower_groups(model.image_tower)
-    plain = ModulePruningError(sample=sample(), break_ties=False)(model, groups)
-    errors = ModulePruningError(sample=sample())(model, groups)
-    assert float(errors["image.1.heads"][1]) == 0
-    step = 1 / (6 * 12)
-    for name, error in errors.items():
-        assert float((error - plain[name]).abs().max()) <= 0.25 * step + 1e-12
-    values = torch.cat(list(errors.values()))
-    assert len(values.unique()) > len(torch.cat(list(plain.values())).unique())
-
-
 def test_width_takes_the_least_errors_and_the_folder_opens_again(tmp_path: Path) -> None:
     model = tiny_clip()
     before = model.encode_image(sample().pixels)
     pruner = MoPEPruner(model, sample(), neuron_groups=5)
+    errors = ModulePruningError(sample=sample())(model, pruner.width_groups())
     step = pruner.width(0.5)
+    assert set(step.scores) == set(errors)
+    assert all(torch.equal(step.scores[name], error) for name, error in errors.items())
     assert {name: len(keep) for name, keep in step.keep.items()} == {
         **{f"image.{i}.heads": 4 for i in range(3)}, **{f"text.{i}.heads": 3 for i in range(2)},
         **{f"image.{i}.neurons": 4 for i in range(3)}, **{f"text.{i}.neurons": 4 for i in range(2)},
@@ -113,6 +65,47 @@ def test_width_takes_the_least_errors_and_the_folder_opens_again(tmp_path: Path)
     # a pruned model can be pruned again
     MoPEPruner(again, sample(), sides=["image"]).width(0.5)
     assert again.config["model_cfg"]["pruned"]["vision"] == {"blocks": [{"heads": 1, "neurons": 16}] * 2}
+
+
+def test_the_first_set_has_the_neurons_that_the_loss_depends_on_most() -> None:
+    """|sum over the activations of dL/da a| is the gradient with respect to a factor of 1 behind each neuron."""
+    model = tiny_clip(1)
+    data, pruner = sample(), MoPEPruner(model, sample(), neuron_groups=5)
+    towers = {"image": model.backbone.visual.transformer, "text": model.backbone.transformer}
+    factors, handles = {}, []
+    for side, tower in towers.items():
+        for place, block in enumerate(tower.resblocks):
+            factor = factors[f"{side}.{place}.neurons"] = torch.ones(block.mlp.c_fc.out_features, requires_grad=True)
+            handles.append(block.mlp.gelu.register_forward_hook(lambda _, args, a, factor=factor: a * factor))
+    logits = model.scale() * model.similarity(model.encode_image(data.pixels), model.encode_text(list(WORDS)))
+    (-sum(side.log_softmax(1).diagonal().mean() for side in (logits, logits.mT)) / 2).backward()
+    for handle in handles:
+        handle.remove()
+    sets = {one.name: one for one in pruner.width_groups() if one.kind == "neuron"}
+    assert set(sets) == set(factors)
+    for name, one in sets.items():
+        order = factors[name].grad.abs().argsort(descending=True)  # type: ignore[union-attr]
+        for member in one.members:
+            for index, expected in zip(member.index, order.chunk(len(one)), strict=True):
+                assert set(index.tolist()) == set(expected.tolist())
+
+
+@pytest.mark.parametrize(("metric", "least"), [("loss", [1, 1]), ("recall", [2, 1])])
+def test_depth_takes_the_block_of_least_error_on_each_side(metric: Any, least: list[int]) -> None:
+    model, data = tiny_clip(), sample()
+    pruner = MoPEPruner(model, data, metric=metric)
+    groups = pruner.groups(("block",))
+    errors = ModulePruningError(sample=data, metric=metric)(model, groups)
+    image, text = ([errors[f"{side}.{i}.blocks"] for i in range(count)] for side, count in (("image", 3), ("text", 2)))
+    gone = [int(torch.cat(own).argmin()) for own in (image, text)]
+    assert gone == least
+    with masked(groups, {one.name: torch.tensor([one.layer != gone[one.side == "text"]]) for one in groups}):
+        expected = model.encode_image(data.pixels), model.encode_text(list(WORDS))
+    step = pruner.depth(0.5)
+    assert all(torch.equal(step.scores[name], error) for name, error in errors.items())
+    assert pruner.blocks == {"image": [i for i in range(3) if i != gone[0]], "text": [1 - gone[1]]}
+    torch.testing.assert_close(model.encode_image(data.pixels), expected[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.encode_text(list(WORDS)), expected[1], atol=1e-5, rtol=1e-4)
 
 
 def test_a_record_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -159,18 +152,8 @@ def test_recovery_brings_the_model_back_towards_its_teacher() -> None:
     assert not model.training
 
 
-def test_what_cannot_be_judged_is_refused() -> None:
+def test_what_cannot_be_pruned_is_refused() -> None:
     model = tiny_clip()
-    with pytest.raises(UsageError, match="needs labels"):
-        ModulePruningError(sample=sample(), metric="accuracy")
-    with pytest.raises(UsageError, match="caption for each"):
-        ModulePruningError(sample=sample(labels=torch.zeros(12, dtype=torch.long)), metric="recall")
-    with pytest.raises(UsageError, match="12 pictures and 2 captions"):
-        sample(texts=("a", "b"))
-    with pytest.raises(UsageError, match="labels"):
-        sample(labels=torch.full((12,), 12))
-    with pytest.raises(UsageError, match="at least two"):
-        PairedSample(pixels=torch.rand(1, 3, 16, 16), texts=("a",))
     with pytest.raises(UsageError, match="sides"):
         MoPEPruner(model, sample(), sides=[])
     pruner = MoPEPruner(model, sample())
