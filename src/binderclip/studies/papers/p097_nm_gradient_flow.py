@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.nn import functional as F
 
-from binderclip.compress import SRSTE, HardMask, MaskDecay, NMMask, SparseTraining, StructureDecay
+from binderclip.compress import SRSTE, MaskDecay, NMMask, SparseTraining, StructureDecay
 from binderclip.compress.weights.rules import StraightThrough
 from binderclip.fit import fit
 from binderclip.studies.harness import Figure, Row, Table, declared_study
@@ -14,9 +14,9 @@ from binderclip.studies.protocols.training.sparse_net import PoolBatches, accura
 
 TRAIN, BATCH, STEPS, RATE, FINISH = 3000, 64, 300, 2e-3, 0.1
 ACCURACY = "test accuracy"
-DENSE, SR_STE, MASK, STRUCTURE, ONCE = "dense", "SR-STE", "MdGf, linear", "SdGf, geometric", "pruned once"
+DENSE, SR_STE, MASK, STRUCTURE, STE = "dense", "SR-STE", "MdGf, linear", "SdGf, geometric", "straight-through"
 HIGH, LOW = "1:16", "2:4"
-RUNS = {HIGH: (DENSE, SR_STE, MASK, STRUCTURE, ONCE), LOW: (SR_STE, MASK)}
+RUNS = {HIGH: (DENSE, SR_STE, MASK, STRUCTURE, STE), LOW: (SR_STE, MASK)}
 
 
 def sparse_training(net: Any, method: str, n: int, m: int) -> SparseTraining:
@@ -25,7 +25,7 @@ def sparse_training(net: Any, method: str, n: int, m: int) -> SparseTraining:
         SR_STE: lambda: SparseTraining(net, NMMask(n, m), SRSTE()),
         MASK: lambda: SparseTraining(net, NMMask(n, m), MaskDecay("linear"), finish=FINISH),
         STRUCTURE: lambda: SparseTraining(net, StructureDecay(n, m), StraightThrough(), finish=FINISH),
-        ONCE: lambda: SparseTraining(net, NMMask(n, m), HardMask(), dense=0.5),
+        STE: lambda: SparseTraining(net, NMMask(n, m), StraightThrough()),
     }[method]()
 
 
@@ -67,4 +67,4 @@ def draw(table: Table, figure: Figure) -> None:
     axes[0].set_ylabel("test accuracy (dotted: dense)")
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="0859386740d9")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), registered="cdefdf28be29")
