@@ -90,6 +90,58 @@ def test_alpha_is_annealed_and_not_multiplied_up() -> None:
     assert MaskedGradient("fixed", 0.3).at(80, 100).gradient == 0.3
 
 
+def test_masked_weights_of_a_layer_get_alpha_of_the_gradient_as_it_is_annealed() -> None:
+    model = net()
+    sparse = AutoSparse(model, MaskedGradient(alpha=0.5), threshold=-3.0)
+    original = model[2].parametrizations.weight.original
+    threshold = sparse.weights["2"].threshold
+    h = model[1](model[0](torch.randn(5, 6))).detach()
+    sparse.on_start(0, 100)
+    for step, alpha in ((0, 0.5), (50, 0.25), (95, 0.0)):
+        if step:
+            sparse.after_step(step)
+        weight = model[2].weight
+        upstream = torch.randn(24, 24)
+        original.grad = threshold.grad = None
+        weight.backward(upstream)
+        masked = original.detach().abs() <= threshold.detach().sigmoid()
+        assert 0.2 < float(masked.float().mean()) < 0.5
+        assert torch.equal(original.grad[~masked], upstream[~masked])
+        torch.testing.assert_close(original.grad[masked], alpha * upstream[masked])
+        # a higher threshold shortens what is kept; alpha gates what the masked ones say to it
+        each = -original.detach().sign() * upstream * torch.where(masked, alpha, 1.0)
+        slope = float(threshold.detach().sigmoid() * (1 - threshold.detach().sigmoid()))
+        assert float(threshold.grad) == pytest.approx(slope * float(each.sum()), rel=1e-4)
+        # and so through the whole network
+        original.grad = None
+        out = F.linear(h, dense := model[2].weight.detach().requires_grad_())
+        (F.linear(h, model[2].weight).square().sum() + out.square().sum()).backward()
+        torch.testing.assert_close(original.grad[masked], alpha * dense.grad[masked])
+
+
+def test_a_masked_weight_comes_back_before_the_freeze_and_never_after() -> None:
+    """A loss that falls as each weight grows: those below the threshold climb by alpha_t of the others' steps."""
+    model = net()
+    sparse = AutoSparse(model, MaskedGradient("fixed", alpha=0.5, freeze=0.5), threshold=-3.0)
+    original = model[2].parametrizations.weight.original
+    sparse.on_start(0, 40)
+    model[2].weight.sum()  # chooses the masks
+    start, climbed = sparse.masks["2"].clone(), original.detach().clone()
+    for done in range(1, 41):
+        original.grad = None
+        model[2].weight.sum().backward()
+        if done == 20:
+            before = sparse.masks["2"].clone()
+        with torch.no_grad():
+            original += 4e-3 * original.grad
+        climbed += 4e-3 * torch.where(sparse.masks["2"], 1.0, 0.5 if done <= 20 else 0.0)
+        sparse.after_step(done)
+    assert torch.allclose(original, climbed, atol=1e-5)
+    returned = before & ~start
+    assert 10 < int(returned.sum()) < int((~start).sum())
+    assert not (sparse.masks["2"] & ~before).any()
+
+
 def test_thresholds_are_learned_and_masked_weights_stay_after_the_freeze() -> None:
     model = net()
     sparse = AutoSparse(model, MaskedGradient(freeze=0.5))

@@ -168,6 +168,18 @@ def test_the_cascade_sees_what_the_layers_before_it_return() -> None:
     assert float((model(x) - target).norm()) == pytest.approx(trimmed["4"].residual, rel=1e-3)
     assert not torch.equal(model[2].weight, parallel[2].weight)
     assert torch.allclose(model[0].weight, parallel[0].weight)
+    # the layer before it: epsilon is that error on the active responses, and the others stay below V = max(0, W'X^),
+    # not below 0, so that the original weights are feasible
+    hidden, target = responses(model, x)[0], responses(net(), x)[1]
+    today, active = net()[2](hidden), target > 1e-6
+    assert trimmed["2"].epsilon == pytest.approx(1.1**0.5 * float((today - target)[active].norm()), rel=1e-4)
+    above = (model[2](hidden) - today.clamp(min=0))[~active]
+    assert float(above.max()) < 1e-3
+    assert trimmed["2"].violation < 1e-3
+    limited = model[2](hidden)[~active & (today > 0)]
+    assert float(limited.max()) > 0.01
+    zeros = net_trim_layer(torch.cat([hidden, torch.ones(200, 1)], 1), target, "relu", trimmed["2"].epsilon)
+    assert float(trimmed["2"].weight.abs().sum()) < float(zeros.weight.abs().sum()) - 1e-2
 
 
 def test_a_model_without_relus_and_some_of_its_layers() -> None:
