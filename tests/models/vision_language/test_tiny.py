@@ -40,7 +40,7 @@ def test_it_is_small_and_has_a_card(vlm):
     assert card["figures"].keys() == {"where", "presence"}
     assert card["trained_on"]["data_hash"]
     halves = [card["kept_in_box"][half] for half in ("first half", "second half")]
-    # the recipe must not plant what p073 measures: the turn costs both halves of the classes alike
+    # the recipe must not decide what p073 measures: the turn costs both halves of the classes alike
     lost = [half["without rotary"] - half["with rotary"] for half in halves]
     assert abs(lost[0] - lost[1]) < 2
 

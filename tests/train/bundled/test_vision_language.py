@@ -42,7 +42,7 @@ def test_cells_boxes_and_patches_are_those_of_the_scenes(data):
 
 
 def test_classes_are_compared_where_the_turn_is_slow_and_both_halves_alike(model):
-    """Over the 64 patches no class's pair turns by more than .65 rad; a fast one would plant what p073 measures."""
+    """Over the 64 patches no class's pair turns by more than .65 rad; the recipe must not decide what p073 measures."""
     pairs = model.decoder.blocks[0].head_dim // 2
     components = recipe.class_components(15, pairs)
     assert len(set(components)) == 15
