@@ -97,6 +97,26 @@ def test_a_dictionary_that_made_the_patches_is_learned() -> None:
     assert agreement() > max(0.9, before + 0.2)
 
 
+def test_a_dictionary_learns_one_step_behind_the_settled_codes() -> None:
+    """The loop of the released code, in NumPy: r until it settles, one more step, then Phi."""
+    lam, tolerance, rate = 0.3, 0.2, 0.05
+    model = SparseCoding(12, 20, "l1", lam=lam, tolerance=tolerance, step=0.05, seed=2)
+    phi, data = model.dictionary.double().numpy(), patches().numpy()
+
+    def stepped(r: np.ndarray) -> np.ndarray:
+        z = r + 0.05 * (data - r @ phi.T) @ phi
+        return np.sign(z) * np.maximum(np.abs(z) - 0.05 * lam, 0)
+
+    r, change = np.zeros((20, 20)), np.inf
+    while change >= tolerance:
+        before, r = r, stepped(r)
+        change = np.linalg.norm(r - before) / np.linalg.norm(r)
+    r = stepped(r)
+    learned = phi + rate * (data - r @ phi.T).T @ r
+    learned /= np.linalg.norm(learned, axis=0)
+    assert np.allclose(model.fit([patches()], rate=rate).dictionary.numpy(), learned, atol=1e-6)
+
+
 def test_black_patches_have_empty_codes() -> None:
     model = SparseCoding(12, 24)
     coded = model.encode(torch.zeros(3, 12))

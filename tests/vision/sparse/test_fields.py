@@ -59,6 +59,20 @@ def test_noise_is_no_gabor_function() -> None:
     assert bool((receptive_field_stats(noise, gabor=True).explained < 0.5).all())
 
 
+def test_a_gabor_function_is_well_fitted_in_little_noise() -> None:
+    """Noise of variance v on a field of variance 1 leaves about 1 / (1 + v) to be explained: .8 and .4."""
+    noise = torch.randn(SIDE * SIDE, 2, generator=torch.Generator().manual_seed(4)).double()
+    clean = gabor(0.3, 0.2)
+    clean = (clean - clean.mean()) / clean.std()
+    noise = (noise - noise.mean(0)) / noise.std(0)
+    fields = torch.stack([clean, clean + 0.25**0.5 * noise[:, 0], clean + 1.5**0.5 * noise[:, 1]], 1)
+    constant = torch.ones(SIDE * SIDE, 1).double()
+    stats = receptive_field_stats(torch.cat([fields, constant], 1), gabor=True)
+    assert stats.well_fitted.tolist() == [True, True, False, False]
+    with pytest.raises(UsageError, match="gabor=True"):
+        _ = receptive_field_stats(fields).well_fitted
+
+
 def test_patches_are_parts_of_the_picture() -> None:
     image = torch.arange(20 * 30).double().reshape(20, 30).square()
     patches = sample_patches(image, 50, 5, seed=1)

@@ -109,9 +109,7 @@ class SparseCoding:
         gram, target = phi.T @ phi, patches @ phi  # (K, K), (B, K)
         codes = torch.zeros_like(target)
         for count in range(1, self.iterations + 1):
-            moved = prox(
-                self.penalty, codes + step * (target - codes @ gram), step, self.lam, convention=self.convention
-            )
+            moved = self._stepped(codes, gram, target, step)
             change, codes = moved - codes, moved
             if bool(change.norm() < self.tolerance * (1e-8 + codes.norm())) or not bool(codes.any()):
                 return SparseCodes(codes, count, True)
@@ -128,7 +126,7 @@ class SparseCoding:
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Float[Tensor, "B N"]], *, rate: float = 1e-2) -> SparseCoding:
-        """Learn the dictionary: Phi += rate (I - r Phi^T)^T r with the settled codes of each batch.
+        """Learn the dictionary: Phi += rate (I - r Phi^T)^T r with the settled codes of each batch, one step on.
 
         Columns are brought to length 1. A batch whose codes do not settle is passed over, as in the paper's code.
 
@@ -151,7 +149,9 @@ class SparseCoding:
             if not outcome.converged:
                 continue
             settled += 1
-            phi, codes = self._dictionary_for(patches), outcome.codes
+            phi = self._dictionary_for(patches)
+            # The paper's code takes one more step from the settled codes and learns from these.
+            codes = self._stepped(outcome.codes, phi.T @ phi, patches @ phi, self._step_for(phi))
             phi = phi + rate * (patches - codes @ phi.T).T @ codes
             self.dictionary = phi / phi.norm(dim=0, keepdim=True).clamp(min=1e-8)
         if not count:
@@ -162,6 +162,13 @@ class SparseCoding:
                 " or a larger tolerance"
             )
         return self
+
+    def _stepped(
+        self, codes: Float[Tensor, "B K"], gram: Float[Tensor, "K K"], target: Float[Tensor, "B K"], step: float
+    ) -> Float[Tensor, "B K"]:
+        """Codes after one proximal gradient step; `gram` is Phi^T Phi, `target` I Phi."""
+        moved = codes + step * (target - codes @ gram)
+        return prox(self.penalty, moved, step, self.lam, convention=self.convention)
 
     def _dictionary_for(self, patches: Tensor) -> Tensor:
         if patches.ndim != 2 or not len(patches) or patches.shape[1] != len(self.dictionary):

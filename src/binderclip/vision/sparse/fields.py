@@ -18,7 +18,7 @@ __all__ = ["ReceptiveFields", "receptive_field_stats", "sample_patches", "whiten
 CUTOFF = 200 / 512
 """Cycles a pixel: 200 cycles a picture of 512 pixels, Olshausen and Field 1996."""
 ORIENTED, FITTED = 0.5, 0.6
-"""Below this circular variance a unit counts as oriented; from this explained variance on as a Gabor function."""
+"""Below this circular variance a unit counts as oriented; above this explained variance as a Gabor function."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,17 @@ class ReceptiveFields:
     def oriented(self) -> Bool[Tensor, "K"]:
         """Units whose circular variance is below 0.5."""
         return self.circular_variance < ORIENTED
+
+    @property
+    def well_fitted(self) -> Bool[Tensor, "K"]:
+        """Units of which a Gabor function explains more than 0.6 of the variance; a constant unit is none.
+
+        Raises:
+            UsageError: no Gabor function was fitted.
+        """
+        if bool(self.explained.isnan().all()):
+            raise UsageError("no Gabor function was fitted: ask receptive_field_stats for gabor=True")
+        return self.explained > FITTED
 
 
 def whiten(image: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
