@@ -33,7 +33,8 @@ def write_report(result: Interpolation, path: Path) -> Path:
             "Layer by layer",
             "One layer at a time goes from the second model back to the first, all others stay. The barrier is the "
             "largest error above the straight line between both; criticality the largest above that of the second "
-            "model. The layers whose barrier stands out are named.",
+            "model. A layer breaks the way where its barrier exceeds two standard errors of a count of pictures: "
+            "less may be chance.",
         )
         page.picture(figure_picture(_layers(result)), "barrier of each layer")
         _, columns, rows = result.more_tables()[0]
@@ -45,10 +46,9 @@ def write_report(result: Interpolation, path: Path) -> Path:
 
 
 def _layers(result: Interpolation) -> Any:
-    assert result.stragglers is not None
-    rows = result.stragglers.table()[1][:MOST]
-    figure = new_figure(7, 0.8 + 0.25 * max(2, len(rows)))
+    shown = result.layers[:MOST]
+    figure = new_figure(7, 0.8 + 0.25 * max(2, len(shown)))
     axes = figure.subplots()
-    bars(axes, [row[0] for row in rows], [row[1] for row in rows])
+    bars(axes, [one.layer for one in shown], [one.barrier for one in shown])
     axes.set_xlabel("error above the straight line")
     return figure

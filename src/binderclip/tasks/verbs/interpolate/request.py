@@ -21,7 +21,7 @@ class InterpolateRequest(Request):
 
     The first model is usually the one that the second was fine-tuned from. The weight of the second is chosen on one
     half of the pictures, and what it is worth is said of the other half. Layers are then taken back to the first model,
-    one by one: where the error rises above the straight line, the layer breaks the way.
+    one by one: where the error rises above the straight line by more than so many pictures vary, it breaks the way.
     """
 
     task: ClassVar[str] = "interpolate"
