@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from binderclip.data import load_data
-from binderclip.landscape import LossSurface
-from binderclip.models import load
+from binderclip.landscape import LossCurve, LossSurface
+from binderclip.models import ImageTextModel, load
 from binderclip.tasks import landscape
+from binderclip.tasks.verbs.landscape.request import LandscapeRequest
+from binderclip.tasks.verbs.landscape.result import Landscape
 
 Command = Callable[..., Any]
 
@@ -78,8 +80,51 @@ def test_points_without_a_finite_loss_are_said(
         "--dtype", "float16", "--out", tmp_path / "page.html", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert done.json()["gaps"] > 0
-    assert None in [value for row in done.json()["surface"]["loss"] for value in row]
+    document = done.json()
+    points = {(a, 0.0): loss for a, loss in zip(*(document["curve"][name] for name in ("alphas", "loss")), strict=True)}
+    for a, losses in zip(document["surface"]["alphas"], document["surface"]["loss"], strict=True):
+        points |= {(a, b): loss for b, loss in zip(document["surface"]["betas"], losses, strict=True)}
+    assert len(points) == 5 + 9 - 3
+    gaps = sum(not isinstance(loss, float) for loss in points.values())
+    assert 2 < gaps < 11, "some lie on the line and on the plane"
+    assert document["gaps"] == gaps
+
+
+def landscape_of(loss: list[float], tiny: Path) -> Landscape:
+    """With these losses on a line from -1 to 1, on a plane of three by three."""
+    curve = LossCurve(torch.linspace(-1, 1, len(loss), dtype=torch.float64), torch.tensor(loss).double())
+    side = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    surface = LossSurface(side, side, torch.ones(3, 3).double(), None, 0.0)
+    request = LandscapeRequest(model=str(tiny))
+    return Landscape(request, "tiny", "digits", 4, "classes", 10, 1.0, 0.1, curve, surface, [])
+
+
+def test_the_width_is_given_side_by_side_where_they_differ(tiny_clip: Callable[[int], Path]) -> None:
+    for losses, words, document in (
+        ([3.0, 2.0, 1.0, 2.0, 3.0], "1", (1.0, {"left": 0.5, "right": 0.5})),
+        ([5.0, 3.0, 1.0, 2.0, 3.0], "0.75 (0.25 to the left, 0.5 to the right)", (0.75, {"left": 0.25, "right": 0.5})),
+        ([5.0, 3.0, 1.0, 1.5, 1.9], "over 1.25 (0.25 to the left, over 1 to the right)",
+         (None, {"left": 0.25, "right": None})),
+        ([1.5, 1.2, 1.0, 1.5, 1.9], "over 2", (None, {"left": None, "right": None})),
+    ):  # fmt: skip
+        result = landscape_of(losses, tiny_clip(1))
+        (row,) = (row for row in result.table()[1] if row[0] == "width")
+        assert row[1] == words
+        assert (result.as_dict()["width"], result.as_dict()["widths"]) == document
+
+
+def test_no_point_is_measured_twice(tiny_clip: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, counts = ImageTextModel.encode_pixels, []
+
+    def counted(model: ImageTextModel, pixels: torch.Tensor) -> torch.Tensor:
+        counts.append(len(pixels))
+        return encode(model, pixels)
+
+    monkeypatch.setattr(ImageTextModel, "encode_pixels", counted)
+    for points, measured in ((3, 5 + 9 - 3), (4, 7 + 16)):
+        counts.clear()
+        landscape(model=str(tiny_clip(1)), data="digits", limit=4, points=points, radius=0.3, report=False)
+        assert sum(counts) == 4 * measured
 
 
 def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path) -> None:

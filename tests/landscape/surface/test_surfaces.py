@@ -210,9 +210,40 @@ def test_the_width_of_a_parabola_is_between_its_crossings():
     alphas = torch.linspace(-2, 2, 401, dtype=F64)
     loss = torch.where(alphas < 0, alphas**2, 4 * alphas**2)
     assert LossCurve(alphas, loss).width(1.0) == pytest.approx(1.5, abs=1e-6)
+    assert LossCurve(alphas, loss).widths(1.0) == pytest.approx((1, 0.5), abs=1e-6)
     assert LossCurve(alphas, loss).width(5.0) == math.inf
+    assert LossCurve(alphas, loss).widths(5.0) == pytest.approx((math.inf, 5**0.5 / 2), abs=1e-4)
     loss[alphas > 0.3] = math.nan
     assert LossCurve(alphas, loss).width(1.0) == pytest.approx(1.3, abs=0.011)
+
+
+def test_points_of_a_line_are_not_measured_again_on_the_plane_finite_or_not():
+    net, places = nn.Linear(1, 1, bias=False), []
+    nn.init.zeros_(net.weight)
+
+    def of_the_weight(model, batch):
+        weight = float(model.weight)
+        places.append(weight)
+        return torch.tensor(math.nan if weight > 0.6 else weight**2)
+
+    data, step = [(torch.ones(1, 1),)], {"weight": torch.ones(1, 1)}
+    other = {"weight": torch.full((1, 1), 10.0)}
+    line = loss_line(net, data, step, alphas=[-1.0, -0.5, 0.0, 0.5, 1.0], loss=of_the_weight)
+    whole = loss_surface(net, data, (step, other), alphas=[-1.0, 0.0, 1.0], loss=of_the_weight)
+    assert len(places) == 5 + 9
+    places.clear()
+    counts = []
+    surface = loss_surface(
+        net, data, (step, other), alphas=[-1.0, 0.0, 1.0], loss=of_the_weight, line=line,
+        progress=lambda *count: counts.append(count),
+    )  # fmt: skip
+    assert sorted(places) == [-11, -10, -9, 9, 10, 11]
+    assert counts[-1] == (6, 6)
+    torch.testing.assert_close(surface.loss, whole.loss, equal_nan=True)
+    assert surface.gaps == whole.gaps == 4
+    only = loss_surface(net, data, (step, other), alphas=[-1.0, 1.0], betas=[0.0], loss=of_the_weight, line=line)
+    torch.testing.assert_close(only.loss, line.loss[[0, 4]][:, None], equal_nan=True)
+    assert len(places) == 6
 
 
 def test_what_cannot_be_drawn_is_refused():

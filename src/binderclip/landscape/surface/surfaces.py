@@ -53,8 +53,6 @@ class LossCurve:
     def width(self, rise: float = 1.0) -> float:
         """Distance between the two places, left and right of 0, at which the loss has risen by so much.
 
-        Between points the curve is a straight line; a loss that is not finite counts as risen.
-
         Args:
             rise: above the loss at the point nearest to 0.
 
@@ -64,15 +62,30 @@ class LossCurve:
         Raises:
             UsageError: a rise that is not above 0, or a loss that is not finite at 0.
         """
+        return sum(self.widths(rise))
+
+    def widths(self, rise: float = 1.0) -> tuple[float, float]:
+        """Distances from 0 to the two places, left and right of it, at which the loss has risen by so much.
+
+        Between points the curve is a straight line; a loss that is not finite counts as risen.
+
+        Args:
+            rise: see `width`.
+
+        Returns:
+            Left and right, in units of alpha; infinity for a side that does not rise so far on the grid.
+
+        Raises:
+            UsageError: as `width`.
+        """
         check_number("rise", rise, above=0)
         middle = int(self.alphas.abs().argmin())
         start = float(self.loss[middle])
         if not math.isfinite(start):
             raise UsageError(f"the loss at the model itself is {start}: its basin has no width")
         height = torch.where(self.loss.isfinite(), self.loss, torch.inf) - start
-        return self._crossing(height, range(middle, len(height)), rise) + self._crossing(
-            height, range(middle, -1, -1), rise
-        )
+        left, right = range(middle, -1, -1), range(middle, len(height))
+        return self._crossing(height, left, rise), self._crossing(height, right, rise)
 
     def _crossing(self, height: Tensor, order: range, rise: float) -> float:
         """Distance from the first place of an order to where the height crosses the rise; infinity for nowhere."""
@@ -195,6 +208,7 @@ def loss_surface(
     alphas: Sequence[float] = GRID,
     betas: Sequence[float] | None = None,
     loss: ModelLoss = classification_figures,
+    line: LossCurve | None = None,
     progress: Progress | None = None,
 ) -> LossSurface:
     """The loss over the plane of two directions in weight space, the data held fixed.
@@ -202,9 +216,12 @@ def loss_surface(
     Weights move once a point; all batches are measured there. Otherwise as `loss_line`.
 
     Args:
-        model, batches, loss, progress: see `loss_line`.
+        model, batches, loss: see `loss_line`.
         directions: two, such as random ones of two seeds.
         alphas, betas: steps along the first and the second, rising; `betas` default the same.
+        line: what `loss_line` gave along the first direction, with the same model, batches and loss. Points of the grid
+            that lie on it, where the second step is 0, are taken from it, finite or not, and not measured again.
+        progress: called with (points done, points in all) of those that are measured.
 
     Raises:
         UsageError: as `loss_line`, or not two directions.
@@ -214,10 +231,26 @@ def loss_surface(
     if len(directions) != 2:
         raise UsageError(f"a surface has two directions, got {len(directions)}")
     rows, columns = checked_grid("alphas", alphas), checked_grid("betas", alphas if betas is None else betas)
+    known = {} if line is None else _on_plane(line)
     points = [(a, b) for a in rows for b in columns]
-    figures = _measured(model, batches, directions, points, loss, progress).reshape(len(rows), len(columns), 2)
+    open_points = [point for point in points if point not in known]
+    figures = torch.full((len(points), 2), torch.nan, dtype=torch.float64)
+    for number, point in enumerate(points):
+        if point in known:
+            figures[number] = known[point]
+    if open_points:
+        measured = _measured(model, batches, directions, open_points, loss, progress)
+        figures[[point not in known for point in points]] = measured
+    figures = figures.reshape(len(rows), len(columns), 2)
     places = [torch.tensor(grid, dtype=torch.float64) for grid in (rows, columns)]
     return LossSurface(places[0], places[1], figures[..., 0], _accuracy(figures[..., 1]), direction_cosine(*directions))
+
+
+def _on_plane(line: LossCurve) -> dict[tuple[float, float], Float[Tensor, "2"]]:
+    """Loss and accuracy by the coordinates of a line's points on a plane whose first direction it follows."""
+    accuracy = torch.full_like(line.loss, torch.nan) if line.accuracy is None else line.accuracy
+    figures = torch.stack([line.loss, accuracy], 1)
+    return {(alpha, 0.0): own for alpha, own in zip(line.alphas.tolist(), figures, strict=True)}
 
 
 @torch.no_grad()

@@ -48,32 +48,49 @@ class Landscape(ReportedResult):
         return f"{self.model} on {self.source}: {number_of(self.count, 'picture')}"
 
     @property
+    def widths(self) -> tuple[float | None, float | None]:
+        """Of the basin along the line, left and right of the model; None where the loss does not rise by 1."""
+        left, right = (width if math.isfinite(width) else None for width in self.curve.widths(1.0))
+        return left, right
+
+    @property
     def width(self) -> float | None:
         """Of the basin along the line; None where the loss does not rise by 1 on both sides."""
-        width = self.curve.width(1.0)
-        return width if math.isfinite(width) else None
+        left, right = self.widths
+        return None if left is None or right is None else left + right
+
+    @property
+    def gaps(self) -> int:
+        """Points of the plane and of the line without a finite loss, those that lie on both once."""
+        beside = self.surface.loss[:, self.surface.betas != 0]
+        return self.curve.gaps + int((~beside.isfinite()).sum())
+
+    def _width_in_words(self) -> str:
+        radius = self.request.radius
+        left, right = (f"over {radius:g}" if side is None else f"{side:.3g}" for side in self.widths)
+        over = "over " if self.width is None else ""
+        total = sum(radius if side is None else side for side in self.widths)
+        return f"{over}{total:.3g}" + (f" ({left} to the left, {right} to the right)" if left != right else "")
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Columns, and a row a figure with what it means."""
         finite = self.surface.loss[self.surface.loss.isfinite()]
-        radius = self.request.radius
         rows = [
             ("loss", f"{self.loss:.4g}", f"of the model itself, naming pictures by {self.texts} {self.named_by}"),
             ("accuracy", f"{self.accuracy:.3f}", f"of the model itself; chance is {1 / self.texts:.3f}"),
             (
-                "width", f"over {2 * radius:g}" if self.width is None else f"{self.width:.3g}",
+                "width", self._width_in_words(),
                 "along the line, between losses that are higher by 1: wider is flatter",
             ),
             ("highest loss", f"{float(finite.max()):.4g}" if len(finite) else "none", "on the plane"),
-            ("gaps", str(self.surface.gaps + self.curve.gaps), "points without a finite loss"),
+            ("gaps", str(self.gaps), "points without a finite loss"),
             ("cosine", f"{self.surface.cosine:.3f}", "of both directions: near 0 they are at right angles"),
         ]  # fmt: skip
         return COLUMNS, rows
 
     def remarks(self) -> list[str]:
         """What to know of the points that are missing."""
-        gaps = self.surface.gaps + self.curve.gaps
-        return [f"{number_of(gaps, 'point')} without a finite loss, left blank"] if gaps else []
+        return [f"{number_of(self.gaps, 'point')} without a finite loss, left blank"] if self.gaps else []
 
     def places(self) -> list[str]:
         return super().places() + ([f"numbers {self.report.with_suffix('.json')}"] if self.report else [])
@@ -83,7 +100,8 @@ class Landscape(ReportedResult):
         return {
             "model": self.model, "data": self.source, "count": self.count, "named_by": self.named_by,
             "texts": self.texts, "loss": self.loss, "accuracy": self.accuracy, "width": self.width,
-            "gaps": surface.gaps + curve.gaps, "cosine": surface.cosine,
+            "widths": dict(zip(("left", "right"), self.widths, strict=True)),
+            "gaps": self.gaps, "cosine": surface.cosine,
             "curve": {
                 "alphas": curve.alphas.tolist(), "loss": curve.loss.tolist(),
                 "accuracy": None if curve.accuracy is None else curve.accuracy.tolist(),

@@ -54,11 +54,11 @@ def run(request: LandscapeRequest) -> Landscape:
 
 def _measured(request: LandscapeRequest, model: ImageTextModel, data: NamingSet) -> Landscape:
     directions = (random_direction(model, seed=request.seed), random_direction(model, seed=request.seed + 1))
-    side = torch.linspace(-request.radius, request.radius, request.points, dtype=torch.float64)
-    fine = torch.linspace(-request.radius, request.radius, 2 * request.points - 1, dtype=torch.float64)
-    # with an even number of points 0 is none of them, and the width is measured from there
-    fine = torch.cat([fine, fine.new_zeros(1)]).unique()
-    total = len(fine) + len(side) ** 2
+    steps = torch.arange(1 - request.points, request.points, dtype=torch.float64)
+    fine = request.radius * steps / (request.points - 1)
+    # the same numbers to the bit, so that points of the line are points of the plane; 0 is one where points are odd
+    side = fine[::2]
+    total = len(fine) + len(side) ** 2 - (len(side) if 0 in side else 0)
     curve = loss_line(
         model, data.batch(), directions[0], alphas=fine.tolist(), loss=data.loss,
         progress=lambda done, _: emit(Counted(done, total, "point")),
@@ -68,7 +68,7 @@ def _measured(request: LandscapeRequest, model: ImageTextModel, data: NamingSet)
     if not curve.loss[middle].isfinite():
         raise DataError(f"the loss of {request.model} itself is {loss}: there is no landscape around it")
     surface = loss_surface(
-        model, data.batch(), directions, alphas=side.tolist(), loss=data.loss,
+        model, data.batch(), directions, alphas=side.tolist(), loss=data.loss, line=curve,
         progress=lambda done, _: emit(Counted(len(fine) + done, total, "point")),
     )  # fmt: skip
     assert curve.accuracy is not None
