@@ -211,8 +211,12 @@ def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], 
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("mine")
+    warmer = load(str(tiny_clip(2)))
+    with torch.no_grad():
+        warmer.logit_scale.add_(1)
     for words, arguments in {
-        "same weights": (tiny_clip(2), tiny_clip(2)),
+        "same weights": (tiny_clip(2), tiny_clip(2), "--data", tmp_path / "unread"),
+        "give --no-layers": (tiny_clip(2), warmer.save(tmp_path / "warmer"), "--data", tmp_path / "unread"),
         "differ in architecture": (tiny_clip(1), moved),
         "not empty": (tiny_clip(2), moved, "--save", full),
         "nowhere": (tiny_clip(2), moved, "--data", tmp_path / "nowhere"),

@@ -10,6 +10,7 @@ import torch
 
 from binderclip.errors import UsageError
 from binderclip.landscape import interpolate_weights, interpolation_curve, straggler_layers
+from binderclip.landscape.surface.interpolation import between_tensors
 from binderclip.tasks.events import Saved, batches, emit, skip, start
 from binderclip.tasks.files.outputs import output_folder, writable_path
 from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep, size_of
@@ -48,6 +49,11 @@ def run(request: InterpolateRequest) -> Interpolation:
         raise UsageError(f"both models are {request.first}: nothing lies between them")
     if first.preprocess != second.preprocess:
         raise UsageError(f"{request.first} and {request.second} prepare pictures in two ways, so they are two models")
+    differing, _ = between_tensors(first, second)
+    if request.layers and not any(tensor.ndim for tensor in differing.values()):
+        raise UsageError(
+            f"both models have the same layers and differ in {', '.join(differing)} alone: give --no-layers"
+        )
     if request.save is not None:
         ask_for_room(Path(request.save), size_of(second))
     result = _measured(request, first, second)

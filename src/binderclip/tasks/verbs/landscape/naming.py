@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from binderclip.data.sets.sample import Skipped
 from binderclip.errors import DataError, NotSupported, UsageError
 from binderclip.models import resolve_templates
 from binderclip.tasks.events import batches
+from binderclip.tasks.verbs.landscape.features import KeptFeatures
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 class NamingLoss:
     """Cross-entropy and accuracy of naming pictures by texts, all of a set at once.
 
-    Texts and pictures are both encoded by the weights as they are, the texts once a call.
+    Texts and pictures are both encoded by the weights as they are: the texts once for weights of the same values,
+    whichever pictures are named, and pictures only where the weights of their own tower have changed.
 
     Attributes:
         texts: sentences of all classes, one after the other; or the distinct captions.
@@ -39,17 +41,30 @@ class NamingLoss:
     owner: Int[Tensor, "texts"]
     classes: int
     batch_size: int
+    _kept: dict[Any, KeptFeatures] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @torch.no_grad()
     def __call__(self, model: Any, batch: Any) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Loss and accuracy of (pixels, classes)."""
+        """Loss and accuracy of (pixels, classes), without gradients."""
         pixels, target = batch
+        if model not in self._kept:
+            forwards = {
+                "text": lambda: model.encode_text(self.texts[0]),
+                "image": lambda: model.encode_pixels(pixels[:1]),
+            }
+            self._kept[model] = KeptFeatures(model, forwards)
+        features = self._kept[model]
+        means = features("text", None, lambda: self._class_rows(model))
+        image = features("image", pixels, lambda: torch.cat([*map(model.encode_pixels, pixels.split(self.batch_size))]))
+        logits = model.scale().to(means) * F.normalize(image, dim=-1) @ means.T
+        return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
+
+    def _class_rows(self, model: Any) -> Float[Tensor, "classes E"]:
+        """A row of length one for each class, the mean of its sentences'."""
         rows = model.encode_text(list(self.texts), normalize=True, batch_size=self.batch_size)
         owner = self.owner.to(rows.device)
         means = torch.zeros(self.classes, rows.shape[1], device=rows.device).index_add(0, owner, rows)
-        means = F.normalize(means, dim=-1)
-        parts = [model.encode_pixels(part) for part in pixels.split(self.batch_size)]
-        logits = model.scale().to(means) * F.normalize(torch.cat(parts), dim=-1) @ means.T
-        return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
+        return F.normalize(means, dim=-1)
 
 
 @dataclass(frozen=True)
