@@ -5,8 +5,8 @@ Where things are:
 - `server.py` listens on 127.0.0.1; `guard.py` decides which requests Gradio gets to see; `uploads.py` and `sessions.py`
   keep each browser's files apart; `jobs.py` runs one heavy thing at a time.
 - `app.py` builds the page: the model for all tabs, and one tab for each file in `tabs/`.
-- `tab.py` is what a tab stands on, `commands.py` the lines that give a result again, `look.py` tables and small copies
-  of pictures.
+- `tab.py` is what a tab stands on, `status.py` the line below its buttons, `commands.py` the lines that give a result
+  again, `look.py` tables and small copies of pictures.
 
 **To add a tab, add one file** to `tabs/`. It has a `TAB`; nothing else has to be told of it:
 

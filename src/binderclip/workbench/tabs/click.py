@@ -20,7 +20,8 @@ from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.jobs import MOST_WAITING
 from binderclip.workbench.look import check_size
-from binderclip.workbench.tab import Bench, Tab, result_values, said_html
+from binderclip.workbench.status import result_values, said_html
+from binderclip.workbench.tab import Bench, Tab
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,8 @@ from binderclip import papers as index
 from binderclip.errors import UsageError
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.look import table
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab, short_time
+from binderclip.workbench.status import short_time
+from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
     from pathlib import Path
