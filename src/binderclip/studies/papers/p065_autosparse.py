@@ -10,22 +10,25 @@ from torch.nn import functional as F
 
 from binderclip.compress import AutoSparse, MaskedGradient
 from binderclip.fit import fit
+from binderclip.optim import param_groups
 from binderclip.studies.harness import Figure, Row, Table, declared_study
 from binderclip.studies.protocols.training import sparse_net
 
 TRAIN, BATCH, STEPS, RATE = 3000, 64, 300, 0.05
-DECAY, THRESHOLD_DECAY = 1e-4, 0.03
+DECAY, THRESHOLD_DECAY, EQUAL_DECAY = 1e-4, 0.03, 0.0307
 ACCURACY, SPARSITY = "test accuracy", "zeros"
 ANNEALED = {"alpha 0 (STR)": 0.0, "alpha 0.25": 0.25, "alpha 0.5": 0.5, "alpha 0.75": 0.75, "alpha 1": 1.0}
-FIXED, MAGNITUDE, DENSE = "alpha 0.5, fixed", "magnitude", "dense"
+FIXED, EQUAL, MAGNITUDE, DENSE = "alpha 0.5, fixed", "alpha 0.75, zeros of STR", "magnitude", "dense"
 SPREAD = "largest less smallest share of zeros of a layer"
 
 
-def train(seed: int, gradient: MaskedGradient | None) -> tuple[nn.Sequential, dict[str, float]]:
+def train(
+    seed: int, gradient: MaskedGradient | None, threshold_decay: float = THRESHOLD_DECAY
+) -> tuple[nn.Sequential, dict[str, float]]:
     """The finalized network and the share of zeros of each layer but the first and the last; None trains densely."""
     net = sparse_net.perceptron(seed)
     sparse = None if gradient is None else AutoSparse(net, gradient)
-    groups = net.parameters() if sparse is None else sparse.param_groups(DECAY, threshold_decay=THRESHOLD_DECAY)
+    groups = param_groups(net, DECAY) if sparse is None else sparse.param_groups(DECAY, threshold_decay=threshold_decay)
     fit(
         lambda batch: F.cross_entropy(net(batch[0]), batch[1]),
         groups,
@@ -49,8 +52,9 @@ def measure(seed: int) -> list[Row]:
     rows = []
     methods = {name: MaskedGradient("anneal", alpha) for name, alpha in ANNEALED.items()}
     zeros: dict[str, float] = {}
-    for name, gradient in {**methods, FIXED: MaskedGradient("fixed", 0.5)}.items():
-        net, shares = train(seed, gradient)
+    methods |= {FIXED: MaskedGradient("fixed", 0.5), EQUAL: MaskedGradient("anneal", 0.75)}
+    for name, gradient in methods.items():
+        net, shares = train(seed, gradient, EQUAL_DECAY if name == EQUAL else THRESHOLD_DECAY)
         zeros = shares if name == "alpha 0.5" else zeros
         rows += [
             Row(ACCURACY, name, sparse_net.accuracy_on_test(net)),
@@ -77,7 +81,7 @@ def draw(table: Table, figure: Figure) -> None:
         shares = [table.values(SPARSITY, name)[list(STUDY.seeds).index(seed)] for name in ANNEALED]
         left.plot(alphas, shares, "o-", color="C0", alpha=0.4, markersize=3)
     left.set(xlabel="alpha at the start", ylabel="share of zeros", title="without a target")
-    for number, name in enumerate((*ANNEALED, FIXED)):
+    for number, name in enumerate((*ANNEALED, FIXED, EQUAL)):
         right.plot(table.values(SPARSITY, name), table.values(ACCURACY, name), "o", color=f"C{number}", label=name)
     right.axhline(table.mean(ACCURACY, DENSE), color="0.5", linestyle=":", linewidth=1)
     right.axhline(table.mean(ACCURACY, MAGNITUDE), color="0.5", linestyle="--", linewidth=1)
@@ -85,4 +89,4 @@ def draw(table: Table, figure: Figure) -> None:
     right.legend(fontsize=7)
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="8b88443bd75c")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(40, 50), registered="28a2178290ae")
