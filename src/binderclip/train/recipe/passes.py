@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from binderclip.models.operations import count_operations
 from binderclip.settings import part_name
 from binderclip.train.recipe.registry import PASSES
 
@@ -129,18 +130,12 @@ def with_frozen_groups(stage: Stage, backbone: nn.Module) -> Iterator[None]:
 
 
 def forward_operations(forward: Callable[[], Any]) -> int:
-    """Operations of a forward pass without gradients, a multiplication and an addition counted as two."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        forward()
-    return int(counter.get_total_flops())
+    """Operations of a forward pass without gradients, see `count_operations`."""
+    with torch.no_grad():
+        return count_operations(forward)
 
 
 def step_operations(step: Callable[[], Tensor]) -> int:
     """Operations of a forward pass and of the backward pass from what it gives, summed."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        step().sum().backward()
-    return int(counter.get_total_flops())
+    with torch.enable_grad():
+        return count_operations(lambda: step().sum().backward())

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+
+from binderclip.models.operations import count_operations
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -93,14 +93,7 @@ def _wait(device: torch.device) -> None:
 @torch.no_grad()
 def gflop(forward: Callable[[], object]) -> float:
     """10^9 floating-point operations of matrix products and convolutions in a call."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know fused attention
-    try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            forward()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-    return counter.get_total_flops() / 1e9
+    return count_operations(forward) / 1e9
 
 
 def parameter_count(model: ImageTextModel) -> int:
