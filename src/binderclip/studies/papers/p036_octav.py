@@ -19,7 +19,7 @@ from binderclip.compress import FakeQuant, octav_clip
 from binderclip.studies.harness import Row, Table, accuracy, declared_study
 from binderclip.studies.protocols.training.spike import BATCH, digits
 
-STEPS, RATE, WIDTHS, BITS = 300, 3e-3, (64, 64, 64, 10), (2, 3, 4, 6, 8)
+STEPS, RATE, MOMENTUM, WIDTHS, BITS = 300, 3e-3, 0.1, (64, 64, 64, 10), (2, 3, 4, 6, 8)
 DENSITIES: dict[str, Any] = {"normal": norm, "Laplace": laplace, "uniform": uniform(-1, 2)}
 TAIL: dict[str, Any] = {  # E[(|x| - s)^2; |x| > s] in closed form
     "normal": lambda s: 2 * ((1 + s * s) * norm.sf(s) - s * norm.pdf(s)),
@@ -29,6 +29,7 @@ TAIL: dict[str, Any] = {  # E[(|x| - s)^2; |x| > s] in closed form
 METHODS: dict[str, dict[str, Any]] = {
     "largest magnitude": {"clip": "max", "grad": "ste"},
     "OCTAV, straight-through": {"clip": "octav", "grad": "ste"},
+    "OCTAV, clipped straight-through": {"clip": "octav", "grad": "clipped_ste"},
     "OCTAV, magnitude-aware": {"clip": "octav", "grad": "mad"},
 }
 RIVAL, DEVIATIONS = "1.69 deviations", 1.69
@@ -54,30 +55,28 @@ def errors() -> dict[tuple[str, int], float]:
     return result
 
 
-class DeviationClip(nn.Module):
+class DeviationClip(FakeQuant):
     """The rival: a clip at so many standard deviations, the best one for 2 bits and normal values."""
 
-    def __init__(self, bits: int, signed: bool = True) -> None:
-        super().__init__()
-        self.bits, self.signed = bits, signed
+    def __init__(self, bits: int, **settings: Any) -> None:
+        super().__init__(bits, grad="mad", **settings)
+        self.rule = self._at_deviations
 
-    def forward(self, x: Tensor) -> Tensor:
-        deviation = float(x.detach().square().mean().sqrt()) + 1e-12
-        return FakeQuant(self.bits, DEVIATIONS * deviation, "mad", signed=self.signed)(x)
+    def _at_deviations(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        clip = DEVIATIONS * rows.square().mean(dim=1, keepdim=True).sqrt() + 1e-12
+        return -clip, clip
 
 
 def network(method: str, bits: int, seed: int) -> nn.Sequential:
-    """A perceptron whose weights, inputs and activations are all quantised."""
+    """A perceptron of quantised weights, inputs and activations; the latter have a running clip in evaluation."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-
-    def quantiser(signed: bool) -> nn.Module:
-        return DeviationClip(bits, signed) if method == RIVAL else FakeQuant(bits, **METHODS[method], signed=signed)
-
+    quantiser: Any = DeviationClip if method == RIVAL else partial(FakeQuant, **METHODS[method])
     for number, (before, after) in enumerate(pairwise(WIDTHS)):
         linear = nn.Linear(before, after)
-        parametrize.register_parametrization(linear, "weight", quantiser(True))
-        layers += [*([nn.ReLU()] if number else []), quantiser(number == 0), linear]
+        parametrize.register_parametrization(linear, "weight", quantiser(bits))
+        activations = quantiser(bits, signed=number == 0, momentum=MOMENTUM)
+        layers += [*([nn.ReLU()] if number else []), activations, linear]
     return nn.Sequential(*layers)
 
 
@@ -117,4 +116,4 @@ def within(most: float, *densities: str) -> Any:
     return test
 
 
-STUDY = declared_study(__name__, measure, null=random_numbers, seeds=range(40, 48), registered="606cc3916661")
+STUDY = declared_study(__name__, measure, null=random_numbers, seeds=range(60, 68), registered="2855792a3021")
