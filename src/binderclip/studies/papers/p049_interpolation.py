@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 from torch import Tensor, nn
 
 from binderclip import landscape
-from binderclip.studies.harness import Figure, Row, Table, accuracy, declared_study
+from binderclip.studies.harness import Figure, Row, Table, accuracy, declared_study, dots
 
 WIDTH, HIDDEN, PRE, TUNE, STEPS, EXAMPLES, ASCENT, RHO = 64, 6, 700, 400, 120, 192, 8, 0.01
 RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -102,19 +102,19 @@ def measure(seed: int) -> list[Row]:
 
 
 def draw(table: Table, figure: Figure) -> None:
-    """Sharpness against the gain, family by family, and what thinning does."""
-    axes, places = figure.subplots(1, 3), [f"rate {rate:g}" for rate in RATES]
-    for ax, name in zip(axes, (ALL, STRAGGLERS), strict=False):
-        for where in places:
-            values, gains = table.values(SHARPNESS, name, where), table.values(GAIN, PLAIN, where)
-            ax.plot(values, gains, "o", markersize=4, alpha=0.7, label=where)
-        ax.set(title=name.capitalize(), xlabel="sharpness half way", ylabel=f"{GAIN}, shifted")
-    for name in (PLAIN, THINNED, CONTROL):
-        axes[2].plot([table.values(OOD, name, where).mean() for where in places], "o-", markersize=4, label=name)
-    axes[2].set_xticks(range(len(RATES)), [f"{rate:g}" for rate in RATES])
-    axes[2].set(title="Shifted pictures", xlabel="rate of fine-tuning", ylabel="best accuracy between the ends")
-    for ax in axes[::2]:
-        ax.legend()
+    """How well flatness says the gain, and what thinning stragglers changes in the mean of the rates: a dot a seed."""
+    (first, *others), places = figure.subplots(1, 3), [f"rate {rate:g}" for rate in RATES]
+    dots(first, table, AGREEMENT, (ALL, STRAGGLERS, CHANCE))
+    first.set(title="Does flatness say the gain?", ylabel="minus Kendall's tau over a family")
+    for ax, metric in zip(others, (GAIN, HALF), strict=True):
+        values = {n: [table.values(metric, n, where) for where in places] for n in (PLAIN, THINNED, CONTROL)}
+        minus = {name: np.mean(np.subtract(values[THINNED], values[name]), axis=0) for name in (PLAIN, CONTROL)}
+        rows = [Row(metric, name, value, seed=i) for name in minus for i, value in enumerate(minus[name])]
+        dots(ax, Table(rows), metric, (PLAIN, CONTROL))
+        ax.set(title=metric.capitalize(), ylabel="stragglers thinned, minus the other")
+    for ax in (first, *others):
+        ax.axhline(0, color="0.3", linewidth=1)
+        ax.tick_params(axis="x", labelsize=7)
 
 
 STUDY = declared_study(__name__, measure, draw=draw, seeds=range(30, 42), registered="3b028b4cc28f")

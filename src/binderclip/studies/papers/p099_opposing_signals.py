@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.landscape import TwoFeatureToy, opposing_signals, top_eigenvalue
-from binderclip.studies.harness import Figure, Row, Table, declared_study
+from binderclip.studies.harness import Figure, Row, Table, declared_study, dots
 from binderclip.studies.protocols.data.clothing import clothing, standardised
 
 TRAIN, SIDE, WIDTH, RATE, STEPS, GROUP, WINDOW = 1000, 14, 64, 0.1, 1500, 10, 10
@@ -106,15 +104,17 @@ def _toy_spikes(table: Table) -> tuple[bool, str]:
 
 
 def draw(table: Table, figure: Figure) -> None:
-    """The toy at a small and a large rate, and the cosines."""
-    left, right = figure.subplots(1, 2)
+    """The toy at a rate that spikes and one that does not, cosines of the groups, and sharpness without groups."""
+    toy, *others = figure.subplots(1, 3)
     for rate in (TOY_RATES[0], TOY_RATES[2]):
-        left.plot(TwoFeatureToy(ALPHA, beta=BETA).descend(rate, 400).loss, label=f"rate {rate:g}")
-    left.set(title="Loss of the toy", xlabel="step", ylabel="loss", yscale="log")
-    left.legend()
-    cosines: Any = [table.values(COSINE, name) for name in (OPPOSING, RANDOM)]
-    right.boxplot(cosines, tick_labels=["opposing groups", "random groups"])
-    right.set(title="Gradients of two groups", ylabel="cosine")
+        toy.plot(TwoFeatureToy(ALPHA, beta=BETA).descend(rate, 150).loss, label=f"2 / rate = {2 / rate:.2g}")
+    toy.set(title=f"Toy: spikes where 2 / rate < {ALPHA * BETA:g}", xlabel="step", ylabel="loss", ylim=(-0.02, 0.75))
+    toy.legend(fontsize=8)
+    shown = ((COSINE, (OPPOSING, RANDOM), -0.5), (f"{SHARPNESS} without groups", (NONE, RANDOM, OPPOSING), 2 / RATE))
+    for ax, (title, names, bound) in zip(others, shown, strict=True):
+        dots(ax, table, title.removesuffix(" without groups"), names)
+        ax.axhline(bound, color="0.3", linewidth=1, linestyle=":")
+        ax.set(title=title.capitalize(), ylabel=f"dotted: {bound:g}", xticklabels=[name.split()[0] for name in names])
 
 
 STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 44), registered="e8a8a899e490")
