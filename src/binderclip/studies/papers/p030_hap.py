@@ -25,7 +25,7 @@ from binderclip.compress.weights.groups import PruneGroups
 from binderclip.studies.harness import Row, accuracy, declared_study
 from binderclip.studies.protocols.training.spike import digits
 
-WIDTHS, EPOCHS, BATCH, PROBES, AMOUNT, MORE, IMPLANTS, TUNING = (16, 32, 32), 6, 64, 60, 0.5, 0.7, 0.3, 4
+WIDTHS, EPOCHS, BATCH, PROBES, AMOUNT, MORE, IMPLANTS, TUNING, DRAWS = (16, 32, 32), 6, 64, 60, 0.25, 0.7, 0.3, 4, 8
 RANKS, ACCURACY, TUNED = "rank correlation with the true rise", "validation accuracy", "validation accuracy, tuned"
 HAP, MAGNITUDE, GRADIENT, CHANCE = "HAP", "magnitude", "gradient", "random"
 PLAIN, WITH_IMPLANTS, DENSE = "HAP without implants", "HAP with implants", "whole"
@@ -65,19 +65,30 @@ def tuned(net: nn.Module, seed: int, epochs: int, rate: float) -> nn.Module:
 
 def loss_of(net: nn.Module) -> Tensor:
     """Mean loss over 512 training pictures, by which all scores judge."""
-    x, y, _, _ = digits()
-    return F.cross_entropy(net(pictures(x[:512])), y[:512])
+    return F.cross_entropy(net(pictures(digits()[0][:512])), digits()[1][:512])
 
 
 def rises(net: nn.Module, groups: list[PruneGroups]) -> Tensor:
     """By how much the loss rises without each channel, one at a time."""
     with torch.no_grad():
         whole, values = loss_of(net), []
-        for one in groups:
-            for number in range(len(one)):
-                with masked([one], {one.name: torch.arange(len(one)) != number}):
-                    values.append(loss_of(net) - whole)
+        for own, number in ((one, number) for one in groups for number in range(len(one))):
+            with masked([own], {own.name: torch.arange(len(own)) != number}):
+                values.append(loss_of(net) - whole)
     return torch.stack(values)
+
+
+def twins(net: nn.Module, score: dict[str, Tensor]) -> dict[str, tuple[int, nn.Module]]:
+    """Parameters and network: with implants, and without, where fewer channels go so that no fewer are left."""
+
+    def cut(gone: float, implants: float) -> tuple[int, nn.Module]:
+        twin = copy.deepcopy(net)
+        implant_channels(twin, channel_groups(twin), score, amount=gone / sum(WIDTHS), implants=implants)
+        return sum(p.numel() for p in twin.parameters()), twin
+
+    implanted, most = cut(MORE * sum(WIDTHS), IMPLANTS), round(MORE * sum(WIDTHS))
+    plain = next(one for gone in range(most, 0, -1) if (one := cut(gone, 0.0))[0] >= implanted[0])
+    return {PLAIN: plain, WITH_IMPLANTS: implanted}
 
 
 def measure(seed: int) -> list[Row]:
@@ -89,19 +100,21 @@ def measure(seed: int) -> list[Row]:
         GRADIENT: GradientScore(losses=lambda: [loss_of(net)]), CHANCE: RandomScore(seed=seed),
     }  # fmt: skip
     scores = {name: method(net, groups) for name, method in methods.items()}
-    _, _, x, y = digits()
-    rise, budget = rises(net, groups), PruneBudget(amount=AMOUNT, scope="global")
-    rows = [Row(ACCURACY, DENSE, accuracy(net, pictures(x), y))]
-    for name, own in scores.items():
-        rows.append(Row(RANKS, name, float(spearmanr(torch.cat(list(own.values())).numpy(), rise.numpy()).statistic)))
+    (x, y), rise, budget = digits()[2:], rises(net, groups).numpy(), PruneBudget(amount=AMOUNT, scope="global")
+
+    def left(own: dict[str, Tensor]) -> float:
         with masked(groups, budget.select(own)):
-            rows.append(Row(ACCURACY, name, accuracy(net, pictures(x), y)))
-    for name, implants in ((PLAIN, 0.0), (WITH_IMPLANTS, IMPLANTS)):
-        twin = copy.deepcopy(net)
-        implant_channels(twin, channel_groups(twin), scores[HAP], amount=MORE, implants=implants)
-        rows.append(Row(TUNED, name, accuracy(tuned(twin, seed, TUNING, 0.05), pictures(x), y)))
-        rows.append(Row("parameters", name, float(np.sum([p.numel() for p in twin.parameters()]))))
+            return accuracy(net, pictures(x), y)
+
+    chance = [left(RandomScore(seed=DRAWS * seed + number)(net, groups)) for number in range(DRAWS)]
+    rows = [Row(ACCURACY, DENSE, accuracy(net, pictures(x), y)), Row(ACCURACY, CHANCE, float(np.mean(chance)))]
+    rows += [Row(ACCURACY, name, left(own)) for name, own in scores.items() if name != CHANCE]
+    flat = {name: torch.cat(list(own.values())).numpy() for name, own in scores.items()}
+    rows += [Row(RANKS, name, float(spearmanr(own, rise).statistic)) for name, own in flat.items()]
+    for name, (size, twin) in twins(net, scores[HAP]).items():
+        after = accuracy(tuned(twin, seed, TUNING, 0.05), pictures(x), y)
+        rows += [Row(TUNED, name, after), Row("parameters", name, size)]
     return rows
 
 
-STUDY = declared_study(__name__, measure, seeds=range(10, 20), registered="226c96151768")
+STUDY = declared_study(__name__, measure, seeds=range(40, 52), registered="088b60ac1fe1")
