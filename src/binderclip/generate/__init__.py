@@ -1,4 +1,4 @@
-"""Generative models: flows, and what they are trained by."""
+"""Generative models: diffusion, its guidance and its exact cases, and flows, with what they are trained by."""
 
 from __future__ import annotations
 
@@ -9,5 +9,20 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.generate.coupling_flow import CouplingFlow as CouplingFlow
     from binderclip.generate.coupling_flow import effective_sample_size as effective_sample_size
+    from binderclip.generate.denoisers.context import GuidanceTerm as GuidanceTerm
+    from binderclip.generate.denoisers.context import SamplingHook as SamplingHook
+    from binderclip.generate.denoisers.context import StepContext as StepContext
+    from binderclip.generate.denoisers.denoiser import Denoiser as Denoiser
+    from binderclip.generate.denoisers.distillation import DistillationStep as DistillationStep
+    from binderclip.generate.denoisers.distillation import distill_score as distill_score
+    from binderclip.generate.denoisers.distillation import distillation_loss as distillation_loss
+    from binderclip.generate.denoisers.exact import ConditionalDenoiser as ConditionalDenoiser
+    from binderclip.generate.denoisers.exact import GaussianDenoiser as GaussianDenoiser
+    from binderclip.generate.denoisers.exact import GaussianMixtureDenoiser as GaussianMixtureDenoiser
+    from binderclip.generate.denoisers.exact import MixtureDenoiser as MixtureDenoiser
+    from binderclip.generate.denoisers.sampling import invert as invert
+    from binderclip.generate.denoisers.sampling import sample as sample
+    from binderclip.generate.denoisers.schedule import NoiseSchedule as NoiseSchedule
+    from binderclip.generate.guidance.classifier_free import ClassifierFreeGuidance as ClassifierFreeGuidance
 
 lazy_exports(__name__)
