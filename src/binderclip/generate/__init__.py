@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from binderclip.generate.denoisers.sampling import invert as invert
     from binderclip.generate.denoisers.sampling import sample as sample
     from binderclip.generate.denoisers.schedule import NoiseSchedule as NoiseSchedule
+    from binderclip.generate.guidance.classifier import ClassifierGuidance as ClassifierGuidance
+    from binderclip.generate.guidance.classifier import ClippedSample as ClippedSample
+    from binderclip.generate.guidance.classifier import log_probability_gradient as log_probability_gradient
     from binderclip.generate.guidance.classifier_free import ClassifierFreeGuidance as ClassifierFreeGuidance
+    from binderclip.generate.guidance.noisy_classifier import NoisyClassifier as NoisyClassifier
 
 lazy_exports(__name__)

@@ -96,8 +96,11 @@ def test_log_densities_are_those_of_torch() -> None:
 def test_the_classifier_of_a_mixture_follows_bayes() -> None:
     mixture = DENOISERS["mixture of gaussians"]
     assert isinstance(mixture, GaussianMixtureDenoiser)
-    joint = torch.stack([gaussian(seed).log_density(points(), SIGMA) for seed in range(3)], 1).exp() * WEIGHTS
-    torch.testing.assert_close(mixture.log_probability(points(), SIGMA).exp(), joint / joint.sum(1, keepdim=True))
+    t = torch.tensor([0, 300, 999])
+    exploding, sigma = mixture.schedule.to_variance_exploding(points(), t)
+    densities = [gaussian(seed).log_density(exploding, sigma.flatten()) for seed in range(3)]
+    joint = torch.stack(densities, 1).exp() * WEIGHTS
+    torch.testing.assert_close(mixture.log_probability(points(), t).exp(), joint / joint.sum(1, keepdim=True))
 
 
 def test_a_set_of_pictures_is_averaged_as_an_integral_says() -> None:

@@ -185,9 +185,16 @@ class GaussianMixtureDenoiser(ExactDenoiser):
         like = components[0].mean
         self.register_buffer("log_weights", _log_weights(weights, len(components), like))
 
-    def log_probability(self, x: Float[Tensor, "R *shape"], sigma: Float[Tensor, " R"]) -> Float[Tensor, "R K"]:
-        """log p(component | x), with the arguments of `denoise`: an exact classifier of noisy pictures."""
-        return self._joint(x, sigma).log_softmax(1)
+    def log_probability(self, x: Float[Tensor, "R *shape"], t: Int[Tensor, " R"]) -> Float[Tensor, "R K"]:
+        """log p(component | x_t): an exact classifier of noisy pictures.
+
+        Args:
+            x: noisy pictures x_t.
+            t: the time of each.
+        """
+        exploding, sigma = self.schedule.to_variance_exploding(x, t)
+        assert isinstance(sigma, Tensor)
+        return self._joint(exploding, sigma.flatten()).log_softmax(1)
 
     def denoise(
         self, x: Float[Tensor, "R *shape"], sigma: Float[Tensor, " R"], conditions: Sequence[Hashable] = (None,)
