@@ -93,7 +93,8 @@ def draw(table: Table, figure: Figure) -> None:
             for place, seed in enumerate(STUDY.seeds[:4]):
                 ax.plot(variances(kind, method, seed)[0], color=f"C{number}", label=None if place else method)
         ax.axhline(1, color="0.5", linestyle=":", linewidth=1)
-        ax.set(yscale="log", xlabel="layer", title=f"{setting.capitalize()}, sparsity {SPARSITY:g}", ylim=(0.3, 1e4))
+        title = f"{setting[0].upper()}{setting[1:]}, sparsity {SPARSITY:g}"
+        ax.set(yscale="log", xlabel="layer", title=title, ylim=(0.3, 1e4))
         ax.legend()
     panels[0].set_ylabel("variance over its fixed point")
     dots(last, table, ACCURACY, (PLAIN, CLIPPED, RIVAL), KINDS["relu"])
