@@ -16,7 +16,9 @@ from binderclip.compress import GradientScore, MagnitudeScore, PruneBudget, chan
 from binderclip.data import load_data
 from binderclip.errors import OutputError
 from binderclip.models import ImageTextModel, load
-from binderclip.tasks.verbs.compress.figures import gflop, single_forwards
+from binderclip.tasks.verbs.compress.figures import ModelFigures, gflop, single_forwards
+from binderclip.tasks.verbs.compress.request import CompressRequest
+from binderclip.tasks.verbs.compress.result import Compression
 
 Command = Callable[..., Any]
 OPTIONS = ("--data", "digits", "--split", "all", "--limit", 24)
@@ -121,14 +123,25 @@ def test_what_adds_nothing_goes_where_the_method_sees_what_a_module_does(
     assert (found["after"]["quality"] == 1) == same
 
 
-def test_the_title_says_of_what_a_half_goes(
-    command: Command, tiny_clip: Callable[[int], Path], colours: Path, tmp_path: Path
-) -> None:
-    done = command(
-        "compress", tiny_clip(2), "--data", colours, "--method", "random", "--sides", "text", "--out", tmp_path / "out"
-    )
-    assert done.code == 0, done.err
-    assert "without 50% of the heads and neurons of the text tower, by random" in " ".join(done.out.split())
+def test_title_and_remark_say_what_went_and_not_what_was_asked_for() -> None:
+    figures = ModelFigures(100, 1.0, 1.0, 1.0, 0.1, 0.1, 0.5)
+    for groups, target, sides, title, remark in (
+        ({"head": (6, 3), "neuron": (384, 192)}, 0.5, ("text",), "50% of the heads and neurons of the text tower", ""),
+        ({"head": (6, 3), "neuron set": (16, 8), "channel": (8, 4)}, 0.5, ("image", "text"),
+         "50% of the heads, neurons and channels", ""),
+        ({"head": (28, 21), "neuron": (3584, 2513)}, 0.3, ("image", "text"),
+         "25% of the heads and 30% of the neurons", "of the 30% asked for that is 25% of the heads."),
+        ({"head": (2, 2), "neuron": (128, 77), "channel": (8, 5)}, 0.4, ("text",),
+         "0% of the heads of the text tower, 40% of the neurons of the text tower and 38% of the channels of the image "
+         "tower", "of the 40% asked for that is 0% of the heads and 38% of the channels."),
+    ):  # fmt: skip
+        request = CompressRequest(model="tiny", data="digits", out="out", target=target, sides=sides)
+        result = Compression(
+            request, "tiny", "digits", 4, 4, "accuracy", 0.1, figures, figures, groups, 1, []
+        )  # fmt: skip
+        assert result.title == f"tiny without {title}, by mope, on digits"
+        assert remark in " ".join(result.remarks())
+        assert ("Modules go whole" in " ".join(result.remarks())) == bool(remark)
 
 
 def test_a_target_by_which_nothing_goes_is_refused_before_anything_is_run(
@@ -138,15 +151,14 @@ def test_a_target_by_which_nothing_goes_is_refused_before_anything_is_run(
         raise AssertionError("a gradient was taken first")
 
     monkeypatch.setattr(GradientScore, "__call__", run)
-    for options, words in {
-        ("--target", 0.05): "20 heads or sets of neurons in a layer are needed, and the largest has 16",
-        (
-            "--target",
-            0.4,
-            "--neuron-sets",
-            2,
-        ): "3 heads or sets of neurons in a layer are needed, and the largest has 2",
-    }.items():
+    sets = "heads or sets of neurons in a layer are needed, and the largest has"
+    for target, number, words, least in (
+        (0.05, 16, f"20 {sets} 16: give 0.063 or more, or raise --neuron-sets", 0.063),
+        (0.4, 2, f"3 {sets} 2: give 0.5 or more", 0.5),
+        (0.01, 50, f"100 {sets} 32: give 0.032 or more", 0.032),  # 32 is the next divisor of 128 neurons
+    ):
+        options = ("--target", target, "--neuron-sets", number)
+        assert not PruneBudget(amount=least).select({"": torch.zeros(int(words.split(":")[0].split()[-1]))})[""].all()
         done = command("compress", tiny_clip(2), "--data", colours, *options, "--out", tmp_path / "out")
         assert done.code == 2
         assert words in " ".join(done.err.split())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +15,8 @@ from binderclip.tasks.verbs.compress.request import CompressRequest
 
 METRICS = {"accuracy": "accuracy, held out", "recall": "mean recall at 1, 5 and 10, held out"}
 """What quality is -> its row in the table."""
+PLURALS = {"head": "heads", "neuron": "neurons", "neuron set": "neurons", "channel": "channels"}
+"""Kind of module -> its name in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,20 @@ class Compression(VerbResult):
     @property
     def title(self) -> str:
         """What goes from which model, and on which data."""
-        request = self.request
-        parts = ("heads", "neurons", *(("channels",) if request.channels else ()))
-        sides = f" of the {request.sides[0]} tower" if len(request.sides) == 1 else ""
-        words = f"{', '.join(parts[:-1])} and {parts[-1]}{sides}"
-        return f"{self.model} without {request.target:.0%} of the {words}, by {request.method}, on {self.source}"
+        sides = self.request.sides
+        own = f" of the {sides[0]} tower" if len(sides) == 1 else ""
+        places = {"head": own, "neuron": own, "neuron set": own, "channel": " of the image tower" if own else ""}
+        kinds = [(self._fraction(kind), places[kind], PLURALS[kind]) for kind in self.groups]
+        parts = [
+            f"{fraction} of the {_listed([kind for *_, kind in same])}{place}"
+            for (fraction, place), same in groupby(kinds, key=lambda entry: entry[:2])
+        ]
+        return f"{self.model} without {_listed(parts)}, by {self.request.method}, on {self.source}"
+
+    def _fraction(self, kind: str) -> str:
+        """Of the modules of a kind, how many went."""
+        had, has = self.groups[kind]
+        return f"{1 - has / had:.0%}"
 
     @property
     def saved(self) -> Path:
@@ -89,8 +102,13 @@ class Compression(VerbResult):
         ]
 
     def remarks(self) -> list[str]:
+        target = f"{self.request.target:.0%}"
+        reached = [
+            f"{self._fraction(kind)} of the {PLURALS[kind]}" for kind in self.groups if self._fraction(kind) != target
+        ]
+        rounded = f"Modules go whole, rounded down in each layer: of the {target} asked for that is {_listed(reached)}."
         threads = "thread" if self.threads == 1 else "threads"
-        return [
+        return ([rounded] if reached else []) + [
             f"Times are medians of {REPEATS} forwards of one, both models in turn, on {self.request.device} with "
             f"{self.threads} {threads}, without reading and resizing the picture."
         ]
@@ -108,6 +126,11 @@ class Compression(VerbResult):
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
             "request": self.request.as_document(),
         }  # fmt: skip
+
+
+def _listed(words: Sequence[str]) -> str:
+    """With commas, and "and" before the last."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _change(before: float, after: float) -> str:

@@ -141,9 +141,12 @@ def _check_target(
     if all(bool(keep.all()) for keep in budget.select({name: torch.zeros(n) for name, n in sizes.items()}).values()):
         parts = " or ".join(("heads", "sets of neurons" if sets else "neurons", *(["channels"] if channels else [])))
         needed = math.ceil(1 / request.target - 1e-9)
+        largest = max(sizes.values())
+        least = math.ceil(1000 / largest - 1e-9) / 1000  # rounded up: rounded down it would take nothing out either
+        instead = ([f"give {least:g} or more"] if largest > 1 else []) + (["raise --neuron-sets"] if sets else [])
         raise UsageError(
             f"--target {request.target:g} takes nothing out: {needed} {parts} in a layer are needed, "
-            f"and the largest has {max(sizes.values())}{': raise --neuron-sets' if sets else ''}"
+            f"and the largest has {largest}{': ' if instead else ''}{', or '.join(instead)}"
         )
 
 
