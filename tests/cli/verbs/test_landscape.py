@@ -95,7 +95,7 @@ def landscape_of(loss: list[float], tiny: Path) -> Landscape:
     curve = LossCurve(torch.linspace(-1, 1, len(loss), dtype=torch.float64), torch.tensor(loss).double())
     side = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
     surface = LossSurface(side, side, torch.ones(3, 3).double(), None, 0.0)
-    request = LandscapeRequest(model=str(tiny))
+    request = LandscapeRequest(model=str(tiny), points=(len(loss) + 1) // 2)
     return Landscape(request, "tiny", "digits", 4, "classes", 10, 1.0, 0.1, curve, surface, [])
 
 
@@ -111,6 +111,8 @@ def test_the_width_is_given_side_by_side_where_they_differ(tiny_clip: Callable[[
         (row,) = (row for row in result.table()[1] if row[0] == "width")
         assert row[1] == words
         assert (result.as_dict()["width"], result.as_dict()["widths"]) == document
+        steep = [remark for remark in result.remarks() if "within one step of 0.5" in remark]
+        assert len(steep) == (document[1]["left"] == 0.25), "less than a step is a guess"
 
 
 def test_no_point_is_measured_twice(tiny_clip: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,17 @@ from binderclip.display import new_figure, number_of
 WIDE = 30.0
 """Ratio of the largest to the least loss above which colours follow its logarithm."""
 
+FEW = 41
+"""Points along a side up to which each is drawn."""
+
 
 def curve_figure(alphas: Float[Tensor, "A"], loss: Float[Tensor, "A"], accuracy: Float[Tensor, "A"] | None) -> Any:
     """The loss over alpha, and the accuracy on the right; NaN and infinity break the line."""
     figure = new_figure(5.2, 3.4)
     axes = figure.subplots()
     places, losses = alphas.numpy(), np.ma.masked_invalid(loss.numpy())
-    axes.plot(places, losses, color="C0")
+    axes.plot(places, losses, ".-" if len(places) <= FEW else "-", color="C0")
+    axes.locator_params(axis="x", nbins=6)
     axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.set(xlabel="step along the direction", title=_gaps(loss))
     axes.set_ylabel("loss", color="C0")
@@ -79,6 +83,8 @@ def _draw_surface(axes: Any, alphas: Float[Tensor, "A"], betas: Float[Tensor, "B
     norm = LogNorm(low, high) if wide else None
     shown = axes.contourf(a, b, losses, levels=levels, norm=norm, cmap="viridis")
     axes.contour(a, b, losses, levels=levels[::2], norm=norm, colors="white", linewidths=0.4)
+    if max(losses.shape) <= FEW:  # between the points contours are guessed, which a coarse grid must not hide
+        axes.plot(*(grid.ravel() for grid in np.meshgrid(a, b)), ".", color="white", markersize=2)
     axes.plot(0, 0, "+", color="white", markersize=8)
     return shown
 

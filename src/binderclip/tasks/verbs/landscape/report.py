@@ -26,12 +26,17 @@ def write_report(result: Landscape, path: Path) -> Path:
     )
     page.section(
         "Over a plane",
-        "Every point is a model whose weights were moved along two random directions; the cross is the model itself. "
-        "Directions have the length of the weights, filter by filter, and leave biases and norms: a step of 1 adds as "
-        "much to each filter as it is long, so that the plane of another model can be laid beside this one.",
+        "Every dot is a model whose weights were moved along two random directions, the cross the model itself. "
+        "Between dots, colours are guessed. Directions have the length of the weights, filter by filter, and leave "
+        "biases and norms: a step of 1 adds as much to each filter as it is long. So the plane of another model with "
+        f"the same radius ({result.request.radius:g}) and seed ({result.request.seed}) can be laid beside this one.",
     )
     page.picture(figure_picture(result.surface.plot()), "loss over both directions; grey where it is not finite")
-    page.section("Along a line", "The first direction alone, in finer steps.")
+    remarks = " ".join(f"{escape(remark[:1].upper() + remark[1:])}." for remark in result.remarks())
+    page.section(
+        "Along a line",
+        f"The first direction alone, left to right through the cross, in steps of half the size. {remarks}",
+    )
     page.picture(figure_picture(result.curve.plot()), "loss and accuracy along the first direction")
     page.section("In numbers", f"All of them are in <code>{escape(numbers_path(path).name)}</code>.")
     page.table(*result.table())

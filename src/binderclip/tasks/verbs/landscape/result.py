@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from binderclip.landscape import LossCurve, LossSurface
 
 COLUMNS = ("measure", "value", "which is")
+SIDES = ("left", "right")
+"""Of the model on the line."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,11 @@ class Landscape(ReportedResult):
         """Columns, and a row a figure with what it means."""
         finite = self.surface.loss[self.surface.loss.isfinite()]
         rows = [
-            ("loss", f"{self.loss:.4g}", f"of the model itself, naming pictures by {self.texts} {self.named_by}"),
+            (
+                "loss", f"{self.loss:.4g}",
+                f"of the model itself, naming pictures by {self.texts} {self.named_by}; that of guessing is "
+                f"{math.log(self.texts):.4g}",
+            ),
             ("accuracy", f"{self.accuracy:.3f}", f"of the model itself; chance is {1 / self.texts:.3f}"),
             (
                 "width", self._width_in_words(),
@@ -89,8 +95,17 @@ class Landscape(ReportedResult):
         return COLUMNS, rows
 
     def remarks(self) -> list[str]:
-        """What to know of the points that are missing."""
-        return [f"{number_of(self.gaps, 'point')} without a finite loss, left blank"] if self.gaps else []
+        """What to know of points that are missing, and of steps that are too long."""
+        remarks = [f"{number_of(self.gaps, 'point')} without a finite loss, left blank"] if self.gaps else []
+        step = self.request.radius / (self.request.points - 1)
+        if steep := [
+            side for side, width in zip(SIDES, self.widths, strict=True) if width is not None and width <= step
+        ]:
+            remarks.append(
+                f"to the {' and the '.join(steep)} the loss is higher by 1 within one step of {step:.2g}, so that the "
+                "width there is a guess: give a smaller --radius or more --points"
+            )
+        return remarks
 
     def places(self) -> list[str]:
         return super().places() + ([f"numbers {self.report.with_suffix('.json')}"] if self.report else [])
@@ -100,7 +115,7 @@ class Landscape(ReportedResult):
         return {
             "model": self.model, "data": self.source, "count": self.count, "named_by": self.named_by,
             "texts": self.texts, "loss": self.loss, "accuracy": self.accuracy, "width": self.width,
-            "widths": dict(zip(("left", "right"), self.widths, strict=True)),
+            "widths": dict(zip(SIDES, self.widths, strict=True)),
             "gaps": self.gaps, "cosine": surface.cosine,
             "curve": {
                 "alphas": curve.alphas.tolist(), "loss": curve.loss.tolist(),
