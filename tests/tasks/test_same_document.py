@@ -98,6 +98,11 @@ def compress(inputs: Inputs) -> Request:
     )  # fmt: skip
 
 
+@case("compress --bits")
+def compress_bits(inputs: Inputs) -> Request:
+    return tasks.compress.request(model=inputs.model, data="digits", split="all", limit=8, bits=8, out="smaller")
+
+
 @case("curate")
 def curate(inputs: Inputs) -> Request:
     return tasks.curate.request(

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from binderclip.compress.quantise.gradients import AGP as AGP
     from binderclip.compress.quantise.gradients import gradient_variance as gradient_variance
     from binderclip.compress.quantise.gradients import quantize_groups as quantize_groups
-    from binderclip.compress.quantise.int8 import Int8Attention as Int8Attention
-    from binderclip.compress.quantise.int8 import Int8Linear as Int8Linear
+    from binderclip.compress.quantise.int8 import quantize_calibrated as quantize_calibrated
     from binderclip.compress.quantise.int8 import quantize_dynamic as quantize_dynamic
     from binderclip.compress.quantise.octav import FakeQuant as FakeQuant
     from binderclip.compress.quantise.octav import Octav as Octav
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from binderclip.compress.quantise.sparsifying import CriticalInit as CriticalInit
     from binderclip.compress.quantise.sparsifying import critical_init as critical_init
     from binderclip.compress.quantise.spikes import HoyerSpike as HoyerSpike
+    from binderclip.compress.quantise.weights import PackedWeights as PackedWeights
+    from binderclip.compress.quantise.weights import pack_weight as pack_weight
+    from binderclip.compress.quantise.weights import quantize_weights as quantize_weights
     from binderclip.compress.tokens.balanced import BalancedStage as BalancedStage
     from binderclip.compress.tokens.balanced import BalancedTokenPruning as BalancedTokenPruning
     from binderclip.compress.tokens.balanced import calibrate_stages as calibrate_stages
@@ -84,6 +86,10 @@ if TYPE_CHECKING:
     from binderclip.compress.weights.sparse_training import SparsityReport as SparsityReport
     from binderclip.compress.weights.sparse_weight import SparseWeight as SparseWeight
     from binderclip.compress.weights.sparse_weight import finalize_sparse as finalize_sparse
+    from binderclip.models.layers.int8 import Int8Conv2d as Int8Conv2d
+    from binderclip.models.layers.int8 import Int8Embedding as Int8Embedding
+    from binderclip.models.layers.int8 import Int8Linear as Int8Linear
+    from binderclip.models.layers.int8_attention import Int8Attention as Int8Attention
     from binderclip.optim.fake_quantization import AffineGrid as AffineGrid
     from binderclip.optim.fake_quantization import Blocks as Blocks
     from binderclip.optim.fake_quantization import FixedRange as FixedRange

@@ -90,8 +90,8 @@ def test_a_missing_neighbour_and_an_unknown_storage_are_named(tmp_path: Path) ->
     weights = two / "open_clip_model.safetensors"
     with pytest.raises(CheckpointError, match="three"):
         compact_state(two, weights, {"text_tower": "three"})
-    with pytest.raises(CheckpointError, match="int4"):
-        compact_state(two, weights, {"weights": "int4"})
+    with pytest.raises(CheckpointError, match="int2"):
+        compact_state(two, weights, {"weights": "int2"})
     assert not any(name.endswith(SCALE) for name in compact_state(two, weights, {"text_tower": "one"}))
 
 

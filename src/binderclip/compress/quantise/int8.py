@@ -1,165 +1,25 @@
-"""Inference with int8 weights and activations on the CPU, through PyTorch's own kernels."""
+"""Inference in int8 on the CPU: layers exchanged without data, or with the ranges and the layers that data shows."""
 
 from __future__ import annotations
 
 import fnmatch
-import math
-import warnings
-from collections.abc import Iterable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from binderclip.errors import NotSupported, UsageError
+from binderclip.errors import UsageError
+from binderclip.models.layers.int8 import put_layers
+from binderclip.models.layers.int8_attention import as_int8
 
-__all__ = ["Int8Attention", "Int8Linear", "quantize_dynamic"]
+__all__ = ["quantize_calibrated", "quantize_dynamic"]
 
 M = TypeVar("M", bound=nn.Module)
-
-
-class Int8Linear(nn.Module):
-    """A linear layer whose product is one of int8 weights and int8 activations, accumulated in int32.
-
-    Weights are symmetric about 0 with a scale for every output; activations are quantised at every call, within the
-    range of the batch. It runs on the CPU, passes no gradient, and cannot be saved: save the float model instead.
-
-    Args:
-        weight: float32, of shape (out, in).
-        bias: of shape (out,), added in float32, or None.
-
-    Attributes:
-        weight: the quantised weights as float32, made anew at every access.
-
-    Raises:
-        NotSupported: a weight that is no float32 on the CPU; saving it.
-        UsageError: weights that are not finite, or an input that asks for a gradient.
-    """
-
-    # What open_clip asks for the dtype to compute in, instead of `weight`.
-    int8_original_dtype = torch.float32
-
-    def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, "O"] | None = None) -> None:
-        super().__init__()
-        if weight.device.type != "cpu" or weight.dtype != torch.float32:
-            raise NotSupported(f"int8 kernels take float32 on the CPU, got {weight.dtype} on {weight.device}")
-        weight = weight.detach()
-        largest = weight.abs().amax(dim=1)
-        if not bool(largest.isfinite().all()):
-            raise UsageError("the weights are not all finite")
-        # As torch.ao's PerChannelMinMaxObserver: 255 steps from -largest to largest; a row of zeros needs some step.
-        scale = (largest / 127.5).clamp(min=torch.finfo(torch.float32).eps).double()
-        with warnings.catch_warnings():
-            # PyTorch warns that it will drop this tensor type; the kernel has no other input yet.
-            warnings.simplefilter("ignore", UserWarning)
-            codes = torch.quantize_per_channel(weight, scale, torch.zeros_like(scale).long(), 0, torch.qint8)
-        self.out_features, self.in_features = weight.shape
-        self._packed = torch.ops.quantized.linear_prepack(codes, None if bias is None else bias.detach().float())
-
-    @property
-    def weight(self) -> Float[Tensor, "O I"]:
-        """The weights that it computes with, in float32."""
-        return torch.ops.quantized.linear_unpack(self._packed)[0].dequantize()
-
-    @property
-    def bias(self) -> Float[Tensor, "O"] | None:
-        """The bias, in float32, or None."""
-        return torch.ops.quantized.linear_unpack(self._packed)[1]
-
-    def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
-        """Outputs in float32."""
-        if x.requires_grad and torch.is_grad_enabled():
-            raise UsageError("int8 layers pass no gradient: call the model under torch.no_grad()")
-        # Activations of 7 bits: on CPUs without VNNI two products of 8 bits overflow the int16 that they are added in.
-        return torch.ops.quantized.linear_dynamic(x.float(), self._packed, True)
-
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotSupported("int8 layers cannot be saved: save the float model, and call quantize_dynamic after loading")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Int8Linear:
-        # The packed weights never change, and rounding them anew would not give the same codes.
-        duplicate = Int8Linear.__new__(Int8Linear)
-        nn.Module.__init__(duplicate)
-        for name in ("in_features", "out_features", "_packed", "training"):
-            setattr(duplicate, name, getattr(self, name))
-        return duplicate
-
-    def extra_repr(self) -> str:
-        """The sizes."""
-        return f"{self.in_features}, {self.out_features}"
-
-
-class Int8Attention(nn.Module):
-    """`torch.nn.MultiheadAttention` with int8 projections; the attention itself is computed in float32.
-
-    Args:
-        attention: whose projections are taken, with keys and values of the queries' width.
-
-    Raises:
-        NotSupported: other widths of keys or values, or biases and zeros that are appended to them.
-    """
-
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
-        super().__init__()
-        appended = attention.bias_k is not None or attention.add_zero_attn
-        if attention.in_proj_weight is None or appended:
-            raise NotSupported("int8 attention needs keys and values of the queries' width, nothing appended")
-        self.num_heads, self.embed_dim, self.batch_first = (
-            attention.num_heads, attention.embed_dim, attention.batch_first
-        )  # fmt: skip
-        self.in_proj = Int8Linear(attention.in_proj_weight, attention.in_proj_bias)
-        self.out_proj = Int8Linear(attention.out_proj.weight, attention.out_proj.bias)
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Outputs and, where asked for, attention; arguments and shapes of `torch.nn.MultiheadAttention`."""
-        if query.ndim != 3:
-            raise NotSupported(f"int8 attention takes batches of sequences, got shape {tuple(query.shape)}")
-        if is_causal and attn_mask is None:
-            raise UsageError("is_causal says of attn_mask that it is causal: give the mask")
-        parts = self._projected(query, key, value)
-        if not self.batch_first:
-            parts = [part.transpose(0, 1) for part in parts]
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)  # (B, H, L, D)
-        mask = self._mask(attn_mask, key_padding_mask, q)
-        weights = None
-        if need_weights:
-            logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-            weights = (logits if mask is None else logits + mask).softmax(dim=-1)
-            mixed = weights @ v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, mask)
-        out = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        if weights is not None and average_attn_weights:
-            weights = weights.mean(dim=1)
-        return (out if self.batch_first else out.transpose(0, 1)), weights
-
-    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        """Queries, keys and values behind their projections, by one product where they come from the same tokens."""
-        if query is key and key is value:
-            return list(self.in_proj(query).chunk(3, dim=-1))
-        return [self.in_proj(x).chunk(3, dim=-1)[number] for number, x in enumerate((query, key, value))]
-
-    def _mask(self, attn_mask: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor | None:
-        """What is added to the logits, (L, S) or (B, H or 1, L or 1, S); boolean masks hide where they are true."""
-        masks = []
-        if attn_mask is not None:
-            masks.append(attn_mask if attn_mask.ndim == 2 else attn_mask.unflatten(0, (-1, self.num_heads)))
-        if padding is not None:
-            masks.append(padding[:, None, None, :])
-        added = [q.new_zeros(m.shape).masked_fill(m, -torch.inf) if m.dtype == torch.bool else m.to(q) for m in masks]
-        return sum(added[1:], added[0]) if added else None
+LEAST_CHANNELS = 64
+"""Input channels of a convolution from which int8 is the faster one; measured with one thread on a CPU with VNNI."""
 
 
 def quantize_dynamic(module: M, *, exclude: str | Iterable[str] = ()) -> M:
@@ -201,11 +61,96 @@ def quantize_dynamic(module: M, *, exclude: str | Iterable[str] = ()) -> M:
     if not chosen:
         raise UsageError("there is nothing to quantise: no nn.Linear or nn.MultiheadAttention lies inside this module")
     # All are made before the first is put in: a layer that is refused leaves the model as it was.
-    made = {
-        name: Int8Attention(layer) if isinstance(layer, nn.MultiheadAttention) else Int8Linear(layer.weight, layer.bias)
-        for name, layer in chosen.items()
-    }
-    for name, layer in made.items():
-        parent, _, last = name.rpartition(".")
-        setattr(module.get_submodule(parent), last, layer)
-    return module.eval()
+    return put_layers(module, [(name, as_int8(layer)) for name, layer in chosen.items()]).eval()
+
+
+@dataclass
+class LayerRange:
+    """What went through a layer.
+
+    Attributes:
+        low_in, high_in, low_out, high_out: smallest and largest number that went in and came out; NaN before a call.
+    """
+
+    low_in: float = float("nan")
+    high_in: float = float("nan")
+    low_out: float = float("nan")
+    high_out: float = float("nan")
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Take a call into account."""
+        (a, b), (c, d) = (torch.aminmax(x.detach()) for x in (inputs, outputs))
+        if self.low_in != self.low_in:  # the first call
+            self.low_in, self.high_in, self.low_out, self.high_out = float(a), float(b), float(c), float(d)
+            return
+        self.low_in, self.high_in = min(self.low_in, float(a)), max(self.high_in, float(b))
+        self.low_out, self.high_out = min(self.low_out, float(c)), max(self.high_out, float(d))
+
+
+def quantize_calibrated(
+    module: nn.Module, run: Callable[[], object], *, exclude: str | Iterable[str] = ()
+) -> list[str]:
+    """Let every layer of a model that is used compute in int8 on the CPU, after a look at what goes through it.
+
+    As `quantize_dynamic`, and convolutions of at least 64 input channels without groups as well, with the ranges of
+    their inputs and outputs in the run; embeddings become int8 tables. Layers that the run does not call stay as they
+    are, and so do depthwise convolutions and those of few channels, which are slower in int8.
+
+    Args:
+        module: changed in place, and put into evaluation mode.
+        run: runs the model, as a whole, on data like that which it will see.
+        exclude: name patterns (shell wildcards) of layers that stay as they are.
+
+    Returns:
+        Names of the layers, attention as one.
+
+    Raises:
+        UsageError: there is nothing to quantise, or a range that is not finite.
+        NotSupported: layers that are not in float32 on the CPU, or an attention that `Int8Attention` cannot stand for.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(64, 128, 1), nn.ReLU(), nn.Conv2d(128, 128, 3, groups=128))
+        >>> x = torch.randn(1, 64, 8, 8)
+        >>> quantize_calibrated(net, lambda: net(x))
+        ['0']
+    """
+    patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    ranges: dict[str, LayerRange] = {}
+    called: dict[str, nn.Module] = {}
+    module.eval()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, layer in _candidates(module).items():
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+                continue
+
+            def note(layer: nn.Module, inputs: Any, outputs: Any, name: str = name) -> None:
+                called[name] = layer
+                if isinstance(layer, nn.Conv2d):
+                    ranges.setdefault(name, LayerRange()).add(inputs[0], outputs)
+
+            hooks.callback(layer.register_forward_hook(note).remove)
+        run()
+    if not called:
+        raise UsageError("there is nothing to quantise: no layer of this module that could compute in int8 was called")
+    made = []
+    for name, layer in called.items():
+        seen = ranges.get(name)
+        ends = () if seen is None else ((seen.low_in, seen.high_in), (seen.low_out, seen.high_out))
+        made.append((name, as_int8(layer, *ends)))
+    put_layers(module, made)
+    return list(called)
+
+
+def _candidates(module: nn.Module) -> dict[str, nn.Module]:
+    """Layers that could compute in int8; the parts of an attention are its own."""
+    chosen: dict[str, nn.Module] = {}
+    skipped: tuple[str, ...] = ()
+    for name, layer in module.named_modules():
+        if not name or name.startswith(skipped or "\0"):
+            continue
+        if isinstance(layer, nn.MultiheadAttention):
+            skipped += (f"{name}.",)
+        wide = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.in_channels >= LEAST_CHANNELS
+        if wide or isinstance(layer, (nn.Linear, nn.Embedding, nn.MultiheadAttention)):
+            chosen[name] = layer
+    return chosen

@@ -1,4 +1,4 @@
-"""Smaller model folders: 8-bit weights with a scale for each channel, and a text tower that another folder holds.
+"""Smaller model folders: weights of 8 or 4 bits with scales, and a text tower that another folder holds.
 
 The configuration of such a folder says so in a table beside open_clip's own entries:
 `"binderclip": {"weights": "int8", "text_tower": "small"}`. open_clip alone cannot open it; `binderclip.load` can.
@@ -6,19 +6,21 @@ The configuration of such a folder says so in a table beside open_clip's own ent
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int, Int8, UInt8
 from safetensors.torch import load_file
 from torch import Tensor
 
 from binderclip.errors import CheckpointError, UsageError
 
-__all__ = ["compact_state", "dequantise", "quantise", "text_folder"]
+__all__ = ["compact_state", "dequantise", "pack_nibbles", "quantise", "text_folder", "unpack_nibbles"]
 
-SCALE = "::scale"
+SCALE, SHAPE = "::scale", "::shape"
 LEAST = 1024  # numbers below which a tensor stays in half precision
 
 
@@ -47,11 +49,45 @@ def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
+def pack_nibbles(codes: Int[Tensor, "*blocks K"]) -> UInt8[Tensor, "*blocks half"]:
+    """Codes of 4 bits, two to a byte: the first of each pair in the lower half.
+
+    Args:
+        codes: from -8 to 7; K is even.
+    """
+    low, high = (codes.to(torch.int16) + 8).unflatten(-1, (-1, 2)).unbind(-1)
+    return (low + 16 * high).to(torch.uint8)
+
+
+def unpack_nibbles(packed: UInt8[Tensor, "*blocks half"]) -> Int8[Tensor, "*blocks K"]:
+    """The codes that `pack_nibbles` was given, from -8 to 7."""
+    return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2).to(torch.int8) - 8
+
+
+def _of_nibbles(name: str, packed: Mapping[str, Tensor]) -> Tensor:
+    """Weights in float32 of codes in blocks (outputs, blocks, half a block), of which each output's last are filling.
+
+    Raises:
+        CheckpointError: scales or shape are missing or do not fit.
+    """
+    value, scale, shape = packed[name], packed.get(name + SCALE), packed.get(name + SHAPE)
+    if scale is None or shape is None or value.ndim != 3 or scale.shape != value.shape[:2] or len(shape) < 1:
+        raise CheckpointError(f"the 4-bit weights {name} come without scales and a shape that fit")
+    rows = (unpack_nibbles(value) * scale.float().unsqueeze(-1)).flatten(1)
+    outputs, *inputs = shape.tolist()
+    if outputs != len(rows) or not 0 < math.prod(inputs) <= rows.shape[1]:
+        raise CheckpointError(f"the 4-bit weights {name} are too few for the shape {tuple(shape.tolist())}")
+    return rows[:, : math.prod(inputs)].reshape(outputs, *inputs).contiguous()
+
+
 def dequantise(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The float32 state that `quantise` was given, up to half a step of each channel."""
+    """The float32 state that stored weights stand for: those of `quantise` up to half a step of each channel."""
     state: dict[str, Tensor] = {}
     for name, value in packed.items():
-        if name.endswith(SCALE):
+        if name.endswith((SCALE, SHAPE)):
+            continue
+        if value.dtype == torch.uint8:
+            state[name] = _of_nibbles(name, packed)
             continue
         if value.dtype == torch.int8:
             if name + SCALE not in packed:
@@ -87,8 +123,10 @@ def compact_state(folder: Path, weights: Path, settings: Mapping[str, Any]) -> d
     Raises:
         CheckpointError: an unknown way of storing weights, or a text tower that is not where it should be.
     """
-    if settings.get("weights", "float") not in ("float", "int8"):
-        raise CheckpointError(f"{folder}: weights stored as {settings['weights']!r} cannot be read; float or int8 can")
+    if settings.get("weights", "float") not in ("float", "int8", "int4"):
+        raise CheckpointError(
+            f"{folder}: weights stored as {settings['weights']!r} cannot be read; float, int8 or int4 can"
+        )
     state = dequantise(load_file(weights))
     other = text_folder(folder, settings)
     if other not in (folder, weights.parent):

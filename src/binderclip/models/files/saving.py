@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from binderclip.models.image_text.model import ImageTextModel
 
 
-def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype = "float32") -> Path:
+def save(
+    model: ImageTextModel,
+    folder: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    packed: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Write a model folder: configuration, weights (safetensors), tokenizer files and `card.json`.
 
     A model that compares by another geometry than the cosine keeps it, learned values and all, in `similarity.json`.
@@ -34,11 +40,14 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
         model: the model.
         folder: made where it does not exist.
         dtype: precision of the weights on disk; logit scale and bias stay float32.
+        packed: weights as `compact` stores them in few bits, instead of those of these names; the model has the values
+            that they stand for.
 
     Raises:
         UsageError: `folder` is a file.
         NotSupported: the model was made without the configuration that open_clip needs, or compares by a geometry that
-            has no name.
+            has no name; another precision than float32 beside int8 layers or packed weights; packed weights of a model
+            that is not open_clip's, or that has a classifier of concepts.
         OutputError: it cannot be written.
     """
     from binderclip.similarity.record import similarity_record
@@ -52,6 +61,12 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
             f"{model.name} was made without config={{'model_cfg': ...}}, which a model folder needs; use models.build"
         )
     concepts = model.concepts
+    if precision != torch.float32 and (
+        packed or any(name.endswith("int8_codes") for name in model.backbone.state_dict())
+    ):
+        raise NotSupported(f"{model.name} has weights in few bits, beside which the others stay float32")
+    if packed and (model.kind != "open_clip" or concepts is not None):
+        raise NotSupported(f"weights in few bits are for folders of open_clip's kind, not for those of {model.name}")
     # The correction of hubs is made of the concepts again, which hold its references.
     plain = model.geometry is None or (concepts is not None and isinstance(model.geometry, CSLS))
     record = None if plain else similarity_record(model.geometry)  # type: ignore[arg-type]
@@ -73,8 +88,12 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
             config["binderclip"] = {"concepts": True}
             about = {"binderclip": json.dumps(model.backbone.settings())}
             _write_weights(folder / CONCEPTS, _on_disk(concepts.tensors(), precision), about)
+        state = _on_disk(towers.state_dict(), precision)
+        if packed:
+            config["binderclip"] = {"weights": "int4"}
+            state = {name: tensor for name, tensor in state.items() if name not in packed} | dict(packed)
         _write_json(folder / CONFIG, config)
-        _write_weights(folder / WEIGHTS, _on_disk(towers.state_dict(), precision))
+        _write_weights(folder / WEIGHTS, state)
     else:
         _save_transformers(model, folder, precision)
     return folder

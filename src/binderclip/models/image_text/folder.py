@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from binderclip.errors import CheckpointError
+from binderclip.errors import CheckpointError, NotSupported
 from binderclip.models.bundled.encoder import ARCHITECTURES, BundledEncoder
 from binderclip.models.files import registry
 from binderclip.models.files.checkpoint import (
@@ -27,6 +27,7 @@ from binderclip.models.image_text.backends import place_backbone
 from binderclip.models.image_text.concepts_file import with_concepts
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import Preprocess
+from binderclip.models.layers.int8 import int8_layers
 from binderclip.models.text.tokenize import FileTokenizer, Tokenizer, clean_whitespace
 from binderclip.similarity.geometry import Similarity
 
@@ -149,8 +150,14 @@ def finish(model: ImageTextModel, device: torch.device, dtype: torch.dtype) -> I
 
     Raises:
         CheckpointError: weights that are NaN or infinite, or become so in this precision.
+        NotSupported: another device or precision than that of a model's int8 layers.
     """
     check_weights_finite(model.backbone.state_dict(), model.name)
+    if (device.type, dtype) != ("cpu", torch.float32) and int8_layers(model.backbone):
+        raise NotSupported(
+            f"{model.name} computes in int8, on the CPU and beside float32 alone, not in "
+            f"{str(dtype).removeprefix('torch.')} on {device}: open the float model that it was made of"
+        )
     place_backbone(model.backbone, model.kind, device, dtype)
     if model.geometry is not None:
         model.geometry.to(device)

@@ -67,7 +67,8 @@ def build(
             `upcycle`; `final_norm` = false leaves the normalisation before the projection out of both towers, for
             geometries in which lengths mean something (arXiv 2409.13079); `norm`, `post_norm` and `qkv_bias` of
             `vision_cfg` change the blocks of the image tower (`set_block_options`; arXiv 2402.04252); `pruned` says how
-            many blocks, heads, neurons and channels are left of a model that `compress` made smaller.
+            many blocks, heads, neurons and channels are left of a model that `compress` made smaller, `int8` which of
+            its layers compute in int8 (on the CPU, without gradients).
         preprocess: how pictures become input, ours or an open_clip `preprocess_cfg`; its size is taken from the model.
         tokenizer: ready, or the folder that holds `tokenizer.json`; default what the configuration names.
         name: the name it goes by.
@@ -108,6 +109,7 @@ def construct(config: dict[str, Any]) -> Any:
     if not isinstance(final_norm, bool):
         raise UsageError(f"model_cfg.final_norm must be true or false, not {brief(final_norm)}")
     experts, alpha, pruned = own.pop("experts", None), own.pop("alpha", False), own.pop("pruned", None)
+    int8 = own.pop("int8", None)
     if not isinstance(alpha, bool):
         raise UsageError(f"model_cfg.alpha must be true or false, not {brief(alpha)}")
     vision: Mapping[str, Any] = own["vision_cfg"]
@@ -140,6 +142,10 @@ def construct(config: dict[str, Any]) -> Any:
         from binderclip.models.layers.pruned import set_widths
 
         set_widths(backbone, pruned)
+    if int8 is not None:
+        from binderclip.models.layers.int8_attention import set_int8
+
+        set_int8(backbone, int8)
     return backbone
 
 

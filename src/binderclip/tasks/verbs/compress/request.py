@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from binderclip.errors import UsageError
 from binderclip.tasks.fields import MOST_SEED, BatchSize, Device, ModelArgument
@@ -13,6 +13,8 @@ from binderclip.tasks.request import Option, Request
 
 SIDES = ("image", "text")
 """Towers of a model."""
+HALF = 0.5
+"""The fraction that goes where none is given."""
 
 
 def parse_sides(value: Any) -> tuple[str, ...]:
@@ -28,18 +30,32 @@ def parse_sides(value: Any) -> tuple[str, ...]:
     return sides
 
 
+def check_bits(value: int | None) -> int | None:
+    """The bits of --bits.
+
+    Raises:
+        UsageError: another number.
+    """
+    if value not in (None, 8, 4):
+        raise UsageError(f"--bits {value}: 8 or 4")
+    return value
+
+
 class CompressRequest(Request):
-    """Take heads, neurons and channels out of an image-text model, and measure what it is worth before and after.
+    """Take heads, neurons and channels out of an image-text model, or bits of its weights, and measure what is left.
 
     Examples:
 
         binderclip compress small --data pets/ --out smaller
 
+        binderclip compress small --data pets/ --bits 8 --out smaller
+
         binderclip compress runs/mine --data pairs/ --target 0.4 --channels --steps 200 --out smaller
 
     One half of the pictures says what each head and each neuron is worth; the other half measures the model before and
-    after. With --steps the smaller model is then trained to follow the whole one, on the first half. The folder is
-    opened by every verb, as any other model.
+    after. With --steps the smaller model is then trained to follow the whole one, on the first half. With --bits alone
+    nothing is taken out. The folder is opened by every verb, as any other model; with --bits 8 by those that need no
+    gradients, on the CPU.
     """
 
     task: ClassVar[str] = "compress"
@@ -48,8 +64,19 @@ class CompressRequest(Request):
     data: Annotated[str, Option("Pictures with captions or class-named folders, or a named set.")]
     out: Annotated[str, Option("Folder of the smaller model, new or empty.", ("--out", "-o"), output=True)]
     target: Annotated[
-        float, Field(ge=0.01, le=0.99), Option("Fraction that goes: of the heads and neurons of every block.")
-    ] = 0.5
+        float | None,
+        Field(ge=0.01, le=0.99),
+        Option("Fraction that goes: of the heads and neurons of every block [default: 0.5; with --bits nothing]."),
+    ] = None
+    bits: Annotated[
+        int | None,
+        AfterValidator(check_bits),
+        Option(
+            "Of a weight: `8`, which CPUs compute in and which passes no gradient, or `4`, which makes the folder "
+            "smaller and nothing faster.",
+            metavar="8|4",
+        ),
+    ] = None
     method: Annotated[
         Literal["mope", "gradient", "magnitude", "random"],
         Option(
@@ -60,7 +87,7 @@ class CompressRequest(Request):
     sides: Annotated[
         tuple[str, ...],
         BeforeValidator(parse_sides),
-        Option("Towers that lose heads and neurons.", parse=parse_sides, write=",".join, default="image,text"),
+        Option("Towers that become smaller.", parse=parse_sides, write=",".join, default="image,text"),
     ] = SIDES
     channels: Annotated[
         bool,
@@ -81,3 +108,17 @@ class CompressRequest(Request):
     seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of `random`, and of the order of the recovery.")] = 0
     device: Device = "cpu"
     batch_size: BatchSize = 64
+
+    @property
+    def amount(self) -> float | None:
+        """The fraction that goes; None where nothing is taken out."""
+        return HALF if self.target is None and self.bits is None else self.target
+
+    @model_validator(mode="after")
+    def _fits(self) -> CompressRequest:
+        if self.amount is None and (self.channels or self.steps):
+            option = "--channels" if self.channels else "--steps"
+            raise UsageError(f"{option} goes with --target: --bits {self.bits} alone takes nothing out")
+        if self.bits is not None and self.device != "cpu":
+            raise UsageError(f"--bits {self.bits} works on the CPU: leave --device {self.device} out")
+        return self

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from binderclip.display import number_of
 from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.compress.bits import FewerBits
 from binderclip.tasks.verbs.compress.figures import REPEATS, ModelFigures
 from binderclip.tasks.verbs.compress.request import CompressRequest
 
@@ -30,6 +31,7 @@ class Compression(VerbResult):
         groups: kind of module -> how many there were, and how many stay.
         threads: of the processor, with which times were taken.
         skipped: (key, reason) of pictures that could not be read.
+        bits: what has fewer bits, or None.
     """
 
     whole: ClassVar[bool] = True
@@ -46,6 +48,7 @@ class Compression(VerbResult):
     groups: dict[str, tuple[int, int]]
     threads: int
     skipped: list[tuple[str, str]]
+    bits: FewerBits | None = None
 
     @property
     def title(self) -> str:
@@ -58,7 +61,9 @@ class Compression(VerbResult):
             f"{fraction} of the {_listed([kind for *_, kind in same])}{place}"
             for (fraction, place), same in groupby(kinds, key=lambda entry: entry[:2])
         ]
-        return f"{self.model} without {_listed(parts)}, by {self.request.method}, on {self.source}"
+        taken = f" without {_listed(parts)}, by {self.request.method}" if parts else ""
+        bits = "" if self.bits is None else f" in {self.bits.bits} bits{'' if taken else own}"
+        return f"{self.model}{taken}{',' if taken and bits else ''}{bits}, on {self.source}"
 
     def _fraction(self, kind: str) -> str:
         """Of the modules of a kind, how many went."""
@@ -86,6 +91,9 @@ class Compression(VerbResult):
             ("one text, ms", 1e3 * first.seconds_text, 1e3 * second.seconds_text, ".2f"),
         ):
             rows.append((name, format(had, form), format(has, form), _change(had, has)))
+        if self.bits is not None:
+            kept = f"{self.bits.bits}, of {self.bits.numbers / self.bits.total:.0%}"
+            rows.insert(len(self.groups) + 1, ("bits of a number", "32", kept, ""))
         difference = f"{second.quality - first.quality:+.3f}"
         rows.append((METRICS[self.metric], f"{first.quality:.3f}", f"{second.quality:.3f}", difference))
         return ("", "before", "after", "change"), rows
@@ -93,8 +101,10 @@ class Compression(VerbResult):
     def conclusion(self) -> list[str]:
         """Size, time and quality, a sentence."""
         first, second = self.before, self.after
+        fewer = f"{1 - second.parameters / first.parameters:.0%} fewer parameters; " if self.groups else ""
+        folder = f"a folder of {second.megabytes / first.megabytes:.0%} of the size; " if self.bits else ""
         return [
-            f"{1 - second.parameters / first.parameters:.0%} fewer parameters; a picture takes "
+            f"{fewer}{folder}a picture takes "
             f"{second.seconds_image / first.seconds_image:.2f} of the time, a text "
             f"{second.seconds_text / first.seconds_text:.2f}; {self.metric} {first.quality:.3f} before and "
             f"{second.quality:.3f} after (chance {self.chance:.3f}), on {number_of(self.held_out, 'picture')} "
@@ -102,7 +112,7 @@ class Compression(VerbResult):
         ]
 
     def remarks(self) -> list[str]:
-        target = f"{self.request.target:.0%}"
+        target = f"{self.request.amount or 0:.0%}"  # nothing, and no groups, where weights are rounded alone
         reached = [
             f"{self._fraction(kind)} of the {PLURALS[kind]}" for kind in self.groups if self._fraction(kind) != target
         ]
@@ -110,7 +120,8 @@ class Compression(VerbResult):
         threads = "thread" if self.threads == 1 else "threads"
         return ([rounded] if reached else []) + [
             f"Times are medians of {REPEATS} forwards of one, both models in turn, on {self.request.device} with "
-            f"{self.threads} {threads}, without reading and resizing the picture."
+            f"{self.threads} {threads}, without reading and resizing the picture.",
+            *([] if self.bits is None else self.bits.remarks(number_of(self.judged, "picture"))),
         ]
 
     def places(self) -> list[str]:
@@ -122,6 +133,7 @@ class Compression(VerbResult):
             "metric": self.metric, "chance": self.chance,
             "before": self.before.as_dict(), "after": self.after.as_dict(),
             "groups": {kind: {"before": had, "after": has} for kind, (had, has) in self.groups.items()},
+            "bits": None if self.bits is None else self.bits.as_dict(),
             "threads": self.threads, "saved": self.saved,
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
             "request": self.request.as_document(),

@@ -6,7 +6,8 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,11 +24,13 @@ from binderclip.compress import (
 )
 from binderclip.compress.weights.removal import check_recordable
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.files.saving import save
 from binderclip.models.layers.pruned import block_widths
 from binderclip.tasks.events import Saved, batches, emit, skip, start
 from binderclip.tasks.files.outputs import output_folder
 from binderclip.tasks.files.results import ask_for_room, save_or_keep, size_of
 from binderclip.tasks.models import image_text_model
+from binderclip.tasks.verbs.compress.bits import CARD, check_float, fewer_bits, stored_size
 from binderclip.tasks.verbs.compress.figures import (
     ModelFigures,
     gflop,
@@ -62,29 +65,32 @@ def run(request: CompressRequest) -> Compression:
     model = copy.deepcopy(image_text_model(request.model, device=request.device))  # others may use the one of a cache
     model._cache.clear()
     check_recordable(model)
+    check_float(model, request.bits)
+    model.card.pop(CARD, None)  # of weights that were rounded and are float again
     channels = _channels(model) if request.channels else []
     ask_for_room(out, size_of(model))
     start("reading the pictures")
     halves = sample_halves(model, request)
-    pruner = MoPEPruner(
-        model, halves.judged, sides=cast(Any, request.sides), metric=cast(Any, halves.metric),
-        neuron_groups=request.neuron_sets, batch_size=request.batch_size,
-    )  # fmt: skip
-    groups = _prune(request, pruner, channels)
-    if request.steps:
-        _recover(request, pruner)
+    whole, groups = _narrowed(request, model, halves, channels)
+    counted = Operations.of(model, halves)
+    bits = None
+    if request.bits is not None:
+        start(f"rounding to {request.bits} bits")
+        bits = fewer_bits(model, halves.judged, request.bits, request.sides, request.batch_size)
     start("measuring")
-    before, after = _measured(request, pruner, halves)
+    before, after = _measured(request, [whole, model], [Operations.of(whole, halves), counted], halves)
     start("saving the model")
-    save_or_keep(model.save, out)
+    packed = None if bits is None else bits.packed
+    save_or_keep(partial(save, model, packed=packed), out)
     emit(Saved(out))
     skip(halves.skipped)
     folder = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    stored = size_of(model) if not packed else stored_size(model, packed)
     return Compression(
         request, model.name, halves.source, len(halves.judged.pixels), len(halves.held_out.pixels), halves.metric,
         chance(halves.held_out),
-        replace(before, megabytes=(folder + size_of(pruner.teacher) - size_of(model)) / 1e6),
-        replace(after, megabytes=folder / 1e6), groups, torch.get_num_threads(), halves.skipped,
+        replace(before, megabytes=(folder + size_of(whole) - stored) / 1e6),
+        replace(after, megabytes=folder / 1e6), groups, torch.get_num_threads(), halves.skipped, bits,
     )  # fmt: skip
 
 
@@ -103,11 +109,31 @@ def _channels(model: ImageTextModel) -> list[PruneGroups]:
     return groups
 
 
+def _narrowed(
+    request: CompressRequest, model: ImageTextModel, halves: SampleHalves, channels: Sequence[PruneGroups]
+) -> tuple[ImageTextModel, dict[str, tuple[int, int]]]:
+    """Take modules out of a model, in place, and train it to recover.
+
+    Returns:
+        The model as it was, and how many modules there were of each kind and how many stay.
+    """
+    if request.amount is None:
+        return copy.deepcopy(model).eval(), {}
+    pruner = MoPEPruner(
+        model, halves.judged, sides=cast(Any, request.sides), metric=cast(Any, halves.metric),
+        neuron_groups=request.neuron_sets, batch_size=request.batch_size,
+    )  # fmt: skip
+    groups = _prune(request, pruner, channels, request.amount)
+    if request.steps:
+        _recover(request, pruner)
+    return pruner.teacher, groups
+
+
 def _prune(
-    request: CompressRequest, pruner: MoPEPruner, channels: Sequence[PruneGroups]
+    request: CompressRequest, pruner: MoPEPruner, channels: Sequence[PruneGroups], amount: float
 ) -> dict[str, tuple[int, int]]:  # fmt: skip
     """Take the modules with the lowest scores out, and say how many there were of each kind and how many stay."""
-    budget = PruneBudget(amount=request.target)
+    budget = PruneBudget(amount=amount)
     _check_target(request, budget, pruner, channels)
     start(f"scoring by {request.method}")
     towers = pruner.width_groups() if request.method == "mope" else pruner.groups(("head", "neuron"))
@@ -140,12 +166,12 @@ def _check_target(
     sizes |= {one.name: len(one) for one in channels}
     if all(bool(keep.all()) for keep in budget.select({name: torch.zeros(n) for name, n in sizes.items()}).values()):
         parts = " or ".join(("heads", "sets of neurons" if sets else "neurons", *(["channels"] if channels else [])))
-        needed = math.ceil(1 / request.target - 1e-9)
+        needed = math.ceil(1 / budget.amount - 1e-9)
         largest = max(sizes.values())
         least = math.ceil(1000 / largest - 1e-9) / 1000  # rounded up: rounded down it would take nothing out either
         instead = ([f"give {least:g} or more"] if largest > 1 else []) + (["raise --neuron-sets"] if sets else [])
         raise UsageError(
-            f"--target {request.target:g} takes nothing out: {needed} {parts} in a layer are needed, "
+            f"--target {budget.amount:g} takes nothing out: {needed} {parts} in a layer are needed, "
             f"and the largest has {largest}{': ' if instead else ''}{', or '.join(instead)}"
         )
 
@@ -176,16 +202,32 @@ def _recover(request: CompressRequest, pruner: MoPEPruner) -> None:
     )  # fmt: skip
 
 
-def _measured(request: CompressRequest, pruner: MoPEPruner, halves: SampleHalves) -> tuple[ModelFigures, ModelFigures]:
+@dataclass(frozen=True)
+class Operations:
+    """Numbers and 10^9 operations of a model in float; in few bits it has as many, which no counter sees."""
+
+    parameters: int
+    image: float
+    text: float
+
+    @classmethod
+    def of(cls, model: ImageTextModel, halves: SampleHalves) -> Operations:
+        """Counted on one picture and one text."""
+        image, text = single_forwards(model, halves.held_out.texts[0])
+        return cls(parameter_count(model), gflop(image), gflop(text))
+
+
+def _measured(
+    request: CompressRequest, models: Sequence[ImageTextModel], counted: Sequence[Operations], halves: SampleHalves
+) -> tuple[ModelFigures, ModelFigures]:
     """Figures of the model as it was and as it is, but for the size of their folders."""
-    models = [pruner.teacher, pruner.model]
     images, texts = zip(*(single_forwards(model, halves.held_out.texts[0]) for model in models), strict=True)
-    seconds = [median_seconds(forwards, pruner.model.device) for forwards in (images, texts)]
+    seconds = [median_seconds(forwards, models[0].device) for forwards in (images, texts)]
     first, second = (
         ModelFigures(
-            parameter_count(model), 0.0, gflop(images[i]), gflop(texts[i]), seconds[0][i], seconds[1][i],
+            own.parameters, 0.0, own.image, own.text, seconds[0][i], seconds[1][i],
             quality(model, halves.held_out, request.batch_size),
         )
-        for i, model in enumerate(models)
+        for i, (model, own) in enumerate(zip(models, counted, strict=True))
     )  # fmt: skip
     return first, second

@@ -11,6 +11,7 @@ import torch
 from binderclip.errors import UsageError
 from binderclip.landscape import interpolate_weights, interpolation_curve, straggler_layers
 from binderclip.landscape.surface.interpolation import between_tensors
+from binderclip.models.layers.int8 import check_float_weights
 from binderclip.tasks.events import Saved, batches, emit, skip, start
 from binderclip.tasks.files.outputs import output_folder, writable_path
 from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep, size_of
@@ -33,7 +34,7 @@ def run(request: InterpolateRequest) -> Interpolation:
     Raises:
         UsageError: models of two architectures or with equal weights, shards, or a result that would replace what is
             none of ours.
-        NotSupported: a model that compares by another geometry than the cosine.
+        NotSupported: a model that compares by another geometry than the cosine, or computes in int8.
         DataError: too few pictures, all called the same, or a file that cannot be written.
     """
     out = Path(request.out)
@@ -45,6 +46,8 @@ def run(request: InterpolateRequest) -> Interpolation:
     first, second = (
         image_text_model(name, device=request.device, dtype=request.dtype) for name in (request.first, request.second)
     )
+    for name, model in ((request.first, first), (request.second, second)):
+        check_float_weights(model, name)
     if first is second:
         raise UsageError(f"both models are {request.first}: nothing lies between them")
     if first.preprocess != second.preprocess:

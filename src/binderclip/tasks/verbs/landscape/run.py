@@ -10,6 +10,7 @@ import torch
 
 from binderclip.errors import DataError
 from binderclip.landscape import loss_line, loss_surface, random_direction
+from binderclip.models.layers.int8 import check_float_weights
 from binderclip.tasks.events import Counted, Saved, emit, skip, start
 from binderclip.tasks.files.outputs import writable_path
 from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep
@@ -31,7 +32,7 @@ def run(request: LandscapeRequest) -> Landscape:
 
     Raises:
         UsageError: shards, or a result that would replace what is none of ours.
-        NotSupported: a model that compares by another geometry than the cosine.
+        NotSupported: a model that compares by another geometry than the cosine, or computes in int8.
         DataError: too few pictures, all called the same, a loss that is not finite at the model itself, or a file that
             cannot be written.
     """
@@ -41,6 +42,7 @@ def run(request: LandscapeRequest) -> Landscape:
         writable_path(numbers_path(out))
     start("loading the model")
     model = image_text_model(request.model, device=request.device, dtype=request.dtype)
+    check_float_weights(model, request.model)
     data = naming_set(model, request.data, request.split, request.templates, request.limit, request.batch_size, LEAST)
     result = _measured(request, model, data)
     if request.report:

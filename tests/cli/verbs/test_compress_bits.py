@@ -1,0 +1,215 @@
+"""`binderclip compress --bits`: int8 layers and packed weights, which open everywhere, or say by name where not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from torch import nn
+
+from binderclip.compress import Int8Attention, Int8Conv2d, Int8Embedding, quantize_calibrated
+from binderclip.errors import CheckpointError, NotSupported
+from binderclip.models import ImageTextModel, load, load_encoder
+from binderclip.models.layers.int8 import Int8Layer
+from binderclip.tasks import compress
+from binderclip.tasks.verbs.compress.sample import sample_halves
+
+Command = Callable[..., Any]
+DIGITS = ("--data", "digits", "--split", "all", "--limit", 24)
+TEXTS = ["a cat", "two dogs on a beach"]
+
+
+def features(model: ImageTextModel) -> torch.Tensor:
+    """Of two random pictures and two texts."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        pixels = torch.randn(2, 3, *model.preprocess.size, generator=generator)
+        return torch.cat([model.encode_pixels(pixels), model.encode_text(TEXTS)])
+
+
+def size_of_files(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def int8_folder(tiny_clip: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model in int8."""
+    out = tmp_path_factory.mktemp("int8") / "smaller"
+    request = {"data": "digits", "split": "all", "limit": 24, "out": str(out)}
+    compress.run(compress.request(model=str(tiny_clip(2)), bits=8, **request))
+    return out
+
+
+def test_the_folder_is_the_model_calibrated_on_the_judged_half(
+    int8_folder: Path, tiny_clip: Callable[[int], Path]
+) -> None:
+    model, whole = load(str(int8_folder)), load(str(tiny_clip(2)))
+    request = compress.request(model="-", data="digits", split="all", limit=24, out="-")
+    judged = sample_halves(whole, request).judged
+
+    def run() -> None:
+        whole.encode_image(judged.pixels)
+        whole.encode_text(list(judged.texts))
+
+    before = features(whole)
+    quantize_calibrated(whole, run)
+    assert torch.equal(features(model), features(whole))
+    assert float(torch.cosine_similarity(features(model), before).min()) > 0.99
+    assert torch.equal(features(load_encoder(str(int8_folder))), features(model))
+    kinds = {type(layer) for layer in model.modules()}
+    assert {Int8Attention, Int8Embedding} <= kinds
+    assert not kinds & {nn.Linear, nn.MultiheadAttention, nn.Embedding}
+    with safe_open(int8_folder / "open_clip_model.safetensors", "pt") as file:
+        codes = [name for name in file.keys() if name.endswith("int8_codes")]  # noqa: SIM118
+        assert len(codes) == sum(isinstance(layer, Int8Layer) for layer in model.modules())
+        assert {file.get_tensor(name).dtype for name in codes} == {torch.int8}
+
+
+def test_it_is_saved_again_and_told_from_the_float_model(
+    int8_folder: Path, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    model = load(str(int8_folder))
+    again = load(str(model.save(tmp_path / "again")))
+    assert torch.equal(features(again), features(model))
+    assert again.fingerprint == model.fingerprint != load(str(tiny_clip(2))).fingerprint
+    with pytest.raises(NotSupported, match="float32"):
+        model.save(tmp_path / "half", dtype="bfloat16")
+    with pytest.raises(NotSupported, match="in int8, on the CPU and beside float32 alone, not in bfloat16"):
+        load(str(int8_folder), dtype="bfloat16")
+
+
+@pytest.mark.parametrize("layers", [["nowhere"], [], "visual", None])
+def test_a_damaged_record_of_int8_layers_is_named(int8_folder: Path, tmp_path: Path, layers: Any) -> None:
+    model = load(str(int8_folder))
+    folder = model.save(tmp_path / "damaged")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["int8"] = {"layers": layers}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"model_cfg\.int8"):
+        load(str(folder))
+
+
+def test_what_needs_gradients_or_float_weights_is_refused_by_name(
+    command: Command, int8_folder: Path, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    picture = tmp_path / "noise.png"
+    Image.effect_noise((40, 36), 20).convert("RGB").save(picture)
+    labels, out = ("--label", "a cat", "--model", int8_folder), ("--out", tmp_path / "made.png")
+    for words, arguments in {
+        "int8 layers pass no gradient": ("explain", picture, *labels, "--method", "saliency", *out),
+        "pass no gradient": ("attack", int8_folder, picture, "--labels", "a cat,a dog"),
+        "works on float weights": ("landscape", int8_folder, *DIGITS[:4]),
+        "this works on float weights": ("interpolate", tiny_clip(2), int8_folder, *DIGITS[:4]),
+        "computes in int8": ("compress", int8_folder, *DIGITS, "--out", tmp_path / "made"),
+        f"{int8_folder} computes in int8": ("compress", int8_folder, *DIGITS, "--bits", 4, "--out", tmp_path / "made"),
+    }.items():
+        done = command(*arguments)
+        assert done.code == 1, words
+        assert words in " ".join(done.err.split()), done.err
+        assert not (tmp_path / "made").exists()
+    for arguments in (
+        ("classify", picture, "--labels", "red,blue", "--model", int8_folder),
+        ("explain", picture, *labels, "--method", "rollout", *out),
+    ):
+        assert command(*arguments).code == 0
+
+
+def test_fewer_heads_and_fewer_bits_together(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    out, narrow = tmp_path / "smaller", tmp_path / "narrow"
+    common = ("compress", tiny_clip(2), *DIGITS, "--method", "magnitude", "--target", 0.5)
+    done = command(*common, "--bits", 8, "--out", out, "--json").json()
+    assert done["groups"]["head"] == {"before": 6, "after": 3}
+    assert done["bits"]["bits"] == 8
+    assert done["bits"]["layers"]["attention layer"] == 3
+    assert command(*common, "--out", narrow).code == 0
+    model, float_model = load(str(out)), load(str(narrow))
+    assert float(torch.cosine_similarity(features(model), features(float_model)).min()) > 0.99
+    assert done["after"]["gflop"] == command(*common, "--out", tmp_path / "third", "--json").json()["after"]["gflop"]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_table_says_what_was_rounded_and_what_was_not(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path, bits: int
+) -> None:
+    out = tmp_path / "smaller"
+    done = command("compress", tiny_clip(2), *DIGITS, "--bits", bits, "--out", out)
+    assert done.code == 0, done.err
+    text = " ".join((done.out + done.err).split())
+    assert f"in {bits} bits, on digits" in text
+    assert "stay" in text
+    assert ("save room on the disk, no time" in text) == (bits == 4)
+    assert ("pass no gradient" in text) == (bits == 8)
+    assert size_of_files(out) < 0.6 * size_of_files(tiny_clip(2))
+
+
+def test_one_side_alone_has_fewer_bits(command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path) -> None:
+    out = tmp_path / "smaller"
+    done = command("compress", tiny_clip(2), *DIGITS, "--bits", 8, "--sides", "text", "--out", out, "--json")
+    assert done.code == 0, done.err
+    model, whole = load(str(out)), load(str(tiny_clip(2)))
+    assert not any(isinstance(layer, Int8Layer) for layer in model.visual.modules())
+    assert torch.equal(features(model)[:2], features(whole)[:2])
+    assert not torch.equal(features(model)[2:], features(whole)[2:])
+
+
+def test_four_bits_are_unpacked_to_a_float_model_that_is_not_rounded_twice(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "smaller"
+    done = command("compress", tiny_clip(2), *DIGITS, "--bits", 4, "--out", out, "--json").json()
+    model, whole = load(str(out)), load(str(tiny_clip(2)))
+    assert not any(isinstance(layer, Int8Layer) for layer in model.modules())
+    names = [name for name, _ in whole.backbone.named_parameters() if name.endswith(("c_fc.weight", "in_proj_weight"))]
+    state, before = model.backbone.state_dict(), whole.backbone.state_dict()
+    for name in names:
+        assert len(state[name][0].unique()) <= 16
+        assert float((state[name] - before[name]).norm() / before[name].norm()) < 0.2
+    assert torch.equal(features(load_encoder(str(out))), features(model))
+    assert done["bits"]["bits"] == 4
+    # half a byte and a quarter of a bit for the scales, and what stays in float32
+    assert done["bits"]["numbers"] / 2 < size_of_files(out)
+    again = command("compress", out, *DIGITS, "--bits", 8, "--out", tmp_path / "again")
+    assert again.code == 2
+    assert "rounded to 4 bits already" in " ".join(again.err.split())
+    narrow = command("compress", out, *DIGITS, "--method", "magnitude", "--out", tmp_path / "narrow")
+    assert narrow.code == 0, narrow.err
+    assert "bits" not in load(str(tmp_path / "narrow")).card
+
+
+def test_convolutions_of_a_trunk_compute_in_int8_and_a_set_is_named_as_well(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "smaller"
+    done = command("compress", "small", "--data", "noto-emoji", "--limit", 8, "--bits", 8, "--out", out, "--json")
+    assert done.code == 0, done.err
+    model = load(str(out))
+    convolutions = [layer for layer in model.modules() if isinstance(layer, Int8Conv2d)]
+    assert len(convolutions) == done.json()["bits"]["layers"]["convolution"]
+    assert all(layer.groups == 1 and layer.in_channels >= 64 for layer in convolutions)
+    assert done.json()["after"]["megabytes"] < 0.3 * done.json()["before"]["megabytes"]
+    assert float(torch.cosine_similarity(features(model), features(load("small"))).min()) > 0.9
+
+
+def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path) -> None:
+    common = ("compress", tiny_clip(2), *DIGITS, "--out", tmp_path / "made")
+    for words, arguments in {
+        "--bits 3: 8 or 4": ("--bits", 3),
+        "--bits 0: 8 or 4": ("--bits", 0),
+        "Invalid value for '--bits'": ("--bits", "nan"),
+        "--steps goes with --target": ("--bits", 8, "--steps", 4),
+        "--channels goes with --target": ("--bits", 8, "--channels"),
+        "--bits 8 works on the CPU": ("--bits", 8, "--device", "cuda"),
+    }.items():
+        done = command(*common, *arguments)
+        assert done.code == 2, words
+        assert words in " ".join(done.err.split()), done.err
+    for name, arguments in {"everyday": ("--bits", 8), "hf": ("--bits", 4)}.items():
+        model = name if name == "everyday" else "hf:nowhere"
+        assert command("compress", model, *DIGITS, "--out", tmp_path / "made", *arguments).code in (1, 2)
+    assert not (tmp_path / "made").exists()
