@@ -116,9 +116,9 @@ def fewer_bits(
     if bits == 8:
         quantize_calibrated(model, lambda: run(model), exclude=left_out)
         model.config["model_cfg"] = {**model.config["model_cfg"], "int8": int8_record(model.backbone)}
-        found = [layer for layer in model.modules() if isinstance(layer, Int8Layer)]
+        int8 = [layer for layer in model.modules() if isinstance(layer, Int8Layer)]
         kinds = Counter(_kind(layer) for layer in _whole_layers(model))
-        done = FewerBits(8, sum(layer.codes()[0].numel() for layer in found), total, dict(kinds))
+        done = FewerBits(8, sum(layer.codes()[0].numel() for layer in int8), total, dict(kinds))
     else:
         packed = quantize_weights(model, run, exclude=left_out)
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
