@@ -181,6 +181,8 @@ def test_the_height_is_that_of_the_weight_that_was_chosen_on_the_other_half() ->
     assert "below the straight line between the ends (-0.050; on 100 pictures less than 0.121 may be chance)" in line
     (_, line) = between([0.4, 0.4, 0.8, 0.6, 0.6], [1.0] * 5).conclusion()
     assert line == "There it is above the straight line between the ends (+0.300)."
+    (_, line) = between([0.6, 0.4, 0.6 + 1e-8, 0.6, 0.6], [1.0] * 5).conclusion()
+    assert "is on the straight line between the ends (+0.000;" in line
     (first, line) = between([0.4, 0.9, 0.45, 0.6, 0.6], [math.inf, 1, 1, 1, 1]).conclusion()
     assert "is not known" in line
     assert "inf" not in first

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CHOSEN, HELD = "to choose by", "held out"
 """Halves of the pictures."""
+ROUNDING = 1e-6
+"""Of an accuracy in float32, far below one picture of as many as may be taken."""
 MOST_NAMED = 5
 """Layers that a sentence names."""
 
@@ -183,7 +185,7 @@ class Interpolation(ReportedResult):
             lines.append("How far that is from the straight line between the ends is not known: a loss is not finite.")
         else:
             count = self.count // 2
-            where = "on" if self.height == 0 else "above" if self.height > 0 else "below"
+            where = "on" if abs(self.height) < ROUNDING else "above" if self.height > 0 else "below"
             bound = chance_above_line(1 - best, (1 - self.held_out(0), 1 - self.held_out(1)), self.best, count)
             chance = f"; {_may_be_chance(count, bound)}" if abs(self.height) <= bound else ""
             lines.append(f"There it is {where} the straight line between the ends ({self.height:+.3f}{chance}).")

@@ -99,7 +99,7 @@ class Landscape(ReportedResult):
         remarks = [f"{number_of(self.gaps, 'point')} without a finite loss, left blank"] if self.gaps else []
         step = self.request.radius / (self.request.points - 1)
         if steep := [
-            side for side, width in zip(SIDES, self.widths, strict=True) if width is not None and width <= step
+            side for side, width in zip(SIDES, self.widths, strict=True) if width is not None and width < step
         ]:
             remarks.append(
                 f"to the {' and the '.join(steep)} the loss is higher by 1 within one step of {step:.2g}, so that the "
