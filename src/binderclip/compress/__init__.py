@@ -86,10 +86,10 @@ if TYPE_CHECKING:
     from binderclip.compress.weights.sparse_training import SparsityReport as SparsityReport
     from binderclip.compress.weights.sparse_weight import SparseWeight as SparseWeight
     from binderclip.compress.weights.sparse_weight import finalize_sparse as finalize_sparse
-    from binderclip.models.layers.int8 import Int8Conv2d as Int8Conv2d
-    from binderclip.models.layers.int8 import Int8Embedding as Int8Embedding
-    from binderclip.models.layers.int8 import Int8Linear as Int8Linear
-    from binderclip.models.layers.int8_attention import Int8Attention as Int8Attention
+    from binderclip.models.layers.int8.attention import Int8Attention as Int8Attention
+    from binderclip.models.layers.int8.layers import Int8Conv2d as Int8Conv2d
+    from binderclip.models.layers.int8.layers import Int8Embedding as Int8Embedding
+    from binderclip.models.layers.int8.layers import Int8Linear as Int8Linear
     from binderclip.optim.fake_quantization import AffineGrid as AffineGrid
     from binderclip.optim.fake_quantization import Blocks as Blocks
     from binderclip.optim.fake_quantization import FixedRange as FixedRange

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from binderclip.models.image_text.model import ImageTextModel as ImageTextModel
     from binderclip.models.image_text.model import ImageTextOutput as ImageTextOutput
     from binderclip.models.image_text.multitask import MultiTaskCLIP as MultiTaskCLIP
+    from binderclip.models.image_text.onnx_export import OnnxTowers as OnnxTowers
+    from binderclip.models.image_text.onnx_export import export_onnx as export_onnx
     from binderclip.models.image_text.open_clip import build as build
     from binderclip.models.image_text.predictor import ModuleClassifier as ModuleClassifier
     from binderclip.models.image_text.predictor import Predictor as Predictor

@@ -16,7 +16,7 @@ from torch import nn
 from binderclip.compress import Int8Attention, Int8Conv2d, Int8Embedding, quantize_calibrated
 from binderclip.errors import CheckpointError, NotSupported
 from binderclip.models import ImageTextModel, load, load_encoder
-from binderclip.models.layers.int8 import Int8Layer
+from binderclip.models.layers.int8.layers import Int8Layer
 from binderclip.tasks import compress
 from binderclip.tasks.verbs.compress.sample import sample_halves
 

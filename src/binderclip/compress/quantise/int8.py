@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
-from binderclip.models.layers.int8 import put_layers
-from binderclip.models.layers.int8_attention import as_int8
+from binderclip.models.layers.int8.attention import as_int8
+from binderclip.models.layers.int8.layers import put_layers
 
 __all__ = ["quantize_calibrated", "quantize_dynamic"]
 

@@ -18,8 +18,8 @@ from binderclip.compress.quantise.int8 import quantize_dynamic
 from binderclip.compress.quantise.octav import Octav
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.files.compact import SCALE, SHAPE, dequantise, pack_nibbles, quantise
-from binderclip.models.layers.int8 import Int8Linear, int8_layers
-from binderclip.models.layers.int8_attention import Int8Attention
+from binderclip.models.layers.int8.attention import Int8Attention
+from binderclip.models.layers.int8.layers import Int8Linear, int8_layers
 from binderclip.numeric import check_whole
 
 __all__ = ["PackedWeights", "pack_weight", "quantize_weights"]

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from binderclip.models.image_text.model import ImageTextModel
 
 
+INT8_CODES = "int8_codes"
+"""How the name of an int8 layer's weights ends in a state dict."""
+
+
 def save(
     model: ImageTextModel,
     folder: str | Path,
@@ -62,7 +66,7 @@ def save(
         )
     concepts = model.concepts
     if precision != torch.float32 and (
-        packed or any(name.endswith("int8_codes") for name in model.backbone.state_dict())
+        packed or any(name.endswith(INT8_CODES) for name in model.backbone.state_dict())
     ):
         raise NotSupported(f"{model.name} has weights in few bits, beside which the others stay float32")
     if packed and (model.kind != "open_clip" or concepts is not None):

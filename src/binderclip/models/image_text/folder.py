@@ -22,12 +22,11 @@ from binderclip.models.files.checkpoint import (
     read_json_object,
 )
 from binderclip.models.files.compact import compact_state, text_folder
-from binderclip.models.files.saving import read_similarity
+from binderclip.models.files.saving import INT8_CODES, read_similarity
 from binderclip.models.image_text.backends import place_backbone
 from binderclip.models.image_text.concepts_file import with_concepts
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import Preprocess
-from binderclip.models.layers.int8 import int8_layers
 from binderclip.models.text.tokenize import FileTokenizer, Tokenizer, clean_whitespace
 from binderclip.similarity.geometry import Similarity
 
@@ -152,8 +151,9 @@ def finish(model: ImageTextModel, device: torch.device, dtype: torch.dtype) -> I
         CheckpointError: weights that are NaN or infinite, or become so in this precision.
         NotSupported: another device or precision than that of a model's int8 layers.
     """
-    check_weights_finite(model.backbone.state_dict(), model.name)
-    if (device.type, dtype) != ("cpu", torch.float32) and int8_layers(model.backbone):
+    state = model.backbone.state_dict()
+    check_weights_finite(state, model.name)
+    if (device.type, dtype) != ("cpu", torch.float32) and any(name.endswith(INT8_CODES) for name in state):
         raise NotSupported(
             f"{model.name} computes in int8, on the CPU and beside float32 alone, not in "
             f"{str(dtype).removeprefix('torch.')} on {device}: open the float model that it was made of"

@@ -143,7 +143,7 @@ def construct(config: dict[str, Any]) -> Any:
 
         set_widths(backbone, pruned)
     if int8 is not None:
-        from binderclip.models.layers.int8_attention import set_int8
+        from binderclip.models.layers.int8.attention import set_int8
 
         set_int8(backbone, int8)
     return backbone

@@ -12,8 +12,8 @@ from torch import nn
 from binderclip.compress import quantize_calibrated, quantize_weights
 from binderclip.display import number_of
 from binderclip.errors import UsageError
-from binderclip.models.layers.int8 import Int8Conv2d, Int8Embedding, Int8Layer, check_float_weights
-from binderclip.models.layers.int8_attention import Int8Attention, int8_record
+from binderclip.models.layers.int8.attention import Int8Attention, int8_record
+from binderclip.models.layers.int8.layers import Int8Conv2d, Int8Embedding, Int8Layer, check_float_weights
 from binderclip.tasks.files.results import size_of
 
 if TYPE_CHECKING:

@@ -84,6 +84,9 @@ class CompressRequest(Request):
             "`magnitude`, its weights; `random`, chance."
         ),
     ] = "mope"
+    onnx: Annotated[
+        bool, Option("Also write `image.onnx` and `text.onnx`, checked in onnxruntime on held-out pictures and texts.")
+    ] = False
     sides: Annotated[
         tuple[str, ...],
         BeforeValidator(parse_sides),
@@ -121,4 +124,6 @@ class CompressRequest(Request):
             raise UsageError(f"{option} goes with --target: --bits {self.bits} alone takes nothing out")
         if self.bits is not None and self.device != "cpu":
             raise UsageError(f"--bits {self.bits} works on the CPU: leave --device {self.device} out")
+        if self.onnx and self.bits == 8:
+            raise UsageError("--onnx does not go with --bits 8: torch's exporter cannot write its int8 kernels")
         return self

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from binderclip.display import number_of
+from binderclip.models import OnnxTowers
 from binderclip.tasks.request import VerbResult
 from binderclip.tasks.verbs.compress.bits import FewerBits
 from binderclip.tasks.verbs.compress.figures import REPEATS, ModelFigures
@@ -31,7 +32,7 @@ class Compression(VerbResult):
         groups: kind of module -> how many there were, and how many stay.
         threads: of the processor, with which times were taken.
         skipped: (key, reason) of pictures that could not be read.
-        bits: what has fewer bits, or None.
+        bits: what has fewer bits, or None. onnx: what was exported, or None.
     """
 
     whole: ClassVar[bool] = True
@@ -49,6 +50,7 @@ class Compression(VerbResult):
     threads: int
     skipped: list[tuple[str, str]]
     bits: FewerBits | None = None
+    onnx: OnnxTowers | None = None
 
     @property
     def title(self) -> str:
@@ -122,10 +124,12 @@ class Compression(VerbResult):
             f"Times are medians of {REPEATS} forwards of one, both models in turn, on {self.request.device} with "
             f"{self.threads} {threads}, without reading and resizing the picture.",
             *([] if self.bits is None else self.bits.remarks(number_of(self.judged, "picture"))),
+            *([] if self.onnx is None else [_onnx_words(self.onnx)]),
         ]
 
     def places(self) -> list[str]:
-        return [f"model {self.saved}"]
+        files = [] if self.onnx is None else [f"image tower {self.onnx.image}", f"text tower {self.onnx.text}"]
+        return [f"model {self.saved}", *files]
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -134,6 +138,7 @@ class Compression(VerbResult):
             "before": self.before.as_dict(), "after": self.after.as_dict(),
             "groups": {kind: {"before": had, "after": has} for kind, (had, has) in self.groups.items()},
             "bits": None if self.bits is None else self.bits.as_dict(),
+            "onnx": None if self.onnx is None else self.onnx.as_dict(),
             "threads": self.threads, "saved": self.saved,
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
             "request": self.request.as_document(),
@@ -143,6 +148,15 @@ class Compression(VerbResult):
 def _listed(words: Sequence[str]) -> str:
     """With commas, and "and" before the last."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _onnx_words(onnx: OnnxTowers) -> str:
+    image, text = onnx.checked["image"], onnx.checked["text"]
+    return (
+        f"The ONNX files (opset {onnx.opset}) take normalised pixels and token ids, and give features that are not "
+        f"normalised; in onnxruntime they differ from torch's by {max(onnx.differences.values()):.0e} of the largest, "
+        f"on {number_of(image, 'picture')} and {number_of(text, 'text')}."
+    )
 
 
 def _change(before: float, after: float) -> str:

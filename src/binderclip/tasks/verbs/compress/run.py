@@ -24,7 +24,9 @@ from binderclip.compress import (
 )
 from binderclip.compress.weights.removal import check_recordable
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models import export_onnx
 from binderclip.models.files.saving import save
+from binderclip.models.image_text.onnx_export import check_onnx_packages
 from binderclip.models.layers.pruned import block_widths
 from binderclip.tasks.events import Saved, batches, emit, skip, start
 from binderclip.tasks.files.outputs import output_folder
@@ -49,6 +51,10 @@ if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
 
 
+CHECKED = 8
+"""Pictures and texts that ONNX files are compared with the model on."""
+
+
 def run(request: CompressRequest) -> Compression:
     """Make a model smaller, measure it before and after, and save it.
 
@@ -57,18 +63,21 @@ def run(request: CompressRequest) -> Compression:
         NotSupported: a model that cannot be pruned, or that compares by another geometry than the cosine.
         DataError: too few pictures, or all called the same.
         OutputError: the model cannot be written.
+        MissingDependency: --onnx without the packages of that extra.
     """
     out = Path(request.out)
     if any(output_folder(out, make=False).glob("*")):
         raise UsageError(f"--out {out} is a folder that is not empty: give another one")
     start("loading the model")
+    if request.onnx:
+        check_onnx_packages()
     model = copy.deepcopy(image_text_model(request.model, device=request.device))  # others may use the one of a cache
     model._cache.clear()
     check_recordable(model)
     check_float(model, request.bits)
     model.card.pop(CARD, None)  # of weights that were rounded and are float again
     channels = _channels(model) if request.channels else []
-    ask_for_room(out, size_of(model))
+    ask_for_room(out, size_of(model) * (2 if request.onnx else 1))
     start("reading the pictures")
     halves = sample_halves(model, request)
     whole, groups = _narrowed(request, model, halves, channels)
@@ -81,16 +90,21 @@ def run(request: CompressRequest) -> Compression:
     before, after = _measured(request, [whole, model], [Operations.of(whole, halves), counted], halves)
     start("saving the model")
     packed = None if bits is None else bits.packed
-    save_or_keep(partial(save, model, packed=packed), out)
+    save_or_keep(partial(save, model, packed=packed) if packed else model.save, out)
     emit(Saved(out))
-    skip(halves.skipped)
     folder = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    onnx = None
+    if request.onnx:
+        start("writing ONNX files, and checking them")
+        onnx = export_onnx(model, out, halves.held_out.pixels[:CHECKED], halves.held_out.texts[:CHECKED])
+    skip(halves.skipped)
     stored = size_of(model) if not packed else stored_size(model, packed)
     return Compression(
         request, model.name, halves.source, len(halves.judged.pixels), len(halves.held_out.pixels), halves.metric,
         chance(halves.held_out),
         replace(before, megabytes=(folder + size_of(whole) - stored) / 1e6),
         replace(after, megabytes=folder / 1e6), groups, torch.get_num_threads(), halves.skipped, bits,
+        onnx,
     )  # fmt: skip
 
 

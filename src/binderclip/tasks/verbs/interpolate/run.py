@@ -11,7 +11,7 @@ import torch
 from binderclip.errors import UsageError
 from binderclip.landscape import interpolate_weights, interpolation_curve, straggler_layers
 from binderclip.landscape.surface.interpolation import between_tensors
-from binderclip.models.layers.int8 import check_float_weights
+from binderclip.models.layers.int8.layers import check_float_weights
 from binderclip.tasks.events import Saved, batches, emit, skip, start
 from binderclip.tasks.files.outputs import output_folder, writable_path
 from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep, size_of

@@ -10,7 +10,7 @@ import torch
 
 from binderclip.errors import DataError
 from binderclip.landscape import loss_line, loss_surface, random_direction
-from binderclip.models.layers.int8 import check_float_weights
+from binderclip.models.layers.int8.layers import check_float_weights
 from binderclip.tasks.events import Counted, Saved, emit, skip, start
 from binderclip.tasks.files.outputs import writable_path
 from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep

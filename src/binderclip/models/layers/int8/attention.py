@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.layers.int8 import Int8Conv2d, Int8Embedding, Int8Layer, Int8Linear, put_layers
+from binderclip.models.layers.int8.layers import Int8Conv2d, Int8Embedding, Int8Layer, Int8Linear, put_layers
 from binderclip.settings import brief
 
 __all__ = ["Int8Attention", "int8_record", "set_int8"]

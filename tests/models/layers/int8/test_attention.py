@@ -10,7 +10,7 @@ from torch import nn
 
 from binderclip.compress import Int8Attention
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.layers.int8_attention import int8_record, set_int8
+from binderclip.models.layers.int8.attention import int8_record, set_int8
 from binderclip.models.layers.pruned import PrunedAttention
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from binderclip.compress import AffineGrid, Blocks, Int8Conv2d, Int8Embedding, Int8Linear, MaxAbs, fake_quant
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.layers.int8 import check_float_weights
+from binderclip.models.layers.int8.layers import check_float_weights
 
 
 def draws(*shape, seed=0):
