@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
     from binderclip.segment import PromptableSegmenter
 
-__all__ = ["ModelCache", "cached_models", "encoder", "image_text_model", "promptable_model"]
+__all__ = ["ModelCache", "cached_models", "encoder", "image_text_model", "own_model", "promptable_model"]
 
 ModelCache: TypeAlias = Callable[[str, str, Callable[[], Any]], Any]
 """`cache(kind, name, load)` gives the model that `load()` gave when it was first called with this kind and name."""
@@ -50,6 +51,17 @@ def image_text_model(name: str, *, device: str = "cpu", dtype: str = "float32") 
         "image-text", _with_place(name, device, dtype), lambda: load(name, device=device, dtype=dtype)
     )
     return model
+
+
+def own_model(model: ImageTextModel) -> ImageTextModel:
+    """The model itself, or a copy of one that a cache keeps: for a task that moves its weights.
+
+    Others may use the one of a cache meanwhile, or find it moved after the task was stopped.
+
+    Args:
+        model: of `image_text_model`.
+    """
+    return model if _current.get() is _load else copy.deepcopy(model)
 
 
 def encoder(name: str, *, device: str = "cpu", dtype: str = "float32") -> ImageTextModel:

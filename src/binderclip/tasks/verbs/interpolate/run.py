@@ -15,7 +15,7 @@ from binderclip.models.layers.int8.layers import check_float_weights
 from binderclip.tasks.events import Saved, batches, emit, skip, start
 from binderclip.tasks.files.outputs import output_folder, writable_path
 from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep, size_of
-from binderclip.tasks.models import image_text_model
+from binderclip.tasks.models import image_text_model, own_model
 from binderclip.tasks.verbs.interpolate.report import write_report
 from binderclip.tasks.verbs.interpolate.request import InterpolateRequest
 from binderclip.tasks.verbs.interpolate.result import CHOSEN, HELD, Interpolation
@@ -59,7 +59,7 @@ def run(request: InterpolateRequest) -> Interpolation:
         )
     if request.save is not None:
         ask_for_room(Path(request.save), size_of(second))
-    result = _measured(request, first, second)
+    result = _measured(request, first, own_model(second))
     if request.save is not None:
         start("saving the best model")
         _save(first, second, result.best, Path(request.save))
@@ -77,6 +77,7 @@ def _measured(request: InterpolateRequest, first: ImageTextModel, second: ImageT
     # every second picture, so that both halves have all classes of sorted data
     halves = {CHOSEN: data.batch(slice(0, None, 2)), HELD: data.batch(slice(1, None, 2))}
     grid = torch.linspace(0, 1, request.points, dtype=torch.float64).tolist()
+    start("measuring the models between")
     curve = interpolation_curve(first, second, halves, alphas=grid, loss=data.loss, progress=batches("weight"))
     stragglers = None
     if request.layers:

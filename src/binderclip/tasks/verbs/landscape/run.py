@@ -14,7 +14,7 @@ from binderclip.models.layers.int8.layers import check_float_weights
 from binderclip.tasks.events import Counted, Saved, emit, skip, start
 from binderclip.tasks.files.outputs import writable_path
 from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep
-from binderclip.tasks.models import image_text_model
+from binderclip.tasks.models import image_text_model, own_model
 from binderclip.tasks.verbs.landscape.naming import NamingSet, naming_set
 from binderclip.tasks.verbs.landscape.report import numbers_path, write_report
 from binderclip.tasks.verbs.landscape.request import LandscapeRequest
@@ -44,7 +44,8 @@ def run(request: LandscapeRequest) -> Landscape:
     model = image_text_model(request.model, device=request.device, dtype=request.dtype)
     check_float_weights(model, request.model)
     data = naming_set(model, request.data, request.split, request.templates, request.limit, request.batch_size, LEAST)
-    result = _measured(request, model, data)
+    start("measuring the loss")
+    result = _measured(request, own_model(model), data)
     if request.report:
         start("writing the page")
         save_or_keep(partial(write_report, result), out)
