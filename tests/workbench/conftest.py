@@ -247,6 +247,23 @@ def run_of(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
+def documents(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The `--json` documents of what tabs ask of tasks, as they come."""
+    from binderclip.documents import json_text
+    from binderclip.tasks import VerbTask
+
+    carry_out, kept = VerbTask.run, list[Any]()
+
+    def run(task: Any, request: Any, **options: Any) -> Any:
+        result = carry_out(task, request, **options)
+        kept.append(json.loads(json_text(result.as_dict())))
+        return result
+
+    monkeypatch.setattr(VerbTask, "run", run)
+    return kept
+
+
+@pytest.fixture
 def client(server: Any) -> Iterator[Client]:
     """A new session on the server."""
     client = Client(server.port, server.key).sign_in()
@@ -349,14 +366,22 @@ class View:
 
     def tab(self, title: str) -> Any:
         """Open a tab; its panel, in which everything else is looked for."""
-        handle = self.page.get_by_role("tab", name=title, exact=True)
-        if not handle.first.is_visible():
-            # What does not fit is behind a button.
-            self.page.locator("button.overflow-menu, .overflow-menu > button").first.click()
+        handle = self.page.get_by_role("tab", name=title, exact=True).locator("visible=true")
+        if not handle.count():
+            # What does not fit is behind a button, and no tab there.
+            self.page.get_by_role("button", name="More tabs").click()
+            handle = self.page.locator(".overflow-dropdown button").get_by_text(title, exact=True)
         handle.first.click()
         panel = self.page.get_by_role("tabpanel").locator("visible=true")
         panel.first.wait_for()
         return panel.first
+
+    def choose(self, where: Any, label: str, value: object) -> None:
+        """Type into a list, as people do with what is not in it, or take what is."""
+        field = where.get_by_label(label, exact=True)
+        field.fill(str(value))
+        field.press("Enter")
+        field.blur()
 
     def drop(self, panel: Any, *paths: Path, box: int = 0) -> None:
         """Choose files, and wait until they are uploaded."""
@@ -419,6 +444,8 @@ class View:
                 wrong.append(f"{device}: wider than the window")
             wrong += [f"{device}: cut: {text}" for text in self.page.evaluate(_CUT)]
         self.page.set_viewport_size(LAPTOP)
+        # Tabs come back from behind the button of a narrow page.
+        self.page.wait_for_timeout(300)
         return wrong
 
     def axe(self) -> list[str]:

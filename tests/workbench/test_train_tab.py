@@ -22,17 +22,20 @@ SHORT = "evaluation.data=[]\nstage.0.batch_size=16\nstage.0.data=['icons']"
 
 
 def test_a_short_run_leaves_curves_and_a_model_that_loads(run_of, tmp_path: Path):
-    outcome = tab.work(run_of(), "scratch-64", "", 0.02, "norm", SHORT, False, "")
+    run = run_of()
+    outcome = tab.work(run, "scratch-64", "", 0.02, "norm", SHORT, False, "")
     loss, norm, *_ = outcome.values
     assert Path(loss).is_file()
     assert Path(norm).is_file()
     names = [path.name for path in outcome.files]
-    assert names[:2] == ["scratch-64-model.zip", "summary.json"]
+    assert names[:2] == ["scratch-64-trained-1.zip", "summary.json"]
     import zipfile
 
     with zipfile.ZipFile(outcome.files[0]) as packed:
-        packed.extractall(tmp_path / "model")
-    assert load(str(tmp_path / "model")).encode_text(["a cat"]).shape == (1, 256)
+        packed.extractall(tmp_path)
+    # Also for the other tabs of the page.
+    for place in (tmp_path, run.models):
+        assert load(str(place / "scratch-64-trained-1")).encode_text(["a cat"]).shape == (1, 256)
     # What the page says to type is the recipe that was carried out.
     words = shlex.split(outcome.again.shell)
     changes = [word for before, word in pairwise(words) if before == "--set"]

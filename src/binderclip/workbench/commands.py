@@ -32,6 +32,10 @@ class Equivalent:
     shell: str
     request: str = ""
 
+    def without(self, place: Path) -> Equivalent:
+        """The same lines, in which what lies in a folder is called by its name there."""
+        return Equivalent(*(text.replace(f"{place}/", "") for text in (self.python, self.shell, self.request)))
+
     @classmethod
     def of(cls, *requests: Request) -> Equivalent:
         """All three of a request; of several, one after the other."""

@@ -6,10 +6,13 @@ import html
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from binderclip.errors import DataError
+
+if TYPE_CHECKING:
+    from binderclip.tasks.request import VerbResult
 
 MOST_PIXELS = 40_000_000
 """A larger picture is left out by what makes maps of its size: they would fill the memory."""
@@ -144,6 +147,23 @@ def sentences(lines: Sequence[str]) -> str:
     return "".join(f"<p>{html.escape(line[:1].upper() + line[1:].removesuffix('.'))}.</p>" for line in lines)
 
 
+def result_html(result: VerbResult, skipped: Sequence[tuple[str, str]] = ()) -> str:
+    """What a task found out: what to take away, all tables, what to know of them, and what was left out.
+
+    Args:
+        result: of the task. skipped: (path, reason).
+    """
+    tables = [(result.title, *result.table()), *result.more_tables()]
+    shown = "".join(table(columns, rows, title) for title, columns, rows in tables if rows)
+    return sentences(result.conclusion()) + shown + sentences(result.remarks()) + left_out(skipped)
+
+
+def drawn(figure: Any, path: Path) -> str:
+    """A matplotlib figure as a PNG, twice as fine as on the page; its path, as a picture of the page takes it."""
+    figure.savefig(path, format="png", dpi=144)
+    return str(path)
+
+
 def could_not_be_read(count: int) -> str:
     """A sentence on pictures that were left out; empty where there are none."""
     if not count:
@@ -186,15 +206,16 @@ def check_size(path: Path) -> None:
         )
 
 
-def packed(folder: Path, files: Sequence[Path], name: str) -> Path:
+def packed(folder: Path, files: Iterable[Path], name: str, *, into: Path | None = None) -> Path:
     """Many files as one ZIP, below their common folder.
 
     Args:
-        folder: that all of them lie in; the archive goes there too. files: what goes in. name: of the archive.
+        folder: that all of them lie in. files: what goes in. name: of the archive.
+        into: folder of the archive; None for `folder`.
     """
     import zipfile
 
-    path = folder / name
+    path = (into or folder) / name
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for file in files:
             archive.write(file, file.relative_to(folder))

@@ -114,9 +114,17 @@ class Sessions:
         """
         with self._lock:
             self.check_open(name, page)
-            place = self.folder(name) / RESULTS / plain_name(page) / f"{what}-{secrets.token_hex(3)}"
+            place = self.results(name, page) / f"{what}-{secrets.token_hex(3)}"
             place.mkdir(mode=0o700, parents=True)
             return place
+
+    def results(self, name: str, page: str) -> Path:
+        """Where the results of a page lie, each run's in a folder of its own.
+
+        Raises:
+            UsageError: there is no such session (any more).
+        """
+        return self.folder(name) / RESULTS / plain_name(page)
 
     def opened(self, name: str, page: str) -> None:
         """A page of this session is open."""

@@ -27,6 +27,8 @@ LOOK_EVERY = 0.15
 """Seconds between two looks at a run."""
 TOWER = "small"
 """The bundled model whose image tower methods are tuned to."""
+MODELS = "models"
+"""Folder of the models that a page has made, beside those of its runs."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,12 @@ class Run:
     Attributes:
         folder: empty, for its results; the browser may read them there.
         model_name: what is chosen for all tabs.
+        models: folder of the models that the page has made.
     """
 
     def __init__(self, bench: Bench, job: WorkbenchJob, model_name: str, folder: Path) -> None:
         self.bench, self.model_name, self.folder = bench, model_name, folder
+        self.models = folder.parent / MODELS
         self._job = job
         self.warnings: list[str] = []
         self.say, self.progress = job.say, job.progress
@@ -106,6 +110,13 @@ class Run:
             self.say(event.message)
         elif isinstance(event, Warned):
             self.warnings.append(event.message)
+
+    def loaded(self, kind: str, name: str, make: Callable[[], Any]) -> Any:
+        """A model of the shelf; one that the page has made goes by its name, not by where it lies."""
+        model = self.bench.models.get(kind, name, make)
+        if Path(name).parent == self.models:
+            model.name = Path(name).name
+        return model
 
     def show(self, *values: Any) -> None:
         """What there is so far: one value for each of the tab's outputs."""
@@ -210,6 +221,7 @@ class Bench:
     ) -> None:
         self.model, self.jobs, self.clicks, self.sessions, self.models = model, jobs, clicks, sessions, models
         self.folders = tuple(folders)
+        self._model_lists, self._makers = [model], list[Any]()
 
     # -- parts of the page ----------------------------------------------------------------------------------------
 
@@ -228,6 +240,16 @@ class Bench:
         choices = [("(what was uploaded)", ""), *((str(folder), str(folder)) for folder in self.below())]
         folder = gr.Dropdown(choices, value="", label=folder_label, visible=bool(self.folders) and many)
         return PictureInput(files, folder)
+
+    def model_list(self, **given: Any) -> Any:
+        """Where another model is chosen, from what the list for all tabs has; the models of the page are in both.
+
+        Args:
+            given: of the drop-down list, such as its label.
+        """
+        chosen = gr.Dropdown(self.model.choices, allow_custom_value=True, **given)
+        self._model_lists.append(chosen)
+        return chosen
 
     def controls(self, label: str) -> Controls:
         """A button that starts, one that stops, and the line below them."""
@@ -253,6 +275,7 @@ class Bench:
         *,
         also: Sequence[Any] = (),
         keep: bool = False,
+        makes_model: bool = False,
     ) -> None:
         """Let the buttons start and stop `work`.
 
@@ -264,6 +287,7 @@ class Bench:
             results: of `results`.
             also: other events that start it, such as `labels.submit`.
             keep: leave outputs as they are when a run fails or is stopped, instead of clearing them.
+            makes_model: whether it keeps a model (`page_models.keep_model`), which the lists of models then have.
         """
         outputs = list(outputs)
         count = len(outputs)
@@ -283,10 +307,11 @@ class Bench:
 
                 def carry_out(job: WorkbenchJob) -> Outcome:
                     run = Run(self, job, model.strip(), folder)
-                    with listening(run.hear), cached_models(self.models.get):
+                    with listening(run.hear), cached_models(run.loaded):
                         outcome = work(run, *values)
                     status = " ".join(filter(None, [outcome.said, *(f"{line}." for line in run.warnings)]))
-                    return replace(outcome, said=status)
+                    again = outcome.again and outcome.again.without(run.models)
+                    return replace(outcome, said=status, again=again)
 
                 job = self.jobs.submit(carry_out, session=session, page=page)
             except BinderclipError as error:
@@ -331,7 +356,7 @@ class Bench:
                 self.jobs.stop(job)
 
         parts = [controls.status, controls.go, controls.stop, results.files, results.lines]
-        gr.on(
+        event = gr.on(
             [controls.go.click, *also],
             stream,
             [self.model, *inputs],
@@ -343,6 +368,22 @@ class Bench:
             trigger_mode="multiple",
         )
         controls.stop.click(stop, None, None, show_progress="hidden", concurrency_limit=None, api_visibility="private")
+        if makes_model:
+            self._makers.append(event)
+
+    def offer_models(self) -> None:
+        """Let every list of models have those that the page makes; called when all tabs are built."""
+        known = self.model.choices
+
+        def made(request: gr.Request) -> list[Any]:
+            place = self.sessions.results(self.session(request), str(request.session_hash)) / MODELS
+            own = [(path.name, str(path)) for path in sorted(place.iterdir())] if place.is_dir() else []
+            return [gr.update(choices=[*own, *known]) for _ in self._model_lists]
+
+        for event in self._makers:
+            event.then(
+                made, None, self._model_lists, show_progress="hidden", concurrency_limit=None, api_visibility="private"
+            )
 
     async def ask(self, request: gr.Request, work: Callable[[WorkbenchJob], Any]) -> Any:
         """Do something that takes a moment, such as what a click asks for, and wait for what comes of it.

@@ -15,6 +15,7 @@ from binderclip.tasks.verbs.adapt.request import GROUPS, AdaptRequest
 from binderclip.tasks.verbs.adapt.wording import COLUMNS, score_row
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
+from binderclip.workbench.forms import data_control
 from binderclip.workbench.look import could_not_be_read, hint, packed, report_frame, sentences, table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
@@ -32,14 +33,10 @@ NO_HEAD = ("report.html", "figures.json", "head.zip")
 def build(bench: Bench) -> None:
     from binderclip.adapt.selection.candidate_heads import catalogue
 
-    offered = [*((str(folder), str(folder)) for folder in bench.below()), *((name, name) for name in SETS)]
     groups = [("auto: all that fit the budget, but those trained on images", "auto"), ("all", "all")]
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            data = control(
-                AdaptRequest, "data", choices=offered, value=offered[0][1], allow_custom_value=True,
-                info="a folder of class-named folders, below one that the workbench was opened on; or a named set",
-            )  # fmt: skip
+            data = data_control(bench, AdaptRequest, SETS, "a folder of class-named folders")
             shots = control(AdaptRequest, "shots", maximum=64)
             methods = control(
                 AdaptRequest, "methods", choices=[*groups, *((name, name) for name in sorted(catalogue()))],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import gradio as gr
 
 from binderclip.tasks import probe
@@ -11,11 +9,9 @@ from binderclip.tasks.arguments.labels import parse_labels
 from binderclip.tasks.verbs.probe.request import ProbeRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import could_not_be_read, hint, left_out, report_frame, sentences, table
+from binderclip.workbench.forms import data_control
+from binderclip.workbench.look import could_not_be_read, hint, report_frame, result_html
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
-
-if TYPE_CHECKING:
-    from binderclip.tasks.verbs.probe.result import Probe
 
 SETS = ("openmoji", "emoji", "openclipart")
 """Named sets that are offered; the others are taken as well."""
@@ -24,13 +20,11 @@ OUT = "probe"
 
 
 def build(bench: Bench) -> None:
-    offered = [*((str(folder), str(folder)) for folder in bench.below()), *((name, name) for name in SETS)]
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            data = control(
-                ProbeRequest, "data", choices=offered, value=offered[0][1], allow_custom_value=True,
-                info="a folder of class-named folders, below one that the workbench was opened on, with groups in a "
-                "column of its captions.csv or metadata.csv; or a named set",
+            data = data_control(
+                bench, ProbeRequest, SETS,
+                "a folder of class-named folders with groups in a column of its captions.csv or metadata.csv",
             )  # fmt: skip
             groups = control(
                 ProbeRequest, "groups", value="", placeholder="place; age, sex",
@@ -71,17 +65,14 @@ def work(run: Run, data: str | None, groups: str, labels: str, positive: str, li
     result = probe.run(request)
     folder = result.report.parent
     return Outcome(
-        (_tables(result), report_frame(result.report, "The report: every group, the surest mistakes, what helps")),
+        (
+            result_html(result, result.skipped),
+            report_frame(result.report, "The report: every group, the surest mistakes, what helps"),
+        ),
         [result.report, *(folder / name for name in ("groups.csv", "probe.json", "predictions.parquet"))],
         Equivalent.of(request.replaced(out=OUT)),
         could_not_be_read(len(result.skipped)),
     )
-
-
-def _tables(result: Probe) -> str:
-    tables = [(result.title, *result.table()), *result.more_tables()]
-    shown = "".join(table(columns, rows, title) for title, columns, rows in tables)
-    return shown + sentences(result.remarks()) + left_out(result.skipped)
 
 
 TAB = Tab(

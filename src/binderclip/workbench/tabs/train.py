@@ -13,6 +13,7 @@ from binderclip.tasks.verbs.train.request import TrainRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.look import table
+from binderclip.workbench.page_models import keep_model, said_of
 from binderclip.workbench.recipe_check import check_recipe
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
@@ -54,7 +55,7 @@ def build(bench: Bench) -> None:
             results = bench.results()
     last = gr.State("")
     inputs = [recipe, folder, length, clip, settings, goes_on, last]
-    bench.connect(controls, work, inputs, [loss, norm, figures, goes_on, last], results, keep=True)
+    bench.connect(controls, work, inputs, [loss, norm, figures, goes_on, last], results, keep=True, makes_model=True)
 
 
 def work(
@@ -80,15 +81,15 @@ def work(
         watcher.finish()
     assert isinstance(done, TrainedRun)
     result = done.result
-    run.say("packing the model")
-    files = [_packed(out / "model", run.folder / f"{Path(name).stem}-model.zip"), out / "summary.json"]
+    model, archive = keep_model(run, out / "model", Path(name).stem, "trained")
+    files = [archive, out / "summary.json"]
     pictures = [*sorted((out / "plots").glob("*.png"))]
     progress = watcher.look()
     return Outcome(
         (*progress, _figures(result), gr.update(value=False, interactive=False), ""),
         [path for path in [*files, *pictures] if path.is_file()],
         Equivalent.of(asked),
-        f"{result.summary['parameters']:,} parameters trained.",
+        f"{result.summary['parameters']:,} parameters trained. {said_of(model)}",
     )
 
 
@@ -141,12 +142,6 @@ class _RunWatcher(threading.Thread):
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _packed(folder: Path, path: Path) -> Path:
-    import shutil
-
-    return Path(shutil.make_archive(str(path.with_suffix("")), "zip", folder))
 
 
 def _figures(result: RunResult) -> str:
