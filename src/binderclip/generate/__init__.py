@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from binderclip.generate.guidance.classifier import ClippedSample as ClippedSample
     from binderclip.generate.guidance.classifier import log_probability_gradient as log_probability_gradient
     from binderclip.generate.guidance.classifier_free import ClassifierFreeGuidance as ClassifierFreeGuidance
+    from binderclip.generate.guidance.linear import CFGComponents as CFGComponents
+    from binderclip.generate.guidance.linear import LinearGuidance as LinearGuidance
+    from binderclip.generate.guidance.linear import cfg_components as cfg_components
     from binderclip.generate.guidance.noisy_classifier import NoisyClassifier as NoisyClassifier
 
 lazy_exports(__name__)

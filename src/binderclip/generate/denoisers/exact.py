@@ -256,7 +256,7 @@ class MixtureDenoiser(ExactDenoiser):
         if not len(pictures) or not bool(pictures.isfinite().all()):
             raise UsageError("pictures is empty or has a value that is not finite")
         by_condition = weights if isinstance(weights, Mapping) else {None: weights}
-        self.rows = {condition: row for row, condition in enumerate(by_condition)}
+        self._rows = {condition: row for row, condition in enumerate(by_condition)}
         tables = [_log_weights(value, len(pictures), pictures) for value in by_condition.values()]
         self.register_buffer("pictures", pictures.detach().clone())
         self.register_buffer("log_weights", torch.stack(tables))
@@ -276,7 +276,7 @@ class MixtureDenoiser(ExactDenoiser):
     def _joint(self, x: Tensor, sigma: Tensor, conditions: Sequence[Hashable]) -> Tensor:
         """log w_i - |x - x_i|^2 / (2 sigma^2), [R, N]."""
         _check_shape(x, self.pictures.shape[1:])
-        table = torch.stack([self.log_weights[_row(self.rows, condition)] for condition in conditions])
+        table = torch.stack([self.log_weights[_row(self._rows, condition)] for condition in conditions])
         distances = torch.cdist(x.flatten(1), self.pictures.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
         blocks = table.repeat_interleave(_block(x, conditions), 0)
         return blocks - 0.5 * (distances / sigma[:, None]).square()
@@ -297,7 +297,7 @@ class ConditionalDenoiser(ExactDenoiser):
         super().__init__(schedule)
         if not denoisers:
             raise UsageError("denoisers is empty: give one for each condition")
-        self.rows = {condition: row for row, condition in enumerate(denoisers)}
+        self._rows = {condition: row for row, condition in enumerate(denoisers)}
         self.parts = nn.ModuleList(denoisers.values())
 
     def denoise(
@@ -317,7 +317,7 @@ class ConditionalDenoiser(ExactDenoiser):
 
     def _blocks(self, what: str, x: Tensor, sigma: Tensor, conditions: Sequence[Hashable]) -> Tensor:
         size = _block(x, conditions)
-        parts = [self.parts[_row(self.rows, condition)] for condition in conditions]
+        parts = [self.parts[_row(self._rows, condition)] for condition in conditions]
         blocks = zip(parts, x.split(size), sigma.split(size), strict=True)
         return torch.cat([getattr(part, what)(rows, levels) for part, rows, levels in blocks])
 
