@@ -31,7 +31,7 @@ READ = frozenset(
 )  # fmt: skip
 """Parameters that are words, or files that are read, whatever the verb."""
 READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("locate",): {"masks"},
-              ("interpolate",): {"first", "second"}, ("compress",): {"sides", "template"}}  # fmt: skip
+              ("interpolate",): {"first", "second"}, ("compress",): {"parts", "sides", "template"}}  # fmt: skip
 """The same of one verb; elsewhere these names are those of results."""
 
 

@@ -119,18 +119,23 @@ class MoPEPruner:
         keep = budget.select(scores)
         return PrunedWidths(scores, keep, remove(self.model, groups, keep))
 
-    def depth(self, amount: float) -> PrunedWidths:
+    def depth(
+        self,
+        amount: float,
+        score: Callable[[ImageTextModel, Sequence[PruneGroups]], dict[str, Float[Tensor, "G"]]] | None = None,
+    ) -> PrunedWidths:
         """Take out this fraction of the blocks of every tower, at least one stays.
 
         Args:
             amount: in (0, 1).
+            score: (model, groups) -> what each block is worth, by the group's name; default the pruning error.
 
         Raises:
             UsageError: an amount out of range.
         """
         budget = PruneBudget(amount=amount)
         groups = self.groups(("block",))
-        scores = self.error(self.model, groups)
+        scores = (score or self.error)(self.model, groups)
         keep: dict[str, Tensor] = {}
         for side in self.sides:
             own = [one for one in groups if one.side == side]

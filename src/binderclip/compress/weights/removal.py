@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -142,4 +144,37 @@ def record_widths(model: ImageTextModel) -> None:
     with torch.device("meta"):
         dense = construct(copy.deepcopy(config))
     record = widths_record(model.backbone, dense)
-    model.config["model_cfg"] = {**config, **({"pruned": record} if record else {})}
+    plain = _in_open_clip(config, record, model.backbone) if record else None
+    model.config["model_cfg"] = plain or {**config, **({"pruned": record} if record else {})}
+
+
+def _in_open_clip(config: dict[str, Any], record: Mapping[str, Any], backbone: nn.Module) -> dict[str, Any] | None:
+    """The configuration by which open_clip alone builds these widths; None where it has no words for them.
+
+    It has one width of the MLP and a number of blocks for each of its own transformers, and as many heads as their
+    width holds.
+    """
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    from binderclip.models.image_text.open_clip import construct
+
+    own = copy.deepcopy(config)
+    for side, entry in record.items():
+        part, default = own[f"{side}_cfg"], CLIPVisionCfg() if side == "vision" else CLIPTextCfg()
+        blocks = entry.get("blocks")
+        if not blocks or "channels" in entry or any(block != blocks[0] for block in blocks):
+            return None
+        if part.get("timm_model_name") or part.get("hf_model_name"):
+            return None
+        width, neurons = part.get("width", default.width), blocks[0]["neurons"]
+        ratio = neurons / width
+        while int(width * ratio) < neurons:  # as open_clip rounds
+            ratio = math.nextafter(ratio, math.inf)
+        part["layers"], part["mlp_ratio"] = len(blocks), ratio
+    try:
+        with torch.device("meta"):
+            built = construct(copy.deepcopy(own))
+    except UsageError:
+        return None
+    shapes = {name: tensor.shape for name, tensor in built.state_dict().items()}
+    return own if shapes == {name: tensor.shape for name, tensor in backbone.state_dict().items()} else None

@@ -13,6 +13,8 @@ from binderclip.tasks.request import Option, Request
 
 SIDES = ("image", "text")
 """Towers of a model."""
+PARTS = ("heads", "neurons", "blocks")
+"""What can go of a tower."""
 HALF = 0.5
 """The fraction that goes where none is given."""
 
@@ -23,11 +25,28 @@ def parse_sides(value: Any) -> tuple[str, ...]:
     Raises:
         UsageError: none, or another word.
     """
-    words = value.split(",") if isinstance(value, str) else value
-    sides = tuple(dict.fromkeys(str(word).strip() for word in words)) if isinstance(words, Sequence) else ()
+    sides = _words(value)
     if not sides or not set(sides) <= set(SIDES):
         raise UsageError(f"--sides {value!r}: image, text, or image,text")
     return sides
+
+
+def parse_parts(value: Any) -> tuple[str, ...]:
+    """What goes, of --parts: text with commas, or one by one.
+
+    Raises:
+        UsageError: nothing, or another word.
+    """
+    parts = _words(value)
+    if not parts or not set(parts) <= set(PARTS):
+        raise UsageError(f"--parts {value!r}: some of {', '.join(PARTS)}, with commas between them")
+    return tuple(part for part in PARTS if part in parts)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """Text with commas, or words, each once."""
+    words = value.split(",") if isinstance(value, str) else value
+    return tuple(dict.fromkeys(str(word).strip() for word in words)) if isinstance(words, Sequence) else ()
 
 
 def check_bits(value: int | None) -> int | None:
@@ -92,6 +111,17 @@ class CompressRequest(Request):
         BeforeValidator(parse_sides),
         Option("Towers that become smaller.", parse=parse_sides, write=",".join, default="image,text"),
     ] = SIDES
+    parts: Annotated[
+        tuple[str, ...],
+        BeforeValidator(parse_parts),
+        Option(
+            "What goes of a tower: `heads`, `neurons`, `blocks`. Where all heads stay, open_clip opens the folder of "
+            "its own towers as well.",
+            parse=parse_parts,
+            write=",".join,
+            default="heads,neurons",
+        ),
+    ] = PARTS[:2]
     channels: Annotated[
         bool,
         Option("Also take channels out of the convolutions of the image tower; with `mope` by the gradient."),

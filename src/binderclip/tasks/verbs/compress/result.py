@@ -17,7 +17,7 @@ from binderclip.tasks.verbs.compress.request import CompressRequest
 
 METRICS = {"accuracy": "accuracy, held out", "recall": "mean recall at 1, 5 and 10, held out"}
 """What quality is -> its row in the table."""
-PLURALS = {"head": "heads", "neuron": "neurons", "neuron set": "neurons", "channel": "channels"}
+PLURALS = {"head": "heads", "neuron": "neurons", "neuron set": "neurons", "channel": "channels", "block": "blocks"}
 """Kind of module -> its name in a sentence."""
 
 
@@ -32,6 +32,7 @@ class Compression(VerbResult):
         groups: kind of module -> how many there were, and how many stay.
         threads: of the processor, with which times were taken.
         skipped: (key, reason) of pictures that could not be read.
+        open_clip: whether open_clip opens the folder, a sentence.
         bits: what has fewer bits, or None. onnx: what was exported, or None.
     """
 
@@ -49,6 +50,7 @@ class Compression(VerbResult):
     groups: dict[str, tuple[int, int]]
     threads: int
     skipped: list[tuple[str, str]]
+    open_clip: str
     bits: FewerBits | None = None
     onnx: OnnxTowers | None = None
 
@@ -57,7 +59,7 @@ class Compression(VerbResult):
         """What goes from which model, and on which data."""
         sides = self.request.sides
         own = f" of the {sides[0]} tower" if len(sides) == 1 else ""
-        places = {"head": own, "neuron": own, "neuron set": own, "channel": " of the image tower" if own else ""}
+        places = dict.fromkeys(PLURALS, own) | {"channel": " of the image tower" if own else ""}
         kinds = [(self._fraction(kind), places[kind], PLURALS[kind]) for kind in self.groups]
         parts = [
             f"{fraction} of the {_listed([kind for *_, kind in same])}{place}"
@@ -124,6 +126,7 @@ class Compression(VerbResult):
             f"Times are medians of {REPEATS} forwards of one, both models in turn, on {self.request.device} with "
             f"{self.threads} {threads}, without reading and resizing the picture.",
             *([] if self.bits is None else self.bits.remarks(number_of(self.judged, "picture"))),
+            self.open_clip,
             *([] if self.onnx is None else [_onnx_words(self.onnx)]),
         ]
 
@@ -139,6 +142,7 @@ class Compression(VerbResult):
             "groups": {kind: {"before": had, "after": has} for kind, (had, has) in self.groups.items()},
             "bits": None if self.bits is None else self.bits.as_dict(),
             "onnx": None if self.onnx is None else self.onnx.as_dict(),
+            "open_clip": self.open_clip,
             "threads": self.threads, "saved": self.saved,
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
             "request": self.request.as_document(),

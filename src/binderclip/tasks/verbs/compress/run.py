@@ -40,6 +40,7 @@ from binderclip.tasks.verbs.compress.figures import (
     parameter_count,
     single_forwards,
 )
+from binderclip.tasks.verbs.compress.open_clip_folder import how_open_clip_opens
 from binderclip.tasks.verbs.compress.request import CompressRequest
 from binderclip.tasks.verbs.compress.result import Compression
 from binderclip.tasks.verbs.compress.sample import SampleHalves, chance, quality, recovery_batches, sample_halves
@@ -103,8 +104,8 @@ def run(request: CompressRequest) -> Compression:
         request, model.name, halves.source, len(halves.judged.pixels), len(halves.held_out.pixels), halves.metric,
         chance(halves.held_out),
         replace(before, megabytes=(folder + size_of(whole) - stored) / 1e6),
-        replace(after, megabytes=folder / 1e6), groups, torch.get_num_threads(), halves.skipped, bits,
-        onnx,
+        replace(after, megabytes=folder / 1e6), groups, torch.get_num_threads(), halves.skipped,
+        how_open_clip_opens(model, out, packed=bool(packed)), bits, onnx,
     )  # fmt: skip
 
 
@@ -150,11 +151,14 @@ def _prune(
     budget = PruneBudget(amount=amount)
     _check_target(request, budget, pruner, channels)
     start(f"scoring by {request.method}")
+    kinds = [kind for kind in ("head", "neuron") if f"{kind}s" in request.parts]
     towers = pruner.width_groups() if request.method == "mope" else pruner.groups(("head", "neuron"))
+    towers = [one for one in towers if one.kind in kinds]
     groups = [*towers, *channels]
-    keep = budget.select(_scores(request, pruner, towers, channels))
+    keep = budget.select(_scores(request, pruner, towers, channels)) if groups else {}
     start("taking modules out")
-    remove(pruner.model, groups, keep)
+    if groups:
+        remove(pruner.model, groups, keep)
     names = {
         one.name: "neuron set" if one.kind == "neuron" and request.method == "mope" else one.kind for one in groups
     }
@@ -163,6 +167,9 @@ def _prune(
     for one in groups:
         had[names[one.name]] += len(one)
         has[names[one.name]] += int(keep[one.name].sum())
+    if "blocks" in request.parts:
+        blocks = pruner.depth(amount, lambda _, groups: _scores(request, pruner, list(groups), []))
+        had["block"], has["block"] = blocks.removed.groups_before, blocks.removed.groups_after
     return {kind: (had[kind], has[kind]) for kind in had}
 
 
@@ -175,15 +182,19 @@ def _check_target(
         UsageError: says how many parts the largest layer has, and how many are needed.
     """
     sets = request.method == "mope"
-    towers = pruner.groups(("head", "neuron"))
+    towers = [one for one in pruner.groups(("head", "neuron")) if f"{one.kind}s" in request.parts]
     sizes = {one.name: pruner.neuron_sets(one) if sets and one.kind == "neuron" else len(one) for one in towers}
     sizes |= {one.name: len(one) for one in channels}
+    if "blocks" in request.parts:
+        sizes |= {f"{side}.blocks": len(blocks) for side, blocks in pruner.blocks.items()}
     if all(bool(keep.all()) for keep in budget.select({name: torch.zeros(n) for name, n in sizes.items()}).values()):
-        parts = " or ".join(("heads", "sets of neurons" if sets else "neurons", *(["channels"] if channels else [])))
+        names = {"heads": "heads", "neurons": "sets of neurons" if sets else "neurons", "blocks": "blocks"}
+        parts = " or ".join([*(names[part] for part in request.parts), *(["channels"] if channels else [])])
+        more_sets = ["raise --neuron-sets"] if sets and "neurons" in request.parts else []
         needed = math.ceil(1 / budget.amount - 1e-9)
         largest = max(sizes.values())
         least = math.ceil(1000 / largest - 1e-9) / 1000  # rounded up: rounded down it would take nothing out either
-        instead = ([f"give {least:g} or more"] if largest > 1 else []) + (["raise --neuron-sets"] if sets else [])
+        instead = ([f"give {least:g} or more"] if largest > 1 else []) + more_sets
         raise UsageError(
             f"--target {budget.amount:g} takes nothing out: {needed} {parts} in a layer are needed, "
             f"and the largest has {largest}{': ' if instead else ''}{', or '.join(instead)}"
