@@ -33,12 +33,13 @@ class ExampleRequest(Request):
     shots: Annotated[int, Field(ge=1, le=16), Option("Pictures a class.")] = 4
     most: Annotated[int, Field(ge=4, le=10**6), Option("Pictures.")] = 256
     bits: Annotated[Literal[8, 4] | None, Option("Of a weight [default: all].")] = None
+    target: Annotated[float | None, Field(ge=0.01, le=0.99), Option("A fraction [default: with --bits none].")] = None
     onnx: Annotated[bool, Option("Also write a file for `onnxruntime`.")] = False
     sentence: Annotated[str, Option("Around a class name.", label="Sentence around a name")] = "{}"
     device: Device = "cpu"
 
 
-FORM = Form(ExampleRequest, first=("shots",))
+FORM = Form(ExampleRequest, first=("shots",), own={"target": {"step": 0.01}})
 
 
 @pytest.fixture
@@ -54,24 +55,25 @@ def controls(form: Form) -> list[Any]:
 def test_a_field_gets_the_control_that_suits_it() -> None:
     kinds = {name: type(each) for name, each in zip(FORM.names, controls(FORM), strict=True)}
     assert kinds == {
-        "shots": gr.Slider, "rate": gr.Number, "most": gr.Number, "bits": gr.Dropdown, "onnx": gr.Checkbox,
-        "sentence": gr.Textbox,
+        "shots": gr.Slider, "rate": gr.Number, "most": gr.Number, "bits": gr.Dropdown, "target": gr.Textbox,
+        "onnx": gr.Checkbox, "sentence": gr.Textbox,
     }  # fmt: skip
     bits = controls(FORM)[FORM.names.index("bits")]
     assert [value for _, value in bits.choices] == ["", 8, 4]
     assert bits.info == "of a weight [default: all]"
+    assert controls(FORM)[FORM.names.index("target")].info == "a fraction [default: with Bits none]"
 
 
 def test_what_stands_in_the_controls_is_the_request(run: Any) -> None:
     values = [each.value for each in controls(FORM)]
     assert FORM.asked(run, values, out="here") == ExampleRequest(out="here")
-    changed = FORM.asked(run, [7.0, 0.1, None, 8, True, " a {} "], out="here")
-    assert changed == ExampleRequest(out="here", shots=7, rate=0.1, bits=8, onnx=True, sentence="a {}")
+    changed = FORM.asked(run, [7.0, 0.1, None, 8, "0.5", True, " a {} "], out="here")
+    assert changed == ExampleRequest(out="here", shots=7, rate=0.1, bits=8, target=0.5, onnx=True, sentence="a {}")
 
 
 def test_a_mistake_names_the_field_as_the_page_does(run: Any) -> None:
     with pytest.raises(UsageError, match=r"^Rate 2: input should be less than or equal to 1$"), FORM.labelled():
-        FORM.asked(run, [7, 2, None, 8, True, ""], out="here")
+        FORM.asked(run, [7, 2, None, 8, "", True, ""], out="here")
     with pytest.raises(UsageError, match="the Sentence around a name is too long, and Most"), FORM.labelled():
         raise UsageError("the --sentence is too long, and --most")
 

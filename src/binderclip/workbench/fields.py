@@ -47,12 +47,12 @@ def control(request: type[Request], name: str, *, about: Mapping[str, str] = {},
     if bool in types:
         return gr.Checkbox(**shared)
     bounds = {type(each): each for each in field.metadata}
-    if annotated_types.Ge in bounds and annotated_types.Le in bounds:
+    # What may be left empty is typed: a number of Gradio's that is empty is 0.
+    if annotated_types.Ge in bounds and annotated_types.Le in bounds and shared["value"] is not None:
         low, high = bounds[annotated_types.Ge].ge, bounds[annotated_types.Le].le
-        short = (int in types and high - low <= LONG) or {"step", "maximum"} & given.keys()
-        if short and shared["value"] is not None:
+        if (int in types and high - low <= LONG) or {"step", "maximum"} & given.keys():
             return gr.Slider(shared.pop("minimum", low), shared.pop("maximum", high), **{"step": 1, **shared})
-        # It can be left empty; and without bounds of its own what is outside is refused by the request, in words.
-        rest = {name: value for name, value in shared.items() if name not in ("minimum", "maximum")}
-        return gr.Number(precision=0 if int in types else None, **rest)
+        # Without bounds of its own: what is outside is refused by the request, in words.
+        return gr.Number(precision=0 if int in types else None, **shared)
+    shared = {name: value for name, value in shared.items() if name not in ("minimum", "maximum", "step")}
     return gr.Textbox(**{**shared, "value": "" if shared["value"] is None else option.write(shared["value"])})
