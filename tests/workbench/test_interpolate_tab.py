@@ -83,3 +83,5 @@ def test_the_page_offers_the_best_model(view: Any, tiny_clip: Clip, moved: Path,
     # By the name that it has when it is unpacked, not by where the page keeps it.
     assert view.lines(panel)[0].startswith(f"binderclip interpolate {tiny_clip(1)} moved-between-1 --data")
     panel.get_by_text(" to moved-between-1 on ").first.wait_for()
+    view.choose(view.page, "Model for all tabs", "small")
+    assert view.run(panel, "Interpolate").startswith("small and moved-between-1 prepare pictures in two ways")

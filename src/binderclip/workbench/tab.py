@@ -307,8 +307,12 @@ class Bench:
 
                 def carry_out(job: WorkbenchJob) -> Outcome:
                     run = Run(self, job, model.strip(), folder)
-                    with listening(run.hear), cached_models(run.loaded):
-                        outcome = work(run, *values)
+                    try:
+                        with listening(run.hear), cached_models(run.loaded):
+                            outcome = work(run, *values)
+                    except BinderclipError as error:
+                        # Where the page keeps its models is no use to anybody.
+                        raise type(error)(str(error).replace(f"{run.models}/", "")) from error
                     status = " ".join(filter(None, [outcome.said, *(f"{line}." for line in run.warnings)]))
                     again = outcome.again and outcome.again.without(run.models)
                     return replace(outcome, said=status, again=again)
