@@ -197,6 +197,60 @@ def test_fit_trains_it_and_accumulates() -> None:
         assert float(F.cross_entropy(whole(x), target)) < 0.7 * before
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"space": "activation"},
+        {"space": "weight"},
+        {"space": "weight", "per_sample": False},
+        {"space": "weight", "per_sample": False, "guess": "random", "normalise": False},
+        {"space": "activation", "target": "local"},
+    ],
+    ids=lambda s: "-".join(map(str, s.values())),
+)
+def test_chunks_add_up_to_the_whole(settings: dict[str, Any]) -> None:
+    """Five samples at once, or two, two and one, or one at a time."""
+    found = []
+    for chunk in (None, 2, 1, 7):
+        torch.manual_seed(7)
+        found.append(stepped(make(chunk=chunk, **settings)))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
+def test_blocks_without_anything_that_learns_are_passed() -> None:
+    """A block that only flattens, one that is frozen, and a frozen last block."""
+    torch.manual_seed(0)
+    for space in ("weight", "activation"):
+        frozen, last = nn.Linear(6, 6).requires_grad_(False), nn.Linear(6, CLASSES).requires_grad_(False)
+        blocks = [nn.Flatten(), frozen, nn.Linear(6, 6), last]
+        model = ForwardGradient(blocks, guess="random", space=space)  # type: ignore[arg-type]
+        model.step((torch.randn(BATCH, 2, 3), batch()[1]), backward=Tensor.backward)
+        assert [name for name, p in model.named_parameters() if p.grad is not None] == [
+            "blocks.2.weight",
+            "blocks.2.bias",
+        ]
+
+
+def test_noise_is_drawn_chunk_by_chunk() -> None:
+    model = make(guess="random", normalise=False, space="activation", chunk=2)
+    torch.manual_seed(7)
+    found = stepped(model)
+    torch.manual_seed(7)
+    x, target = batch()
+    for k in range(3):
+        y = model.blocks[k](x)
+        z = y
+        for block in model.blocks[k + 1 :]:
+            z = block(z)
+        (true,) = torch.autograd.grad(F.cross_entropy(z, target), y, retain_graph=True)
+        guess = torch.cat([torch.randn_like(part) for part in y.detach().split(2)])
+        for name, p in model.blocks[k].named_parameters():
+            (expected,) = torch.autograd.grad(y, p, (true * guess).sum(1, keepdim=True) * guess, retain_graph=True)
+            torch.testing.assert_close(found[f"blocks.{k}.{name}"], expected)
+        x = y.detach()
+
+
 def test_nothing_but_one_block_is_kept_for_going_back() -> None:
     """The numbers kept for a backward pass do not grow with the depth, as those of backpropagation do."""
 
@@ -251,6 +305,8 @@ def test_what_cannot_be_done_is_refused() -> None:
         (([block, block], [head]), {"guess": "noise"}, "guess must be one of"),
         (([block, block], [head]), {"space": "logits"}, "space must be one of"),
         (([block, block], [head]), {"target": "none"}, "target must be one of"),
+        (([block, block], [head]), {"chunk": 0}, "chunk must be"),
+        (([block, block], [head]), {"chunk": 2.5}, "chunk must be"),
     ):
         with pytest.raises(UsageError, match=message):
             ForwardGradient(*arguments, **settings)  # type: ignore[arg-type]
