@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from binderclip.generate.denoisers.sampling import invert as invert
     from binderclip.generate.denoisers.sampling import sample as sample
     from binderclip.generate.denoisers.schedule import NoiseSchedule as NoiseSchedule
+    from binderclip.generate.edit.score_distillation import ScoreDistillation as ScoreDistillation
+    from binderclip.generate.edit.score_distillation import dds_direction as dds_direction
+    from binderclip.generate.edit.score_distillation import sds_direction as sds_direction
     from binderclip.generate.guidance.classifier import ClassifierGuidance as ClassifierGuidance
     from binderclip.generate.guidance.classifier import ClippedSample as ClippedSample
     from binderclip.generate.guidance.classifier import log_probability_gradient as log_probability_gradient

@@ -1,0 +1,1 @@
+"""Editing by score distillation: directions in which a denoiser moves a given picture."""
