@@ -137,7 +137,7 @@ def test_title_and_remark_say_what_went_and_not_what_was_asked_for() -> None:
     ):  # fmt: skip
         request = CompressRequest(model="tiny", data="digits", out="out", target=target, sides=sides)
         result = Compression(
-            request, "tiny", "digits", 4, 4, "accuracy", 0.1, figures, figures, groups, 1, []
+            request, "tiny", "digits", 4, 4, "accuracy", 0.1, figures, figures, groups, 1, [], ""
         )  # fmt: skip
         assert result.title == f"tiny without {title}, by mope, on digits"
         assert remark in " ".join(result.remarks())
