@@ -276,8 +276,8 @@ class ForwardGradient(nn.Module):
         with torch.no_grad():  # of the outer graph alone, in which the heads would keep all that the guess is made from
             guess = local(values, *parts[0])
             for part in parts[1:]:
-                found = local(values, *part)
-                guess = {name: guess.pop(name) + found.pop(name) for name in values}
+                added = local(values, *part)
+                guess = {name: guess.pop(name) + added.pop(name) for name in values}
         for name in values:
             yield guess.pop(name)
 
