@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ def export_onnx(
     differences = {}
     for side, batch in inputs.items():
         tower, (file, name) = _Tower(backbone, side).eval(), FILES[side]
-        write_whole(folder / file, lambda draft, one=tower, batch=batch, name=name: _export(one, batch, name, draft))
+        write_whole(folder / file, partial(_export, tower, batch, name))
         differences[side] = _difference(tower, batch, name, folder / file)
         if not differences[side] <= TOLERANCE:
             (folder / file).unlink()
