@@ -47,7 +47,8 @@ def test_the_model_is_that_of_the_verb(
         with torch.no_grad():
             torch.testing.assert_close(model.encode_pixels(pixels), load(there["saved"]).encode_pixels(pixels))
     # The next one has a name of its own.
-    assert smaller(run, labelled, target=0.4, sides=["text"]).files[0].name == "tiny-smaller-2.zip"
+    assert smaller(run, labelled, target="", bits="4").files[0].name == "tiny-smaller-2.zip"
+    assert documents[-1]["bits"]["bits"] == 4
 
 
 def test_what_cannot_be_made_smaller_is_said(tiny_clip: Clip, labelled: Path, photographs: Path, run_of: Any) -> None:
@@ -59,6 +60,8 @@ def test_what_cannot_be_made_smaller_is_said(tiny_clip: Clip, labelled: Path, ph
         smaller(run, labelled, target=0.05, method="mope")
     with pytest.raises(DataError, match="nothing says what they show"):
         smaller(run, photographs)
+    with pytest.raises(UsageError, match=r"^Onnx does not go with Bits 8"):
+        smaller(run, labelled, bits="8", onnx=True)
     with pytest.raises(UsageError, match="Sides"):
         smaller(run, labelled, sides=[])
     assert not run.models.exists()
@@ -74,7 +77,7 @@ def test_the_smaller_model_is_one_for_every_tab(view: Any, tiny_clip: Clip, labe
     view.choose(panel, "Data", labelled)
     panel.get_by_label("Target").first.fill("0.05")
     assert "Target 0.05 takes nothing out" in view.run(panel, "Compress")
-    panel.get_by_label("Target").first.fill("0.5")
+    panel.get_by_label("Target").first.fill("")
     view.choose(panel, "Method", "magnitude")
     assert "tiny-smaller-1 can be chosen" in view.run(panel, "Compress")
     assert panel.locator(".table-box tbody tr").count() == 9

@@ -15,11 +15,12 @@ from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 OUT = "smaller"
 FORM = Form(
     CompressRequest,
-    first=("data", "target", "method", "steps"),
+    first=("data", "target", "bits", "method", "steps"),
     without=("model",),
     sets=("noto-emoji", "digits", "fashion-mnist"),
     own={
-        "target": {"label": "Target", "step": 0.01},
+        "target": {"placeholder": "0.5"},
+        "bits": {"choices": [("(as they are)", ""), "8", "4"], "value": ""},
         "steps": {
             "label": "Steps of recovery",
             "info": "the smaller model follows the whole one; 0: none",
@@ -63,7 +64,7 @@ def work(run: Run, *values: object) -> Outcome:
 
 TAB = Tab(
     "Compress",
-    "The model (for everyday: small) without the parts that matter least: smaller, faster, and what that costs.",
+    "The model (for everyday: small) without the parts that matter least, or in fewer bits, and what that costs.",
     build,
     order=72,
 )
