@@ -80,7 +80,7 @@ def test_the_page_draws_and_stops(view: Any, tiny_clip: Clip, labelled: Path, se
     points = panel.get_by_label("number input for Points")
     points.fill("51")
     view.start(panel, "Draw")
-    view.page.wait_for_function("() => / left$/.test(document.querySelector('.status.running').innerText)")
+    panel.locator(".status.running", has_text=" left").wait_for()
     panel.get_by_role("button", name="Stop").click()
     assert view.ended(panel) == "Stopped"
     assert server.jobs._now is None
