@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from binderclip.generate.denoisers.sampling import invert as invert
     from binderclip.generate.denoisers.sampling import sample as sample
     from binderclip.generate.denoisers.schedule import NoiseSchedule as NoiseSchedule
+    from binderclip.generate.edit.localized import LUSD as LUSD
+    from binderclip.generate.edit.localized import attention_edit_mask as attention_edit_mask
+    from binderclip.generate.edit.localized import direction_std_schedule as direction_std_schedule
     from binderclip.generate.edit.score_distillation import ScoreDistillation as ScoreDistillation
     from binderclip.generate.edit.score_distillation import dds_direction as dds_direction
     from binderclip.generate.edit.score_distillation import sds_direction as sds_direction
