@@ -37,5 +37,7 @@ if TYPE_CHECKING:
     from binderclip.generate.guidance.linear import LinearGuidance as LinearGuidance
     from binderclip.generate.guidance.linear import cfg_components as cfg_components
     from binderclip.generate.guidance.noisy_classifier import NoisyClassifier as NoisyClassifier
+    from binderclip.generate.guidance.windows import JointWindows as JointWindows
+    from binderclip.generate.guidance.windows import SyncGuidance as SyncGuidance
 
 lazy_exports(__name__)
