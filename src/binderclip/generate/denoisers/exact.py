@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -249,7 +250,7 @@ class MixtureDenoiser(ExactDenoiser):
     def __init__(
         self,
         pictures: Float[Tensor, "N *shape"],
-        weights: Float[Tensor, " N"] | Mapping[Hashable, Tensor] | None = None,
+        weights: Float[Tensor, " N"] | Mapping[Any, Tensor] | None = None,
         schedule: NoiseSchedule | None = None,
     ) -> None:
         super().__init__(schedule)
@@ -293,7 +294,7 @@ class ConditionalDenoiser(ExactDenoiser):
         UsageError: none at all; when it is called, a condition that is not among them.
     """
 
-    def __init__(self, denoisers: Mapping[Hashable, ExactDenoiser], schedule: NoiseSchedule | None = None) -> None:
+    def __init__(self, denoisers: Mapping[Any, ExactDenoiser], schedule: NoiseSchedule | None = None) -> None:
         super().__init__(schedule)
         if not denoisers:
             raise UsageError("denoisers is empty: give one for each condition")
@@ -338,7 +339,7 @@ def _block(x: Tensor, conditions: Sequence[Hashable]) -> int:
     return len(x) // len(conditions)
 
 
-def _row(rows: Mapping[Hashable, int], condition: Hashable) -> int:
+def _row(rows: Mapping[Any, int], condition: Hashable) -> int:
     if condition not in rows:
         raise UsageError(f"unknown condition {condition!r}: {hint(str(condition), map(str, rows))}")
     return rows[condition]

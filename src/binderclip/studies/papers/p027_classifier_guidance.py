@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -79,7 +80,7 @@ def measure(seed: int) -> list[Row]:
     judge = SVC().fit(images[second].flatten(1).numpy(), labels[second].numpy())
     asked = torch.arange(10).repeat_interleave(EACH)
     start = torch.randn(len(asked), 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-    guides = {
+    guides: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         NOISY: trained(images[first], labels[first], schedule, seed, noisy=True),
         CLEAN: trained(images[first], labels[first], schedule, seed, noisy=False),
         EXACT: denoiser.log_probability,
