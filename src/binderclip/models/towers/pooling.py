@@ -35,7 +35,7 @@ def mean_of(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) 
     return torch.where(mask.unsqueeze(-1), x, x.new_zeros(())).sum(1) / count.to(x.dtype)
 
 
-def mha_values(attention: nn.MultiheadAttention, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B E"]:
+def mha_values(attention: Any, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B E"]:
     """What the attention module returns if its only key is this token: out_proj(W_v x + b_v)."""
     width = attention.embed_dim
     joint = attention.in_proj_weight
@@ -44,7 +44,7 @@ def mha_values(attention: nn.MultiheadAttention, x: Float[Tensor, "*B D"]) -> Fl
     return attention.out_proj(F.linear(x, weight, bias))
 
 
-def mha_qkv(attention: nn.MultiheadAttention, x: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Tensor]:
+def mha_qkv(attention: Any, x: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key, value (B, L, D) of a self-attention module with one joint input matrix."""
     q, k, v = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
     return q, k, v
@@ -66,7 +66,7 @@ class AttentionPool(NamedTuple):
     tail: Callable[[Tensor], Tensor] | None
 
 
-def split_mha(attention: nn.MultiheadAttention, probe: Float[Tensor, "1 1 D"], x: Float[Tensor, "B L D"]) -> Any:
+def split_mha(attention: Any, probe: Float[Tensor, "1 1 D"], x: Float[Tensor, "B L D"]) -> Any:
     """Weights, maps and bias of a MultiheadAttention that pools tokens `x` with one query."""
     heads, width = attention.num_heads, attention.embed_dim
     w_q, w_k, w_v = attention.in_proj_weight.chunk(3)
