@@ -114,3 +114,9 @@ def quantity(value: float):
 )
 def test_a_logarithm_is_one_where_the_condition_says_so(text: str, logarithmic: bool, said: str) -> None:
     assert (is_logarithmic(text), plain(text)) == (logarithmic, said)
+
+
+def test_a_difference_that_cancels_is_said_as_zero_whatever_the_last_bit_is() -> None:
+    """0.1 + 0.2 - 0.3 is 5.6e-17, and another order of the same sum 0."""
+    assert Scale().number(0.1 + 0.2 - 0.3) == Scale().number(0.0) == "+0"
+    assert Scale().number(1e-14) == "+1e-14"

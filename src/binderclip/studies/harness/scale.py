@@ -15,6 +15,10 @@ _LOGARITHM = re.compile(r" ?\((?:(.+); )?logarithm(?: of the ratio)?\)")
 """The remark of a condition that its effect is a logarithm, alone or after another one."""
 
 
+ROUNDING = 1e-15
+"""Means of differences that cancel end up below this, at random: they are said as 0."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """The scale of an effect in favour of a condition.
@@ -39,7 +43,7 @@ class Scale:
             value = self.bound - effect if self.lower else self.bound + effect
             return f"{math.exp(value) if self.factor else value:.3g}"
         value = effect - (self.none or 0.0)
-        return f"×{math.exp(value):.3g}" if self.factor else f"{value:+.3g}"
+        return f"×{math.exp(value):.3g}" if self.factor else f"{0.0 if abs(value) < ROUNDING else value:+.3g}"
 
     def said(self, found: Estimate, over: str, margin: float) -> str:
         """An effect with its interval, unit and number of seeds or items."""
