@@ -210,15 +210,17 @@ def verbs() -> dict[tuple[str, ...], list[Any]]:
 
 
 def hostile_calls(seed: int, count: int) -> Iterator[Call]:
-    """Calls that are right but for one to three words.
+    """Calls that are right but for one to three words; no verb comes again before all have come.
 
     Args:
         seed: the same seed gives the same calls.
         count: how many.
     """
     rng, known = random.Random(seed), verbs()
+    left: list[tuple[str, ...]] = []
     for _ in range(count):
-        verb = rng.choice(list(known))
+        left = left or rng.sample(list(known), len(known))
+        verb = left.pop()
         yield _hostile(rng, verb, known[verb])
 
 

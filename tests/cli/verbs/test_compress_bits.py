@@ -199,8 +199,8 @@ def test_convolutions_of_a_trunk_compute_in_int8_and_a_set_is_named_as_well(comm
 def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path) -> None:
     common = ("compress", tiny_clip(2), *DIGITS, "--out", tmp_path / "made")
     for words, arguments in {
-        "--bits 3: 8 or 4": ("--bits", 3),
-        "--bits 0: 8 or 4": ("--bits", 0),
+        "should be greater than or equal to 4": ("--bits", 3),
+        "--bits 6: 8 or 4": ("--bits", 6),
         "Invalid value for '--bits'": ("--bits", "nan"),
         "--steps goes with --target": ("--bits", 8, "--steps", 4),
         "--channels goes with --target": ("--bits", 8, "--channels"),

@@ -89,6 +89,7 @@ class CompressRequest(Request):
     ] = None
     bits: Annotated[
         int | None,
+        Field(ge=4, le=8),
         AfterValidator(check_bits),
         Option(
             "Of a weight: `8`, which CPUs compute in and which passes no gradient, or `4`, which makes the folder "
