@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from binderclip.errors import UsageError
-from binderclip.studies import Check
-from binderclip.studies.harness.panels import bare, effects, segmentations
+from binderclip.studies import Check, Row, Table
+from binderclip.studies.harness.panels import bare, dot_panels, effects, segmentations
 
 
 @pytest.mark.parametrize("frame", [True, False])
@@ -56,3 +57,19 @@ def test_a_forest_plot_has_the_essential_parts_and_the_rival_with_their_interval
         assert bar[:, 0].tolist() == pytest.approx([0.1, 0.4])
     with pytest.raises(UsageError, match="no essential part has an interval"):
         effects(Figure(), checks[1:4])
+
+
+@pytest.mark.parametrize("widths", [None, (3.0, 2.0, 1.0)])
+def test_titles_and_names_of_panels_do_not_run_into_one_another(widths: tuple[float, ...] | None) -> None:
+    """At the size of every study's figure, whatever the words are."""
+    metrics = [f"{name} of a picture, named by an independent classifier of half of them" for name in ("A", "B", "C")]
+    methods = [f"method {number} with a name that is much longer than its column" for number in range(4)]
+    table = Table([Row(metric, method, 0.5) for metric in metrics for method in methods])
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    dot_panels(*((metric, methods) for metric in metrics), widths=widths)(table, figure)
+    figure.draw_without_rendering()
+    boxes = [ax.title.get_window_extent() for ax in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert boxes[-1].x1 <= figure.bbox.x1
+    for ax in figure.axes:
+        assert max(len(line) for label in ax.get_xticklabels() for line in label.get_text().split("\n")) <= 18

@@ -23,6 +23,10 @@ Figure: TypeAlias = "matplotlib.figure.Figure"
 """What studies draw on, by its name alone: matplotlib is loaded when something is drawn."""
 
 
+NAME = 18
+"""Characters of a line of a method's name under a panel."""
+
+
 def effects(figure: Figure, checks: Sequence[Check]) -> None:
     """A forest plot: the effect of each essential part, and of the method against its rival, with its 95 % interval.
 
@@ -96,7 +100,7 @@ def dot_panels(
     rotation: float = 60,
     size: float = 9,
     ticks: float = 7,
-    wrap: int = 1000,
+    wrap: int | None = None,
 ) -> Callable[[Table, Figure], None]:
     """A study's `draw` of one panel beside the other, each with the dots of one metric.
 
@@ -106,14 +110,18 @@ def dot_panels(
         rotation: of the methods' names, in degrees.
         size: of the titles, in points.
         ticks: of the methods' names, in points.
-        wrap: characters of a title's line.
+        wrap: characters of a title's line; default as many as a panel is wide.
     """
+    relative = widths or [1.0] * len(shown)
+    # A figure is 720 points wide, of which titles may have nine tenths, and a bold character .65 of its size.
+    characters = [int(720 * 0.9 * width / sum(relative) / (0.65 * size)) for width in relative]
 
     def draw(table: Table, figure: Figure) -> None:
         axes: Any = figure.subplots(1, len(shown), squeeze=False, width_ratios=widths)
-        for ax, (metric, methods, *setting) in zip(axes[0], shown, strict=True):
+        for ax, (metric, methods, *setting), line in zip(axes[0], shown, characters, strict=True):
             dots(ax, table, metric, methods, *setting)
-            ax.set_title(fill(metric, wrap), fontsize=size)
+            ax.set_title(fill(metric, wrap or max(10, line)), fontsize=size)
+            ax.set_xticks(range(len(methods)), [fill(method, NAME) for method in methods])
             ax.tick_params(axis="x", labelrotation=rotation, labelsize=ticks)
 
     return draw
