@@ -101,8 +101,13 @@ def ascent_direction(
         return [r * c * g.sign() for g, c, r in zip(gradient, scales, radii, strict=True)]
     if not gradient:
         return []
-    length = common_norm([c * g for g, c in zip(gradient, scales, strict=True)]) + _TINY
-    return [c * c * g * (r / length).to(g) for g, c, r in zip(gradient, scales, radii, strict=True)]
+    # ||c g|| part by part, and c^2 r / ||c g|| before g: a unit that is one number takes one pass over g in either
+    parts = [
+        torch.linalg.vector_norm(c * g) if c.ndim else c.abs() * torch.linalg.vector_norm(g)
+        for g, c in zip(gradient, scales, strict=True)
+    ]
+    length = common_norm(parts) + _TINY
+    return [c * c * (r / length).to(g) * g for g, c, r in zip(gradient, scales, radii, strict=True)]
 
 
 class SharpnessGradient(NamedTuple):
