@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from binderclip.errors import UsageError
+from binderclip.errors import DataError, UsageError
 from binderclip.generate import DistillationStep, GaussianDenoiser, NoiseSchedule, distill_score, distillation_loss
 
 SOURCE = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -83,3 +83,25 @@ def test_what_cannot_be_distilled_is_refused() -> None:
         distill_score(DENOISER, SOURCE, direction, learning_rate=0.0)
     with pytest.raises(UsageError, match="share a shape"):
         distillation_loss(SOURCE, SOURCE[:1])
+
+
+def test_an_edit_that_can_not_end_or_is_not_finite_stops_with_its_reason() -> None:
+    def direction(step: DistillationStep) -> Tensor:
+        return step.noise
+
+    def broken(step: DistillationStep) -> Tensor:
+        return step.noise * float("nan")
+
+    seen: list[int] = []
+
+    def never(_: Tensor, refused: int) -> bool:
+        seen.append(refused)
+        return False
+
+    with pytest.raises(DataError, match=r"step 1 of 200 has refused 1000 directions"):
+        distill_score(DENOISER, SOURCE, direction, accept=never)
+    assert seen == list(range(1000))
+    with pytest.raises(DataError, match=r"the direction of step 1 of 200 is not finite"):
+        distill_score(DENOISER, SOURCE, broken, accept=never)
+    with pytest.raises(DataError, match="edited picture is not finite"):
+        distill_score(DENOISER, SOURCE, broken, num_steps=2)

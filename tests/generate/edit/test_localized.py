@@ -134,6 +134,8 @@ def test_settings_that_mean_nothing_are_refused() -> None:
     for name, value in (("pull", 1.5), ("momentum", -0.1), ("threshold", -1.0), ("threshold_decay", 1.0)):
         with pytest.raises(UsageError, match=name):
             LUSD("dog", **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no direction between them"):
+        LUSD("dog", "dog")
     with pytest.raises(UsageError, match="high"):
         LUSD("dog", std_high=0.001)
     with pytest.raises(UsageError, match="num_steps"):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from binderclip.errors import UsageError
+from binderclip.errors import DataError, UsageError
 from binderclip.generate.denoisers.denoiser import Denoiser
 from binderclip.numeric import check_number, check_whole
 
@@ -49,6 +49,8 @@ class DistillationStep:
         return list(self.denoiser(torch.cat(noisy), self.t.repeat(len(asked)), conditions).chunk(len(asked)))
 
 
+MOST_REFUSALS = 1000
+"""Draws of a step that may be refused in a row: a threshold that falls by 1 % each is 4e-5 of itself then."""
 Direction = Callable[[DistillationStep], Tensor]
 """What a picture is moved against, of its shape."""
 
@@ -84,6 +86,7 @@ def distill_score(
 
     Raises:
         UsageError: an empty batch, a picture that is not finite, or a setting out of range.
+        DataError: a result that is not finite, or a step of which a thousand directions were refused.
     """
     if source.ndim < 2 or not len(source) or not bool(source.isfinite().all()):
         raise UsageError(f"source must be a batch of finite pictures, got shape {tuple(source.shape)}")
@@ -103,7 +106,16 @@ def distill_score(
             if accept is None or accept(moved, refused):
                 break
             refused += 1
+            if not bool(moved.isfinite().all()):  # no threshold would ever take it
+                raise DataError(f"the direction of step {i + 1} of {num_steps} is not finite")
+            if refused == MOST_REFUSALS:
+                raise DataError(f"step {i + 1} of {num_steps} has refused {refused} directions, one after the other")
         image = image - learning_rate * (moved if update is None else update(step, moved))
+    if not bool(image.isfinite().all()):  # once, at the end: each look waits for the device
+        raise DataError(
+            f"the edited picture is not finite: the denoiser gave no numbers, or the learning rate of "
+            f"{learning_rate:g} is too large"
+        )
     return image
 
 

@@ -101,7 +101,7 @@ class LUSD:
         std_high, std_low, std_speed: of `direction_std_schedule`.
 
     Raises:
-        UsageError: a setting out of range.
+        UsageError: a setting out of range, or one condition for both with a threshold above 0.
 
     Paper: LUSD: Localized Update Score Distillation for Text-Guided Image Editing (arXiv 2503.11054).
     """
@@ -121,6 +121,8 @@ class LUSD:
         for name in ("pull", "momentum"):
             check_number(name, getattr(self, name), least=0, most=1)
         check_number("threshold", self.threshold, least=0)
+        if self.target == self.source and self.threshold > 0:  # every draw would be refused
+            raise UsageError(f"target and source are both {self.target!r}: there is no direction between them")
         check_number("threshold_decay", self.threshold_decay, above=0, below=1)
         direction_std_schedule(1, high=self.std_high, low=self.std_low, speed=self.std_speed)
 
