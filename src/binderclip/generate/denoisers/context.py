@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,20 +15,20 @@ from binderclip.generate.denoisers.denoiser import Denoiser
 __all__ = ["GuidanceTerm", "SamplingHook", "StepContext"]
 
 
-@runtime_checkable
-class GuidanceTerm(Protocol):
-    """What is added to the predicted noise in every step.
-
-    `needs` are the conditions whose predictions it asks the step for, beside the sampled one; `needs_grad` says whether
-    it differentiates through the denoiser.
-    """
+class GuidanceTerm(ABC):
+    """What is added to the predicted noise in every step."""
 
     @property
-    def needs(self) -> Sequence[Hashable]: ...
+    def needs(self) -> Sequence[Hashable]:
+        """Conditions whose predictions it asks the step for, beside the sampled one; none unless a term says so."""
+        return ()
 
     @property
-    def needs_grad(self) -> bool: ...
+    def needs_grad(self) -> bool:
+        """Whether it differentiates through the denoiser; it does not unless a term says so."""
+        return False
 
+    @abstractmethod
     def __call__(self, step: StepContext) -> Tensor:
         """The increment of eps, of x's shape."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.generate.denoisers.context import SamplingHook, StepContext
+from binderclip.generate.denoisers.context import GuidanceTerm, SamplingHook, StepContext
 from binderclip.numeric import check_number
 
 __all__ = ["ClassifierGuidance", "ClippedSample", "log_probability_gradient"]
@@ -55,7 +55,7 @@ def log_probability_gradient(
 
 
 @dataclass(frozen=True)
-class ClassifierGuidance:
+class ClassifierGuidance(GuidanceTerm):
     """Adds `-scale * s_t * grad log p(y | x_t)` to the predicted noise: towards pictures that a classifier names so.
 
     At scale 1 and with the true p(y | x_t) it makes an unconditional denoiser the one of class y, by Bayes; larger
@@ -78,16 +78,6 @@ class ClassifierGuidance:
 
     def __post_init__(self) -> None:
         check_number("scale", self.scale)
-
-    @property
-    def needs(self) -> Sequence[Hashable]:
-        """No other condition."""
-        return ()
-
-    @property
-    def needs_grad(self) -> bool:
-        """Never: the classifier is differentiated, the denoiser is not."""
-        return False
 
     def __call__(self, step: StepContext) -> Tensor:
         """The increment of eps, algorithm 2; the classifier is not run at scale 0."""
@@ -130,7 +120,7 @@ class _MeanShift(SamplingHook):
 
 
 @dataclass(frozen=True)
-class ClippedSample:
+class ClippedSample(GuidanceTerm):
     """Bounds the predicted clean picture before any guidance: the term to put first, for pixels in [-limit, limit].
 
     Args:
@@ -146,16 +136,6 @@ class ClippedSample:
 
     def __post_init__(self) -> None:
         check_number("limit", self.limit, above=0)
-
-    @property
-    def needs(self) -> Sequence[Hashable]:
-        """No other condition."""
-        return ()
-
-    @property
-    def needs_grad(self) -> bool:
-        """Never."""
-        return False
 
     def __call__(self, step: StepContext) -> Tensor:
         """What takes the predicted noise to that of the bounded picture."""

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.generate.denoisers.context import StepContext
+from binderclip.generate.denoisers.context import GuidanceTerm, StepContext
 from binderclip.numeric import check_number
 
 __all__ = ["ClassifierFreeGuidance"]
 
 
 @dataclass(frozen=True)
-class ClassifierFreeGuidance:
+class ClassifierFreeGuidance(GuidanceTerm):
     """Adds `(guidance_scale - 1) (eps(c) - eps(null))` to eps(c): `eps(null) + w (eps(c) - eps(null))` for scale w.
 
     Args:
@@ -48,11 +48,6 @@ class ClassifierFreeGuidance:
     def needs(self) -> Sequence[Hashable]:
         """The null condition, but at scale 1."""
         return () if self.guidance_scale == 1 else (self.null,)
-
-    @property
-    def needs_grad(self) -> bool:
-        """Never."""
-        return False
 
     def __call__(self, step: StepContext) -> Tensor:
         """The increment of eps(c); 0 outside of the steps that it guides."""

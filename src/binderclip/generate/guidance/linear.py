@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.generate.denoisers.context import StepContext
+from binderclip.generate.denoisers.context import GuidanceTerm, StepContext
 from binderclip.generate.denoisers.exact import GaussianDenoiser
 from binderclip.numeric import check_number
 from binderclip.settings import check_choice
@@ -76,7 +76,7 @@ def cfg_components(
 
 
 @dataclass(frozen=True)
-class LinearGuidance:
+class LinearGuidance(GuidanceTerm):
     """Guides any denoiser by the direction of two linear ones, or by parts of it.
 
     With `D_g = D + gamma * delta` for the parts' sum delta, the predicted noise gets `-gamma * delta / sigma`. On the
@@ -121,16 +121,6 @@ class LinearGuidance:
             raise UsageError(f"parts must be different ones of {', '.join(PARTS)}, got {self.parts!r}")
         for part in self.parts:
             check_choice("parts", part, PARTS)
-
-    @property
-    def needs(self) -> Sequence[Hashable]:
-        """No other condition."""
-        return ()
-
-    @property
-    def needs_grad(self) -> bool:
-        """Never."""
-        return False
 
     def __call__(self, step: StepContext) -> Tensor:
         """The increment of eps; 0 at noise levels at which it does not guide."""
