@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from binderclip.generate import (
     ClassifierGuidance,
+    ClippedSample,
     GaussianDenoiser,
     GaussianMixtureDenoiser,
     NoiseSchedule,
@@ -89,7 +90,7 @@ def measure(seed: int) -> list[Row]:
     for name, guide in guides.items():
         for scale in SCALES[name]:
             term = ClassifierGuidance(log_probability_gradient(guide, asked), scale)
-            samples = sample(denoiser, start, terms=[term], num_inference_steps=STEPS).nan_to_num()
+            samples = sample(denoiser, start, terms=[ClippedSample(), term], num_inference_steps=STEPS)
             named = torch.as_tensor(judge.predict(samples.flatten(1).numpy()))
             rows.append(Row(FIDELITY, name, float((named == asked).float().mean()), _setting(scale)))
             rows.append(Row(DIVERSITY, name, spread(samples, asked), _setting(scale)))
@@ -112,4 +113,4 @@ def draw(table: Table, figure: Figure) -> None:
     ax.legend()
 
 
-STUDY = declared_study(__name__, measure, draw=draw, seeds=range(10, 18), registered="06332991e928")
+STUDY = declared_study(__name__, measure, draw=draw, seeds=range(20, 28), registered="06332991e928")
