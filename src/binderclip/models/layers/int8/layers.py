@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
@@ -30,7 +31,7 @@ class _WithoutGradient(torch.autograd.Function):
         raise NotSupported(NO_GRADIENT)
 
 
-class Int8Layer(nn.Module):
+class Int8Layer(nn.Module, ABC):
     """Base of the layers whose weights are int8 codes, symmetric about 0, with a scale for every output.
 
     It runs on the CPU and passes no gradient. Its state dict holds the codes themselves, so a model that is saved and
@@ -43,10 +44,11 @@ class Int8Layer(nn.Module):
     # What open_clip asks for the dtype to compute in, instead of `weight`.
     int8_original_dtype = torch.float32
 
+    @abstractmethod
     def codes(self) -> tuple[Tensor, Tensor]:
         """Weights as int8, in the shape of `weight`, and the scale of each output as float32 (outputs,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take_codes(self, codes: Tensor, scale: Tensor, state: dict[str, Tensor]) -> None:
         """Compute with other codes.
 
@@ -54,15 +56,14 @@ class Int8Layer(nn.Module):
             codes: int8, in the shape of `weight`. scale: float32, of each output.
             state: what else `further_state` gives.
         """
-        raise NotImplementedError
 
     def further_state(self) -> dict[str, Tensor]:
         """What else is saved, by name."""
         return {}
 
+    @abstractmethod
     def product(self, x: Tensor) -> Tensor:
         """Outputs in float32, without a graph."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs in float32.
