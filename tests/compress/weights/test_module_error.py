@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,34 +12,16 @@ import torch
 from binderclip.compress import ModulePruningError, PairedSample, masked, tower_groups
 from binderclip.errors import UsageError
 from binderclip.evaluate.retrieval_metrics import retrieval
-from binderclip.models import build
-
-VISION = {"layers": 3, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 16, "mlp_ratio": 2.0}
-TEXT = {"context_length": 8, "vocab_size": 49408, "width": 24, "heads": 3, "layers": 2, "mlp_ratio": 2.0}
-WORDS = ("cat", "dog", "red car", "tree", "a house", "sea", "moon", "two birds", "clock", "old boat", "book", "key")
-
-
-def tiny_clip(gain: float = 4) -> Any:
-    torch.manual_seed(1)
-    model = build({"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}).eval()
-    with torch.no_grad():  # large enough that a head matters
-        for name, p in model.backbone.named_parameters():
-            if "resblocks" in name and p.ndim == 2:
-                p.mul_(gain)
-    return model
-
-
-def sample(**options: Any) -> PairedSample:
-    torch.manual_seed(2)
-    return PairedSample(**{"pixels": torch.rand(12, 3, 16, 16), "texts": WORDS, **options})
 
 
 @pytest.mark.parametrize("metric", ["recall", "accuracy", "loss"])
-def test_the_error_is_that_of_whole_passes_without_the_module(metric: str) -> None:
+def test_the_error_is_that_of_whole_passes_without_the_module(
+    metric: str, make_clip: Callable[..., Any], make_pairs: Callable[..., PairedSample]
+) -> None:
     """Brute force: the library's own encoders on the masked model, and the recall of `evaluate`."""
-    model = tiny_clip()
+    model = make_clip()
     labels = torch.arange(12) if metric == "accuracy" else None
-    data = sample(labels=labels)
+    data = make_pairs(labels=labels)
 
     def value() -> float:
         with torch.no_grad():
@@ -68,13 +51,15 @@ def test_the_error_is_that_of_whole_passes_without_the_module(metric: str) -> No
     assert len({round(change, 6) for change in changes}) > 3
 
 
-def test_a_module_that_adds_nothing_has_no_error_and_ties_are_broken_below_a_step() -> None:
-    model = tiny_clip()
+def test_a_module_that_adds_nothing_has_no_error_and_ties_are_broken_below_a_step(
+    make_clip: Callable[..., Any], make_pairs: Callable[..., PairedSample]
+) -> None:
+    model = make_clip()
     with torch.no_grad():
         model.backbone.visual.transformer.resblocks[1].attn.out_proj.weight[:, 8:16] = 0
     groups = tower_groups(model.image_tower)
-    plain = ModulePruningError(sample=sample(), break_ties=False)(model, groups)
-    errors = ModulePruningError(sample=sample())(model, groups)
+    plain = ModulePruningError(sample=make_pairs(), break_ties=False)(model, groups)
+    errors = ModulePruningError(sample=make_pairs())(model, groups)
     assert float(errors["image.1.heads"][1]) == 0
     step = 1 / (6 * 12)
     for name, error in errors.items():
@@ -83,17 +68,19 @@ def test_a_module_that_adds_nothing_has_no_error_and_ties_are_broken_below_a_ste
     assert len(values.unique()) > len(torch.cat(list(plain.values())).unique())
 
 
-def test_what_cannot_be_judged_is_refused() -> None:
-    model = tiny_clip()
+def test_what_cannot_be_judged_is_refused(
+    make_clip: Callable[..., Any], make_pairs: Callable[..., PairedSample]
+) -> None:
+    model = make_clip()
     with pytest.raises(UsageError, match="not of Identity"):
-        ModulePruningError(sample=sample())(torch.nn.Identity(), tower_groups(model.image_tower))
+        ModulePruningError(sample=make_pairs())(torch.nn.Identity(), tower_groups(model.image_tower))
     with pytest.raises(UsageError, match="needs labels"):
-        ModulePruningError(sample=sample(), metric="accuracy")
+        ModulePruningError(sample=make_pairs(), metric="accuracy")
     with pytest.raises(UsageError, match="caption for each"):
-        ModulePruningError(sample=sample(labels=torch.zeros(12, dtype=torch.long)), metric="recall")
+        ModulePruningError(sample=make_pairs(labels=torch.zeros(12, dtype=torch.long)), metric="recall")
     with pytest.raises(UsageError, match="12 pictures and 2 captions"):
-        sample(texts=("a", "b"))
+        make_pairs(texts=("a", "b"))
     with pytest.raises(UsageError, match="labels"):
-        sample(labels=torch.full((12,), 12))
+        make_pairs(labels=torch.full((12,), 12))
     with pytest.raises(UsageError, match="at least two"):
         PairedSample(pixels=torch.rand(1, 3, 16, 16), texts=("a",))

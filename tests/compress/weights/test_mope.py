@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +14,16 @@ from binderclip import load
 from binderclip.compress import ModulePruningError, MoPEPruner, PairedSample, masked
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.losses import CrossModalDistillation
-from binderclip.models import build
 from binderclip.models.files.checkpoint import read_json_object
 
-VISION = {"layers": 3, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 16, "mlp_ratio": 2.0}
-TEXT = {"context_length": 8, "vocab_size": 49408, "width": 24, "heads": 3, "layers": 2, "mlp_ratio": 2.0}
-WORDS = ("cat", "dog", "red car", "tree", "a house", "sea", "moon", "two birds", "clock", "old boat", "book", "key")
 
-
-def tiny_clip(gain: float = 4) -> Any:
-    torch.manual_seed(1)
-    model = build({"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}).eval()
-    with torch.no_grad():  # large enough that a head matters
-        for name, p in model.backbone.named_parameters():
-            if "resblocks" in name and p.ndim == 2:
-                p.mul_(gain)
-    return model
-
-
-def sample(**options: Any) -> PairedSample:
-    torch.manual_seed(2)
-    return PairedSample(**{"pixels": torch.rand(12, 3, 16, 16), "texts": WORDS, **options})
-
-
-def test_width_takes_the_least_errors_and_the_folder_opens_again(tmp_path: Path) -> None:
-    model = tiny_clip()
-    before = model.encode_image(sample().pixels)
-    pruner = MoPEPruner(model, sample(), neuron_groups=5)
-    errors = ModulePruningError(sample=sample())(model, pruner.width_groups())
+def test_width_takes_the_least_errors_and_the_folder_opens_again(
+    tmp_path: Path, make_clip: Callable[..., Any], make_pairs: Callable[..., PairedSample]
+) -> None:
+    model = make_clip()
+    before = model.encode_image(make_pairs().pixels)
+    pruner = MoPEPruner(model, make_pairs(), neuron_groups=5)
+    errors = ModulePruningError(sample=make_pairs())(model, pruner.width_groups())
     step = pruner.width(0.5)
     assert set(step.scores) == set(errors)
     assert all(torch.equal(step.scores[name], error) for name, error in errors.items())
@@ -56,28 +39,32 @@ def test_width_takes_the_least_errors_and_the_folder_opens_again(tmp_path: Path)
     assert [len(pruner.blocks[side]) for side in ("image", "text")] == [2, 2]
     blocks = [{"heads": 2, "neurons": 32}] * 2
     assert model.config["model_cfg"]["pruned"]["vision"] == {"blocks": blocks}
-    torch.testing.assert_close(pruner.teacher.encode_image(sample().pixels), before, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pruner.teacher.encode_image(make_pairs().pixels), before, atol=1e-5, rtol=1e-4)
     model.save(tmp_path / "half")
     again = load(tmp_path / "half")
-    assert torch.equal(again.encode_image(sample().pixels), model.encode_image(sample().pixels))
-    assert torch.equal(again.encode_text(list(WORDS)), model.encode_text(list(WORDS)))
+    assert torch.equal(again.encode_image(make_pairs().pixels), model.encode_image(make_pairs().pixels))
+    assert torch.equal(again.encode_text(list(make_pairs().texts)), model.encode_text(list(make_pairs().texts)))
     assert again.fingerprint == model.fingerprint
     # a pruned model can be pruned again
-    MoPEPruner(again, sample(), sides=["image"]).width(0.5)
+    MoPEPruner(again, make_pairs(), sides=["image"]).width(0.5)
     assert again.config["model_cfg"]["pruned"]["vision"] == {"blocks": [{"heads": 1, "neurons": 16}] * 2}
 
 
-def test_the_first_set_has_the_neurons_that_the_loss_depends_on_most() -> None:
+def test_the_first_set_has_the_neurons_that_the_loss_depends_on_most(
+    make_clip: Callable[..., Any], make_pairs: Callable[..., PairedSample]
+) -> None:
     """|sum over the activations of dL/da a| is the gradient with respect to a factor of 1 behind each neuron."""
-    model = tiny_clip(1)
-    data, pruner = sample(), MoPEPruner(model, sample(), neuron_groups=5)
+    model = make_clip(1)
+    data, pruner = make_pairs(), MoPEPruner(model, make_pairs(), neuron_groups=5)
     towers = {"image": model.backbone.visual.transformer, "text": model.backbone.transformer}
     factors, handles = {}, []
     for side, tower in towers.items():
         for place, block in enumerate(tower.resblocks):
             factor = factors[f"{side}.{place}.neurons"] = torch.ones(block.mlp.c_fc.out_features, requires_grad=True)
             handles.append(block.mlp.gelu.register_forward_hook(lambda _, args, a, factor=factor: a * factor))
-    logits = model.scale() * model.similarity(model.encode_image(data.pixels), model.encode_text(list(WORDS)))
+    logits = model.scale() * model.similarity(
+        model.encode_image(data.pixels), model.encode_text(list(make_pairs().texts))
+    )
     (-sum(side.log_softmax(1).diagonal().mean() for side in (logits, logits.mT)) / 2).backward()
     for handle in handles:
         handle.remove()
@@ -91,8 +78,10 @@ def test_the_first_set_has_the_neurons_that_the_loss_depends_on_most() -> None:
 
 
 @pytest.mark.parametrize(("metric", "least"), [("loss", [1, 1]), ("recall", [2, 1])])
-def test_depth_takes_the_block_of_least_error_on_each_side(metric: Any, least: list[int]) -> None:
-    model, data = tiny_clip(), sample()
+def test_depth_takes_the_block_of_least_error_on_each_side(
+    metric: Any, least: list[int], make_clip: Callable[..., Any], make_pairs: Callable[..., PairedSample]
+) -> None:
+    model, data = make_clip(), make_pairs()
     pruner = MoPEPruner(model, data, metric=metric)
     groups = pruner.groups(("block",))
     errors = ModulePruningError(sample=data, metric=metric)(model, groups)
@@ -100,19 +89,21 @@ def test_depth_takes_the_block_of_least_error_on_each_side(metric: Any, least: l
     gone = [int(torch.cat(own).argmin()) for own in (image, text)]
     assert gone == least
     with masked(groups, {one.name: torch.tensor([one.layer != gone[one.side == "text"]]) for one in groups}):
-        expected = model.encode_image(data.pixels), model.encode_text(list(WORDS))
+        expected = model.encode_image(data.pixels), model.encode_text(list(make_pairs().texts))
     step = pruner.depth(0.5)
     assert all(torch.equal(step.scores[name], error) for name, error in errors.items())
     assert pruner.blocks == {"image": [i for i in range(3) if i != gone[0]], "text": [1 - gone[1]]}
     torch.testing.assert_close(model.encode_image(data.pixels), expected[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(model.encode_text(list(WORDS)), expected[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.encode_text(list(make_pairs().texts)), expected[1], atol=1e-5, rtol=1e-4)
 
 
-def test_a_record_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_a_record_that_does_not_fit_is_refused(
+    tmp_path: Path, make_clip: Callable[..., Any], make_pairs: Callable[..., PairedSample]
+) -> None:
     import json
 
-    model = tiny_clip()
-    MoPEPruner(model, sample(), sides=["text"]).width(0.5)
+    model = make_clip()
+    MoPEPruner(model, make_pairs(), sides=["text"]).width(0.5)
     model.save(tmp_path)
     config = read_json_object(tmp_path / "open_clip_config.json")
     good = config["model_cfg"]["pruned"]["text"]["blocks"]
@@ -135,8 +126,10 @@ def test_a_record_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             load(tmp_path)
 
 
-def test_recovery_brings_the_model_back_towards_its_teacher() -> None:
-    model, data = tiny_clip(1), sample()
+def test_recovery_brings_the_model_back_towards_its_teacher(
+    make_clip: Callable[..., Any], make_pairs: Callable[..., PairedSample]
+) -> None:
+    model, data = make_clip(1), make_pairs()
     pruner = MoPEPruner(model, data)
     pruner.width(0.5)
     pruner.depth(0.5)
@@ -152,15 +145,17 @@ def test_recovery_brings_the_model_back_towards_its_teacher() -> None:
     assert not model.training
 
 
-def test_what_cannot_be_pruned_is_refused() -> None:
-    model = tiny_clip()
+def test_what_cannot_be_pruned_is_refused(
+    make_clip: Callable[..., Any], make_pairs: Callable[..., PairedSample]
+) -> None:
+    model = make_clip()
     with pytest.raises(UsageError, match="sides"):
-        MoPEPruner(model, sample(), sides=[])
-    pruner = MoPEPruner(model, sample())
+        MoPEPruner(model, make_pairs(), sides=[])
+    pruner = MoPEPruner(model, make_pairs())
     for amount in (0, 1, 1.2, math.nan):
         with pytest.raises(UsageError, match="amount"):
             pruner.width(amount)
         with pytest.raises(UsageError, match="amount"):
             pruner.depth(amount)
     with pytest.raises(NotSupported, match="leave 'image' out"):
-        MoPEPruner(load("small-b"), sample())
+        MoPEPruner(load("small-b"), make_pairs())
