@@ -9,6 +9,9 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.generate.coupling_flow import CouplingFlow as CouplingFlow
     from binderclip.generate.coupling_flow import effective_sample_size as effective_sample_size
+    from binderclip.generate.denoisers.attention import AttentionControl as AttentionControl
+    from binderclip.generate.denoisers.attention import AttentionSite as AttentionSite
+    from binderclip.generate.denoisers.attention import AttentionStore as AttentionStore
     from binderclip.generate.denoisers.context import GuidanceTerm as GuidanceTerm
     from binderclip.generate.denoisers.context import SamplingHook as SamplingHook
     from binderclip.generate.denoisers.context import StepContext as StepContext
@@ -20,6 +23,13 @@ if TYPE_CHECKING:
     from binderclip.generate.denoisers.exact import GaussianDenoiser as GaussianDenoiser
     from binderclip.generate.denoisers.exact import GaussianMixtureDenoiser as GaussianMixtureDenoiser
     from binderclip.generate.denoisers.exact import MixtureDenoiser as MixtureDenoiser
+    from binderclip.generate.denoisers.latent import LatentDenoiser as LatentDenoiser
+    from binderclip.generate.denoisers.pipeline import load_denoiser as load_denoiser
+    from binderclip.generate.denoisers.pipeline import save_denoiser as save_denoiser
+    from binderclip.generate.denoisers.prompts import ImageTextPromptEncoder as ImageTextPromptEncoder
+    from binderclip.generate.denoisers.prompts import Prompt as Prompt
+    from binderclip.generate.denoisers.prompts import PromptEncoder as PromptEncoder
+    from binderclip.generate.denoisers.prompts import TransformersPromptEncoder as TransformersPromptEncoder
     from binderclip.generate.denoisers.sampling import invert as invert
     from binderclip.generate.denoisers.sampling import sample as sample
     from binderclip.generate.denoisers.schedule import NoiseSchedule as NoiseSchedule

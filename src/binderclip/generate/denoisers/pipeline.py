@@ -1,0 +1,179 @@
+"""Denoisers by name or path: the bundled `small-diffusion`, and folders of diffusers' text-to-image pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from binderclip.errors import CheckpointError, NotSupported, UsageError, require
+from binderclip.generate.denoisers.latent import LatentDenoiser
+from binderclip.generate.denoisers.prompts import ImageTextPromptEncoder, TransformersPromptEncoder
+from binderclip.generate.denoisers.schedule import NoiseSchedule
+from binderclip.models import load
+from binderclip.models.files.checkpoint import check_weights_finite, first_words
+from binderclip.models.files.folders import bundled_of, folder_card, folder_kind, read_folder, write_folder
+
+__all__ = ["load_denoiser", "save_denoiser"]
+
+KIND = "diffusion"
+BUNDLED = "small-diffusion"
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+NEWER = "text_encoder_2"  # pipelines of two text encoders condition on more than the states of one
+
+
+def load_denoiser(source: str | Path = BUNDLED, *, device: str | torch.device = "cpu") -> LatentDenoiser:
+    """Read a denoiser, in eval mode and frozen.
+
+    Args:
+        source: `small-diffusion`, a folder that `save_denoiser` wrote, or the folder of a diffusers pipeline of Stable
+            Diffusion's layout (1.x, 2.x, their inpainting forms and fine-tuned copies). Nothing is downloaded, and
+            weights are read from safetensors files alone.
+        device: where it runs.
+
+    Raises:
+        UsageError: no such folder.
+        CheckpointError: a folder that lacks parts or has damaged ones.
+        NotSupported: a pipeline of another layout.
+        MissingDependency: diffusers is not installed.
+    """
+    require("diffusers", "generate")
+    folder = bundled_of(KIND).get(str(source), Path(source))
+    if folder_kind(folder) == KIND or folder_kind(folder / "model") == KIND:
+        denoiser = _read_own(folder)
+    elif (folder / "model_index.json").is_file():
+        denoiser = _read_pipeline(folder)
+    elif not folder.exists():
+        raise UsageError(
+            f"there is no denoiser or folder {str(source)!r}; bundled: {', '.join(bundled_of(KIND)) or 'none'}"
+        )
+    else:
+        raise CheckpointError(f"{folder} is no folder of a diffusion pipeline: it has no model_index.json")
+    return denoiser.requires_grad_(False).eval().to(device)
+
+
+def save_denoiser(
+    denoiser: LatentDenoiser, folder: str | Path, *, card: Mapping[str, Any], text_model: str, dtype: str = "int8"
+) -> Path:
+    """Write a denoiser whose prompts a contrastive model encodes; `load_denoiser` reads it.
+
+    Args:
+        denoiser: with an `ImageTextPromptEncoder`.
+        folder: made where it does not exist.
+        card: recipe, data and figures.
+        text_model: name of the contrastive model, which is not stored.
+        dtype: of the weights on disk, see `models.files.folders.write_folder`.
+
+    Raises:
+        NotSupported: prompts encoded by another kind of model.
+        OutputError: it cannot be written.
+    """
+    if not isinstance(denoiser.text, ImageTextPromptEncoder):
+        raise NotSupported("only a denoiser whose prompts a contrastive model encodes can be written")
+    image = denoiser.image_projection
+    config = {
+        "text_model": text_model,
+        "prediction": denoiser.prediction,
+        "unet": _plain(denoiser.unet.config),
+        "autoencoder": _plain(denoiser.autoencoder.config),
+        "image_projection": None if image is None else _projection_config(image),
+    }
+    parts = {"unet": denoiser.unet, "autoencoder": denoiser.autoencoder, "image_projection": image}
+    state: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        state |= {} if part is None else {f"{name}.{key}": value for key, value in part.state_dict().items()}
+    return write_folder(folder, kind=KIND, config=config, state=state, card=card, dtype=dtype)
+
+
+def denoiser_card(source: str | Path = BUNDLED) -> dict[str, Any]:
+    """The card of a denoiser that `save_denoiser` wrote; empty for any other folder."""
+    folder = bundled_of(KIND).get(str(source), Path(source))
+    return folder_card(folder) if folder_kind(folder) == KIND else {}
+
+
+def _read_own(folder: Path) -> LatentDenoiser:
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
+    from diffusers.models.embeddings import ImageProjection
+
+    content = read_folder(folder, KIND)
+    config = content.config
+    try:
+        unet = UNet2DConditionModel.from_config(config["unet"])
+        autoencoder = AutoencoderTiny.from_config(config["autoencoder"])
+        projection = None if config["image_projection"] is None else ImageProjection(**config["image_projection"])
+        text = ImageTextPromptEncoder(load(config["text_model"]))
+        denoiser = LatentDenoiser(
+            unet, autoencoder, text, NoiseSchedule.scaled_linear(), prediction=config["prediction"],
+            image_projection=projection,
+        )  # fmt: skip
+        for name in ("unet", "autoencoder", "image_projection"):
+            part, prefix = getattr(denoiser, name), f"{name}."
+            if part is not None:
+                own = {
+                    key.removeprefix(prefix): value for key, value in content.state.items() if key.startswith(prefix)
+                }
+                part.load_state_dict(own)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} does not hold what its configuration says: {first_words(error)}") from error
+    return denoiser
+
+
+def _read_pipeline(folder: Path) -> LatentDenoiser:
+    import json
+
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+
+    transformers: Any = require("transformers", "hf")
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'model_index.json'} is not JSON: {first_words(error)}") from error
+    if index.get(NEWER):
+        raise NotSupported(f"{folder} has two text encoders (Stable Diffusion XL); pipelines of one are supported")
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}: was its download interrupted?")
+    kinds = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+    kind = index["vae"][1] if isinstance(index.get("vae"), list) else "AutoencoderKL"
+    if kind not in kinds:
+        raise NotSupported(f"{folder}: an autoencoder of class {kind}; supported: {', '.join(kinds)}")
+    local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    try:
+        unet = _whole(UNet2DConditionModel, folder / "unet", local)
+        autoencoder = _whole(kinds[kind], folder / "vae", local)
+        encoder = transformers.CLIPTextModel.from_pretrained(str(folder / "text_encoder"), **local)
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {first_words(error)}") from error
+    for part in (unet, autoencoder, encoder):
+        check_weights_finite(part.state_dict(), folder)
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    return LatentDenoiser(
+        unet.float(), autoencoder.float(), TransformersPromptEncoder(tokenizer, encoder.float()),
+        NoiseSchedule.from_diffusers(folder / "scheduler"), prediction=scheduler.get("prediction_type", "epsilon"),
+    )  # fmt: skip
+
+
+def _whole(kind: Any, folder: Path, local: Mapping[str, Any]) -> Any:
+    """A part of a pipeline; keys that its file lacks would be random weights, so they are refused."""
+    part, info = kind.from_pretrained(str(folder), output_loading_info=True, **local)
+    if info["missing_keys"] or info["mismatched_keys"]:
+        absent = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
+        raise CheckpointError(f"{folder}: {len(absent)} weights are missing or of another shape, the first {absent[0]}")
+    return part
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in dict(config).items() if not key.startswith("_")}
+
+
+def _projection_config(projection: Any) -> dict[str, int]:
+    width = projection.norm.normalized_shape[0]
+    return {
+        "image_embed_dim": projection.image_embeds.in_features,
+        "cross_attention_dim": width,
+        "num_image_text_embeds": projection.image_embeds.out_features // width,
+    }
