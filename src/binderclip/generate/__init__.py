@@ -1,4 +1,4 @@
-"""Generative models: diffusion, its guidance and its exact cases, and flows, with what they are trained by."""
+"""Making pictures: diffusion with its guidance and its exact cases, flows, and drawings that are optimised."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ if TYPE_CHECKING:
     from binderclip.generate.denoisers.sampling import invert as invert
     from binderclip.generate.denoisers.sampling import sample as sample
     from binderclip.generate.denoisers.schedule import NoiseSchedule as NoiseSchedule
+    from binderclip.generate.draw.gradients import clamp_with_grad as clamp_with_grad
+    from binderclip.generate.draw.gradients import replace_grad as replace_grad
+    from binderclip.generate.draw.objectives import PromptDistance as PromptDistance
+    from binderclip.generate.draw.objectives import clip_prompt as clip_prompt
+    from binderclip.generate.draw.optimisation import ImageOptimisation as ImageOptimisation
+    from binderclip.generate.draw.optimisation import OptimisedImage as OptimisedImage
+    from binderclip.generate.draw.optimisation import WeightedObjective as WeightedObjective
+    from binderclip.generate.draw.parametrisation import Parametrisation as Parametrisation
+    from binderclip.generate.draw.parametrisation import PixelImage as PixelImage
+    from binderclip.generate.draw.transforms import PerspectiveCutouts as PerspectiveCutouts
+    from binderclip.generate.draw.transforms import warp_homography as warp_homography
     from binderclip.generate.edit.localized import LUSD as LUSD
     from binderclip.generate.edit.localized import attention_edit_mask as attention_edit_mask
     from binderclip.generate.edit.localized import direction_std_schedule as direction_std_schedule
