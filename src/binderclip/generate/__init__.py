@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from binderclip.generate.draw.parametrisation import PixelImage as PixelImage
     from binderclip.generate.draw.transforms import PerspectiveCutouts as PerspectiveCutouts
     from binderclip.generate.draw.transforms import warp_homography as warp_homography
+    from binderclip.generate.draw.vector.compositing import composite_over as composite_over
+    from binderclip.generate.draw.vector.paths import BezierPaths as BezierPaths
+    from binderclip.generate.draw.vector.strokes import BezierStrokes as BezierStrokes
+    from binderclip.generate.draw.vector.svg import RadialFill as RadialFill
     from binderclip.generate.edit.localized import LUSD as LUSD
     from binderclip.generate.edit.localized import attention_edit_mask as attention_edit_mask
     from binderclip.generate.edit.localized import direction_std_schedule as direction_std_schedule

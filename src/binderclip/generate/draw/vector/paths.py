@@ -1,0 +1,256 @@
+"""A drawing of closed paths with plain or radial fills, which grows by layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from binderclip.errors import UsageError
+from binderclip.generate.draw.parametrisation import Parametrisation
+from binderclip.generate.draw.vector.canvas import check_canvas, check_colours, check_curves
+from binderclip.generate.draw.vector.compositing import composite_over
+from binderclip.generate.draw.vector.coverage import fill_coverage
+from binderclip.generate.draw.vector.curves import CurveIndex, curve_index, flatten, pieces_for
+from binderclip.generate.draw.vector.svg import RadialFill, hex_colour, path_data, read_svg, svg_document
+from binderclip.numeric import check_number, check_whole
+
+__all__ = ["BezierPaths", "PathLayer"]
+
+_GAP = 1e-3
+"""The least distance of two stops: at the same place a browser draws a hard edge, which has no gradient."""
+_SMALLEST_RADIUS = 0.5
+"""Of a gradient, in pixels: it would divide by 0."""
+
+Fills = Sequence[RadialFill] | Tensor
+
+
+class _Ramp(NamedTuple):
+    """Radial gradients as tensors: centre and radii in pixels, offsets and RGBA of two stops."""
+
+    centre: Float[Tensor, "n 2"]
+    radii: Float[Tensor, "n 2"]
+    offsets: Float[Tensor, "n 2"]
+    stops: Float[Tensor, "n 2 4"]
+
+
+class PathLayer(nn.Module):
+    """Closed paths of a drawing that were added together, and their parameters.
+
+    Args:
+        curves: 3 s control points of each.
+        fills: a `RadialFill` for each, or RGBA (n, 4) of plain ones.
+
+    Raises:
+        UsageError: numbers that do not fit together, are not finite or out of range.
+    """
+
+    index_points: Tensor
+    index_owner: Tensor
+
+    def __init__(self, curves: Sequence[Float[Tensor, "_ 2"]], fills: Fills) -> None:
+        super().__init__()
+        self.segments = check_curves(curves, closed=True)
+        self.points = nn.Parameter(torch.cat([c.detach().float() for c in curves]) if curves else torch.zeros(0, 2))
+        self.plain = isinstance(fills, Tensor)
+        if isinstance(fills, Tensor):
+            check_colours(fills, len(curves))
+            self.colours = nn.Parameter(fills.detach().float().clone())
+        else:
+            self._take_gradients(fills, len(curves))
+        index = curve_index(self.segments, closed=True)
+        self.register_buffer("index_points", index.points)
+        self.register_buffer("index_owner", index.owner)
+
+    def _take_gradients(self, fills: Sequence[RadialFill], count: int) -> None:
+        if len(fills) != count:
+            raise UsageError(f"{count} curves need {count} fills, got {len(fills)}")
+        stops = torch.tensor([fill.stops for fill in fills], dtype=torch.float32).reshape(-1, 2, 4)
+        check_colours(stops, count)
+        for fill in fills:
+            for value in (*fill.centre, *fill.radii):
+                check_number("centre and radii of a fill", value)
+            for value in fill.radii:
+                check_number("radii of a fill", value, above=0)
+            for value in fill.offsets:
+                check_number("offsets of a fill", value, least=0, most=1)
+        for name in ("centre", "radii", "offsets"):
+            values = torch.tensor([getattr(fill, name) for fill in fills], dtype=torch.float32)
+            setattr(self, name, nn.Parameter(values.reshape(-1, 2)))
+        self.stops = nn.Parameter(stops)
+
+    @property
+    def control_points(self) -> list[Float[Tensor, "_ 2"]]:
+        """Of each path, differentiable."""
+        return list(self.points.split([3 * count for count in self.segments]))
+
+    def coverage(self, size: tuple[int, int], pieces: int) -> Float[Tensor, "n P"]:
+        """The part of each pixel that each path covers."""
+        index = CurveIndex(self.index_points, self.index_owner, len(self.segments))
+        return fill_coverage(flatten(self.points, index, pieces), size)
+
+    def ramp(self) -> _Ramp:
+        """The fills; a plain one is a gradient between equal colours."""
+        if not self.plain:
+            return _Ramp(self.centre, self.radii, self.offsets, self.stops)
+        origin = self.colours.new_zeros(len(self.colours), 2)
+        offsets = torch.tensor([0.0, 1.0]).to(origin).expand_as(origin)
+        return _Ramp(origin, origin + 1, offsets, self.colours[:, None].expand(-1, 2, -1))
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Colours and offsets into [0, 1], offsets in their order, radii to what can be drawn."""
+        if self.plain:
+            self.colours.clamp_(0, 1)
+            return
+        self.stops.clamp_(0, 1)
+        self.radii.clamp_(min=_SMALLEST_RADIUS)
+        self.offsets[:, 0].clamp_(0, 1 - _GAP)
+        self.offsets[:, 1] = torch.maximum(self.offsets[:, 1].clamp(max=1), self.offsets[:, 0] + _GAP)
+
+
+class BezierPaths(Parametrisation):
+    """A picture of closed paths of cubic Bezier segments, filled by the non-zero rule, the first lowest.
+
+    Args:
+        curves: control points of each path, 3 s for s segments, in pixels, x to the right and y down from the upper
+            left corner.
+        fills: a `RadialFill` for each, or RGBA (n, 4) of plain ones, in [0, 1], straight.
+        size: (H, W) of the canvas.
+        background: RGB in [0, 1].
+        lr: of the points, and of colours and gradients.
+        pieces: straight pieces a segment is rendered as; default 8 at 64 px to 24 at 224 px.
+
+    Raises:
+        UsageError: numbers that do not fit together, are not finite or out of range.
+
+    Paper: Segmentation-guided Layer-wise Image Vectorization with Gradient Fills (arXiv 2408.15741).
+
+    Examples:
+        >>> square = torch.tensor([[8.0, 8], [24, 8], [24, 24], [8, 24], [8, 20], [8, 12]])
+        >>> paths = BezierPaths([square], torch.tensor([[1.0, 0, 0, 1]]), (32, 32))
+        >>> paths()[0, :, 12, 12].tolist()
+        [1.0, 0.0, 0.0]
+    """
+
+    background: Tensor
+
+    def __init__(
+        self,
+        curves: Sequence[Float[Tensor, "_ 2"]],
+        fills: Fills,
+        size: tuple[int, int],
+        *,
+        background: Sequence[float] = (1.0, 1.0, 1.0),
+        lr: tuple[float, float] = (1.0, 0.01),
+        pieces: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.size, self.lr = check_canvas(size, background), lr
+        check_whole("pieces", 1 if pieces is None else pieces, least=1)
+        self.pieces = pieces or pieces_for(size)
+        self.layers = nn.ModuleList([PathLayer(curves, fills)])
+        self.register_buffer("background", torch.tensor(background, dtype=torch.float32))
+
+    @classmethod
+    def from_svg(cls, document: str, **settings: Any) -> BezierPaths:
+        """The filled paths of an SVG document such as `to_svg` writes.
+
+        Raises:
+            DataError: it is no SVG, or has something that is no such path.
+        """
+        picture = read_svg(document)
+        paths = picture.fills()
+        fills: Fills = torch.tensor([path.colour for path in paths]).reshape(-1, 4)
+        if any(path.gradient for path in paths):
+            plain = ((0.0, 0.0), (1.0, 1.0), (0.0, 1.0))
+            fills = [path.gradient or RadialFill(*plain, (path.colour, path.colour)) for path in paths]
+        curves = [path.points for path in paths]
+        return cls(curves, fills, picture.size, **{"background": picture.background, **settings})
+
+    def add(self, curves: Sequence[Float[Tensor, "_ 2"]], fills: Fills) -> PathLayer:
+        """Lay more paths on top, as one layer with parameters of its own; the others stay as they are.
+
+        Raises:
+            UsageError: as the class.
+        """
+        layer = PathLayer(curves, fills).to(self.background.device)
+        self.layers.append(layer)
+        return layer
+
+    def forward(self) -> Float[Tensor, "1 3 H W"]:
+        """The drawing; differentiable in outlines (through the pixels at them) and fills."""
+        layers: list[Any] = list(self.layers)
+        coverage = torch.cat([layer.coverage(self.size, self.pieces) for layer in layers])
+        if all(layer.plain for layer in layers):
+            colours = torch.cat([layer.colours for layer in layers])[..., None]  # [n, 4, 1]
+        else:
+            colours = self._ramps([layer.ramp() for layer in layers])  # [n, 4, P]
+        picture = composite_over(coverage * colours[:, 3], colours[:, :3], self.background[:, None])
+        return picture.reshape(1, 3, *self.size)
+
+    @torch.no_grad()
+    def silhouette(self, layer: int = -1) -> Float[Tensor, "H W"]:
+        """The part of each pixel that the paths of a layer cover together, drawn opaquely."""
+        chosen: Any = self.layers[layer]
+        return 1 - (1 - chosen.coverage(self.size, self.pieces)).prod(0).reshape(self.size)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Two for each layer, in their order: points, then colours and gradients."""
+        groups: list[dict[str, Any]] = []
+        for layer in self.layers:
+            fills = [value for name, value in layer.named_parameters() if name != "points"]
+            groups += [{"params": [layer.points], "lr": self.lr[0]}, {"params": fills, "lr": self.lr[1]}]
+        return groups
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Every fill into its range; points are free."""
+        for layer in self.layers:
+            layer.project_()  # type: ignore[operator]
+
+    def to_svg(self) -> str:
+        """The drawing as an SVG document, which browsers show as it is rendered here."""
+        gradients, paths = [], []
+        for layer in self.layers:
+            fills = layer.ramp()  # type: ignore[operator]
+            values = zip(layer.control_points, *(part.detach().cpu() for part in fills), strict=True)  # type: ignore[arg-type]
+            for curve, *ramp in values:
+                paint, definition = _paint(len(paths), bool(layer.plain), _Ramp(*ramp))
+                gradients += definition
+                paths.append(f'<path d="{path_data(curve.detach().cpu(), closed=True)}" {paint}/>')
+        content = "\n".join(["<defs>", *gradients, "</defs>", *paths] if gradients else paths)
+        return svg_document(self.size, self.background.tolist(), content)
+
+    def _ramps(self, ramps: Sequence[_Ramp]) -> Float[Tensor, "n 4 P"]:
+        """RGBA of every path at every pixel: linear between the stops along the radius, the nearest stop beyond."""
+        ramp = _Ramp(*(torch.cat(parts) for parts in zip(*ramps, strict=True)))
+        height, width = self.size
+        x = torch.arange(width, device=ramp.centre.device) + 0.5
+        y = torch.arange(height, device=ramp.centre.device) + 0.5
+        across = ((x - ramp.centre[:, :1]) / ramp.radii[:, :1]).square()[:, None]  # [n, 1, W]
+        down = ((y - ramp.centre[:, 1:]) / ramp.radii[:, 1:]).square()[..., None]  # [n, H, 1]
+        radius = (across + down).clamp(min=1e-12).sqrt().flatten(1)  # [n, P]
+        low, high = ramp.offsets[:, :1], ramp.offsets[:, 1:]
+        part = ((radius - low) / (high - low).clamp(min=_GAP)).clamp(0, 1)[:, None]
+        return torch.lerp(ramp.stops[:, 0, :, None], ramp.stops[:, 1, :, None], part)
+
+
+def _paint(number: int, plain: bool, ramp: _Ramp) -> tuple[str, list[str]]:
+    """Attributes of a path, and the definitions that they need."""
+    first, second = ramp.stops.tolist()
+    if plain:
+        return f'fill="{hex_colour(first)}" fill-opacity="{first[3]:.4f}"', []
+    (x, y), (rx, ry) = ramp.centre.tolist(), ramp.radii.tolist()
+    stops = "".join(
+        f'<stop offset="{offset:.4f}" stop-color="{hex_colour(colour)}" stop-opacity="{colour[3]:.4f}"/>'
+        for offset, colour in zip(ramp.offsets.tolist(), (first, second), strict=True)
+    )
+    gradient = (
+        f'<radialGradient id="fill{number}" gradientUnits="userSpaceOnUse" cx="0" cy="0" r="1" '
+        f'gradientTransform="translate({x:.4f} {y:.4f}) scale({rx:.4f} {ry:.4f})">{stops}</radialGradient>'
+    )
+    return f'fill="url(#fill{number})"', [gradient]
