@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from binderclip.generate.denoisers.sampling import invert as invert
     from binderclip.generate.denoisers.sampling import sample as sample
     from binderclip.generate.denoisers.schedule import NoiseSchedule as NoiseSchedule
+    from binderclip.generate.draw.clipdraw import clipdraw as clipdraw
     from binderclip.generate.draw.gradients import clamp_with_grad as clamp_with_grad
     from binderclip.generate.draw.gradients import replace_grad as replace_grad
     from binderclip.generate.draw.objectives import PromptDistance as PromptDistance
