@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from binderclip.generate.draw.vector.paths import BezierPaths as BezierPaths
     from binderclip.generate.draw.vector.strokes import BezierStrokes as BezierStrokes
     from binderclip.generate.draw.vector.svg import RadialFill as RadialFill
+    from binderclip.generate.draw.vectorise import vectorize as vectorize
     from binderclip.generate.edit.localized import LUSD as LUSD
     from binderclip.generate.edit.localized import attention_edit_mask as attention_edit_mask
     from binderclip.generate.edit.localized import direction_std_schedule as direction_std_schedule

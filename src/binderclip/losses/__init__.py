@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from binderclip.losses.sampled_classes import sample_classes as sample_classes
     from binderclip.losses.self_supervised import prediction_distance as prediction_distance
     from binderclip.losses.weight_penalties import l1_penalty as l1_penalty
+    from binderclip.losses.xing import XingLoss as XingLoss
     from binderclip.similarity.geometry import SIMILARITIES as SIMILARITIES
     from binderclip.similarity.geometry import ArcLength as ArcLength
     from binderclip.similarity.geometry import Cosine as Cosine

@@ -15,6 +15,7 @@ from binderclip.vision.aliasing import (
 )
 from binderclip.vision.blur_pool import BlurPool
 from binderclip.vision.edges import sobel
+from binderclip.vision.error_segments import ErrorSegments, gradient_aware_segments
 from binderclip.vision.representation import PixelTransform, Representation
 from binderclip.vision.shearlets import ShearletTransform
 from binderclip.vision.sparse.coding import SparseCodes, SparseCoding
@@ -28,6 +29,7 @@ from binderclip.vision.wavelets import WaveletTransform, daubechies
 __all__ = [
     "BlurPool",
     "DeAliasingFilter",
+    "ErrorSegments",
     "FrequencyMixing",
     "GaussianScene",
     "PixelTransform",
@@ -45,6 +47,7 @@ __all__ = [
     "aliasing_score",
     "daubechies",
     "equivalent_sampling_rate",
+    "gradient_aware_segments",
     "penalty_value",
     "prox",
     "receptive_field_stats",

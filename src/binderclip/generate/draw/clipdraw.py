@@ -62,7 +62,7 @@ def clipdraw(
 
     Examples:
         >>> import binderclip
-        >>> drawing = clipdraw(binderclip.load("small"), "a red apple", strokes=8, steps=2)
+        >>> drawing = clipdraw(binderclip.load("small"), "a red apple", strokes=8, steps=1, size=(64, 64))
         >>> drawing.image.shape, drawing.param.to_svg().count("<path")
         (torch.Size([1, 3, 64, 64]), 8)
     """

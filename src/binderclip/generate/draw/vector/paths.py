@@ -117,7 +117,7 @@ class BezierPaths(Parametrisation):
 
     Args:
         curves: control points of each path, 3 s for s segments, in pixels, x to the right and y down from the upper
-            left corner.
+            left corner; none for a drawing that paths are added to.
         fills: a `RadialFill` for each, or RGBA (n, 4) of plain ones, in [0, 1], straight.
         size: (H, W) of the canvas.
         background: RGB in [0, 1].
@@ -152,7 +152,7 @@ class BezierPaths(Parametrisation):
         self.size, self.lr = check_canvas(size, background), lr
         check_whole("pieces", 1 if pieces is None else pieces, least=1)
         self.pieces = pieces or pieces_for(size)
-        self.layers = nn.ModuleList([PathLayer(curves, fills)])
+        self.layers = nn.ModuleList([PathLayer(curves, fills)] if curves else [])
         self.register_buffer("background", torch.tensor(background, dtype=torch.float32))
 
     @classmethod
@@ -184,6 +184,8 @@ class BezierPaths(Parametrisation):
     def forward(self) -> Float[Tensor, "1 3 H W"]:
         """The drawing; differentiable in outlines (through the pixels at them) and fills."""
         layers: list[Any] = list(self.layers)
+        if not layers:
+            return self.background[:, None, None].expand(1, 3, *self.size)
         coverage = torch.cat([layer.coverage(self.size, self.pieces) for layer in layers])
         if all(layer.plain for layer in layers):
             colours = torch.cat([layer.colours for layer in layers])[..., None]  # [n, 4, 1]
