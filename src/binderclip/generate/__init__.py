@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from binderclip.generate.draw.clipdraw import clipdraw as clipdraw
     from binderclip.generate.draw.gradients import clamp_with_grad as clamp_with_grad
     from binderclip.generate.draw.gradients import replace_grad as replace_grad
+    from binderclip.generate.draw.mesh_texture import MeshTexture as MeshTexture
     from binderclip.generate.draw.objectives import PromptDistance as PromptDistance
     from binderclip.generate.draw.objectives import clip_prompt as clip_prompt
     from binderclip.generate.draw.optimisation import ImageOptimisation as ImageOptimisation
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from binderclip.generate.draw.optimisation import WeightedObjective as WeightedObjective
     from binderclip.generate.draw.parametrisation import Parametrisation as Parametrisation
     from binderclip.generate.draw.parametrisation import PixelImage as PixelImage
+    from binderclip.generate.draw.stochastic import Rendering as Rendering
+    from binderclip.generate.draw.stochastic import estimate_gradient as estimate_gradient
     from binderclip.generate.draw.transforms import PerspectiveCutouts as PerspectiveCutouts
     from binderclip.generate.draw.transforms import warp_homography as warp_homography
     from binderclip.generate.draw.vector.compositing import composite_over as composite_over

@@ -24,12 +24,14 @@ from binderclip.vision.sparse.penalties import penalty_value, prox
 from binderclip.vision.splats.camera import SplatCamera
 from binderclip.vision.splats.scene import GaussianScene, SplatRender, TileWeights
 from binderclip.vision.srm import SRMFilter, srm_filters
+from binderclip.vision.triangles import Fragments, rasterize
 from binderclip.vision.wavelets import WaveletTransform, daubechies
 
 __all__ = [
     "BlurPool",
     "DeAliasingFilter",
     "ErrorSegments",
+    "Fragments",
     "FrequencyMixing",
     "GaussianScene",
     "PixelTransform",
@@ -50,6 +52,7 @@ __all__ = [
     "gradient_aware_segments",
     "penalty_value",
     "prox",
+    "rasterize",
     "receptive_field_stats",
     "sample_patches",
     "sobel",
