@@ -1,4 +1,5 @@
 """Making pictures: diffusion with its guidance and its exact cases, flows, and drawings that are optimised."""
+"""Generative models: diffusion with its guidance and exact cases, flows, and adversarial training."""
 
 from __future__ import annotations
 
@@ -69,5 +70,14 @@ if TYPE_CHECKING:
     from binderclip.generate.guidance.noisy_classifier import NoisyClassifier as NoisyClassifier
     from binderclip.generate.guidance.windows import JointWindows as JointWindows
     from binderclip.generate.guidance.windows import SyncGuidance as SyncGuidance
+    from binderclip.generate.translate.gan_loss import GANLoss as GANLoss
+    from binderclip.generate.translate.terms import CriticPass as CriticPass
+    from binderclip.generate.translate.terms import DiscriminatorTerm as DiscriminatorTerm
+    from binderclip.generate.translate.terms import LossTerm as LossTerm
+    from binderclip.generate.translate.terms import MatchingAwarePenalty as MatchingAwarePenalty
+    from binderclip.generate.translate.terms import R1Penalty as R1Penalty
+    from binderclip.generate.translate.terms import WassersteinPenalty as WassersteinPenalty
+    from binderclip.generate.translate.terms import weight_bound as weight_bound
+    from binderclip.generate.translate.trainer import AdversarialTrainer as AdversarialTrainer
 
 lazy_exports(__name__)

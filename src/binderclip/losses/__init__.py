@@ -95,6 +95,11 @@ if TYPE_CHECKING:
     from binderclip.losses.gradient.flow import GradientFlowPenalty as GradientFlowPenalty
     from binderclip.losses.gradient.flow import gradient_flow as gradient_flow
     from binderclip.losses.gradient.flow import unroll as unroll
+    from binderclip.losses.gradient.input_penalties import gradient_penalty as gradient_penalty
+    from binderclip.losses.gradient.input_penalties import (
+        matching_aware_gradient_penalty as matching_aware_gradient_penalty,
+    )
+    from binderclip.losses.gradient.input_penalties import r1_penalty as r1_penalty
     from binderclip.losses.hoyer import hoyer_square as hoyer_square
     from binderclip.losses.prompt_rank import PromptRank as PromptRank
     from binderclip.losses.ranking import PairwiseRankLoss as PairwiseRankLoss

@@ -1,0 +1,1 @@
+"""Adversarial training: one trainer, its losses, and pictures made from pictures or from words."""
