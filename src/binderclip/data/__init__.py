@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from binderclip.data.made.hallucinations import hallucinated_captions as hallucinated_captions
     from binderclip.data.made.planted_defects import Planted as Planted
     from binderclip.data.made.planted_defects import plant_defects as plant_defects
+    from binderclip.data.made.reflections import Reflected as Reflected
+    from binderclip.data.made.reflections import synthesize_reflection as synthesize_reflection
     from binderclip.data.made.temporal_order import TemporalOrder as TemporalOrder
     from binderclip.data.made.temporal_order import temporal_order as temporal_order
     from binderclip.data.made.tubes import TubePicture as TubePicture

@@ -1,5 +1,4 @@
-"""Making pictures: diffusion with its guidance and its exact cases, flows, and drawings that are optimised."""
-"""Generative models: diffusion with its guidance and exact cases, flows, and adversarial training."""
+"""Making pictures: diffusion with its guidance and exact cases, flows, drawings, and adversarial training."""
 
 from __future__ import annotations
 
@@ -71,6 +70,13 @@ if TYPE_CHECKING:
     from binderclip.generate.guidance.windows import JointWindows as JointWindows
     from binderclip.generate.guidance.windows import SyncGuidance as SyncGuidance
     from binderclip.generate.translate.gan_loss import GANLoss as GANLoss
+    from binderclip.generate.translate.guidance_mask import anchor_masks as anchor_masks
+    from binderclip.generate.translate.guidance_mask import contrastive_mask as contrastive_mask
+    from binderclip.generate.translate.guidance_mask import training_masks as training_masks
+    from binderclip.generate.translate.reflection import PromptBlock as PromptBlock
+    from binderclip.generate.translate.reflection import ReflectionLayers as ReflectionLayers
+    from binderclip.generate.translate.reflection import ReflectionRemover as ReflectionRemover
+    from binderclip.generate.translate.reflection import reflection_losses as reflection_losses
     from binderclip.generate.translate.terms import CriticPass as CriticPass
     from binderclip.generate.translate.terms import DiscriminatorTerm as DiscriminatorTerm
     from binderclip.generate.translate.terms import LossTerm as LossTerm

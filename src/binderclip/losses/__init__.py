@@ -103,6 +103,11 @@ if TYPE_CHECKING:
     from binderclip.losses.hoyer import hoyer_square as hoyer_square
     from binderclip.losses.prompt_rank import PromptRank as PromptRank
     from binderclip.losses.ranking import PairwiseRankLoss as PairwiseRankLoss
+    from binderclip.losses.restoration.differences import exclusion_loss as exclusion_loss
+    from binderclip.losses.restoration.differences import gradient_l1 as gradient_l1
+    from binderclip.losses.restoration.flows import layer_order as layer_order
+    from binderclip.losses.restoration.flows import total_variation as total_variation
+    from binderclip.losses.restoration.structure import ssim_loss as ssim_loss
     from binderclip.losses.routing import RouterLosses as RouterLosses
     from binderclip.losses.routing import load_balance as load_balance
     from binderclip.losses.routing import router_z as router_z

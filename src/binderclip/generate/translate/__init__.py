@@ -1,1 +1,1 @@
-"""Adversarial training: one trainer, its losses, and pictures made from pictures or from words."""
+"""Pictures from pictures or from words: adversarial training, and the networks that it trains."""

@@ -1,0 +1,1 @@
+"""Losses between pictures, and of two layers or a flow by themselves."""
