@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.generate import PromptBlock, ReflectionLayers, ReflectionRemover, reflection_losses
-from binderclip.generate.translate.naf_blocks import ChannelNorm, NAFBlock
+from binderclip.generate.translate.naf_blocks import NAFBlock
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -73,7 +73,7 @@ def test_places_that_are_not_marked_ask_with_the_bias_alone() -> None:
 def test_norm_is_of_channels_and_a_new_block_is_the_identity() -> None:
     x = drawn(0, 2, 6, 3, 4)
     rows = F.layer_norm(x.permute(0, 2, 3, 1), (6,), eps=1e-6).permute(0, 3, 1, 2)
-    torch.testing.assert_close(ChannelNorm(6)(x), rows)
+    torch.testing.assert_close(NAFBlock(6).norm1(x), rows)
     assert torch.equal(NAFBlock(6)(x), x)
     # With the depthwise kernel at its centre, a scrambled block is per pixel but for the attention's mean.
     block = scrambled(NAFBlock(6))

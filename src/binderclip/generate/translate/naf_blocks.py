@@ -5,28 +5,13 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-__all__ = ["ChannelNorm", "NAFBlock"]
+from binderclip.segment.promptable.network import ChannelNorm
 
+__all__ = ["NAFBlock"]
 
-class ChannelNorm(nn.Module):
-    """Layer normalisation of the channels of each pixel.
-
-    Args:
-        channels: their number.
-        epsilon: added to the variance.
-    """
-
-    def __init__(self, channels: int, epsilon: float = 1e-6) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-        self.epsilon = epsilon
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """The normalised map."""
-        rows = x.movedim(1, -1)
-        return F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.epsilon).movedim(-1, 1)
+_EPSILON = 1e-6
+"""Of the normalisations, as released."""
 
 
 class NAFBlock(nn.Module):
@@ -41,7 +26,7 @@ class NAFBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         double = 2 * channels
-        self.norm1, self.norm2 = ChannelNorm(channels), ChannelNorm(channels)
+        self.norm1, self.norm2 = (ChannelNorm(channels, _EPSILON) for _ in range(2))
         self.expand, self.depthwise = nn.Conv2d(channels, double, 1), nn.Conv2d(double, double, 3, 1, 1, groups=double)
         self.attention, self.project = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
         self.feed, self.out = nn.Conv2d(channels, double, 1), nn.Conv2d(channels, channels, 1)

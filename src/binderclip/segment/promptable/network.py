@@ -245,9 +245,9 @@ class Double(nn.Module):
 class ChannelNorm(nn.Module):
     """LayerNorm over the channels of a map."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
