@@ -5,7 +5,7 @@ its own name, by which they know that it is exported, and calls `lazy_exports` w
 lines and makes `__all__` of them, as the site does for its pages (`docs/generate/exports.py`):
 
     if TYPE_CHECKING:
-        from binderclip.vision.edges import sobel as sobel
+        from binderclip.vision.edges.derivatives import sobel as sobel
 
     lazy_exports(__name__)
 """

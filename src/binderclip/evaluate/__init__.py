@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from binderclip.evaluate.attention_norms import taylor_degree as taylor_degree
     from binderclip.evaluate.dense.clicks import ClickFigures as ClickFigures
     from binderclip.evaluate.dense.clicks import click_figures as click_figures
+    from binderclip.evaluate.dense.edges import EdgeScores as EdgeScores
+    from binderclip.evaluate.dense.edges import edge_f_measure as edge_f_measure
+    from binderclip.evaluate.dense.edges import match_edges as match_edges
     from binderclip.evaluate.dense.last_attention import LastAttention as LastAttention
     from binderclip.evaluate.dense.last_attention import last_attention as last_attention
     from binderclip.evaluate.dense.patch_affinity import PatchAffinity as PatchAffinity

@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     from binderclip.losses.dense.distillation import content_distillation as content_distillation
     from binderclip.losses.dense.distillation import context_distillation as context_distillation
     from binderclip.losses.dense.distillation import region_correlation as region_correlation
+    from binderclip.losses.dense.edges import DEXINED_WEIGHTS as DEXINED_WEIGHTS
+    from binderclip.losses.dense.edges import BalancedEdgeBCE as BalancedEdgeBCE
+    from binderclip.losses.dense.edges import TracingLoss as TracingLoss
     from binderclip.losses.dense.expert_labels import ExpertLosses as ExpertLosses
     from binderclip.losses.dense.expert_labels import expert_losses as expert_losses
     from binderclip.losses.dense.expert_labels import normal_distance as normal_distance

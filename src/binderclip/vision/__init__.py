@@ -1,4 +1,4 @@
-"""Images as signals: multiscale transforms with exact inverses, edges, and what down-sampling aliases.
+"""Images as signals: multiscale transforms with exact inverses, edges and networks that find them, and aliasing.
 
 A transform turns pictures (..., H, W) of any size into coefficients and back, without a loss and differentiably, so
 that masks, penalties and noise can live where edges and textures are sparse.
@@ -16,6 +16,9 @@ from binderclip.vision.aliasing import (
 from binderclip.vision.blur_pool import BlurPool
 from binderclip.vision.edges import sobel
 from binderclip.vision.error_segments import ErrorSegments, gradient_aware_segments
+from binderclip.vision.edges.derivatives import sobel
+from binderclip.vision.edges.dexined import DexiNed, load_dexined
+from binderclip.vision.edges.thinning import thin_edges
 from binderclip.vision.representation import PixelTransform, Representation
 from binderclip.vision.shearlets import ShearletTransform
 from binderclip.vision.sparse.coding import SparseCodes, SparseCoding
@@ -32,6 +35,7 @@ __all__ = [
     "DeAliasingFilter",
     "ErrorSegments",
     "Fragments",
+    "DexiNed",
     "FrequencyMixing",
     "GaussianScene",
     "PixelTransform",
@@ -50,6 +54,7 @@ __all__ = [
     "daubechies",
     "equivalent_sampling_rate",
     "gradient_aware_segments",
+    "load_dexined",
     "penalty_value",
     "prox",
     "rasterize",
@@ -57,5 +62,6 @@ __all__ = [
     "sample_patches",
     "sobel",
     "srm_filters",
+    "thin_edges",
     "whiten",
 ]

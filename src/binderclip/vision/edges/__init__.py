@@ -1,0 +1,1 @@
+"""Edges: derivatives, networks that find them, fields of junctions, and the thinning of their maps."""
