@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     from binderclip.data.made.hallucinations import HallucinatedCaptions as HallucinatedCaptions
     from binderclip.data.made.hallucinations import ObjectStatistics as ObjectStatistics
     from binderclip.data.made.hallucinations import hallucinated_captions as hallucinated_captions
+    from binderclip.data.made.kaleidoshapes import KaleidoShapes as KaleidoShapes
+    from binderclip.data.made.kaleidoshapes import kaleidoshapes as kaleidoshapes
+    from binderclip.data.made.kaleidoshapes import region_edges as region_edges
     from binderclip.data.made.planted_defects import Planted as Planted
     from binderclip.data.made.planted_defects import plant_defects as plant_defects
     from binderclip.data.made.reflections import Reflected as Reflected

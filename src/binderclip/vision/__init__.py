@@ -14,11 +14,15 @@ from binderclip.vision.aliasing import (
     equivalent_sampling_rate,
 )
 from binderclip.vision.blur_pool import BlurPool
-from binderclip.vision.edges import sobel
-from binderclip.vision.error_segments import ErrorSegments, gradient_aware_segments
+from binderclip.vision.edges.boundary_attention import BoundaryAttention
+from binderclip.vision.edges.boundary_loss import BoundaryLoss
+from binderclip.vision.edges.boundary_maps import BoundaryMaps, render_boundaries
 from binderclip.vision.edges.derivatives import sobel
 from binderclip.vision.edges.dexined import DexiNed, load_dexined
+from binderclip.vision.edges.junctions import JunctionField
+from binderclip.vision.edges.patches import fold_patches, unfold_patches
 from binderclip.vision.edges.thinning import thin_edges
+from binderclip.vision.error_segments import ErrorSegments, gradient_aware_segments
 from binderclip.vision.representation import PixelTransform, Representation
 from binderclip.vision.shearlets import ShearletTransform
 from binderclip.vision.sparse.coding import SparseCodes, SparseCoding
@@ -32,12 +36,16 @@ from binderclip.vision.wavelets import WaveletTransform, daubechies
 
 __all__ = [
     "BlurPool",
+    "BoundaryAttention",
+    "BoundaryLoss",
+    "BoundaryMaps",
     "DeAliasingFilter",
+    "DexiNed",
     "ErrorSegments",
     "Fragments",
-    "DexiNed",
     "FrequencyMixing",
     "GaussianScene",
+    "JunctionField",
     "PixelTransform",
     "ReceptiveFields",
     "Representation",
@@ -53,15 +61,18 @@ __all__ = [
     "aliasing_score",
     "daubechies",
     "equivalent_sampling_rate",
+    "fold_patches",
     "gradient_aware_segments",
     "load_dexined",
     "penalty_value",
     "prox",
     "rasterize",
     "receptive_field_stats",
+    "render_boundaries",
     "sample_patches",
     "sobel",
     "srm_filters",
     "thin_edges",
+    "unfold_patches",
     "whiten",
 ]
