@@ -74,6 +74,13 @@ if TYPE_CHECKING:
     from binderclip.evaluate.probes.cues import CueAccuracies as CueAccuracies
     from binderclip.evaluate.probes.cues import cue_complexity as cue_complexity
     from binderclip.evaluate.probes.cues import cue_preferences as cue_preferences
+    from binderclip.evaluate.probes.foveation import CueConflict as CueConflict
+    from binderclip.evaluate.probes.foveation import FoveationProbe as FoveationProbe
+    from binderclip.evaluate.probes.foveation import ProbeCurve as ProbeCurve
+    from binderclip.evaluate.probes.foveation import high_pass as high_pass
+    from binderclip.evaluate.probes.foveation import low_pass as low_pass
+    from binderclip.evaluate.probes.foveation import occluded as occluded
+    from binderclip.evaluate.probes.foveation import paste_centre as paste_centre
     from binderclip.evaluate.probes.group_figures import GroupReport as GroupReport
     from binderclip.evaluate.probes.group_reports import group_report as group_report
     from binderclip.evaluate.probes.hallucination import HallucinationFigures as HallucinationFigures

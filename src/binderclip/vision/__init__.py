@@ -1,4 +1,5 @@
 """Images as signals: multiscale transforms with exact inverses, edges and networks that find them, and aliasing.
+"""Images as signals: transforms with exact inverses, edges, aliasing; what a fixed gaze sees; solids from slices.
 
 A transform turns pictures (..., H, W) of any size into coefficients and back, without a loss and differentiably, so
 that masks, penalties and noise can live where edges and textures are sparse.
@@ -23,6 +24,11 @@ from binderclip.vision.edges.junctions import JunctionField
 from binderclip.vision.edges.patches import fold_patches, unfold_patches
 from binderclip.vision.edges.thinning import thin_edges
 from binderclip.vision.error_segments import ErrorSegments, gradient_aware_segments
+from binderclip.vision.edges import sobel
+from binderclip.vision.foveation.blur import FoveatedBlur, match_strength, matched_uniform_blur, ssim_map
+from binderclip.vision.foveation.codec import BlockCodec, FeatureCodec
+from binderclip.vision.foveation.regions import PoolingRegions, RegionStatistics, texture_strength
+from binderclip.vision.foveation.texture import FoveatedTexture, adain, coral
 from binderclip.vision.representation import PixelTransform, Representation
 from binderclip.vision.shearlets import ShearletTransform
 from binderclip.vision.sparse.coding import SparseCodes, SparseCoding
@@ -35,6 +41,7 @@ from binderclip.vision.triangles import Fragments, rasterize
 from binderclip.vision.wavelets import WaveletTransform, daubechies
 
 __all__ = [
+    "BlockCodec",
     "BlurPool",
     "BoundaryAttention",
     "BoundaryLoss",
@@ -43,11 +50,16 @@ __all__ = [
     "DexiNed",
     "ErrorSegments",
     "Fragments",
+    "FeatureCodec",
+    "FoveatedBlur",
+    "FoveatedTexture",
     "FrequencyMixing",
     "GaussianScene",
     "JunctionField",
     "PixelTransform",
+    "PoolingRegions",
     "ReceptiveFields",
+    "RegionStatistics",
     "Representation",
     "SRMFilter",
     "ShearletTransform",
@@ -57,13 +69,17 @@ __all__ = [
     "SplatRender",
     "TileWeights",
     "WaveletTransform",
+    "adain",
     "aliasing_map",
     "aliasing_score",
+    "coral",
     "daubechies",
     "equivalent_sampling_rate",
     "fold_patches",
     "gradient_aware_segments",
     "load_dexined",
+    "match_strength",
+    "matched_uniform_blur",
     "penalty_value",
     "prox",
     "rasterize",
@@ -74,5 +90,7 @@ __all__ = [
     "srm_filters",
     "thin_edges",
     "unfold_patches",
+    "ssim_map",
+    "texture_strength",
     "whiten",
 ]
