@@ -25,6 +25,9 @@ from binderclip.vision.edges.patches import fold_patches, unfold_patches
 from binderclip.vision.edges.thinning import thin_edges
 from binderclip.vision.error_segments import ErrorSegments, gradient_aware_segments
 from binderclip.vision.edges import sobel
+from binderclip.vision.fields.mesh import TriangleMesh, level_surface
+from binderclip.vision.fields.neural import SliceField, gradient_hinge
+from binderclip.vision.fields.slices import FieldSamples, PlanarSlice, slice_samples
 from binderclip.vision.foveation.blur import FoveatedBlur, match_strength, matched_uniform_blur, ssim_map
 from binderclip.vision.foveation.codec import BlockCodec, FeatureCodec
 from binderclip.vision.foveation.regions import PoolingRegions, RegionStatistics, texture_strength
@@ -51,23 +54,27 @@ __all__ = [
     "ErrorSegments",
     "Fragments",
     "FeatureCodec",
+    "FieldSamples",
     "FoveatedBlur",
     "FoveatedTexture",
     "FrequencyMixing",
     "GaussianScene",
     "JunctionField",
     "PixelTransform",
+    "PlanarSlice",
     "PoolingRegions",
     "ReceptiveFields",
     "RegionStatistics",
     "Representation",
     "SRMFilter",
     "ShearletTransform",
+    "SliceField",
     "SparseCodes",
     "SparseCoding",
     "SplatCamera",
     "SplatRender",
     "TileWeights",
+    "TriangleMesh",
     "WaveletTransform",
     "adain",
     "aliasing_map",
@@ -78,6 +85,8 @@ __all__ = [
     "fold_patches",
     "gradient_aware_segments",
     "load_dexined",
+    "gradient_hinge",
+    "level_surface",
     "match_strength",
     "matched_uniform_blur",
     "penalty_value",
@@ -86,6 +95,7 @@ __all__ = [
     "receptive_field_stats",
     "render_boundaries",
     "sample_patches",
+    "slice_samples",
     "sobel",
     "srm_filters",
     "thin_edges",

@@ -1,0 +1,1 @@
+"""Solids as the zero level of a small network: fitted to planar cross-sections, read out as a triangle mesh."""
