@@ -59,6 +59,28 @@ if TYPE_CHECKING:
     from binderclip.generate.edit.score_distillation import ScoreDistillation as ScoreDistillation
     from binderclip.generate.edit.score_distillation import dds_direction as dds_direction
     from binderclip.generate.edit.score_distillation import sds_direction as sds_direction
+    from binderclip.generate.feedback.condition import ConditionTap as ConditionTap
+    from binderclip.generate.feedback.condition import ImageCondition as ImageCondition
+    from binderclip.generate.feedback.condition import VisualFeatures as VisualFeatures
+    from binderclip.generate.feedback.corruption import Corrupted as Corrupted
+    from binderclip.generate.feedback.corruption import Corruption as Corruption
+    from binderclip.generate.feedback.corruption import DiffusionCorruption as DiffusionCorruption
+    from binderclip.generate.feedback.corruption import RectifiedFlow as RectifiedFlow
+    from binderclip.generate.feedback.corruption import TokenMasking as TokenMasking
+    from binderclip.generate.feedback.feedback import GenerativeFeedback as GenerativeFeedback
+    from binderclip.generate.feedback.generators import DiffusersGenerator as DiffusersGenerator
+    from binderclip.generate.feedback.generators import ImageConditionedGenerator as ImageConditionedGenerator
+    from binderclip.generate.feedback.generators import MaskedTokenModel as MaskedTokenModel
+    from binderclip.generate.feedback.generators import PatchDenoiser as PatchDenoiser
+    from binderclip.generate.feedback.methods import FEEDBACK as FEEDBACK
+    from binderclip.generate.feedback.methods import caption_condition as caption_condition
+    from binderclip.generate.feedback.methods import diva as diva
+    from binderclip.generate.feedback.methods import genhancer as genhancer
+    from binderclip.generate.feedback.methods import genhancer_tokens as genhancer_tokens
+    from binderclip.generate.feedback.methods import un2clip as un2clip
+    from binderclip.generate.feedback.targets import LatentTarget as LatentTarget
+    from binderclip.generate.feedback.targets import PatchCodebook as PatchCodebook
+    from binderclip.generate.feedback.targets import PixelTarget as PixelTarget
     from binderclip.generate.guidance.classifier import ClassifierGuidance as ClassifierGuidance
     from binderclip.generate.guidance.classifier import ClippedSample as ClippedSample
     from binderclip.generate.guidance.classifier import log_probability_gradient as log_probability_gradient

@@ -1,4 +1,3 @@
-"""Images as signals: multiscale transforms with exact inverses, edges and networks that find them, and aliasing.
 """Images as signals: transforms with exact inverses, edges, aliasing; what a fixed gaze sees; solids from slices.
 
 A transform turns pictures (..., H, W) of any size into coefficients and back, without a loss and differentiably, so
@@ -24,7 +23,6 @@ from binderclip.vision.edges.junctions import JunctionField
 from binderclip.vision.edges.patches import fold_patches, unfold_patches
 from binderclip.vision.edges.thinning import thin_edges
 from binderclip.vision.error_segments import ErrorSegments, gradient_aware_segments
-from binderclip.vision.edges import sobel
 from binderclip.vision.fields.mesh import TriangleMesh, level_surface
 from binderclip.vision.fields.neural import SliceField, gradient_hinge
 from binderclip.vision.fields.slices import FieldSamples, PlanarSlice, slice_samples
@@ -52,11 +50,11 @@ __all__ = [
     "DeAliasingFilter",
     "DexiNed",
     "ErrorSegments",
-    "Fragments",
     "FeatureCodec",
     "FieldSamples",
     "FoveatedBlur",
     "FoveatedTexture",
+    "Fragments",
     "FrequencyMixing",
     "GaussianScene",
     "JunctionField",
@@ -84,9 +82,9 @@ __all__ = [
     "equivalent_sampling_rate",
     "fold_patches",
     "gradient_aware_segments",
-    "load_dexined",
     "gradient_hinge",
     "level_surface",
+    "load_dexined",
     "match_strength",
     "matched_uniform_blur",
     "penalty_value",
@@ -98,9 +96,9 @@ __all__ = [
     "slice_samples",
     "sobel",
     "srm_filters",
-    "thin_edges",
-    "unfold_patches",
     "ssim_map",
     "texture_strength",
+    "thin_edges",
+    "unfold_patches",
     "whiten",
 ]
