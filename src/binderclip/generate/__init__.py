@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from binderclip.generate.denoisers.exact import GaussianDenoiser as GaussianDenoiser
     from binderclip.generate.denoisers.exact import GaussianMixtureDenoiser as GaussianMixtureDenoiser
     from binderclip.generate.denoisers.exact import MixtureDenoiser as MixtureDenoiser
+    from binderclip.generate.denoisers.image_prompt import load_ip_adapter as load_ip_adapter
     from binderclip.generate.denoisers.latent import LatentDenoiser as LatentDenoiser
     from binderclip.generate.denoisers.pipeline import load_denoiser as load_denoiser
     from binderclip.generate.denoisers.pipeline import save_denoiser as save_denoiser
@@ -53,6 +54,13 @@ if TYPE_CHECKING:
     from binderclip.generate.draw.vector.strokes import BezierStrokes as BezierStrokes
     from binderclip.generate.draw.vector.svg import RadialFill as RadialFill
     from binderclip.generate.draw.vectorise import vectorize as vectorize
+    from binderclip.generate.edit.clipaway import CLIPAway as CLIPAway
+    from binderclip.generate.edit.clipaway import EmbeddingProjection as EmbeddingProjection
+    from binderclip.generate.edit.clipaway import without_component as without_component
+    from binderclip.generate.edit.inpainting import KnownRegion as KnownRegion
+    from binderclip.generate.edit.inpainting import erode as erode
+    from binderclip.generate.edit.inpainting import inpaint as inpaint
+    from binderclip.generate.edit.inpainting import outline_inpaint as outline_inpaint
     from binderclip.generate.edit.localized import LUSD as LUSD
     from binderclip.generate.edit.localized import attention_edit_mask as attention_edit_mask
     from binderclip.generate.edit.localized import direction_std_schedule as direction_std_schedule

@@ -26,6 +26,7 @@ def sample(
     hooks: Sequence[SamplingHook] = (),
     num_inference_steps: int = 50,
     eta: float = 0.0,
+    resamples: int = 1,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "B *shape"]:
     """Pictures out of noise, step by step: DDIM, or DDPM for `eta=1`.
@@ -41,7 +42,9 @@ def sample(
         hooks: change the states, in their order.
         num_inference_steps: steps, evenly spread over the schedule's times.
         eta: noise that every step adds, in units of DDPM's.
-        generator: of that noise; default torch's.
+        resamples: how often every step but the last is taken: noise is added again in between, by which hooks that
+            replace a part of the picture and the rest come to agree (RePaint, arXiv 2201.09865, jumps of length 1).
+        generator: of all noise; default torch's.
 
     Raises:
         UsageError: an empty batch, a state that is not finite, or a setting out of range.
@@ -51,8 +54,11 @@ def sample(
     """
     _check_state(x)
     check_number("eta", eta, least=0)
+    check_whole("resamples", resamples, least=1)
     times = denoiser.schedule.timesteps(num_inference_steps).tolist()
-    for i, (t, target) in enumerate(zip(times, [*times[1:], None], strict=True)):
+    steps = list(enumerate(zip(times, [*times[1:], None], strict=True)))
+    repeated = [step for step in steps for _ in range(resamples if step[1][1] is not None else 1)]
+    for number, (i, (t, target)) in enumerate(repeated):
         step = StepContext(
             denoiser, x, t=t, target=target, i=i, n=len(times), condition=condition, terms=terms
         )  # fmt: skip
@@ -71,6 +77,8 @@ def sample(
         x = step.schedule.step(epsilon, step.x.detach(), t, target, eta=spread, noise=noise)
         for hook in hooks:
             x = hook.after(step, x)
+        if target is not None and repeated[number + 1][0] == i:
+            x = denoiser.schedule.renoise(x, target, t, generator)
     return x
 
 

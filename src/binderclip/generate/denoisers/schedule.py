@@ -176,6 +176,20 @@ class NoiseSchedule:
         a, s = self.coefficients(t, x0)
         return a * x0 + s * noise
 
+    def renoise(
+        self, x: Float[Tensor, "R *shape"], t: int, target: int, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "R *shape"]:
+        """A state at time t made noisier, to time `target`: sqrt(r) x + sqrt(1 - r) noise, r = abar_target / abar_t.
+
+        Raises:
+            UsageError: a target that is not noisier.
+        """
+        ratio = float(self.alphas_cumprod[target] / self.alphas_cumprod[t])
+        if ratio > 1:
+            raise UsageError(f"time {target} is less noisy than time {t}")
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        return ratio**0.5 * x + (1 - ratio) ** 0.5 * noise
+
     def to_epsilon(
         self,
         prediction: Float[Tensor, "R *shape"],
