@@ -7,7 +7,7 @@ import torch
 from open_clip_train.scheduler import const_lr, cosine_lr
 
 from binderclip import errors
-from binderclip.optim import schedule
+from binderclip.optim import layerwise_gaussian_lr, schedule
 
 
 class _Optimizer:
@@ -59,3 +59,18 @@ def test_lengths_that_make_no_sense_are_refused(bad):
 def test_unknown_shape_lists_the_known():
     with pytest.raises(errors.UsageError, match="constant, cosine, linear"):
         schedule("cosin", steps=3)
+
+
+def test_a_gaussian_sweeps_over_the_layers():
+    """p059 (arXiv 2505.23161): the normal density's shape, its centre at the first layer and then at the last."""
+    multipliers = layerwise_gaussian_lr(5, width=0.7)
+    for progress in (0.0, 0.3, 1.0):
+        density = torch.distributions.Normal(4 * progress, 0.7).log_prob(torch.arange(5.0))
+        peak = torch.distributions.Normal(0.0, 0.7).log_prob(torch.tensor(0.0))
+        expected = (density - peak).exp().tolist()
+        assert [multiplier(progress) for multiplier in multipliers] == pytest.approx(expected, rel=1e-5)
+    assert [multiplier(0.5) for multiplier in layerwise_gaussian_lr(4, width=1e6)] == pytest.approx([1.0] * 4)
+    assert layerwise_gaussian_lr(1)[0](0.7) == 1.0
+    for arguments in ({"layers": 0}, {"layers": 3, "width": 0.0}, {"layers": 3, "width": math.nan}):
+        with pytest.raises(errors.UsageError):
+            layerwise_gaussian_lr(**arguments)

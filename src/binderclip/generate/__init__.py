@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     from binderclip.generate.draw.clipdraw import clipdraw as clipdraw
     from binderclip.generate.draw.gradients import clamp_with_grad as clamp_with_grad
     from binderclip.generate.draw.gradients import replace_grad as replace_grad
+    from binderclip.generate.draw.implicit import ImplicitImage as ImplicitImage
+    from binderclip.generate.draw.implicit import robust_fit as robust_fit
+    from binderclip.generate.draw.inversion import CLIPInversion as CLIPInversion
+    from binderclip.generate.draw.inversion import ColourShear as ColourShear
+    from binderclip.generate.draw.inversion import InversionTarget as InversionTarget
+    from binderclip.generate.draw.inversion import MeanEmbeddingDistance as MeanEmbeddingDistance
     from binderclip.generate.draw.mesh_texture import MeshTexture as MeshTexture
     from binderclip.generate.draw.objectives import PromptDistance as PromptDistance
     from binderclip.generate.draw.objectives import clip_prompt as clip_prompt

@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from binderclip.optim.rules import steer_gradient as steer_gradient
     from binderclip.optim.schedules import SCHEDULES as SCHEDULES
     from binderclip.optim.schedules import LRSchedule as LRSchedule
+    from binderclip.optim.schedules import layerwise_gaussian_lr as layerwise_gaussian_lr
     from binderclip.optim.schedules import schedule as schedule
     from binderclip.optim.schedules import sigmoid_cosine_decay as sigmoid_cosine_decay
     from binderclip.optim.space import HessianOperator as HessianOperator

@@ -10,9 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from binderclip.errors import UsageError
-from binderclip.numeric import check_number
+from binderclip.numeric import check_number, check_whole
 
-__all__ = ["SCHEDULES", "LRSchedule", "constant", "cosine", "linear", "schedule", "sigmoid_cosine_decay"]
+__all__ = [
+    "SCHEDULES",
+    "LRSchedule",
+    "constant",
+    "cosine",
+    "layerwise_gaussian_lr",
+    "linear",
+    "schedule",
+    "sigmoid_cosine_decay",
+]
 
 
 def constant(progress: float) -> float:
@@ -45,6 +54,38 @@ def sigmoid_cosine_decay(progress: float) -> float:
     """
     check_number("progress", progress, least=0, most=1)
     return max(cosine(progress), 1 / (1 + math.exp(12 * progress - 6)))
+
+
+def layerwise_gaussian_lr(layers: int, *, width: float = 1.0) -> list[Callable[[float], float]]:
+    """A multiplier for each layer: a Gaussian over layers whose centre moves from the first to the last over the run.
+
+    `exp(-(l - c)^2 / (2 width^2))` for layer l, with `c = progress (layers - 1)`. It acts on learning rates: as a
+    weight of the loss an optimizer like Adam would undo it.
+
+    Args:
+        layers: how many there are.
+        width: standard deviation, in layers; a large one gives all the same rate.
+
+    Returns:
+        Functions of progress in [0, 1], from the first layer to the last.
+
+    Raises:
+        UsageError: no layer, or a width that is not above 0.
+
+    Paper: Implicit Inversion turns CLIP into a Decoder (arXiv 2505.23161).
+
+    Examples:
+        >>> first, _, last = layerwise_gaussian_lr(3)
+        >>> first(0.0), last(1.0), round(first(0.5), 3), round(last(0.0), 3)
+        (1.0, 1.0, 0.607, 0.135)
+    """
+    check_whole("layers", layers, least=1)
+    check_number("width", width, above=0)
+
+    def multiplier(layer: int) -> Callable[[float], float]:
+        return lambda progress: math.exp(-0.5 * ((layer - progress * (layers - 1)) / width) ** 2)
+
+    return [multiplier(layer) for layer in range(layers)]
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine, "linear": linear}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from binderclip.similarity.geometry import SquaredLorentz as SquaredLorentz
     from binderclip.similarity.hubness import CSLS as CSLS
     from binderclip.similarity.hubness import mean_nearest_cosine as mean_nearest_cosine
+    from binderclip.similarity.procrustes import procrustes_align as procrustes_align
     from binderclip.similarity.record import frozen_similarity as frozen_similarity
     from binderclip.similarity.record import similarity_from_record as similarity_from_record
     from binderclip.similarity.record import similarity_record as similarity_record
