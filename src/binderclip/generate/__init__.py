@@ -121,5 +121,6 @@ if TYPE_CHECKING:
     from binderclip.generate.translate.terms import WassersteinPenalty as WassersteinPenalty
     from binderclip.generate.translate.terms import weight_bound as weight_bound
     from binderclip.generate.translate.trainer import AdversarialTrainer as AdversarialTrainer
+    from binderclip.generate.translate.wgan import WGAN as WGAN
 
 lazy_exports(__name__)
