@@ -105,10 +105,16 @@ if TYPE_CHECKING:
     from binderclip.generate.guidance.noisy_classifier import NoisyClassifier as NoisyClassifier
     from binderclip.generate.guidance.windows import JointWindows as JointWindows
     from binderclip.generate.guidance.windows import SyncGuidance as SyncGuidance
+    from binderclip.generate.translate.cut import CUT as CUT
+    from binderclip.generate.translate.cut import CUT_MODES as CUT_MODES
+    from binderclip.generate.translate.cut import CUTSettings as CUTSettings
+    from binderclip.generate.translate.cut import PatchProjection as PatchProjection
     from binderclip.generate.translate.gan_loss import GANLoss as GANLoss
     from binderclip.generate.translate.guidance_mask import anchor_masks as anchor_masks
     from binderclip.generate.translate.guidance_mask import contrastive_mask as contrastive_mask
     from binderclip.generate.translate.guidance_mask import training_masks as training_masks
+    from binderclip.generate.translate.networks import PatchDiscriminator as PatchDiscriminator
+    from binderclip.generate.translate.networks import ResnetTranslator as ResnetTranslator
     from binderclip.generate.translate.reflection import PromptBlock as PromptBlock
     from binderclip.generate.translate.reflection import ReflectionLayers as ReflectionLayers
     from binderclip.generate.translate.reflection import ReflectionRemover as ReflectionRemover

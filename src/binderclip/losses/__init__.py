@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from binderclip.losses.dense.masked_features import random_block_masks as random_block_masks
     from binderclip.losses.dense.masked_patches import MaskedPatchReconstruction as MaskedPatchReconstruction
     from binderclip.losses.dense.neighbor_prior import neighbor_prior as neighbor_prior
+    from binderclip.losses.dense.patch_nce import PatchNCELoss as PatchNCELoss
     from binderclip.losses.dense.superpixels import SuperpixelKL as SuperpixelKL
     from binderclip.losses.dense.superpixels import patch_superpixels as patch_superpixels
     from binderclip.losses.dense.text_masks import FocalDice as FocalDice
