@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from binderclip.data.made.cue_grid import CueGrid as CueGrid
     from binderclip.data.made.cue_grid import CueSet as CueSet
     from binderclip.data.made.examples import write_examples as write_examples
+    from binderclip.data.made.garments import GARMENT_LAYOUT as GARMENT_LAYOUT
+    from binderclip.data.made.garments import WornGarments as WornGarments
+    from binderclip.data.made.garments import worn_garments as worn_garments
     from binderclip.data.made.hallucinations import HallucinatedCaptions as HallucinatedCaptions
     from binderclip.data.made.hallucinations import ObjectStatistics as ObjectStatistics
     from binderclip.data.made.hallucinations import hallucinated_captions as hallucinated_captions

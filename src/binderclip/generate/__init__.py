@@ -119,6 +119,8 @@ if TYPE_CHECKING:
     from binderclip.generate.translate.reflection import ReflectionLayers as ReflectionLayers
     from binderclip.generate.translate.reflection import ReflectionRemover as ReflectionRemover
     from binderclip.generate.translate.reflection import reflection_losses as reflection_losses
+    from binderclip.generate.translate.sequential_flow import SequentialFlow as SequentialFlow
+    from binderclip.generate.translate.sequential_flow import erase_by_depth as erase_by_depth
     from binderclip.generate.translate.terms import CriticPass as CriticPass
     from binderclip.generate.translate.terms import DiscriminatorTerm as DiscriminatorTerm
     from binderclip.generate.translate.terms import LossTerm as LossTerm
@@ -127,6 +129,8 @@ if TYPE_CHECKING:
     from binderclip.generate.translate.terms import WassersteinPenalty as WassersteinPenalty
     from binderclip.generate.translate.terms import weight_bound as weight_bound
     from binderclip.generate.translate.trainer import AdversarialTrainer as AdversarialTrainer
+    from binderclip.generate.translate.try_on import layout_discriminator as layout_discriminator
+    from binderclip.generate.translate.try_on import try_on_losses as try_on_losses
     from binderclip.generate.translate.wgan import WGAN as WGAN
 
 lazy_exports(__name__)

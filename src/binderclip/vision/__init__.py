@@ -39,6 +39,7 @@ from binderclip.vision.splats.camera import SplatCamera
 from binderclip.vision.splats.scene import GaussianScene, SplatRender, TileWeights
 from binderclip.vision.srm import SRMFilter, srm_filters
 from binderclip.vision.triangles import Fragments, rasterize
+from binderclip.vision.warp import area_change, compose_flows, resize_flow, warp
 from binderclip.vision.wavelets import WaveletTransform, daubechies
 
 __all__ = [
@@ -77,6 +78,8 @@ __all__ = [
     "adain",
     "aliasing_map",
     "aliasing_score",
+    "area_change",
+    "compose_flows",
     "coral",
     "daubechies",
     "equivalent_sampling_rate",
@@ -92,6 +95,7 @@ __all__ = [
     "rasterize",
     "receptive_field_stats",
     "render_boundaries",
+    "resize_flow",
     "sample_patches",
     "slice_samples",
     "sobel",
@@ -100,5 +104,6 @@ __all__ = [
     "texture_strength",
     "thin_edges",
     "unfold_patches",
+    "warp",
     "whiten",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,32 +18,12 @@ from binderclip.numeric import check_fields, check_number
 from binderclip.robust.attack_loop import AttackResult
 from binderclip.robust.checks import check_finite, check_images
 from binderclip.robust.objectives import Objective
+from binderclip.vision.warp import warp
 
 __all__ = ["ObjectiveOf", "SpatialAttack", "flow_roughness", "stacked_histories", "warp"]
 
 ObjectiveOf: TypeAlias = Callable[[Int[Tensor, "b"]], Objective]
 """From the numbers of images, which may repeat, to the objective of these images alone."""
-
-
-def warp(
-    images: Float[Tensor, "B C H W"],
-    flow: Float[Tensor, "B 2 H W"],
-    *,
-    padding: Literal["border", "reflection"] = "border",
-) -> Float[Tensor, "B C H W"]:
-    """Pixel p becomes the bilinear sample of the image at p + flow(p); differentiable.
-
-    Args:
-        images: any number of channels.
-        flow: displacements (rows, columns) in pixels.
-        padding: what lies outside: the nearest pixel, or the image mirrored.
-    """
-    height, width = images.shape[-2:]
-    rows = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 0]
-    columns = torch.arange(width, device=flow.device, dtype=flow.dtype) + flow[:, 1]
-    # With align_corners -1 and 1 are the centres of the outer pixels, so that whole displacements are exact.
-    grid = torch.stack([2 * columns / max(width - 1, 1) - 1, 2 * rows / max(height - 1, 1) - 1], -1)
-    return F.grid_sample(images, grid.to(images.dtype), padding_mode=padding, align_corners=True)
 
 
 def flow_roughness(flow: Float[Tensor, "B 2 H W"], epsilon: float = 1e-8) -> Float[Tensor, "B"]:
