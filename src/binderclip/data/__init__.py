@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from binderclip.data.made.cue_grid import CueGrid as CueGrid
     from binderclip.data.made.cue_grid import CueSet as CueSet
     from binderclip.data.made.examples import write_examples as write_examples
+    from binderclip.data.made.fences import FENCES as FENCES
+    from binderclip.data.made.fences import Fenced as Fenced
+    from binderclip.data.made.fences import synthesize_fence as synthesize_fence
     from binderclip.data.made.garments import GARMENT_LAYOUT as GARMENT_LAYOUT
     from binderclip.data.made.garments import WornGarments as WornGarments
     from binderclip.data.made.garments import worn_garments as worn_garments

@@ -110,11 +110,22 @@ if TYPE_CHECKING:
     from binderclip.generate.translate.cut import CUTSettings as CUTSettings
     from binderclip.generate.translate.cut import PatchProjection as PatchProjection
     from binderclip.generate.translate.gan_loss import GANLoss as GANLoss
+    from binderclip.generate.translate.gated_completion import CompletionNet as CompletionNet
+    from binderclip.generate.translate.gated_completion import GatedConv2d as GatedConv2d
+    from binderclip.generate.translate.gated_completion import MapSelfAttention as MapSelfAttention
     from binderclip.generate.translate.guidance_mask import anchor_masks as anchor_masks
     from binderclip.generate.translate.guidance_mask import contrastive_mask as contrastive_mask
     from binderclip.generate.translate.guidance_mask import training_masks as training_masks
     from binderclip.generate.translate.networks import PatchDiscriminator as PatchDiscriminator
     from binderclip.generate.translate.networks import ResnetTranslator as ResnetTranslator
+    from binderclip.generate.translate.occlusion import CompletionGenerator as CompletionGenerator
+    from binderclip.generate.translate.occlusion import OcclusionRemover as OcclusionRemover
+    from binderclip.generate.translate.occlusion import OccNet as OccNet
+    from binderclip.generate.translate.occlusion import Unoccluded as Unoccluded
+    from binderclip.generate.translate.occlusion import completion_losses as completion_losses
+    from binderclip.generate.translate.occlusion import structure_discriminator as structure_discriminator
+    from binderclip.generate.translate.occlusion import structure_map as structure_map
+    from binderclip.generate.translate.occlusion import texture_discriminator as texture_discriminator
     from binderclip.generate.translate.reflection import PromptBlock as PromptBlock
     from binderclip.generate.translate.reflection import ReflectionLayers as ReflectionLayers
     from binderclip.generate.translate.reflection import ReflectionRemover as ReflectionRemover
