@@ -123,12 +123,12 @@ def test_skips_lead_around_the_blocks() -> None:
     """The side and pre-dense maps that the card names change the maps behind them, and no map before them."""
     torch.manual_seed(1)
     network = DexiNed(width=2).eval()
-    before = network._blocks(picture())
+    before = network.blocks(picture())
     for name, first in (("side_1", 3), ("pre_dense_3", 3), ("side_2", 4), ("pre_dense_2", 4), ("pre_dense_4", 4),
                         ("side_3", 5), ("pre_dense_5", 5), ("side_4", 6), ("pre_dense_6", 6)):  # fmt: skip
         bias = getattr(network, name).bn.bias
         bias += 1
-        changed = [not torch.equal(a, b) for a, b in zip(before, network._blocks(picture()), strict=True)]
+        changed = [not torch.equal(a, b) for a, b in zip(before, network.blocks(picture()), strict=True)]
         bias -= 1
         assert changed.index(True) == first - 1, name
 

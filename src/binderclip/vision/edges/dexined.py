@@ -81,13 +81,9 @@ class DexiNed(nn.Module):
         Raises:
             UsageError: no float pictures of three channels, or empty ones.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or not images.numel():
-            raise UsageError(f"images must be float (B, 3, H, W), not {images.dtype} of shape {tuple(images.shape)}")
-        height, width = images.shape[-2:]
-        mean = images.new_tensor(MEAN_BGR)[:, None, None]
-        x = F.pad(images.flip(1) * 255 - mean, (0, -width % STEP, 0, -height % STEP), mode="replicate")
-        sides = [getattr(self, f"up_block_{k}")(block) for k, block in enumerate(self._blocks(x), start=1)]
+        sides = [getattr(self, f"up_block_{k}")(block) for k, block in enumerate(self.blocks(images), start=1)]
         maps = torch.cat(sides, dim=1)  # (B, 6, H', W')
+        height, width = images.shape[-2:]
         return torch.cat([maps, self.block_cat["conv"](maps)], dim=1)[..., :height, :width]
 
     def probability(self, images: Float[Tensor, "B 3 H W"], *, fusion: Fusion = "fused") -> Float[Tensor, "B H W"]:
@@ -104,8 +100,20 @@ class DexiNed(nn.Module):
         probability = self(images).sigmoid()
         return probability[:, -1] if fusion == "fused" else probability.mean(1)
 
-    def _blocks(self, x: Tensor) -> list[Tensor]:
-        """What the six blocks give: at 1/2, 1/2, 1/4, 1/8, 1/16 and 1/16 of the picture."""
+    def blocks(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        """What the six blocks give: at 1/2, 1/2, 1/4, 1/8, 1/16 and 1/16 of the picture.
+
+        Args:
+            images: as for `forward`.
+
+        Raises:
+            UsageError: as `forward`.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or not images.numel():
+            raise UsageError(f"images must be float (B, 3, H, W), not {images.dtype} of shape {tuple(images.shape)}")
+        height, width = images.shape[-2:]
+        mean = images.new_tensor(MEAN_BGR)[:, None, None]
+        x = F.pad(images.flip(1) * 255 - mean, (0, -width % STEP, 0, -height % STEP), mode="replicate")
         block_1 = self.block_1(x)
         block_2 = self.block_2(block_1)
         pooled_2 = self.maxpool(block_2)  # 1/4
