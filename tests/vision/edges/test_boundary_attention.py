@@ -118,7 +118,7 @@ def train(steps: int) -> tuple[float, float]:
     losses = []
     for _ in range(steps):
         loss = BoundaryLoss()(network(noisy), clean, distances)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

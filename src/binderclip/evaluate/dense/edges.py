@@ -76,7 +76,7 @@ def match_edges(
         )
     maps = [part.cpu().numpy() for part in (prediction, target)]
     points = [np.argwhere(part) for part in maps]
-    partner = _largest_matching(*_pairs(*points, radius), len(points[0]), len(points[1]))
+    partner = _largest_matching(*_pairs(points[0], points[1], radius), len(points[0]), len(points[1]))
     matched = [np.zeros_like(part) for part in maps]
     pairs = partner >= 0
     matched[0][tuple(points[0][pairs].T)] = True

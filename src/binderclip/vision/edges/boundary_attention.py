@@ -97,14 +97,15 @@ class BoundaryAttention(nn.Module):
         self.register_buffer("masks", square_masks(patch, sides), persistent=False)
         self.mixer = _JunctionMixer(channels, width, mixer)
         self.first_head = nn.Linear(width, WEDGES + 4)
-        self.blocks = nn.ModuleList(
+        refining = [
             _RefinementBlock(channels, width, len(sides), attention, layers, heads, size_token, feed_forward, dropout)
             for _ in range(blocks)
-        )
+        ]
+        self.blocks = nn.ModuleList(refining)
         self.apply(_initialise_linear)
-        for block in self.blocks:
+        for block in refining:
             nn.init.ones_(block.to_sizes.weight)  # all patch sizes alike at first
-        for head in (self.first_head, *(block.head for block in self.blocks)):
+        for head in (self.first_head, *(block.head for block in refining)):
             nn.init.uniform_(head.bias, 0, 0.01)
 
     def forward(self, images: Float[Tensor, "B C H W"], *, outputs: int = 2) -> list[BoundaryMaps]:
@@ -132,6 +133,7 @@ class BoundaryAttention(nn.Module):
         smooth = self._smooth(fields[-1], images, None)
         states, following = [hidden], start
         for block in self.blocks:
+            assert isinstance(block, _RefinementBlock)
             for step in range(self.iterations):
                 hidden, sizes = block(hidden, start, self._cut(smooth), self._cut(images))
                 masks.append(torch.einsum("bhws,sij->bijhw", sizes, self.masks.to(sizes.dtype)))
@@ -294,4 +296,5 @@ def _initialise_linear(module: nn.Module) -> None:
     """LeCun's normal weights and biases of 0, as in the released program."""
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -53,7 +53,8 @@ class BoundaryLoss:
     def __post_init__(self) -> None:
         check_fields(self)
         for name, value in vars(self).items():
-            check_number(name, value, **({"above": 0} if name in ("constant", "discount") else {"least": 0}))
+            divides = name in ("constant", "discount")
+            check_number(name, value, above=0 if divides else None, least=None if divides else 0)
 
     def __call__(
         self,
