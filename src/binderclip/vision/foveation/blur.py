@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from binderclip.data.augment.fill import gaussian_blur
 from binderclip.errors import UsageError
 from binderclip.numeric import check_number
-from binderclip.vision.foveation.texture import regions_of
+from binderclip.vision.foveation.texture import cached_regions
 
 __all__ = ["FoveatedBlur", "match_strength", "matched_uniform_blur", "ssim_map"]
 
@@ -89,14 +89,14 @@ class FoveatedBlur(nn.Module):
         self.coefficient, self.scale, self.field_deg = float(coefficient), float(scale), float(field_deg)
         geometry = {"fixation": fixation, "field_deg": field_deg, "fovea_deg": fovea_deg}
         self._geometry = tuple(geometry.items())
-        regions_of((1, 1), self.scale, self._geometry)  # refuses what is out of range
+        cached_regions((1, 1), self.scale, self._geometry)  # refuses what is out of range
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Blurred pictures."""
         if images.ndim != 4:
             raise UsageError(f"pictures must be (B, C, H, W), not {tuple(images.shape)}")
         size = (images.shape[2], images.shape[3])
-        masks, radius = regions_of(size, self.scale, self._geometry).ring_masks()
+        masks, radius = cached_regions(size, self.scale, self._geometry).ring_masks()
         sigmas = (radius * (self.coefficient * max(size) / self.field_deg)).tolist()
         total = masks[0].to(images) * images
         for mask, sigma in zip(masks[1:], sigmas[1:], strict=True):

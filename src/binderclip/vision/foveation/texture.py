@@ -74,7 +74,7 @@ def _standardised(images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @lru_cache(maxsize=32)
-def regions_of(size: tuple[int, int], scale: float, options: tuple[tuple[str, Any], ...]) -> PoolingRegions:
+def cached_regions(size: tuple[int, int], scale: float, options: tuple[tuple[str, Any], ...]) -> PoolingRegions:
     """`PoolingRegions`, made once for each size and setting."""
     return PoolingRegions(size, scale, **dict(options))
 
@@ -117,7 +117,7 @@ class FoveatedTexture(nn.Module):
 
     def regions(self, size: tuple[int, int]) -> PoolingRegions:
         """The regions of a map of a size."""
-        return regions_of(size, self.scale, self._geometry)
+        return cached_regions(size, self.scale, self._geometry)
 
     def strength(self, size: tuple[int, int]) -> Float[Tensor, "R"]:
         """Alpha of each region of a map of a size: 0 for the fovea and for fewer than two places."""
