@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from binderclip.generate.draw.vector.strokes import BezierStrokes as BezierStrokes
     from binderclip.generate.draw.vector.svg import RadialFill as RadialFill
     from binderclip.generate.draw.vectorise import vectorize as vectorize
+    from binderclip.generate.edit.alignment import refinement_mapper as refinement_mapper
+    from binderclip.generate.edit.alignment import replacement_mapper as replacement_mapper
     from binderclip.generate.edit.clipaway import CLIPAway as CLIPAway
     from binderclip.generate.edit.clipaway import EmbeddingProjection as EmbeddingProjection
     from binderclip.generate.edit.clipaway import without_component as without_component
@@ -70,6 +72,15 @@ if TYPE_CHECKING:
     from binderclip.generate.edit.localized import LUSD as LUSD
     from binderclip.generate.edit.localized import attention_edit_mask as attention_edit_mask
     from binderclip.generate.edit.localized import direction_std_schedule as direction_std_schedule
+    from binderclip.generate.edit.pairs import PairedDenoiser as PairedDenoiser
+    from binderclip.generate.edit.pairs import PairedGuidance as PairedGuidance
+    from binderclip.generate.edit.pairs import PromptPair as PromptPair
+    from binderclip.generate.edit.pairs import edit_pair as edit_pair
+    from binderclip.generate.edit.prompt_to_prompt import AttentionEdit as AttentionEdit
+    from binderclip.generate.edit.prompt_to_prompt import AttentionRefine as AttentionRefine
+    from binderclip.generate.edit.prompt_to_prompt import AttentionReplace as AttentionReplace
+    from binderclip.generate.edit.prompt_to_prompt import AttentionReweight as AttentionReweight
+    from binderclip.generate.edit.prompt_to_prompt import LocalBlend as LocalBlend
     from binderclip.generate.edit.score_distillation import ScoreDistillation as ScoreDistillation
     from binderclip.generate.edit.score_distillation import dds_direction as dds_direction
     from binderclip.generate.edit.score_distillation import sds_direction as sds_direction

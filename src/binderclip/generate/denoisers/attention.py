@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -43,6 +43,7 @@ class AttentionSite:
         return slice(first, first + length)
 
 
+@runtime_checkable
 class AttentionControl(Protocol):
     """Sees the attention probabilities of every block and gives those to be used."""
 

@@ -34,7 +34,11 @@ class GuidanceTerm(ABC):
 
 
 class SamplingHook:
-    """Changes the states of sampling at four places; every method may be left as it is."""
+    """Changes sampling at six places of a step; every method may be left as it is."""
+
+    def condition(self, step: StepContext) -> Hashable:
+        """What is sampled in the step, in the place of `step.condition`."""
+        return step.condition
 
     def before(self, step: StepContext) -> Tensor:
         """The state that the step starts from, in the place of `step.x`."""
@@ -47,6 +51,10 @@ class SamplingHook:
     def eta(self, step: StepContext, eta: float | Tensor) -> float | Tensor:
         """The step's noise in units of DDPM's, a number or a tensor that broadcasts with x."""
         return eta
+
+    def noise(self, step: StepContext, noise: Tensor) -> Tensor:
+        """The standard normal noise that the step adds, in the place of `noise`; asked where eta is not 0."""
+        return noise
 
     def after(self, step: StepContext, x: Tensor) -> Tensor:
         """The state that the step ends with, in the place of `x`."""

@@ -49,8 +49,12 @@ class PromptEncoder(nn.Module, ABC):
         """States of every token, padding included."""
 
     @abstractmethod
+    def tokens(self, text: str) -> list[int]:
+        """Ids of a text's tokens between the start and the end token."""
+
     def count(self, text: str) -> int:
-        """Tokens of a text between the start and the end token."""
+        """How many tokens a text has between the start and the end token."""
+        return len(self.tokens(text)) if text.strip() else 0
 
     @property
     @abstractmethod
@@ -101,10 +105,11 @@ class ImageTextPromptEncoder(PromptEncoder):
         tower = self.model.text_tower
         return tower.states(tower.run(tower.embed(self.model.tokenize(list(texts)).to(self.model.device))))
 
-    def count(self, text: str) -> int:
+    def tokens(self, text: str) -> list[int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a part of a prompt that is too long has been warned about
-            return int(self.model.tokenize([text]).mask.sum()) - 2 if text.strip() else 0
+            tokens = self.model.tokenize([text])
+        return tokens.ids[0][tokens.mask[0]].tolist()[1:-1]
 
 
 class TransformersPromptEncoder(PromptEncoder):
@@ -134,5 +139,5 @@ class TransformersPromptEncoder(PromptEncoder):
         ).input_ids
         return self.model(ids.to(self.model.device)).last_hidden_state
 
-    def count(self, text: str) -> int:
-        return len(self.tokenizer(text, add_special_tokens=False).input_ids) if text.strip() else 0
+    def tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)

@@ -63,6 +63,8 @@ def sample(
             denoiser, x, t=t, target=target, i=i, n=len(times), condition=condition, terms=terms
         )  # fmt: skip
         for hook in hooks:
+            step.condition = hook.condition(step)
+        for hook in hooks:
             state = hook.before(step)
             step = step if state is step.x else step.at(state)
         epsilon = step.guided().detach()
@@ -74,6 +76,9 @@ def sample(
             spread = hook.eta(step, spread)
         quiet = not isinstance(spread, Tensor) and spread == 0
         noise = None if quiet else torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        if noise is not None:
+            for hook in hooks:
+                noise = hook.noise(step, noise)
         x = step.schedule.step(epsilon, step.x.detach(), t, target, eta=spread, noise=noise)
         for hook in hooks:
             x = hook.after(step, x)
