@@ -116,6 +116,9 @@ if TYPE_CHECKING:
     from binderclip.generate.guidance.noisy_classifier import NoisyClassifier as NoisyClassifier
     from binderclip.generate.guidance.windows import JointWindows as JointWindows
     from binderclip.generate.guidance.windows import SyncGuidance as SyncGuidance
+    from binderclip.generate.smoothing.one_step import OneStepDenoising as OneStepDenoising
+    from binderclip.generate.smoothing.one_step import matching_time as matching_time
+    from binderclip.generate.smoothing.self_adaptation import SelfAdaptation as SelfAdaptation
     from binderclip.generate.translate.cut import CUT as CUT
     from binderclip.generate.translate.cut import CUT_MODES as CUT_MODES
     from binderclip.generate.translate.cut import CUTSettings as CUTSettings
