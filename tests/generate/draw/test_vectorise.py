@@ -85,6 +85,7 @@ def test_pictures_without_anything_to_draw_and_thin_ones_behave_and_a_stopped_ru
     torch.testing.assert_close(plain.image[0], torch.full((3, 8, 8), 0.4), atol=0.03, rtol=0)
     stopped = vectorize(ramp_disc(), 4, steps=20, callbacks=[Stop()])
     assert stopped.steps == 2
+    assert isinstance(stopped.param, BezierPaths)
     assert len(stopped.param.layers) == 1
 
 

@@ -57,7 +57,7 @@ def test_the_first_drawing_is_the_papers() -> None:
 def test_projection_bounds_widths_and_colours_and_nothing_else() -> None:
     strokes = cross([RED, BLUE], limits=(2.0, 5.0))
     with torch.no_grad():
-        strokes.points += 100
+        strokes.points.add_(100)
         strokes.widths[0] = -3
         strokes.colours[0] = torch.tensor([2.0, -1, 0.5, 7])
     strokes.project_()
@@ -70,8 +70,8 @@ def test_a_stroke_finds_its_way_to_a_picture_of_another() -> None:
     target = cross([RED, BLUE])().detach()
     moved = cross([RED, BLUE], lr=(0.2, 0.05, 0.01))
     with torch.no_grad():
-        moved.points += torch.tensor([2.0, -1.5])
-        moved.widths -= 2
+        moved.points.add_(torch.tensor([2.0, -1.5]))
+        moved.widths.sub_(2)
     error = {"error": lambda image: (image - target).square().mean()}
     result = ImageOptimisation(moved, error).run(60)
     assert result.history["error"][-1] < 2e-3 < 0.03 < result.history["error"][0]
@@ -97,7 +97,7 @@ def test_no_stroke_is_the_background_and_settings_are_refused_by_name() -> None:
 def test_an_svg_gives_the_same_drawing_and_filled_paths_are_refused() -> None:
     strokes = BezierStrokes.random(20, (48, 64), seed=1, background=(0.9, 0.8, 1.0))
     with torch.no_grad():
-        strokes.widths += 3 * torch.rand(20, generator=torch.Generator().manual_seed(0))
+        strokes.widths.add_(3 * torch.rand(20, generator=torch.Generator().manual_seed(0)))
     read = BezierStrokes.from_svg(strokes.to_svg())
     torch.testing.assert_close(read(), strokes(), atol=2 / 255, rtol=0)
     with pytest.raises(DataError, match="BezierPaths"):

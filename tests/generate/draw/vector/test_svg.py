@@ -31,7 +31,7 @@ def shown(browser: Any, document: str, size: tuple[int, int]) -> torch.Tensor:
 def strokes() -> BezierStrokes:
     drawing = BezierStrokes.random(60, (64, 80), seed=2, background=(1.0, 0.9, 0.7))
     with torch.no_grad():
-        drawing.widths += 5 * torch.rand(60, generator=torch.Generator().manual_seed(1))
+        drawing.widths.add_(5 * torch.rand(60, generator=torch.Generator().manual_seed(1)))
     return drawing
 
 

@@ -27,7 +27,8 @@ def parse_path(data: str) -> tuple[Float[Tensor, "_ 2"], bool]:
     """
     if re.sub(_TOKEN, "", data).strip(" ,\t\r\n"):
         raise DataError(f"the path {data[:40]!r} has characters that are no command and no number")
-    tokens, position, points = _TOKEN.findall(data), 0, []
+    tokens, position = _TOKEN.findall(data), 0
+    points: list[complex] = []
     command, closed = "", False
     handle, kind = 0j, ""  # the last control point and the kind of segment it is of, for the smooth commands
     while position < len(tokens):

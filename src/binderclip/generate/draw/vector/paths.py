@@ -50,6 +50,11 @@ class PathLayer(nn.Module):
 
     index_points: Tensor
     index_owner: Tensor
+    colours: nn.Parameter
+    centre: nn.Parameter
+    radii: nn.Parameter
+    offsets: nn.Parameter
+    stops: nn.Parameter
 
     def __init__(self, curves: Sequence[Float[Tensor, "_ 2"]], fills: Fills) -> None:
         super().__init__()
@@ -152,7 +157,7 @@ class BezierPaths(Parametrisation):
         self.size, self.lr = check_canvas(size, background), lr
         check_whole("pieces", 1 if pieces is None else pieces, least=1)
         self.pieces = pieces or pieces_for(size)
-        self.layers = nn.ModuleList([PathLayer(curves, fills)] if curves else [])
+        self.stack = nn.ModuleList([PathLayer(curves, fills)] if curves else [])
         self.register_buffer("background", torch.tensor(background, dtype=torch.float32))
 
     @classmethod
@@ -171,6 +176,11 @@ class BezierPaths(Parametrisation):
         curves = [path.points for path in paths]
         return cls(curves, fills, picture.size, **{"background": picture.background, **settings})
 
+    @property
+    def layers(self) -> list[PathLayer]:
+        """The paths as they were added, the first lowest."""
+        return list(self.stack)  # type: ignore[arg-type]
+
     def add(self, curves: Sequence[Float[Tensor, "_ 2"]], fills: Fills) -> PathLayer:
         """Lay more paths on top, as one layer with parameters of its own; the others stay as they are.
 
@@ -178,12 +188,12 @@ class BezierPaths(Parametrisation):
             UsageError: as the class.
         """
         layer = PathLayer(curves, fills).to(self.background.device)
-        self.layers.append(layer)
+        self.stack.append(layer)
         return layer
 
     def forward(self) -> Float[Tensor, "1 3 H W"]:
         """The drawing; differentiable in outlines (through the pixels at them) and fills."""
-        layers: list[Any] = list(self.layers)
+        layers = self.layers
         if not layers:
             return self.background[:, None, None].expand(1, 3, *self.size)
         coverage = torch.cat([layer.coverage(self.size, self.pieces) for layer in layers])
@@ -197,8 +207,7 @@ class BezierPaths(Parametrisation):
     @torch.no_grad()
     def silhouette(self, layer: int = -1) -> Float[Tensor, "H W"]:
         """The part of each pixel that the paths of a layer cover together, drawn opaquely."""
-        chosen: Any = self.layers[layer]
-        return 1 - (1 - chosen.coverage(self.size, self.pieces)).prod(0).reshape(self.size)
+        return 1 - (1 - self.layers[layer].coverage(self.size, self.pieces)).prod(0).reshape(self.size)
 
     def groups(self) -> list[dict[str, Any]]:
         """Two for each layer, in their order: points, then colours and gradients."""
@@ -212,16 +221,17 @@ class BezierPaths(Parametrisation):
     def project_(self) -> None:
         """Every fill into its range; points are free."""
         for layer in self.layers:
-            layer.project_()  # type: ignore[operator]
+            layer.project_()
 
     def to_svg(self) -> str:
         """The drawing as an SVG document, which browsers show as it is rendered here."""
-        gradients, paths = [], []
+        gradients: list[str] = []
+        paths: list[str] = []
         for layer in self.layers:
-            fills = layer.ramp()  # type: ignore[operator]
-            values = zip(layer.control_points, *(part.detach().cpu() for part in fills), strict=True)  # type: ignore[arg-type]
+            fills = [part.detach().cpu() for part in layer.ramp()]
+            values = zip(layer.control_points, *fills, strict=True)
             for curve, *ramp in values:
-                paint, definition = _paint(len(paths), bool(layer.plain), _Ramp(*ramp))
+                paint, definition = _paint(len(paths), layer.plain, _Ramp(*ramp))
                 gradients += definition
                 paths.append(f'<path d="{path_data(curve.detach().cpu(), closed=True)}" {paint}/>')
         content = "\n".join(["<defs>", *gradients, "</defs>", *paths] if gradients else paths)

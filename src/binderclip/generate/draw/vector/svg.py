@@ -79,7 +79,7 @@ class SvgPicture:
     """A document that was read: (H, W), RGB, and the paths in their order."""
 
     size: tuple[int, int]
-    background: tuple[float, float, float]
+    background: tuple[float, ...]
     paths: list[SvgPath]
 
     def strokes(self) -> list[SvgPath]:
@@ -149,7 +149,8 @@ def read_svg(document: str) -> SvgPicture:
         raise DataError(f"this is no SVG document: its root is <{_name(root)}>")
     size = _size(root)
     gradients = {e.get("id", ""): _gradient(e) for e in root.iter() if _name(e) == "radialGradient"}
-    background, paths = (1.0, 1.0, 1.0), []
+    background: tuple[float, ...] = (1.0, 1.0, 1.0)
+    paths: list[SvgPath] = []
     for element, style in _walk(root, {}):
         if _name(element) == "rect":
             if paths or _number(element, "x", 0) or _number(element, "y", 0) or not _covers(element, size):
@@ -159,7 +160,7 @@ def read_svg(document: str) -> SvgPicture:
             paths.append(_path(element, style, gradients))
         elif _name(element) not in _SILENT:
             raise DataError(f"the SVG has <{_name(element)}>: only paths are read, turn other shapes into paths")
-    return SvgPicture(size, background, paths)  # type: ignore[arg-type]
+    return SvgPicture(size, background, paths)
 
 
 def _name(element: ElementTree.Element) -> str:
