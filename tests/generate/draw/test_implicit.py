@@ -102,7 +102,7 @@ def test_a_step_takes_the_gradient_at_the_perturbed_matrices_and_goes_back() -> 
         for weight, source in zip(there.parameters(), first.parameters(), strict=True):
             if weight.ndim == 2:
                 assert source.grad is not None
-                weight += 0.3 * weight.norm() * source.grad / source.grad.norm()
+                weight.add_(0.3 * weight.norm() * source.grad / source.grad.norm())
     (there() - picture()).square().mean().backward()
     optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-2)
     for weight, source in zip(theirs.parameters(), there.parameters(), strict=True):
