@@ -119,10 +119,15 @@ if TYPE_CHECKING:
     from binderclip.generate.smoothing.one_step import OneStepDenoising as OneStepDenoising
     from binderclip.generate.smoothing.one_step import matching_time as matching_time
     from binderclip.generate.smoothing.self_adaptation import SelfAdaptation as SelfAdaptation
+    from binderclip.generate.translate.clip_features import CLIPMapper as CLIPMapper
+    from binderclip.generate.translate.clip_features import CLIPPatchFeatures as CLIPPatchFeatures
     from binderclip.generate.translate.cut import CUT as CUT
     from binderclip.generate.translate.cut import CUT_MODES as CUT_MODES
     from binderclip.generate.translate.cut import CUTSettings as CUTSettings
     from binderclip.generate.translate.cut import PatchProjection as PatchProjection
+    from binderclip.generate.translate.galip import GALIP as GALIP
+    from binderclip.generate.translate.galip import CLIPDiscriminator as CLIPDiscriminator
+    from binderclip.generate.translate.galip import GALIPGenerator as GALIPGenerator
     from binderclip.generate.translate.gan_loss import GANLoss as GANLoss
     from binderclip.generate.translate.gated_completion import CompletionNet as CompletionNet
     from binderclip.generate.translate.gated_completion import GatedConv2d as GatedConv2d
