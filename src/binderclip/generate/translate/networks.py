@@ -76,7 +76,7 @@ class ResnetTranslator(nn.Module):
                 the residual blocks.
         """
         result = []
-        for place, layer in enumerate(self.model[: taps[-1] + 1]):
+        for place, layer in enumerate([*self.model][: taps[-1] + 1]):
             x = layer(x)
             if place in taps:
                 result.append(x)
