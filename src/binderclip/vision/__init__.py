@@ -26,6 +26,7 @@ from binderclip.vision.error_segments import ErrorSegments, gradient_aware_segme
 from binderclip.vision.fields.mesh import TriangleMesh, level_surface
 from binderclip.vision.fields.neural import SliceField, gradient_hinge
 from binderclip.vision.fields.slices import FieldSamples, PlanarSlice, slice_samples
+from binderclip.vision.flow_fields import area_change, compose_flows, resize_flow, warp
 from binderclip.vision.foveation.blur import FoveatedBlur, match_strength, matched_uniform_blur, ssim_map
 from binderclip.vision.foveation.codec import BlockCodec, FeatureCodec
 from binderclip.vision.foveation.regions import PoolingRegions, RegionStatistics, texture_strength

@@ -140,7 +140,7 @@ class OcclusionRemover(nn.Module):
         """
         probability = self.occluder(images).sigmoid()
         mask = dilated((probability >= self.threshold).to(images), self.dilation)
-        return Unoccluded(composite(images, self.completion(images, mask), mask), mask, probability)
+        return Unoccluded(_composite(images, self.completion(images, mask), mask), mask, probability)
 
 
 class CompletionGenerator(nn.Module):
@@ -160,7 +160,7 @@ class CompletionGenerator(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs, by name."""
         painted = self.completion(batch["image"], batch["mask"])
-        return {"painted": painted, "fake": composite(batch["image"], painted, batch["mask"])}
+        return {"painted": painted, "fake": _composite(batch["image"], painted, batch["mask"])}
 
 
 def structure_map(images: Float[Tensor, "B 3 H W"], *, sigma: float = 1.0) -> Float[Tensor, "B 1 H W"]:
@@ -251,7 +251,7 @@ def structure_discriminator(module: nn.Module, *, weight: float = 0.1, sigma: fl
     return _discriminator(module, weight, lambda images: structure_map(images, sigma=sigma))
 
 
-def composite(images: Tensor, painted: Tensor, mask: Tensor) -> Tensor:
+def _composite(images: Tensor, painted: Tensor, mask: Tensor) -> Tensor:
     """The picture outside of the mask, what is painted inside."""
     return images * (1 - mask) + painted * mask
 

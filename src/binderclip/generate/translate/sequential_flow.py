@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.numeric import check_whole
-from binderclip.vision.warp import resize_flow, warp
+from binderclip.vision.flow_fields import resize_flow, warp
 
 __all__ = ["SequentialFlow", "erase_by_depth"]
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from binderclip.generate.translate.gan_loss import GANLoss
 from binderclip.generate.translate.terms import DiscriminatorTerm, LossTerm, Outputs
 from binderclip.losses.restoration.flows import layer_order, total_variation
-from binderclip.vision.warp import resize_flow, warp
+from binderclip.vision.flow_fields import resize_flow, warp
 
 __all__ = ["layout_discriminator", "try_on_losses"]
 

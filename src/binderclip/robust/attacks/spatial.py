@@ -18,7 +18,7 @@ from binderclip.numeric import check_fields, check_number
 from binderclip.robust.attack_loop import AttackResult
 from binderclip.robust.checks import check_finite, check_images
 from binderclip.robust.objectives import Objective
-from binderclip.vision.warp import warp
+from binderclip.vision.flow_fields import warp
 
 __all__ = ["ObjectiveOf", "SpatialAttack", "flow_roughness", "stacked_histories", "warp"]
 
