@@ -84,6 +84,11 @@ if TYPE_CHECKING:
     from binderclip.generate.edit.score_distillation import ScoreDistillation as ScoreDistillation
     from binderclip.generate.edit.score_distillation import dds_direction as dds_direction
     from binderclip.generate.edit.score_distillation import sds_direction as sds_direction
+    from binderclip.generate.edit.vision_guided import PropagatedBlend as PropagatedBlend
+    from binderclip.generate.edit.vision_guided import SourceAnchor as SourceAnchor
+    from binderclip.generate.edit.vision_guided import ViMAEdit as ViMAEdit
+    from binderclip.generate.edit.vision_guided import edited_image_embedding as edited_image_embedding
+    from binderclip.generate.edit.vision_guided import propagate_attention as propagate_attention
     from binderclip.generate.feedback.condition import ConditionTap as ConditionTap
     from binderclip.generate.feedback.condition import ImageCondition as ImageCondition
     from binderclip.generate.feedback.condition import VisualFeatures as VisualFeatures

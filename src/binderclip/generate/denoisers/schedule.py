@@ -170,9 +170,9 @@ class NoiseSchedule:
         return signal, noise
 
     def add_noise(
-        self, x0: Float[Tensor, "R *shape"], noise: Float[Tensor, "R *shape"], t: int | Int[Tensor, " R"]
+        self, x0: Float[Tensor, "R *shape"], noise: Float[Tensor, "R *shape"], t: int | Int[Tensor, " R"] | None
     ) -> Float[Tensor, "R *shape"]:
-        """`x_t = a_t x0 + s_t noise`."""
+        """`x_t = a_t x0 + s_t noise`; None for the end of sampling."""
         a, s = self.coefficients(t, x0)
         return a * x0 + s * noise
 

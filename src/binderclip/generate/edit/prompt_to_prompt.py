@@ -263,7 +263,7 @@ class LocalBlend(SamplingHook):
         """The edits' states, outside of the mask the pictures'."""
         if step.i < int(self.start * step.n):
             return x
-        return blend_pair(x, self.mask(tuple(x.shape[-2:])))
+        return blend_pair(x, self.mask((x.shape[-2], x.shape[-1])))
 
 
 def blend_pair(x: Float[Tensor, "R C h w"], mask: Bool[Tensor, "B 1 h w"]) -> Float[Tensor, "R C h w"]:
