@@ -84,6 +84,9 @@ if TYPE_CHECKING:
     from binderclip.generate.edit.score_distillation import ScoreDistillation as ScoreDistillation
     from binderclip.generate.edit.score_distillation import dds_direction as dds_direction
     from binderclip.generate.edit.score_distillation import sds_direction as sds_direction
+    from binderclip.generate.edit.value_inversion import PromptEmbeddingInversion as PromptEmbeddingInversion
+    from binderclip.generate.edit.value_inversion import StyleDiffusion as StyleDiffusion
+    from binderclip.generate.edit.value_inversion import ValueMapping as ValueMapping
     from binderclip.generate.edit.vision_guided import PropagatedBlend as PropagatedBlend
     from binderclip.generate.edit.vision_guided import SourceAnchor as SourceAnchor
     from binderclip.generate.edit.vision_guided import ViMAEdit as ViMAEdit
