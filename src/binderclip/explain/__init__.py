@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from binderclip.explain.faithfulness.retrain import from_scratch as from_scratch
     from binderclip.explain.faithfulness.retrain import keep_mask as keep_mask
     from binderclip.explain.faithfulness.retrain import remove_and_retrain as remove_and_retrain
+    from binderclip.explain.gradient.attention_scores import attention_gradient_scores as attention_gradient_scores
     from binderclip.explain.gradient.class_image import ClassImage as ClassImage
     from binderclip.explain.gradient.class_image import ClassModelImage as ClassModelImage
     from binderclip.explain.gradient.extraction import extract_aggregate as extract_aggregate

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from binderclip.generate.edit.clipaway import CLIPAway as CLIPAway
     from binderclip.generate.edit.clipaway import EmbeddingProjection as EmbeddingProjection
     from binderclip.generate.edit.clipaway import without_component as without_component
+    from binderclip.generate.edit.gradient_mask import AbsGradSAM as AbsGradSAM
     from binderclip.generate.edit.inpainting import KnownRegion as KnownRegion
     from binderclip.generate.edit.inpainting import erode as erode
     from binderclip.generate.edit.inpainting import inpaint as inpaint
