@@ -60,7 +60,7 @@ def test_neutral_values_are_ordinary_guided_sampling(tiny_denoiser: LatentDenois
 
 def test_the_guided_path_follows_the_inversion_better_than_without_it(tiny_denoiser: LatentDenoiser) -> None:
     settings = PromptEmbeddingInversion(
-        guidance_scale=5.0, num_inference_steps=STEPS, inner_steps=25, attention_weight=0.0, tolerance=0.0
+        guidance_scale=5.0, num_inference_steps=STEPS, inner_steps=25, decay=1.0, attention_weight=0.0, tolerance=0.0
     )
     result = settings.fit(tiny_denoiser, LATENTS, PROMPT, drawn(5, 10, seed=1))  # features of another width
     before, after = (
@@ -80,7 +80,12 @@ def test_the_guided_path_follows_the_inversion_better_than_without_it(tiny_denoi
 def test_the_loss_of_attention_keeps_attention(tiny_denoiser: LatentDenoiser) -> None:
     def distance(weight: float) -> float:
         settings = PromptEmbeddingInversion(
-            guidance_scale=5.0, num_inference_steps=STEPS, inner_steps=12, attention_weight=weight, tolerance=0.0
+            guidance_scale=5.0,
+            num_inference_steps=STEPS,
+            inner_steps=12,
+            decay=1.0,
+            attention_weight=weight,
+            tolerance=0.0,
         )
         result = settings.fit(tiny_denoiser, LATENTS, PROMPT, drawn(5, 24, seed=1))
         words, maps = tiny_denoiser.prompt(PROMPT), []
