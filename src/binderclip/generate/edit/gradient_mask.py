@@ -15,7 +15,7 @@ from binderclip.explain.gradient.attention_scores import attention_gradient_scor
 from binderclip.generate.denoisers.attention import AttentionSite
 from binderclip.generate.denoisers.context import SamplingHook, StepContext
 from binderclip.generate.denoisers.latent import LatentDenoiser
-from binderclip.generate.edit.prompt_to_prompt import word_tokens
+from binderclip.generate.edit.prompt_to_prompt import prompt_positions
 from binderclip.numeric import check_number, check_whole
 
 __all__ = ["AbsGradSAM"]
@@ -144,7 +144,7 @@ class AbsGradSAM(SamplingHook):
 
     def _tokens(self, step: StepContext) -> list[int]:
         denoiser = _latent(step)
-        return word_tokens(denoiser.text, denoiser.prompt(step.condition).text, self.words)
+        return prompt_positions(denoiser.text, denoiser.prompt(step.condition).text, self.words)
 
 
 def _latent(step: StepContext) -> LatentDenoiser:

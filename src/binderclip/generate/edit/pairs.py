@@ -153,7 +153,7 @@ def edit_pair(
             raise NotSupported(f"{type(denoiser).__name__} has no attention to be controlled: give a LatentDenoiser")
         denoiser = denoiser.controlled(_ControlChain(controls))
     source_scale = guidance_scale if source_guidance_scale is None else source_guidance_scale
-    both = sample(
+    states = sample(
         PairedDenoiser(denoiser),
         torch.cat([x, x]),
         pair,
@@ -162,7 +162,7 @@ def edit_pair(
         num_inference_steps=num_inference_steps,
         generator=generator,
     )
-    pictures, edits = both.chunk(2)
+    pictures, edits = states.chunk(2)
     return pictures, edits
 
 

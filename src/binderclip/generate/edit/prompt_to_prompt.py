@@ -224,7 +224,7 @@ class LocalBlend(SamplingHook):
     ) -> None:
         check_number("threshold", threshold, least=0, most=1)
         check_number("start", start, least=0, most=1)
-        self.words = word_tokens(text, source, source_words), word_tokens(text, target, target_words)
+        self.words = prompt_positions(text, source, source_words), prompt_positions(text, target, target_words)
         self.threshold, self.start = threshold, start
         self.maps: dict[tuple[int, int], Float[Tensor, "C Q"]] = {}  # rows: pictures, then edits
 
@@ -272,7 +272,7 @@ def blend_pair(x: Float[Tensor, "R C h w"], mask: Bool[Tensor, "B 1 h w"]) -> Fl
     return torch.cat([source, torch.where(mask, target, source)])
 
 
-def word_tokens(text: PromptEncoder, prompt: str, words: str | Sequence[str]) -> list[int]:
+def prompt_positions(text: PromptEncoder, prompt: str, words: str | Sequence[str]) -> list[int]:
     """Positions of a word's tokens, or of several words'.
 
     Raises:

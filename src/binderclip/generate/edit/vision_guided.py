@@ -20,8 +20,8 @@ from binderclip.generate.edit.prompt_to_prompt import (
     AttentionRefine,
     AttentionReplace,
     blend_pair,
+    prompt_positions,
     word_attention,
-    word_tokens,
 )
 from binderclip.numeric import check_number, check_whole
 from binderclip.settings import check_choice
@@ -322,7 +322,10 @@ class ViMAEdit:
         ]
         words = None
         if self.source_word is not None and self.target_word is not None and mask is None:
-            words = word_tokens(text, self.source, self.source_word), word_tokens(text, self.target, self.target_word)
+            words = (
+                prompt_positions(text, self.source, self.source_word),
+                prompt_positions(text, self.target, self.target_word),
+            )
         if words is not None or mask is not None:
             blend = PropagatedBlend(
                 words, mask=mask, eta=self.eta, thresholds=self.thresholds, order=self.order, gamma=self.gamma,
