@@ -40,7 +40,6 @@ from binderclip.vision.splats.camera import SplatCamera
 from binderclip.vision.splats.scene import GaussianScene, SplatRender, TileWeights
 from binderclip.vision.srm import SRMFilter, srm_filters
 from binderclip.vision.triangles import Fragments, rasterize
-from binderclip.vision.warp import area_change, compose_flows, resize_flow, warp
 from binderclip.vision.wavelets import WaveletTransform, daubechies
 
 __all__ = [
