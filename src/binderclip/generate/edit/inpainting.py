@@ -74,7 +74,8 @@ def inpaint(
     """
     check_mask(images, mask)
     binary = (mask >= 0.5).to(images)
-    x = denoiser.noise(len(images), tuple(images.shape[-2:]), generator)
+    height, width = images.shape[-2:]
+    x = denoiser.noise(len(images), (height, width), generator)
     used: list[SamplingHook] = [*hooks]
     if denoiser.inpaints:
         network = denoiser.inpainting(images, binary)

@@ -17,7 +17,7 @@ from binderclip.generate.translate.gan_loss import GANLoss
 from binderclip.generate.translate.gated_completion import CompletionNet
 from binderclip.generate.translate.terms import DiscriminatorTerm, LossTerm, Outputs
 from binderclip.numeric import check_number, check_whole
-from binderclip.vision.edges import sobel
+from binderclip.vision.edges.derivatives import sobel
 
 __all__ = [
     "CompletionGenerator",
