@@ -24,15 +24,13 @@ RATES = {PENALTY: 1e-3, **dict.fromkeys(CLIPPED.values(), 5e-4)}
 def eight_gaussians(count: int, g: torch.Generator) -> Tensor:
     """Eight narrow normal distributions on a ring of radius 2, over 1.414."""
     angles = torch.randint(8, (count,), generator=g) * (math.pi / 4)
-    ring = 2 * torch.stack([angles.cos(), angles.sin()], 1)
-    return (ring + 0.02 * torch.randn(count, 2, generator=g)) / 1.414
+    return (2 * torch.stack([angles.cos(), angles.sin()], 1) + 0.02 * torch.randn(count, 2, generator=g)) / 1.414
 
 
 def swiss_roll(count: int, g: torch.Generator) -> Tensor:
     """scikit-learn's roll seen from its side, noise 0.25, over 7.5."""
     t = 1.5 * math.pi * (1 + 2 * torch.rand(count, generator=g))
-    roll = torch.stack([t * t.cos(), t * t.sin()], 1)
-    return (roll + 0.25 * torch.randn(count, 2, generator=g)) / 7.5
+    return (torch.stack([t * t.cos(), t * t.sin()], 1) + 0.25 * torch.randn(count, 2, generator=g)) / 7.5
 
 
 def generated(real: Tensor, g: torch.Generator) -> Tensor:
