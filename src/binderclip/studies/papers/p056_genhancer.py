@@ -49,7 +49,8 @@ def first(seed: int) -> list[Row]:
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    rows, start = first(seed), generator_of(seed, 0)[0]
+    rows: list[Row] = []  # those of `first` are in the table already
+    start = generator_of(seed, 0)[0]
     feedbacks = {GLOBAL: generator_of(seed, 0)[1], LOCAL: generator_of(seed, "all")[1]}
     rows.append(Row(LOSS, LOCAL, restored(feedbacks[LOCAL], condition_of(start, feedbacks[LOCAL]))))
     for name in (BASE, GLOBAL, LOCAL):

@@ -89,6 +89,9 @@ def measure(seed: int) -> list[Row]:
                 Row(LOST, METAMER, float(lost[ring].mean()), f"{low} to {high} degrees")
                 for ring, (low, high) in zip(rings(), RINGS, strict=True)
             ]
+    for name in (METAMER, PAIR, NOISE, SHUFFLED):  # without a setting: the mean over scales
+        values = [row.value for row in rows if (row.metric, row.method) == (SEEN, name)]
+        rows.append(Row(SEEN, name, sum(values) / len(values)))
     return rows
 
 
