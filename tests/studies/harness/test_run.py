@@ -360,6 +360,7 @@ def run_result():
     ("measure", "reason"),
     [
         (lambda seed: [Row("acc", "a", float("nan"), "4 shots")], "ArithmeticError: acc of a 4 shots is nan"),
+        (lambda seed: [Row("acc", "a", 1.0), Row("acc", "a", 1.0)], "ValueError: acc of a  is there twice (seed"),
         (lambda seed: [Row("acc", "b", 1.0)], "UsageError: the study measured no 'acc' of 'a'"),
         (lambda seed: (_ for _ in ()).throw(DataError("no such set")), "DataError: no such set"),
     ],

@@ -15,7 +15,15 @@ from pathlib import Path
 from binderclip.errors import UsageError
 from binderclip.studies.harness.null import in_place, random_rows
 from binderclip.studies.harness.registration import criteria_hash
-from binderclip.studies.harness.study import FormerVerdict, Result, Study, decide, not_finite, superseded
+from binderclip.studies.harness.study import (
+    FormerVerdict,
+    Result,
+    Study,
+    decide,
+    measured_twice,
+    not_finite,
+    superseded,
+)
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 
@@ -93,6 +101,8 @@ def run_study(
                 rows += _measured(study, measure, seed)
                 used += [seed] if study.first is None or quick else []
         rows += needs  # what was measured of the method stands before what it needs
+        if (again := measured_twice(rows)) is not None:
+            raise ValueError(f"{again.metric} of {again.method} {again.setting} is there twice (seed {again.seed})")
         fresh = bool(study.registered) and not pilot_seeds(study) & set(used)
         verdict, reason, checks = (
             ("failed", "", []) if changed or quick else decide(study, Table(rows), registered=fresh)

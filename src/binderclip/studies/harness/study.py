@@ -227,3 +227,14 @@ def decide(study: Study, table: Table, *, registered: bool) -> tuple[Verdict, st
 def not_finite(rows: Iterable[Row]) -> Row | None:
     """The first row that is NaN or infinite."""
     return next((row for row in rows if not math.isfinite(row.value)), None)
+
+
+def measured_twice(rows: Iterable[Row]) -> Row | None:
+    """The first row that another of its seed has the name of: paired with others it would count twice."""
+    names: set[tuple[str, str, str, int]] = set()
+    for row in rows:
+        name = (row.metric, row.method, row.setting, row.seed)
+        if name in names:
+            return row
+        names.add(name)
+    return None
