@@ -73,3 +73,10 @@ def test_titles_and_names_of_panels_do_not_run_into_one_another(widths: tuple[fl
     assert boxes[-1].x1 <= figure.bbox.x1
     for ax in figure.axes:
         assert max(len(line) for label in ax.get_xticklabels() for line in label.get_text().split("\n")) <= 18
+
+
+def test_panels_of_one_metric_say_which_setting_each_is_of() -> None:
+    table = Table([Row(metric, "a", 0.5, setting) for metric in ("error", "time") for setting in ("far", "near")])
+    figure = Figure(figsize=(10, 3.6))
+    dot_panels(("error", ["a"], "far"), ("error", ["a"], "near"), ("time", ["a"], "far"))(table, figure)
+    assert [ax.get_title() for ax in figure.axes] == ["error, far", "error, near", "time"]

@@ -113,14 +113,18 @@ def dot_panels(
         wrap: characters of a title's line; default as many as a panel is wide.
     """
     relative = widths or [1.0] * len(shown)
+    metrics = [metric for metric, *_ in shown]
+    titles = [  # of several panels of one metric each says its setting
+        ", ".join([metric, *setting]) if metrics.count(metric) > 1 else metric for metric, _, *setting in shown
+    ]
     # A figure is 720 points wide, of which titles may have nine tenths, and a bold character .65 of its size.
     characters = [int(720 * 0.9 * width / sum(relative) / (0.65 * size)) for width in relative]
 
     def draw(table: Table, figure: Figure) -> None:
         axes: Any = figure.subplots(1, len(shown), squeeze=False, width_ratios=widths)
-        for ax, (metric, methods, *setting), line in zip(axes[0], shown, characters, strict=True):
+        for ax, (metric, methods, *setting), title, line in zip(axes[0], shown, titles, characters, strict=True):
             dots(ax, table, metric, methods, *setting)
-            ax.set_title(fill(metric, wrap or max(10, line)), fontsize=size)
+            ax.set_title(fill(title, wrap or max(10, line)), fontsize=size)
             ax.set_xticks(range(len(methods)), [fill(method, NAME) for method in methods])
             ax.tick_params(axis="x", labelrotation=rotation, labelsize=ticks)
 
