@@ -118,7 +118,7 @@ class OcclusionRemover(nn.Module):
 
     def __init__(
         self,
-        occluder: OccNet | None = None,
+        occluder: nn.Module | None = None,
         completion: CompletionNet | None = None,
         *,
         threshold: float = 0.5,
