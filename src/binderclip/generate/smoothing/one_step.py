@@ -56,6 +56,7 @@ class OneStepDenoising(nn.Module):
     Paper: Adversarial Robustification via Text-to-Image Diffusion Models (arXiv 2407.18658), eq. 5.
 
     Examples:
+        >>> import torch
         >>> from binderclip.generate import MixtureDenoiser
         >>> pictures = torch.stack([torch.full((3, 4, 4), -1.0), torch.full((3, 4, 4), 1.0)])
         >>> denoise = OneStepDenoising(MixtureDenoiser(pictures), 0.25)
