@@ -54,12 +54,16 @@ if TYPE_CHECKING:
     from binderclip.generate.draw.stochastic import Rendering as Rendering
     from binderclip.generate.draw.stochastic import estimate_gradient as estimate_gradient
     from binderclip.generate.draw.transforms import PerspectiveCutouts as PerspectiveCutouts
+    from binderclip.generate.draw.transforms import RandomCutouts as RandomCutouts
     from binderclip.generate.draw.transforms import warp_homography as warp_homography
     from binderclip.generate.draw.vector.compositing import composite_over as composite_over
     from binderclip.generate.draw.vector.paths import BezierPaths as BezierPaths
     from binderclip.generate.draw.vector.strokes import BezierStrokes as BezierStrokes
     from binderclip.generate.draw.vector.svg import RadialFill as RadialFill
     from binderclip.generate.draw.vectorise import vectorize as vectorize
+    from binderclip.generate.draw.vq_latent import VQLatent as VQLatent
+    from binderclip.generate.draw.vqgan_clip import WeightedPrompt as WeightedPrompt
+    from binderclip.generate.draw.vqgan_clip import vqgan_clip as vqgan_clip
     from binderclip.generate.edit.alignment import refinement_mapper as refinement_mapper
     from binderclip.generate.edit.alignment import replacement_mapper as replacement_mapper
     from binderclip.generate.edit.clipaway import CLIPAway as CLIPAway

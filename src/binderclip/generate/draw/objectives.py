@@ -48,17 +48,23 @@ class PromptDistance:
         self.distance, self.normalise_input = distance, normalise_input
         self.networks = (model,)
 
+    def features(self, images: Float[Tensor, "N 3 h w"]) -> Float[Tensor, "N E"]:
+        """Features of pictures, not normalised; differentiable."""
+        if self.normalise_input:
+            return self.model.encode_image(images)
+        return self.model.encode_pixels(self.model.preprocess.fit(images))
+
     def cosines(self, images: Float[Tensor, "N 3 h w"]) -> Float[Tensor, "N T"]:
         """Cosines of each picture with each prompt; differentiable."""
-        if self.normalise_input:
-            features = self.model.encode_image(images)
-        else:
-            features = self.model.encode_pixels(self.model.preprocess.fit(images))
-        return F.normalize(features, dim=-1) @ self.target.T
+        return F.normalize(self.features(images), dim=-1) @ self.target.T
 
     def __call__(self, images: Float[Tensor, "N 3 h w"]) -> Float[Tensor, ""]:
         """The weighted mean distance."""
-        cosine = self.cosines(images)
+        return self.of_features(self.features(images))
+
+    def of_features(self, features: Float[Tensor, "N E"]) -> Float[Tensor, ""]:
+        """The weighted mean distance of pictures with these features: several prompts can share them."""
+        cosine = F.normalize(features, dim=-1) @ self.target.T
         # 2 asin(chord / 2)^2 with chord^2 = 2 - 2 cos; the square root has no slope at 0, where the pictures fit
         half = ((1 - cosine) / 2).clamp(min=1e-12).sqrt()
         value = -cosine if self.distance == "cosine" else 2 * half.asin().square()
