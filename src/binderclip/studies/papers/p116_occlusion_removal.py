@@ -113,7 +113,7 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-PANELS = dot_panels(*((m, (LEFT, BIHARMONIC, NONE, ONE, TWO)) for m in (SSIM, STRUCTURE)), rotation=20)
+PANELS = dot_panels(*((m, (LEFT, BIHARMONIC, NONE, ONE, TWO), UNSEEN) for m in (SSIM, STRUCTURE)), rotation=20)
 STUDY = declared_study(
     __name__, measure, draw=PANELS, seeds=range(10, 18), null=lambda seed: random_rows(STUDY.criteria, seed),
     registered="7ed7d4949774",
