@@ -1,4 +1,4 @@
-"""One-step denoising: the time of a noise level, exact posterior means, and certificates that rise by it."""
+"""One-step denoising (p035): the time of a noise level, exact posterior means, and certificates that rise by it."""
 
 from __future__ import annotations
 

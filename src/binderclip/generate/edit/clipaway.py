@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.generate.denoisers.latent import LatentDenoiser
-from binderclip.generate.edit.inpainting import check_mask, inpaint
+from binderclip.generate.edit.inpainting import check_inpainting_mask, inpaint
 from binderclip.generate.guidance.classifier_free import ClassifierFreeGuidance
 from binderclip.models.files.released import read_released
 from binderclip.numeric import check_number, check_whole
@@ -129,7 +129,7 @@ class CLIPAway:
         Raises:
             UsageError: a mask of another size.
         """
-        check_mask(images, mask)
+        check_inpainting_mask(images, mask)
         alpha = (mask >= 0.5).to(images)
         raw = torch.cat([self.encode(images, alpha), self.encode(images, 1 - alpha)])
         object_, background = self.projection(raw).chunk(2)

@@ -72,7 +72,7 @@ def inpaint(
     Raises:
         UsageError: a mask of another size, one that is not finite, or sides that do not fit the network.
     """
-    check_mask(images, mask)
+    check_inpainting_mask(images, mask)
     binary = (mask >= 0.5).to(images)
     height, width = images.shape[-2:]
     x = denoiser.noise(len(images), (height, width), generator)
@@ -147,7 +147,7 @@ def outline_inpaint(
 
     Paper: Outline-Guided Object Inpainting with Diffusion Models (arXiv 2402.16421).
     """
-    check_mask(images, mask)
+    check_inpainting_mask(images, mask)
     if not 0 <= least <= 1:
         raise UsageError(f"least must lie in [0, 1], got {least}")
     size = max(2, round(12 * min(images.shape[-2:]) / PAPER_SIDE)) if erosion is None else erosion
@@ -165,7 +165,7 @@ def outline_inpaint(
     return out, repainted
 
 
-def check_mask(images: Tensor, mask: Tensor) -> None:
+def check_inpainting_mask(images: Tensor, mask: Tensor) -> None:
     """Refuse a mask that is not (B, 1, H, W) of the pictures, or not finite."""
     if mask.shape != (len(images), 1, *images.shape[-2:]):
         expected = (len(images), 1, *images.shape[-2:])

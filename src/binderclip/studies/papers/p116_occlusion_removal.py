@@ -15,7 +15,7 @@ from binderclip import generate
 from binderclip.data import synthesize_fence
 from binderclip.generate.translate.occlusion import dilated
 from binderclip.losses.restoration.structure import similarity_map
-from binderclip.studies.harness import Row, declared_study, dot_panels, random_rows
+from binderclip.studies.harness import Row, Study, declared_study, dot_panels, random_rows
 from binderclip.studies.protocols.data.made_fakes import photographs, tiles
 
 IOU, SSIM, STRUCTURE = "IoU of the mask", "SSIM under the fence", "error of the structure under the fence"
@@ -114,7 +114,7 @@ def measure(seed: int) -> list[Row]:
 
 
 PANELS = dot_panels(*((m, (LEFT, BIHARMONIC, NONE, ONE, TWO), UNSEEN) for m in (SSIM, STRUCTURE)), rotation=20)
-STUDY = declared_study(
+STUDY: Study = declared_study(
     __name__, measure, draw=PANELS, seeds=range(10, 18), null=lambda seed: random_rows(STUDY.criteria, seed),
     registered="7ed7d4949774",
 )  # fmt: skip
