@@ -76,6 +76,12 @@ def test_a_folder_without_a_part_or_with_missing_weights_is_refused(folder: Path
     with pytest.raises(CheckpointError, match="lacks vae: was its download interrupted"):
         load_denoiser(broken)
     shutil.copytree(folder / "vae", broken / "vae")
+    scheduler = broken / "scheduler" / "scheduler_config.json"
+    text = scheduler.read_text()
+    scheduler.unlink()
+    with pytest.raises(CheckpointError, match="scheduler_config.json cannot be read"):
+        load_denoiser(broken)
+    scheduler.write_text(text)
     weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
     state = load_file(weights)
     state.pop("conv_in.weight")
@@ -92,6 +98,7 @@ def test_a_folder_without_a_part_or_with_missing_weights_is_refused(folder: Path
     [
         ('{"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}', NotSupported, "two text encoders"),
         ("{", CheckpointError, "is not JSON"),
+        ("[]", CheckpointError, "must be an object"),
         (None, CheckpointError, "has no model_index.json"),
     ],
 )

@@ -14,7 +14,7 @@ from binderclip.generate.denoisers.latent import LatentDenoiser
 from binderclip.generate.denoisers.prompts import ImageTextPromptEncoder, TransformersPromptEncoder
 from binderclip.generate.denoisers.schedule import NoiseSchedule
 from binderclip.models import load
-from binderclip.models.files.checkpoint import check_weights_finite, first_words
+from binderclip.models.files.checkpoint import check_weights_finite, first_words, read_json_object
 from binderclip.models.files.folders import bundled_of, folder_card, folder_kind, read_folder, write_folder
 
 __all__ = ["load_denoiser", "save_denoiser"]
@@ -122,15 +122,10 @@ def _read_own(folder: Path) -> LatentDenoiser:
 
 
 def _read_pipeline(folder: Path) -> LatentDenoiser:
-    import json
-
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
     transformers: Any = require("transformers", "hf")
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'model_index.json'} is not JSON: {first_words(error)}") from error
+    index = read_json_object(folder / "model_index.json")
     if index.get(NEWER):
         raise NotSupported(f"{folder} has two text encoders (Stable Diffusion XL); pipelines of one are supported")
     missing = [part for part in PARTS if not (folder / part).is_dir()]
@@ -150,7 +145,7 @@ def _read_pipeline(folder: Path) -> LatentDenoiser:
         raise CheckpointError(f"{folder} cannot be read: {first_words(error)}") from error
     for part in (unet, autoencoder, encoder):
         check_weights_finite(part.state_dict(), folder)
-    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    scheduler = read_json_object(folder / "scheduler" / "scheduler_config.json")
     return LatentDenoiser(
         unet.float(), autoencoder.float(), TransformersPromptEncoder(tokenizer, encoder.float()),
         NoiseSchedule.from_diffusers(folder / "scheduler"), prediction=scheduler.get("prediction_type", "epsilon"),

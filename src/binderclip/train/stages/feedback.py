@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from binderclip.documents import parse_json
 from binderclip.errors import NotSupported, UsageError
 from binderclip.files import write_whole
 from binderclip.generate import FEEDBACK, GenerativeFeedback, caption_condition
@@ -211,7 +212,7 @@ def read_feedback(path: Path, model: ImageTextModel) -> GenerativeFeedback:
 
     try:
         with safe_open(path, "pt") as file:
-            method = json.loads((file.metadata() or {})["method"])
+            method = parse_json((file.metadata() or {})["method"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         with torch.random.fork_rng(devices=[]):
             feedback: GenerativeFeedback = build_part(method, FEEDBACK, "method", model)
