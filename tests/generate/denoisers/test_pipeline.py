@@ -79,7 +79,7 @@ def test_a_folder_without_a_part_or_with_missing_weights_is_refused(folder: Path
     scheduler = broken / "scheduler" / "scheduler_config.json"
     text = scheduler.read_text()
     scheduler.unlink()
-    with pytest.raises(CheckpointError, match="scheduler_config.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"scheduler_config\.json cannot be read"):
         load_denoiser(broken)
     scheduler.write_text(text)
     weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
