@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from binderclip.errors import CheckpointError, NotSupported, UsageError
-from binderclip.generate import ClassifierFreeGuidance, LatentDenoiser, load_denoiser, sample
+from binderclip.generate import (
+    ClassifierFreeGuidance,
+    ImageTextPromptEncoder,
+    LatentDenoiser,
+    NoiseSchedule,
+    load_denoiser,
+    sample,
+    save_denoiser,
+)
+from binderclip.models import load
 
 
 @pytest.fixture(scope="module")
@@ -110,5 +120,59 @@ def test_other_folders_are_refused(tmp_path: Path, index: Any, error: type[Excep
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="no denoiser or folder 'nothing'"):
+    with pytest.raises(UsageError, match="there is no folder 'nothing'"):
         load_denoiser("nothing")
+
+
+@pytest.fixture
+def own(tiny_clip: Callable[[int], Path]) -> LatentDenoiser:
+    """A network of our own folders: prompts by a contrastive model, image tokens, a small autoencoder."""
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
+    from diffusers.models.embeddings import ImageProjection
+
+    text = ImageTextPromptEncoder(load(str(tiny_clip(1))))
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=9, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=text.width, attention_head_dim=2, norm_num_groups=8,
+    )  # fmt: skip
+    autoencoder = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1), scaling_factor=0.8,
+    )  # fmt: skip
+    projection = ImageProjection(image_embed_dim=6, cross_attention_dim=text.width, num_image_text_embeds=4)
+    network = LatentDenoiser(unet, autoencoder, text, image_projection=projection, prediction="v_prediction")
+    return network.requires_grad_(False).eval()
+
+
+def test_a_folder_of_our_own_gives_the_network_back(
+    own: LatentDenoiser, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    save_denoiser(own, tmp_path / "own", card={"name": "own"}, text_model=str(tiny_clip(1)), dtype="float32")
+    other = load_denoiser(tmp_path / "own")
+    prompt = replace(own.prompt("a cat"), image_tokens=own.image_tokens(torch.ones(1, 6))[0])
+    x, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([300])
+    torch.testing.assert_close(other(x, t, [prompt]), own(x, t, [prompt]))
+    torch.testing.assert_close(other.prompt("a cat").keys, prompt.keys)
+    torch.testing.assert_close(other.image_tokens(torch.ones(1, 6))[0], prompt.image_tokens)
+    torch.testing.assert_close(other.decode(x), own.decode(x))
+    config = (tmp_path / "own" / "config.json").read_text().replace('"sample_size": 8', '"sample_sise": 8')
+    (tmp_path / "own" / "config.json").write_text(config.replace('"block_out_channels"', '"block_channels"'))
+    with pytest.raises(CheckpointError, match="does not hold what its configuration says"):
+        load_denoiser(tmp_path / "own")
+
+
+def test_what_a_folder_of_our_own_does_not_hold_is_not_written(
+    own: LatentDenoiser, make_denoiser: Callable[..., LatentDenoiser], tmp_path: Path
+) -> None:
+    def refused(network: LatentDenoiser, message: str) -> None:
+        with pytest.raises(NotSupported, match=message):
+            save_denoiser(network, tmp_path / "own", card={}, text_model="small")
+
+    refused(make_denoiser(9), "whose prompts a contrastive model encodes")
+    autoencoder, own.autoencoder = own.autoencoder, make_denoiser(9).autoencoder
+    refused(own, "an AutoencoderKL cannot be written")
+    own.autoencoder, own.schedule = autoencoder, NoiseSchedule.linear()
+    refused(own, "only a denoiser of Stable Diffusion's schedule")
+    assert not (tmp_path / "own").exists()

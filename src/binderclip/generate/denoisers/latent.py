@@ -150,7 +150,7 @@ class LatentDenoiser(Denoiser):
             NotSupported: the network has no image attention.
         """
         if self.image_projection is None:
-            raise NotSupported("this network has no image attention: load IP-Adapter weights, or use small-diffusion")
+            raise NotSupported("this network has no image attention: load_ip_adapter gives it some")
         return self.image_projection(embeddings)
 
     def inpainting(self, images: Float[Tensor, "B 3 H W"], mask: Float[Tensor, "B 1 H W"]) -> LatentDenoiser:

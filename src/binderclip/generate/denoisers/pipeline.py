@@ -1,4 +1,4 @@
-"""Denoisers by name or path: the bundled `small-diffusion`, and folders of diffusers' text-to-image pipelines."""
+"""Denoisers by path: folders of diffusers' text-to-image pipelines, and folders of our own."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from binderclip.generate.denoisers.prompts import ImageTextPromptEncoder, Transf
 from binderclip.generate.denoisers.schedule import NoiseSchedule
 from binderclip.models import load
 from binderclip.models.files.checkpoint import check_weights_finite, first_words, read_json_object
-from binderclip.models.files.folders import bundled_of, folder_card, folder_kind, read_folder, write_folder
+from binderclip.models.files.folders import folder_kind, read_folder, write_folder
 
 __all__ = ["load_denoiser", "save_denoiser"]
 
 KIND = "diffusion"
-BUNDLED = "small-diffusion"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 NEWER = "text_encoder_2"  # pipelines of two text encoders condition on more than the states of one
 
 
-def load_denoiser(source: str | Path = BUNDLED, *, device: str | torch.device = "cpu") -> LatentDenoiser:
+def load_denoiser(source: str | Path, *, device: str | torch.device = "cpu") -> LatentDenoiser:
     """Read a denoiser, in eval mode and frozen.
 
     Args:
-        source: `small-diffusion`, a folder that `save_denoiser` wrote, or the folder of a diffusers pipeline of Stable
-            Diffusion's layout (1.x, 2.x, their inpainting forms and fine-tuned copies). Nothing is downloaded, and
-            weights are read from safetensors files alone.
+        source: the folder of a diffusers pipeline of Stable Diffusion's layout (1.x, 2.x, their inpainting forms and
+            fine-tuned copies), or one that `save_denoiser` wrote. Nothing is downloaded, and weights are read from
+            safetensors files alone.
         device: where it runs.
 
     Raises:
@@ -41,15 +40,13 @@ def load_denoiser(source: str | Path = BUNDLED, *, device: str | torch.device = 
         MissingDependency: diffusers is not installed.
     """
     require("diffusers", "generate")
-    folder = bundled_of(KIND).get(str(source), Path(source))
+    folder = Path(source)
     if folder_kind(folder) == KIND or folder_kind(folder / "model") == KIND:
         denoiser = _read_own(folder)
     elif (folder / "model_index.json").is_file():
         denoiser = _read_pipeline(folder)
     elif not folder.exists():
-        raise UsageError(
-            f"there is no denoiser or folder {str(source)!r}; bundled: {', '.join(bundled_of(KIND)) or 'none'}"
-        )
+        raise UsageError(f"there is no folder {str(source)!r}: name the folder of a diffusers pipeline")
     else:
         raise CheckpointError(f"{folder} is no folder of a diffusion pipeline: it has no model_index.json")
     return denoiser.requires_grad_(False).eval().to(device)
@@ -68,11 +65,19 @@ def save_denoiser(
         dtype: of the weights on disk, see `models.files.folders.write_folder`.
 
     Raises:
-        NotSupported: prompts encoded by another kind of model.
+        NotSupported: prompts encoded by another kind of model, another autoencoder than `AutoencoderTiny`, or another
+            schedule than Stable Diffusion's: a diffusers pipeline is what holds those.
         OutputError: it cannot be written.
     """
     if not isinstance(denoiser.text, ImageTextPromptEncoder):
         raise NotSupported("only a denoiser whose prompts a contrastive model encodes can be written")
+    if type(denoiser.autoencoder).__name__ != "AutoencoderTiny":
+        raise NotSupported(f"an {type(denoiser.autoencoder).__name__} cannot be written, only an AutoencoderTiny")
+    table = NoiseSchedule.scaled_linear().alphas_cumprod
+    if not torch.equal(denoiser.schedule.alphas_cumprod, table):
+        raise NotSupported(
+            "only a denoiser of Stable Diffusion's schedule, NoiseSchedule.scaled_linear(), can be written"
+        )
     image = denoiser.image_projection
     config = {
         "text_model": text_model,
@@ -86,12 +91,6 @@ def save_denoiser(
     for name, part in parts.items():
         state |= {} if part is None else {f"{name}.{key}": value for key, value in part.state_dict().items()}
     return write_folder(folder, kind=KIND, config=config, state=state, card=card, dtype=dtype)
-
-
-def denoiser_card(source: str | Path = BUNDLED) -> dict[str, Any]:
-    """The card of a denoiser that `save_denoiser` wrote; empty for any other folder."""
-    folder = bundled_of(KIND).get(str(source), Path(source))
-    return folder_card(folder) if folder_kind(folder) == KIND else {}
 
 
 def _read_own(folder: Path) -> LatentDenoiser:
@@ -116,7 +115,7 @@ def _read_own(folder: Path) -> LatentDenoiser:
                     key.removeprefix(prefix): value for key, value in content.state.items() if key.startswith(prefix)
                 }
                 part.load_state_dict(own)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder} does not hold what its configuration says: {first_words(error)}") from error
     return denoiser
 
