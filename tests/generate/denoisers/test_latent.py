@@ -169,3 +169,10 @@ def test_latents_and_pictures_are_differentiable_and_bounded(tiny_denoiser: Late
     picture.sum().backward()
     assert images.grad is not None
     assert bool(images.grad.isfinite().all())
+
+
+def test_what_is_remembered_moves_with_the_network(tiny_denoiser: LatentDenoiser, x: Tensor) -> None:
+    single = tiny_denoiser(x, TIMES, ["a dog"])
+    double = tiny_denoiser.double()(x.double(), TIMES, ["a dog"])
+    assert tiny_denoiser.prompt("a dog").keys.dtype == torch.float64
+    torch.testing.assert_close(double.float(), single, rtol=1e-4, atol=1e-5)

@@ -211,6 +211,12 @@ class LatentDenoiser(Denoiser):
     def _shift(self) -> float:
         return getattr(self.autoencoder.config, "shift_factor", None) or 0.0
 
+    def _apply(self, *arguments: Any, **settings: Any) -> Any:
+        """Moves to another device or precision, from where remembered states of prompts are made anew."""
+        self._prompts.clear()
+        self._grey.clear()
+        return super()._apply(*arguments, **settings)
+
     def _view(self) -> LatentDenoiser:
         """A shallow copy: the same networks, other attributes."""
         return copy.copy(self)
