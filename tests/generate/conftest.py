@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -95,14 +96,15 @@ def make_pipeline() -> Callable[..., Any]:
 def make_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LatentDenoiser]:
     """Tiny random denoisers that encode prompts of letters: `make_denoiser(channels)`, 9 channels with image tokens."""
     pytest.importorskip("diffusers")
-    words = tiny_text(tmp_path_factory.mktemp("words"))
+    tokenizer, encoder = tiny_text(tmp_path_factory.mktemp("words"))
 
     def make(channels: int = 9) -> LatentDenoiser:
         projection = Projection() if channels == 9 else None
         torch.manual_seed(5)
         denoiser = LatentDenoiser(
-            tiny_unet(channels), tiny_autoencoder(), TransformersPromptEncoder(*words), image_projection=projection
-        )
+            tiny_unet(channels), tiny_autoencoder(), TransformersPromptEncoder(tokenizer, copy.deepcopy(encoder)),
+            image_projection=projection,
+        )  # fmt: skip
         return denoiser.requires_grad_(False).eval()
 
     return make

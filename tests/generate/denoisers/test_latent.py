@@ -176,3 +176,9 @@ def test_what_is_remembered_moves_with_the_network(tiny_denoiser: LatentDenoiser
     double = tiny_denoiser.double()(x.double(), TIMES, ["a dog"])
     assert tiny_denoiser.prompt("a dog").keys.dtype == torch.float64
     torch.testing.assert_close(double.float(), single, rtol=1e-4, atol=1e-5)
+
+
+def test_denoisers_of_the_fixture_share_no_parameter(make_denoiser: Callable[[int], LatentDenoiser]) -> None:
+    # one that a test turns to double would turn the networks of every test after it
+    first, second = make_denoiser(9), make_denoiser(9)
+    assert not {p.data_ptr() for p in first.parameters()} & {p.data_ptr() for p in second.parameters()}
