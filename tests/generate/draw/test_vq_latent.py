@@ -13,21 +13,9 @@ from binderclip.errors import UsageError
 from binderclip.generate import VQLatent
 
 
-def tiny_vq_model() -> Any:
-    from diffusers import VQModel
-
-    torch.manual_seed(0)
-    model = VQModel(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, num_vq_embeddings=24,
-    )  # fmt: skip
-    nn.init.normal_(model.quantize.embedding.weight)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
-def vq_model() -> Any:
-    return tiny_vq_model()
+def vq_model(make_vq_model: Any) -> Any:
+    return make_vq_model(24)
 
 
 @pytest.fixture
