@@ -71,7 +71,6 @@ if TYPE_CHECKING:
     from binderclip.generate.edit.clipaway import without_component as without_component
     from binderclip.generate.edit.gradient_mask import AbsGradSAM as AbsGradSAM
     from binderclip.generate.edit.inpainting import KnownRegion as KnownRegion
-    from binderclip.generate.edit.inpainting import erode as erode
     from binderclip.generate.edit.inpainting import inpaint as inpaint
     from binderclip.generate.edit.inpainting import outline_inpaint as outline_inpaint
     from binderclip.generate.edit.localized import LUSD as LUSD

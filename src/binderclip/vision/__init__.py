@@ -31,6 +31,7 @@ from binderclip.vision.foveation.blur import FoveatedBlur, match_strength, match
 from binderclip.vision.foveation.codec import BlockCodec, FeatureCodec
 from binderclip.vision.foveation.regions import PoolingRegions, RegionStatistics, texture_strength
 from binderclip.vision.foveation.texture import FoveatedTexture, adain, coral
+from binderclip.vision.morphology import dilate, erode
 from binderclip.vision.representation import PixelTransform, Representation
 from binderclip.vision.shearlets import ShearletTransform
 from binderclip.vision.sparse.coding import SparseCodes, SparseCoding
@@ -82,7 +83,9 @@ __all__ = [
     "compose_flows",
     "coral",
     "daubechies",
+    "dilate",
     "equivalent_sampling_rate",
+    "erode",
     "fold_patches",
     "gradient_aware_segments",
     "gradient_hinge",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,28 @@ def test_image_attention_of_scale_zero_and_guidance_of_one_is_plain_inpainting(
     full = CLIPAway(tiny_denoiser, encode, dilation=0)
     other = full(images[:1], mask[:1], num_inference_steps=3, generator=torch.Generator().manual_seed(0))
     assert not torch.allclose(other, plain, atol=1e-3)
+
+
+def test_the_image_prompt_is_the_background_without_the_object(
+    tiny_denoiser: LatentDenoiser, images: Tensor, mask: Tensor
+) -> None:
+    scale = 100.0  # random weights attend but faintly to image tokens
+    remove = CLIPAway(tiny_denoiser, encode, guidance_scale=1.0, image_scale=scale, dilation=0)
+    object_, background, rest = remove.embeddings(images[:1], mask[:1])
+
+    def painted(embedding: Tensor) -> Tensor:
+        tokens = tiny_denoiser.image_tokens(embedding)[0]
+        prompt = replace(tiny_denoiser.prompt(None), image_tokens=tokens, image_scale=scale)
+        generator = torch.Generator().manual_seed(0)
+        return inpaint(tiny_denoiser, images[:1], mask[:1], prompt, num_inference_steps=3, generator=generator)
+
+    out = remove(images[:1], mask[:1], num_inference_steps=3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(out, painted(rest))
+    for other in (background, object_):
+        assert not torch.allclose(out, painted(other), atol=1e-3)
+    as_it_is = CLIPAway(tiny_denoiser, encode, guidance_scale=1.0, image_scale=scale, dilation=0, project=False)
+    out = as_it_is(images[:1], mask[:1], num_inference_steps=3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(out, painted(background))
 
 
 def test_the_mask_grows_and_pixels_beyond_stay(tiny_denoiser: LatentDenoiser, images: Tensor, mask: Tensor) -> None:

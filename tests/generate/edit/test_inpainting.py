@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -15,7 +14,6 @@ from binderclip.generate import (
     KnownRegion,
     LatentDenoiser,
     NoiseSchedule,
-    erode,
     inpaint,
     outline_inpaint,
     sample,
@@ -66,13 +64,6 @@ def test_what_is_new_is_drawn_from_the_conditional_of_what_is_known() -> None:
     assert errors[1] < 0.08 < errors[0]  # the conditional mean 2.1 needs resampling; once, both parts do not agree
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 7])
-def test_erosion_is_that_of_scipy(size: int) -> None:
-    mask = torch.rand(3, 1, 20, 24, generator=torch.Generator().manual_seed(size)) < 0.97
-    expected = [ndimage.binary_erosion(one[0].numpy(), torch.ones(size, size).numpy()) for one in mask]
-    assert torch.equal(erode(mask, size)[:, 0].bool(), torch.stack([torch.from_numpy(one) for one in expected]))
-
-
 def test_the_rim_stays_and_is_half_the_square_wide(tiny_denoiser: LatentDenoiser, images: Tensor, mask: Tensor) -> None:
     out, repainted = outline_inpaint(tiny_denoiser, images, mask, erosion=5, num_inference_steps=2)
     assert repainted.tolist() == [True, True]
@@ -100,8 +91,8 @@ def test_wrong_masks_and_settings_are_refused(tiny_denoiser: LatentDenoiser, ima
         inpaint(tiny_denoiser, images, mask[..., :8])
     with pytest.raises(UsageError, match="not finite"):
         inpaint(tiny_denoiser, images, mask * float("nan"))
-    with pytest.raises(UsageError, match="size must be at least 0"):
-        erode(mask, -1)
+    with pytest.raises(UsageError, match="erosion must be a whole number of at least 0"):
+        outline_inpaint(tiny_denoiser, images, mask, erosion=-1)
     with pytest.raises(UsageError, match="least must lie"):
         outline_inpaint(tiny_denoiser, images, mask, least=2)
     with pytest.raises(UsageError, match="resamples must be a whole number of at least 1"):

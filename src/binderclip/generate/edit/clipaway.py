@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.generate.denoisers.latent import LatentDenoiser
@@ -17,6 +16,7 @@ from binderclip.generate.edit.inpainting import check_inpainting_mask, inpaint
 from binderclip.generate.guidance.classifier_free import ClassifierFreeGuidance
 from binderclip.models.files.released import read_released
 from binderclip.numeric import check_number, check_whole
+from binderclip.vision import dilate
 
 __all__ = ["CLIPAway", "EmbeddingProjection", "without_component"]
 
@@ -161,9 +161,7 @@ class CLIPAway:
         _, background, rest = self.embeddings(images, mask)
         chosen = rest if self.project else background
         radius = max(1, round(10 * min(images.shape[-2:]) / PAPER_SIDE)) if self.dilation is None else self.dilation
-        hole = (mask >= 0.5).to(images)
-        if radius:
-            hole = functional.max_pool2d(hole, 2 * radius + 1, 1, radius)
+        hole = dilate((mask >= 0.5).to(images), 2 * radius + 1)
         tokens = self.denoiser.image_tokens(chosen)
         zeros = self.projection(torch.zeros_like(self.encode(images[:1], hole[:1])))
         prompt = replace(self.denoiser.prompt(text), image_scale=self.image_scale)

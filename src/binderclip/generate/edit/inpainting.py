@@ -13,8 +13,10 @@ from binderclip.errors import UsageError
 from binderclip.generate.denoisers.context import GuidanceTerm, SamplingHook, StepContext
 from binderclip.generate.denoisers.latent import LatentDenoiser
 from binderclip.generate.denoisers.sampling import sample
+from binderclip.numeric import check_whole
+from binderclip.vision import erode
 
-__all__ = ["KnownRegion", "erode", "inpaint", "outline_inpaint"]
+__all__ = ["KnownRegion", "inpaint", "outline_inpaint"]
 
 PAPER_SIDE = 512  # pixels of the side for which p120 gives its structuring element
 
@@ -92,26 +94,6 @@ def inpaint(
         return binary * denoiser.decode(latents) + (1 - binary) * images
 
 
-def erode(
-    mask: Float[Tensor, "B 1 H W"] | Bool[Tensor, "B 1 H W"], size: int
-) -> Float[Tensor, "B 1 H W"]:  # fmt: skip
-    """A mask shrunk by a square of `size` x `size` pixels; beyond the picture counts as outside of the mask.
-
-    A square of even size has its origin at place (size // 2, size // 2), as in SciPy. 0 and 1 leave the mask as it is.
-
-    Raises:
-        UsageError: a size below 0.
-    """
-    if size < 0:
-        raise UsageError(f"size must be at least 0, got {size}")
-    shape = mask.float()
-    if size < 2:
-        return shape
-    before, behind = size // 2, size - 1 - size // 2
-    padded = functional.pad(shape, (before, behind, before, behind))
-    return -functional.max_pool2d(-padded, size, 1)
-
-
 def outline_inpaint(
     denoiser: LatentDenoiser,
     images: Float[Tensor, "B 3 H W"],
@@ -150,6 +132,8 @@ def outline_inpaint(
     check_inpainting_mask(images, mask)
     if not 0 <= least <= 1:
         raise UsageError(f"least must lie in [0, 1], got {least}")
+    if erosion is not None:
+        check_whole("erosion", erosion, least=0)
     size = max(2, round(12 * min(images.shape[-2:]) / PAPER_SIDE)) if erosion is None else erosion
     whole = (mask.float() >= 0.5).float()
     inside = erode(whole, size)

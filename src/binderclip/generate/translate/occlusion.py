@@ -17,7 +17,7 @@ from binderclip.generate.translate.gan_loss import GANLoss
 from binderclip.generate.translate.gated_completion import CompletionNet
 from binderclip.generate.translate.terms import DiscriminatorTerm, LossTerm, Outputs
 from binderclip.numeric import check_number, check_whole
-from binderclip.vision.edges.derivatives import sobel
+from binderclip.vision import dilate, sobel
 
 __all__ = [
     "CompletionGenerator",
@@ -139,7 +139,7 @@ class OcclusionRemover(nn.Module):
             images: in [0, 1].
         """
         probability = self.occluder(images).sigmoid()
-        mask = dilated((probability >= self.threshold).to(images), self.dilation)
+        mask = dilate((probability >= self.threshold).to(images), 2 * self.dilation + 1)
         return Unoccluded(_composite(images, self.completion(images, mask), mask), mask, probability)
 
 
@@ -254,11 +254,6 @@ def structure_discriminator(module: nn.Module, *, weight: float = 0.1, sigma: fl
 def _composite(images: Tensor, painted: Tensor, mask: Tensor) -> Tensor:
     """The picture outside of the mask, what is painted inside."""
     return images * (1 - mask) + painted * mask
-
-
-def dilated(mask: Tensor, pixels: int) -> Tensor:
-    """The mask, grown by so many pixels in all eight directions."""
-    return F.max_pool2d(mask, 2 * pixels + 1, 1, pixels) if pixels else mask
 
 
 def _discriminator(module: nn.Module, weight: float, seen: Callable[[Tensor], Tensor]) -> DiscriminatorTerm:

@@ -13,10 +13,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from binderclip import generate
 from binderclip.data import synthesize_fence
-from binderclip.generate.translate.occlusion import dilated
 from binderclip.losses.restoration.structure import similarity_map
 from binderclip.studies.harness import Row, Study, declared_study, dot_panels, random_rows
 from binderclip.studies.protocols.data.made_fakes import photographs, tiles
+from binderclip.vision import dilate
 
 IOU, SSIM, STRUCTURE = "IoU of the mask", "SSIM under the fence", "error of the structure under the fence"
 SEEN, UNSEEN = "seen patterns", "unseen patterns"
@@ -45,7 +45,7 @@ def fenced(pictures: Tensor, kind: str, g: torch.Generator) -> dict[str, Tensor]
 def batches(pictures: Tensor, count: int, g: torch.Generator, *, grown: bool = False) -> list[dict[str, Tensor]]:
     """Batches of training pictures behind fences of the seen patterns; masks may be grown by a pixel, as in use."""
     drawn = [fenced(pictures[torch.randint(TRAIN, (BATCH,), generator=g)], SEEN, g) for _ in range(count)]
-    return [batch | {"mask": dilated(batch["mask"], int(grown))} for batch in drawn]
+    return [batch | {"mask": dilate(batch["mask"], 2 * int(grown) + 1)} for batch in drawn]
 
 
 def trained_masker(pictures: Tensor, g: torch.Generator) -> generate.OccNet:

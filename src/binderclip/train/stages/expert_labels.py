@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from binderclip.data import PseudoLabeler, surface_normals
 from binderclip.errors import UsageError
@@ -18,6 +17,7 @@ from binderclip.segment import Segmenter
 from binderclip.train.engine.context import StageContext
 from binderclip.train.recipe.registry import EXPERTS, demands, register
 from binderclip.train.recipe.stage import Stage
+from binderclip.vision import erode
 
 __all__ = ["outline", "relief", "relief_depth", "relief_normals", "segment"]
 
@@ -42,7 +42,7 @@ def relief(images: Float[Tensor, "B 4 H W"], width: int = 8) -> Float[Tensor, "B
     inside, steps = (images[:, 3:] > 0.5).float(), []
     for _ in range(width):
         steps.append(inside)
-        inside = -F.max_pool2d(F.pad(-inside, (1, 1, 1, 1)), 3, stride=1)  # erosion; the border is ground
+        inside = erode(inside, 3)  # the border is ground
     return torch.cat(steps, 1).mean(1)
 
 
