@@ -219,6 +219,17 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
     return saved
 
 
+@pytest.fixture(scope="session")
+def tiny_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a Stable Diffusion pipeline of 16 px with tiny random parts, which reads prompts of letters."""
+    pytest.importorskip("diffusers")
+    from .generate.conftest import tiny_pipeline
+
+    folder = tmp_path_factory.mktemp("diffusion")
+    tiny_pipeline(folder / "made").save_pretrained(folder / "tiny-pipeline")
+    return folder / "tiny-pipeline"
+
+
 @pytest.fixture
 def guide_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], str]:
     """(page, part) -> the one Python block of a page of `docs/` in which that part stands; in an empty folder.

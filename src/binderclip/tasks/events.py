@@ -21,6 +21,7 @@ __all__ = [
     "LeftOut",
     "Listener",
     "PartialResult",
+    "Previewed",
     "Reported",
     "Saved",
     "Started",
@@ -111,7 +112,19 @@ class PartialResult:
     outcome: Any
 
 
-Event: TypeAlias = "Started | Counted | LeftOut | PartialResult | Reported | Warned | Saved"
+@dataclass(frozen=True)
+class Previewed:
+    """What a picture that is made step by step will look like, as far as is known now.
+
+    Attributes:
+        render: draws the pictures [B, 3, H, W] in [0, 1]; who does not look does not pay for it. It is called while the
+            event is heard, if at all.
+    """
+
+    render: Callable[[], Any]
+
+
+Event: TypeAlias = "Started | Counted | LeftOut | PartialResult | Previewed | Reported | Warned | Saved"
 Listener: TypeAlias = Callable[[Event], object]
 
 

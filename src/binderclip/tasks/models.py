@@ -9,10 +9,19 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from binderclip.generate import LatentDenoiser
     from binderclip.models import ImageTextModel
     from binderclip.segment import PromptableSegmenter
 
-__all__ = ["ModelCache", "cached_models", "encoder", "image_text_model", "own_model", "promptable_model"]
+__all__ = [
+    "ModelCache",
+    "cached_models",
+    "encoder",
+    "image_text_model",
+    "latent_denoiser",
+    "own_model",
+    "promptable_model",
+]
 
 ModelCache: TypeAlias = Callable[[str, str, Callable[[], Any]], Any]
 """`cache(kind, name, load)` gives the model that `load()` gave when it was first called with this kind and name."""
@@ -93,6 +102,23 @@ def promptable_model(name: str, *, device: str = "cpu") -> PromptableSegmenter:
 
     model: PromptableSegmenter = _current.get()(
         "promptable", _with_place(name, device), lambda: load_promptable(name, device=device)
+    )
+    return model
+
+
+def latent_denoiser(name: str, *, device: str = "cpu") -> LatentDenoiser:
+    """The denoiser that `generate.load_denoiser` gives.
+
+    Args:
+        name, device: as `load_denoiser` takes them.
+
+    Raises:
+        BinderclipError: as `load_denoiser`.
+    """
+    from binderclip.generate import load_denoiser
+
+    model: LatentDenoiser = _current.get()(
+        "denoiser", _with_place(name, device), lambda: load_denoiser(name, device=device)
     )
     return model
 

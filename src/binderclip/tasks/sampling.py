@@ -1,0 +1,236 @@
+"""What the tasks that run a diffusion model do alike: opening it, progress, previews, pictures in and out, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from binderclip.data import open_image, to_tensor
+from binderclip.generate.denoisers.context import SamplingHook, StepContext
+from binderclip.models.files.devices import resolve_device
+from binderclip.tasks.events import Counted, Previewed, Saved, emit, start
+from binderclip.tasks.models import image_text_model, latent_denoiser
+from binderclip.tasks.report.sheet import save_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from binderclip.generate import LatentDenoiser
+
+JUDGES = ("small", "small-b")
+"""Models whose agreement with a text is said of every picture. The bundled denoiser reads its prompts by the first, so
+the second is the one that it cannot please by accident."""
+CHANGED, SURELY = 0.04, 0.16
+"""Of a range of 1: below the first a value counts as unchanged by a model, above the second as changed."""
+
+
+def opened_denoiser(name: str, device: str) -> LatentDenoiser:
+    """The denoiser of a request, said as a stage.
+
+    Raises:
+        UsageError: no such denoiser or device. CheckpointError: a folder that lacks weights or has damaged ones.
+        NotSupported: a pipeline of another layout.
+    """
+    resolve_device(device)  # refused before the weights are read
+    start("loading the diffusion model")
+    return latent_denoiser(name, device=device)
+
+
+def noise_generator(seed: int) -> torch.Generator:
+    """The generator of a request's noise, which is on the CPU so that a seed means the same everywhere."""
+    return torch.Generator().manual_seed(seed)
+
+
+class StepProgress(SamplingHook):
+    """Says every step of `sample` as an event, and offers the predicted clean pictures to who looks.
+
+    One hook may follow several samplings, whose steps are counted together, so that the time left is that of all.
+
+    Args:
+        total: steps of all samplings.
+        show: from predicted clean states to pictures [B, 3, H, W], such as `denoiser.decode`; None for no preview.
+        message: what is counted.
+    """
+
+    def __init__(self, total: int, show: Callable[[Tensor], Tensor] | None = None, message: str = "step") -> None:
+        self.total, self.show, self.message, self.done = total, show, message, 0
+
+    def before(self, step: StepContext) -> Tensor:
+        """Says that the step begins, where it may be stopped."""
+        emit(Counted(min(self.done + 1, self.total), self.total, self.message, begun=True))
+        return step.x
+
+    def on_x0(self, step: StepContext, x0: Tensor) -> Tensor:
+        """The clean pictures, offered."""
+        show = self.show
+        if show is not None:
+            emit(Previewed(lambda: show(x0)))
+        return x0
+
+    def after(self, step: StepContext, x: Tensor) -> Tensor:
+        """The state, and a step more that is done."""
+        self.done += 1
+        return x
+
+
+@dataclass
+class ForwardCount:
+    """Forwards of a network so far.
+
+    Attributes:
+        calls: how often it ran. rows: pictures that went through it in all.
+    """
+
+    calls: int = 0
+    rows: int = 0
+
+
+@contextmanager
+def counted_forwards(denoiser: LatentDenoiser, total: int = 0, message: str = "forward") -> Iterator[ForwardCount]:
+    """In here the network's forwards are counted; with a total each is an event, at which the task may be stopped.
+
+    For what has no steps of its own to follow, such as an inversion or a training.
+
+    Args:
+        denoiser: whose network is watched.
+        total: forwards that are expected; 0 counts in silence.
+        message: what is counted.
+    """
+    count = ForwardCount()
+
+    def called(module: Any, args: tuple[Any, ...], output: Any) -> None:
+        count.calls += 1
+        count.rows += len(args[0])
+        if total:
+            emit(Counted(min(count.calls, total), total, message))
+
+    handle = denoiser.unet.register_forward_hook(called)
+    try:
+        yield count
+    finally:
+        handle.remove()
+
+
+# --- pictures that go through a model ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelPicture:
+    """A picture as a model takes it: its middle square at the model's side.
+
+    Attributes:
+        original: as it was opened, RGB.
+        box: (left, top, right, bottom) of the square in it.
+        pixels: the square at the model's side, in [0, 1].
+    """
+
+    original: Image.Image
+    box: tuple[int, int, int, int]
+    pixels: Float[Tensor, "1 3 s s"]
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the square is not all of it."""
+        return self.box != (0, 0, *self.original.size)
+
+    def in_words(self) -> str:
+        """What was done to it, in words."""
+        width, height = self.original.size
+        side = self.pixels.shape[-1]
+        crop = "its middle square " if self.cropped else ""
+        resized = "" if self.box[2] - self.box[0] == side else f"{crop}resized to {side} x {side}"
+        return f"{width} x {height} px, {resized or f'{crop}as it is'}"
+
+    def restored(self, edited: Float[Tensor, "1 3 s s"], before: Float[Tensor, "1 3 s s"] | None = None) -> Image.Image:
+        """The edited square in its place in the original, at the original's size.
+
+        Args:
+            edited: at the model's side.
+            before: what the model gives of the unedited square; where both are alike the original's pixels stay. None
+                replaces the whole square.
+        """
+        size = self.box[3] - self.box[1], self.box[2] - self.box[0]
+        large = F.interpolate(edited.float().cpu(), size, mode="bicubic", align_corners=False).clamp(0, 1)
+        if before is not None:
+            difference = (edited - before).abs().amax(1, keepdim=True).float().cpu()
+            share = ((difference - CHANGED) / (SURELY - CHANGED)).clamp(0, 1)
+            share = F.max_pool2d(share, 3, stride=1, padding=1)  # the edges of what was removed, too
+            share = F.interpolate(share, size, mode="bilinear", align_corners=False)
+            large = torch.lerp(to_tensor(self.original.crop(self.box))[None], large, share)
+        whole = self.original.copy()
+        whole.paste(picture_of(large[0]), self.box[:2])
+        return whole
+
+
+def model_picture(source: Any, side: int) -> ModelPicture:
+    """Open a picture and take its middle square at a model's side.
+
+    Args:
+        source: anything that `open_image` takes.
+        side: in pixels.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from PIL import Image
+
+    original = open_image(source, mode="RGB")
+    edge = min(original.size)
+    left, top = (original.width - edge) // 2, (original.height - edge) // 2
+    box = (left, top, left + edge, top + edge)
+    square = original.crop(box)
+    if edge != side:
+        square = square.resize((side, side), Image.Resampling.LANCZOS)
+    return ModelPicture(original, box, to_tensor(square)[None])
+
+
+def picture_of(pixels: Float[Tensor, "3 H W"]) -> Image.Image:
+    """Values in [0, 1] as an 8-bit picture."""
+    from PIL import Image
+
+    values = (255 * pixels.detach().float().cpu().clamp(0, 1)).round().byte()
+    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+
+
+def save_pictures(pictures: Sequence[Image.Image], paths: Sequence[Path]) -> None:
+    """Write pictures, each said as an event.
+
+    Raises:
+        OutputError: one cannot be written; those before it are there.
+    """
+    for picture, path in zip(pictures, paths, strict=True):
+        save_picture(picture, path)
+        emit(Saved(path))
+
+
+# --- what a picture is worth ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def agreement(pictures: Sequence[Any], texts: Sequence[str], *, device: str = "cpu") -> dict[str, list[float]]:
+    """How well each picture fits its text: the cosine of both, by each of `JUDGES`, which are loaded once.
+
+    Args:
+        pictures: anything that `encode_image` takes, such as PIL pictures.
+        texts: one for each.
+        device: where the judges run.
+
+    Returns:
+        The cosines by the name of the judge.
+    """
+    cosines = {}
+    for name in JUDGES:
+        model = image_text_model(name, device=device)
+        images = model.encode_image(list(pictures), normalize=True)
+        once = list(dict.fromkeys(texts))
+        words = model.encode_text(once, normalize=True)[[once.index(text) for text in texts]]
+        cosines[name] = (images * words).sum(1).tolist()
+    return cosines
