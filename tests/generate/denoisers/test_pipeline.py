@@ -120,7 +120,7 @@ def test_other_folders_are_refused(tmp_path: Path, index: Any, error: type[Excep
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="there is no folder 'nothing'"):
+    with pytest.raises(UsageError, match="there is no denoiser or folder 'nothing'"):
         load_denoiser("nothing")
 
 

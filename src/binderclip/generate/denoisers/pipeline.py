@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +15,43 @@ from binderclip.generate.denoisers.prompts import ImageTextPromptEncoder, Transf
 from binderclip.generate.denoisers.schedule import NoiseSchedule
 from binderclip.models import load
 from binderclip.models.files.checkpoint import check_weights_finite, first_words, read_json_object
-from binderclip.models.files.folders import folder_kind, read_folder, write_folder
+from binderclip.models.files.folders import bundled_of, folder_kind, read_folder, write_folder
 
 __all__ = ["load_denoiser", "save_denoiser"]
 
 KIND = "diffusion"
+BUNDLED = "small-diffusion"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 NEWER = "text_encoder_2"  # pipelines of two text encoders condition on more than the states of one
 
 
-def load_denoiser(source: str | Path, *, device: str | torch.device = "cpu") -> LatentDenoiser:
+def load_denoiser(source: str | Path = BUNDLED, *, device: str | torch.device = "cpu") -> LatentDenoiser:
     """Read a denoiser, in eval mode and frozen.
 
     Args:
-        source: the folder of a diffusers pipeline of Stable Diffusion's layout (1.x, 2.x, their inpainting forms and
-            fine-tuned copies), or one that `save_denoiser` wrote. Nothing is downloaded, and weights are read from
-            safetensors files alone.
+        source: `small-diffusion`, the bundled one of 64 px; the folder of a diffusers pipeline of Stable Diffusion's
+            layout (1.x, 2.x, their inpainting forms and fine-tuned copies); or one that `save_denoiser` wrote. Nothing
+            is downloaded, and weights are read from safetensors files alone.
         device: where it runs.
 
     Raises:
-        UsageError: no such folder.
+        UsageError: no such name or folder.
         CheckpointError: a folder that lacks parts or has damaged ones.
         NotSupported: a pipeline of another layout.
         MissingDependency: diffusers is not installed.
     """
     require("diffusers", "generate")
-    folder = Path(source)
+    bundled = bundled_of(KIND)
+    folder = bundled.get(str(source), Path(source))
     if folder_kind(folder) == KIND or folder_kind(folder / "model") == KIND:
         denoiser = _read_own(folder)
     elif (folder / "model_index.json").is_file():
         denoiser = _read_pipeline(folder)
     elif not folder.exists():
-        raise UsageError(f"there is no folder {str(source)!r}: name the folder of a diffusers pipeline")
+        raise UsageError(
+            f"there is no denoiser or folder {str(source)!r}; bundled: {', '.join(bundled) or 'none'}; or name the "
+            "folder of a diffusers pipeline"
+        )
     else:
         raise CheckpointError(f"{folder} is no folder of a diffusion pipeline: it has no model_index.json")
     return denoiser.requires_grad_(False).eval().to(device)
@@ -83,7 +88,7 @@ def save_denoiser(
         "text_model": text_model,
         "prediction": denoiser.prediction,
         "unet": _plain(denoiser.unet.config),
-        "autoencoder": _plain(denoiser.autoencoder.config),
+        "autoencoder": _plain(denoiser.autoencoder.config, leave_out=("block_out_channels",)),  # AutoencoderTiny's own
         "image_projection": None if image is None else _projection_config(image),
     }
     parts = {"unet": denoiser.unet, "autoencoder": denoiser.autoencoder, "image_projection": image}
@@ -160,8 +165,8 @@ def _whole(kind: Any, folder: Path, local: Mapping[str, Any]) -> Any:
     return part
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in dict(config).items() if not key.startswith("_")}
+def _plain(config: Mapping[str, Any], leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    return {key: value for key, value in dict(config).items() if not key.startswith("_") and key not in leave_out}
 
 
 def _projection_config(projection: Any) -> dict[str, int]:
