@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from binderclip.generate.draw.vector.strokes import BezierStrokes as BezierStrokes
     from binderclip.generate.draw.vector.svg import RadialFill as RadialFill
     from binderclip.generate.draw.vectorise import vectorize as vectorize
+    from binderclip.generate.draw.vq_autoencoder import VQAutoencoder as VQAutoencoder
+    from binderclip.generate.draw.vq_autoencoder import load_vq_autoencoder as load_vq_autoencoder
+    from binderclip.generate.draw.vq_autoencoder import save_vq_autoencoder as save_vq_autoencoder
     from binderclip.generate.draw.vq_latent import VQLatent as VQLatent
     from binderclip.generate.draw.vqgan_clip import WeightedPrompt as WeightedPrompt
     from binderclip.generate.draw.vqgan_clip import vqgan_clip as vqgan_clip

@@ -155,6 +155,7 @@ def _unknown(name: str) -> str:
         "vision": "binderclip.models.load_vision",
         "classifier": "binderclip.models.load_vision",
         "promptable": "binderclip.segment.load_promptable",
+        "vq-autoencoder": "binderclip.generate.load_vq_autoencoder",
     }
     for kind, door in doors.items():
         if name in bundled_of(kind):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from binderclip.errors import UsageError
 from binderclip.generate.draw.objectives import ImageObjective, PromptDistance, clip_prompt
 from binderclip.generate.draw.optimisation import ImageOptimisation, OptimisedImage, WeightedObjective
 from binderclip.generate.draw.transforms import ImageTransform, RandomCutouts
+from binderclip.generate.draw.vq_autoencoder import load_vq_autoencoder
 from binderclip.generate.draw.vq_latent import VQLatent
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.numeric import check_number, check_whole
@@ -72,7 +74,7 @@ class WeightedPrompt:
 
 def vqgan_clip(
     model: ImageTextModel,
-    autoencoder: nn.Module | VQLatent,
+    autoencoder: nn.Module | VQLatent | str | Path,
     prompts: str | Sequence[str | WeightedPrompt],
     *,
     initial: Float[Tensor, "3 H W"] | Float[Tensor, "B 3 H W"] | None = None,
@@ -92,8 +94,8 @@ def vqgan_clip(
 
     Args:
         model: guides.
-        autoencoder: as `VQLatent` takes it, or a picture to go on with, which is changed (`initial`, `size` and `lr`
-            are then not used).
+        autoencoder: as `VQLatent` takes it; or "small-vq", the bundled one, or a folder of `save_vq_autoencoder`; or a
+            picture to go on with, which is changed (`initial`, `size` and `lr` are then not used).
         prompts: texts, each `text:weight:stop` and several between `|` (`WeightedPrompt.parse`), or weighted texts,
             pictures, whose cut-outs count, or features.
         initial: a picture in [0, 1] to edit; default random codes.
@@ -119,6 +121,8 @@ def vqgan_clip(
     if transforms is None:
         transforms = RandomCutouts(32, min(model.preprocess.size))
     weighted = _weighted(prompts)
+    if isinstance(autoencoder, (str, Path)):
+        autoencoder = load_vq_autoencoder(autoencoder).to(model.device)
     if isinstance(autoencoder, VQLatent):
         param = autoencoder
     elif initial is not None:

@@ -65,7 +65,7 @@ def write_folder(
 
     Args:
         folder: made where it does not exist.
-        kind: what it holds: "vision" or "promptable".
+        kind: what it holds, such as "vision" or "promptable".
         config: whatever builds the model again.
         state: its state dict.
         card: recipe, data and figures.
