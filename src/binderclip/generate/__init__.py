@@ -131,6 +131,10 @@ if TYPE_CHECKING:
     from binderclip.generate.guidance.noisy_classifier import NoisyClassifier as NoisyClassifier
     from binderclip.generate.guidance.windows import JointWindows as JointWindows
     from binderclip.generate.guidance.windows import SyncGuidance as SyncGuidance
+    from binderclip.generate.personalization.concept import PersonalConcept as PersonalConcept
+    from binderclip.generate.personalization.concept import PersonalPromptEncoder as PersonalPromptEncoder
+    from binderclip.generate.personalization.training import PersonalizationStep as PersonalizationStep
+    from binderclip.generate.personalization.training import personalize as personalize
     from binderclip.generate.smoothing.one_step import OneStepDenoising as OneStepDenoising
     from binderclip.generate.smoothing.one_step import matching_time as matching_time
     from binderclip.generate.smoothing.self_adaptation import SelfAdaptation as SelfAdaptation

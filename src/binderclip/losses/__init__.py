@@ -118,6 +118,7 @@ if TYPE_CHECKING:
     from binderclip.losses.sampled_classes import SampledClassifier as SampledClassifier
     from binderclip.losses.sampled_classes import sample_classes as sample_classes
     from binderclip.losses.self_supervised import prediction_distance as prediction_distance
+    from binderclip.losses.semantic_preservation import SemanticPreservationLoss as SemanticPreservationLoss
     from binderclip.losses.weight_penalties import l1_penalty as l1_penalty
     from binderclip.losses.xing import XingLoss as XingLoss
     from binderclip.similarity.geometry import SIMILARITIES as SIMILARITIES

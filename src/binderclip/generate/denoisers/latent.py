@@ -178,6 +178,20 @@ class LatentDenoiser(Denoiser):
         bound.mask = functional.max_pool2d(binary, self.factor)
         return bound
 
+    def with_parts(self, *, unet: Any = None, text: PromptEncoder | None = None) -> LatentDenoiser:
+        """The same denoiser with another network or another encoder of prompts; all other parts are shared.
+
+        Args:
+            unet: of the same configuration, its attention processors among it; default its own.
+            text: of the same width; default its own.
+        """
+        other = self._view()
+        other._modules = dict(self._modules)  # a shallow copy shares the table of parts
+        other._prompts, other._grey = {}, {}
+        other.unet = self.unet if unet is None else unet
+        other.text = self.text if text is None else text
+        return other
+
     def controlled(self, control: AttentionControl | None) -> LatentDenoiser:
         """The same network, with its attention probabilities open to a control."""
         bound = self._view()

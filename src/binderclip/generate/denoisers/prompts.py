@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
@@ -51,6 +52,36 @@ class PromptEncoder(nn.Module, ABC):
     @abstractmethod
     def tokens(self, text: str) -> list[int]:
         """Ids of a text's tokens between the start and the end token."""
+
+    @property
+    @abstractmethod
+    def frame(self) -> tuple[int, int, int]:
+        """Ids of the start token, the end token, and padding."""
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """How many ids there are; this number itself stands for a new token in `states_of`."""
+
+    @abstractmethod
+    def word_vectors(self, ids: Int[Tensor, " L"]) -> Float[Tensor, "L D"]:
+        """Rows of the table of tokens, before positions."""
+
+    @abstractmethod
+    def states_of(
+        self, ids: Int[Tensor, "N L"], vector: Float[Tensor, " D"], *, positioned: bool = True
+    ) -> Float[Tensor, "N L D"]:
+        """States of sequences in which the id `vocabulary` stands for a new token; gradients flow into its vector.
+
+        Args:
+            ids: whole sequences, start, end and padding among them.
+            vector: of the new token.
+            positioned: False leaves out the new token's position embedding.
+        """
+
+    def read_at(self, ids: Int[Tensor, "N L"]) -> Int[Tensor, " N"]:
+        """Where a sentence is read off: at its end token."""
+        return ids.eq(self.frame[1]).int().argmax(1)
 
     def count(self, text: str) -> int:
         """How many tokens a text has between the start and the end token."""
@@ -111,6 +142,33 @@ class ImageTextPromptEncoder(PromptEncoder):
             tokens = self.model.tokenize([text])
         return tokens.ids[0][tokens.mask[0]].tolist()[1:-1]
 
+    @property
+    def frame(self) -> tuple[int, int, int]:
+        row = self.model.tokenize(["a"]).ids[0].tolist()
+        return row[0], row[1 + self.count("a")], row[-1]
+
+    @property
+    def vocabulary(self) -> int:
+        return self.model.text_tower.vocab_size
+
+    def word_vectors(self, ids: Int[Tensor, " L"]) -> Float[Tensor, "L D"]:
+        return self.model.text_tower.embed_tokens(ids[None].to(self.model.device))[0]
+
+    def states_of(
+        self, ids: Int[Tensor, "N L"], vector: Float[Tensor, " D"], *, positioned: bool = True
+    ) -> Float[Tensor, "N L D"]:
+        tower = self.model.text_tower
+        ids = ids.to(self.model.device)
+        words = tower.embed_tokens(ids, {self.vocabulary: vector})  # (N, L, D)
+        if not positioned:
+            places = tower.position_table()[: ids.shape[1]].to(words.dtype)
+            words = words - (ids == self.vocabulary)[..., None] * places
+        return tower.states(tower.run(tower.embed(ids, override=words)))
+
+    def read_at(self, ids: Int[Tensor, "N L"]) -> Int[Tensor, " N"]:
+        """Where the tower reads a sentence off by its own rule, which for most is the end token."""
+        return self.model.text_tower.pool_position(ids.masked_fill(ids == self.vocabulary, 0))
+
 
 class TransformersPromptEncoder(PromptEncoder):
     """States of a transformers text model, as Stable Diffusion's pipelines hold it.
@@ -141,3 +199,36 @@ class TransformersPromptEncoder(PromptEncoder):
 
     def tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    @property
+    def frame(self) -> tuple[int, int, int]:
+        return self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+
+    @property
+    def vocabulary(self) -> int:
+        return self.model.get_input_embeddings().num_embeddings
+
+    def word_vectors(self, ids: Int[Tensor, " L"]) -> Float[Tensor, "L D"]:
+        return self.model.get_input_embeddings()(ids.to(self.model.device))
+
+    def states_of(
+        self, ids: Int[Tensor, "N L"], vector: Float[Tensor, " D"], *, positioned: bool = True
+    ) -> Float[Tensor, "N L D"]:
+        ids = ids.to(self.model.device)
+        new = (ids == self.vocabulary)[..., None]  # (N, L, 1)
+
+        def replaced(module: nn.Module, inputs: Any, words: Float[Tensor, "N L D"]) -> Float[Tensor, "N L D"]:
+            row = vector.to(words)
+            if not positioned:
+                row = row - self._positions()[: ids.shape[1]]  # (L, D); the model adds them again
+            return torch.where(new, row, words)
+
+        handle = self.model.get_input_embeddings().register_forward_hook(replaced)
+        try:
+            return self.model(ids.masked_fill(new[..., 0], self.frame[0])).last_hidden_state
+        finally:
+            handle.remove()
+
+    def _positions(self) -> Float[Tensor, "L D"]:
+        tables = [layer for name, layer in self.model.named_modules() if name.endswith("position_embedding")]
+        return tables[0].weight  # CLIP's text models have one

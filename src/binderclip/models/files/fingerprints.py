@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,11 +32,16 @@ def of_model(model: ImageTextModel) -> str:
     return kept[1]
 
 
+def of_tensors(about: str, state: Mapping[str, Tensor]) -> str:
+    """32 hexadecimal digits that change with names, shapes, precision and values of tensors, and with a text."""
+    return _digest(about, state)
+
+
 def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def _digest(about: str, state: dict[str, Tensor]) -> str:
+def _digest(about: str, state: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(about.encode(), digest_size=16)
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
