@@ -59,6 +59,31 @@ def test_a_refused_direction_is_drawn_again_and_an_accepted_one_updated() -> Non
     assert len({float(draw.sum()) for draw in draws}) == 6
 
 
+def test_pictures_are_refused_one_by_one() -> None:
+    draws: list[Tensor] = []
+    rows = [[False, True, False], [True, False], [True]]
+
+    def direction(step: DistillationStep) -> Tensor:
+        draws.append(step.noise)
+        torch.testing.assert_close(step.source, SOURCE[[[0, 1, 2], [0, 2], [2]][len(draws) - 1]])
+        return step.noise
+
+    steps: list[DistillationStep] = []
+
+    def update(step: DistillationStep, drawn: Tensor) -> Tensor:
+        steps.append(step)
+        return drawn
+
+    def accept(_: Tensor, refused: int) -> Tensor:
+        return torch.tensor(rows[refused])
+
+    moved = distill_score(DENOISER, SOURCE, direction, num_steps=1, learning_rate=1.0, accept=accept, update=update)
+    taken = torch.stack([draws[1][0], draws[0][1], draws[2][0]])
+    torch.testing.assert_close(moved, SOURCE - taken)
+    torch.testing.assert_close(steps[0].noise, taken)  # what the update sees are the draws that were taken
+    assert torch.equal(steps[0].image, SOURCE)
+
+
 def test_the_loss_has_the_direction_over_the_picture_s_size_as_its_gradient() -> None:
     weight = torch.ones(3, 1, 1, 1, requires_grad=True)
     direction = torch.randn(SOURCE.shape)

@@ -64,7 +64,7 @@ def distill_score(
     num_steps: int = 200,
     learning_rate: float = 0.05,
     times: tuple[int, int] = (50, 949),
-    accept: Callable[[Tensor, int], bool] | None = None,
+    accept: Callable[[Tensor, int], bool | Tensor] | None = None,
     update: Callable[[DistillationStep, Tensor], Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "B *shape"]:
@@ -79,8 +79,9 @@ def distill_score(
         num_steps: steps.
         learning_rate: the picture moves by so much of the direction in a step.
         times: the first time that is drawn, and the one after the last.
-        accept: from a direction and how many were refused in this step to whether it is taken; refused, time and noise
-            are drawn again. Default: all are.
+        accept: from a direction and how many were refused in this step to whether it is taken, all of it or each
+            picture of it (B,); for those that are refused, time and noise are drawn again, and `direction` is asked
+            about them alone. Default: all are.
         update: what becomes of an accepted direction; default the direction itself.
         generator: of times and noise, on the CPU or the pictures' device; default torch's.
 
@@ -97,19 +98,7 @@ def distill_score(
         raise UsageError(f"times must be two rising times of {len(denoiser.schedule)}, got {times}")
     image = source.clone()
     for i in range(num_steps):
-        refused = 0
-        while True:
-            t = torch.randint(low, high, (len(source),), generator=generator, device=source.device)
-            noise = torch.randn(source.shape, generator=generator, dtype=source.dtype, device=source.device)
-            step = DistillationStep(denoiser, image, source, t, noise, i, num_steps)
-            moved = direction(step)
-            if accept is None or accept(moved, refused):
-                break
-            refused += 1
-            if not bool(moved.isfinite().all()):  # no threshold would ever take it
-                raise DataError(f"the direction of step {i + 1} of {num_steps} is not finite")
-            if refused == MOST_REFUSALS:
-                raise DataError(f"step {i + 1} of {num_steps} has refused {refused} directions, one after the other")
+        step, moved = _accepted(denoiser, image, source, direction, times, accept, i, num_steps, generator)
         image = image - learning_rate * (moved if update is None else update(step, moved))
     if not bool(image.isfinite().all()):  # once, at the end: each look waits for the device
         raise DataError(
@@ -117,6 +106,39 @@ def distill_score(
             f"{learning_rate:g} is too large"
         )
     return image
+
+
+def _accepted(
+    denoiser: Denoiser,
+    image: Float[Tensor, "B *shape"],
+    source: Float[Tensor, "B *shape"],
+    direction: Direction,
+    times: tuple[int, int],
+    accept: Callable[[Tensor, int], bool | Tensor] | None,
+    i: int,
+    n: int,
+    generator: torch.Generator | None,
+) -> tuple[DistillationStep, Float[Tensor, "B *shape"]]:
+    """Draw times and noises until each picture's direction is accepted; the step of these draws, and the directions."""
+    open_rows = torch.arange(len(source), device=source.device)
+    ts = torch.zeros(len(source), dtype=torch.long, device=source.device)
+    noises, directions = torch.empty_like(source), torch.empty_like(source)
+    for refused in range(MOST_REFUSALS):
+        t = torch.randint(*times, (len(open_rows),), generator=generator, device=source.device)
+        shape = (len(open_rows), *source.shape[1:])
+        noise = torch.randn(shape, generator=generator, dtype=source.dtype, device=source.device)
+        step = DistillationStep(denoiser, image[open_rows], source[open_rows], t, noise, i, n)
+        drawn = direction(step)
+        if accept is None:
+            return step, drawn
+        ts[open_rows], noises[open_rows], directions[open_rows] = t, noise, drawn
+        taken = torch.as_tensor(accept(drawn, refused), device=source.device).expand(len(open_rows))
+        open_rows = open_rows[~taken]
+        if not len(open_rows):
+            return DistillationStep(denoiser, image, source, ts, noises, i, n), directions
+        if not bool(drawn.isfinite().all()):  # no threshold would ever take it
+            raise DataError(f"the direction of step {i + 1} of {n} is not finite")
+    raise DataError(f"step {i + 1} of {n} has refused {MOST_REFUSALS} directions, one after the other")
 
 
 def distillation_loss(image: Float[Tensor, "B C H W"], direction: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:

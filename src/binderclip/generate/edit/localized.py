@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -93,7 +93,8 @@ class LUSD:
         target: the condition that the picture shall fit.
         source: the condition that the source fits, or the one that stands for none.
         mask: from a step to where the edit belongs, in [0, 1], broadcasting with the picture (`attention_edit_mask`);
-            asked from the second step on, with accepted draws alone. Default: everywhere.
+            asked from the second step on, about all pictures and with accepted draws alone; what it needs of the
+            denoiser it predicts itself, as the last forward may be of some pictures only. Default: everywhere.
         pull: weight of the pull to the source picture.
         threshold: deviation below which a direction is drawn again.
         threshold_decay: of the threshold, at each refusal in a step.
@@ -131,9 +132,9 @@ class LUSD:
         target, source = step.epsilons([(step.image, self.target), (step.image, self.source)])
         return target - source
 
-    def accept(self, direction: Tensor, refused: int) -> bool:
-        """Whether every picture's direction deviates by the threshold, which falls with each refusal."""
-        return bool((_deviation(direction) >= self.threshold * self.threshold_decay**refused).all())
+    def accept(self, direction: Float[Tensor, "B *shape"], refused: int) -> Bool[Tensor, " B"]:
+        """Whether each picture's direction deviates by the threshold, which falls with each refusal."""
+        return _deviation(direction) >= self.threshold * self.threshold_decay**refused
 
     def edit(
         self,
