@@ -144,6 +144,14 @@ if TYPE_CHECKING:
     from binderclip.segment.task import TASK_METHODS as TASK_METHODS
     from binderclip.segment.task import TaskGenericSegmenter as TaskGenericSegmenter
     from binderclip.segment.task import TaskMask as TaskMask
+    from binderclip.segment.trained.camouflage.features import DiffusionFeatures as DiffusionFeatures
+    from binderclip.segment.trained.camouflage.features import TowerFeatures as TowerFeatures
+    from binderclip.segment.trained.camouflage.modules import CamouflagedInstanceNorm as CamouflagedInstanceNorm
+    from binderclip.segment.trained.camouflage.modules import MultiScaleFusion as MultiScaleFusion
+    from binderclip.segment.trained.camouflage.modules import TextVisualAggregation as TextVisualAggregation
+    from binderclip.segment.trained.camouflage.network import CamouflagedObjects as CamouflagedObjects
+    from binderclip.segment.trained.camouflage.network import OVCamouflage as OVCamouflage
+    from binderclip.segment.trained.camouflage.training import train_ov_camouflage as train_ov_camouflage
     from binderclip.segment.trained.cascade import CascadeCLIP as CascadeCLIP
     from binderclip.segment.trained.cascade import CascadeTraining as CascadeTraining
     from binderclip.segment.trained.cascade import train_cascade as train_cascade
