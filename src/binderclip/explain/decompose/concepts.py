@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from binderclip.data.lettering import font_for
 from binderclip.errors import UsageError
 from binderclip.explain.engine.attribution import Attribution
 from binderclip.explain.transformer.eclip import MedGradECLIP
@@ -69,7 +70,7 @@ class ConceptReport:
             raise UsageError(f"width must be at least 32 pixels, not {width}")
         height = max(1, round(width * self.image.height / self.image.width))
         parts = [(self.image, "image"), *self.pictures()]
-        font = ImageFont.load_default(size=13)
+        font = font_for([caption for _, caption in parts], 13)
         page = Image.new("RGB", (len(parts) * (width + 8) - 8, height + 40), "white")
         pen = ImageDraw.Draw(page)
         for place, (picture, caption) in enumerate(parts):

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from binderclip.data.lettering import fitting
+from binderclip.data.lettering import fitting, font_for
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.explain.engine.attribute import attribute_all
 from binderclip.explain.engine.attribution import Attribution, called_blank
@@ -278,12 +278,12 @@ def contact_sheet(
         captions: one an image, below it.
         side: of a cell, in pixels.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     from binderclip.data import open_image
 
     ink, soft, gap, head, foot = (29, 31, 35), (110, 117, 128), 8, 46, 22
-    font, small = ImageFont.load_default(size=14), ImageFont.load_default(size=12)
+    font, small = font_for(attributions, 14), font_for(captions, 12)
     names = list(attributions)
     blank = {name: attributions[name].blank.tolist() for name in names}
     scale = side / max(images.shape[-2:])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.lettering import ellipsized
+from binderclip.data.lettering import ellipsized, font_for
 from binderclip.explain.engine.attribution import Attribution, called_blank
 
 if TYPE_CHECKING:
@@ -37,13 +37,14 @@ def map_grid(
         side: of a cell, in pixels; the images' longer side.
         columns: cells in a row, the image's own among them.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     from binderclip.data import open_image
 
     scale = side / max(images.shape[-2:])
     width, height = (max(1, round(length * scale)) for length in (images.shape[-1], images.shape[-2]))
-    font, fine = ImageFont.load_default(size=max(9, side // 16)), ImageFont.load_default(size=max(8, side // 20))
+    font = font_for([*captions, *attributions], max(9, side // 16))
+    fine = font_for([line for lines in (figures or {}).values() for line in lines], max(8, side // 20))
     above, below = round(1.6 * max(9, side // 16)), round(1.6 * max(8, side // 20)) if figures else 0
     names = list(attributions)
     columns = max(1, min(columns, len(names) + 1))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from binderclip.data.lettering import ellipsized
+from binderclip.data.lettering import ellipsized, font_for
 
 # Ordered so that the first few are as different as can be, also for colour-blind eyes; then hues in between.
 _COLOURS = (
@@ -78,7 +78,7 @@ def with_legend(
     if not entries:
         return image
     size = size or max(11, round(min(image.width / 28, image.height / 14)))
-    font = ImageFont.load_default(size)
+    font = font_for([text for text, _ in entries], size)
     gap, swatch = size // 2, size
     rows: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]
     used = float(gap)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from binderclip.data.images import contained
+from binderclip.data.lettering import font_for
 from binderclip.errors import UsageError
 from binderclip.segment.output.palette import colours, ellipsized, with_legend
 from binderclip.segment.output.result import Segmentation
@@ -32,7 +33,7 @@ def segmentation_sheet(rows: Sequence[Mapping[str, Segmentation]], *, side: int 
     if any(list(row) != names or any(each.classes != first.classes for each in row.values()) for row in rows):
         raise UsageError("all rows of a sheet must have the same segmenters and classes")
     gap, head = 4, 22
-    font = ImageFont.load_default(size=13)
+    font = font_for(names, 13)
     cells = [[row[names[0]].image, *(row[name].overlay(legend=False) for name in names)] for row in rows]
     fitted = [[contained(each.convert("RGB"), side) for each in line] for line in cells]
     heights = [max(each.height for each in line) for line in fitted]

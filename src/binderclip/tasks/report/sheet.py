@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.data.lettering import ellipsized
+from binderclip.data.lettering import ellipsized, font_for
 from binderclip.errors import DataError
 from binderclip.files import write_whole
 from binderclip.tasks.files.maker import picture_options
@@ -43,7 +43,7 @@ def contact_sheet(
         frames: (left, top, right, bottom) of what the model saw of each, as shares of its width and height; a frame is
             drawn where that is not all. Empty for none.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     from binderclip.data.images import contained, open_image
 
@@ -52,13 +52,13 @@ def contact_sheet(
     rows = -(-len(entries) // columns)
     gap, head = 14, 40 if title else 0
     text = 26 if any(caption or figure for _, caption, figure in entries) else 0
-    font, fine = ImageFont.load_default(size=15), ImageFont.load_default(size=12)
+    font, fine = font_for([caption for _, caption, _ in entries], 15), font_for(names, 12)
     below, text = text, text + 16 * bool(names)
     width = columns * (side + gap) + gap
     sheet = Image.new("RGB", (width, head + rows * (side + text + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
     if title:
-        large = ImageFont.load_default(size=20)
+        large = font_for(title, 20)
         draw.text((gap, gap), ellipsized(title, large, width - 2 * gap), fill=INK, font=large)
     for index, (source, caption, figure) in enumerate(entries):
         x = gap + index % columns * (side + gap)
@@ -99,10 +99,10 @@ def with_scale(picture: Image.Image, text: str, ramp: Image.Image, ends: tuple[s
         ramp: an RGB picture of the scale, low values left; it is stretched.
         ends: words for the low and the high end.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     size = max(11, min(picture.width // 32, picture.height // 16))
-    font = ImageFont.load_default(size=size)
+    font = font_for([text, *ends], size)
     strip = Image.new("RGB", (picture.width, picture.height + 2 * size), "white")
     strip.paste(picture, (0, 0))
     draw = ImageDraw.Draw(strip)
