@@ -111,3 +111,32 @@ def test_opacity_is_over_white() -> None:
 def test_bad_pictures_and_settings_are_refused(image: torch.Tensor, setting: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         vectorize(image, **setting)
+
+
+def test_the_ground_is_the_most_common_colour_of_the_border_or_white_or_the_mean_of_a_segment() -> None:
+    image = torch.full((3, SIDE, SIDE), 0.2)
+    image[0, 4:-4, 4:-4] = 0.9  # dense: the middle is most of the picture
+    image[:, 0, : SIDE // 4] = 0.7  # a few pixels of the border
+    image[2] += 0.01 * torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    drawings = {
+        name: vectorize(image, 1, steps=1, background=name).param.background.tolist()  # type: ignore[arg-type, union-attr, operator]
+        for name in ("border", "white", "segment")
+    }
+    assert drawings["border"] == pytest.approx([0.2, 0.2, 0.205], abs=0.006)
+    assert drawings["white"] == [1, 1, 1]
+    released = vectorize(image, 1, steps=1).param.background.tolist()  # type: ignore[union-attr, operator]
+    assert drawings["segment"] == released != drawings["border"]
+    with pytest.raises(UsageError, match="background"):
+        vectorize(image, 1, steps=1, background="pink")  # type: ignore[arg-type]
+
+
+def test_a_callback_is_given_the_drawing_with_the_new_paths_of_each_round() -> None:
+    seen: list[tuple[int, Any]] = []
+
+    class Watch:
+        def on_round(self, param: BezierPaths) -> None:
+            seen.append((len(param.layers), param))
+
+    drawing = vectorize(ramp_disc(), [1, 2], steps=2, callbacks=[Watch()])
+    assert [count for count, _ in seen] == [1, 2]
+    assert all(param is drawing.param for _, param in seen)

@@ -48,6 +48,7 @@ def vectorize(
     radius: float = 5.0,
     xing: float = 1e-5,
     lr: tuple[float, float] | None = None,
+    background: Literal["segment", "border", "white"] | Sequence[float] | None = None,
     callbacks: Sequence[Any] = (),
     seed: int = 0,
 ) -> OptimisedImage:
@@ -69,8 +70,11 @@ def vectorize(
         xing: weight of `XingLoss` of the round's paths.
         lr: of the points, and of colours and gradients; default a pixel for pictures of 240 px, scaled, and 0.01. A
             path's rates fall to 0.4 in each of its rounds.
+        background: colour below all paths: `segment`, the mean of what counts as background of the picture's contrast
+            to white, as released; `border`, the most common colour of the outermost pixels; `white`; or RGB in [0, 1].
+            Default `segment` where it is guided, and else `white`.
         callbacks: of every round, as `fit` takes them; one whose `after_step` gives True ends its round, and no other
-            begins.
+            begins. One that has `on_round` is given the drawing, with its new paths, before each round.
         seed: of places where no segment is left to mend.
 
     Returns:
@@ -99,7 +103,10 @@ def vectorize(
     if not counts:
         raise UsageError("rounds is empty: give the number of paths of each round")
     size = (target.shape[1], target.shape[2])
-    background = _background(target) if guided else [1.0, 1.0, 1.0]
+    background = background or ("segment" if guided else "white")
+    if isinstance(background, str):
+        check_choice("background", background, tuple(_BACKGROUNDS))
+        background = _BACKGROUNDS[background](target)
     param = BezierPaths([], [], size, background=background, lr=lr or (max(size) / _REFERENCE, 0.01)).to(image.device)
     return _Rounds(param, target, fill, guided, steps, segments, radius, xing, seed).run(counts, callbacks)
 
@@ -144,6 +151,9 @@ class _Rounds:
         histories, done = [], 0
         for count in counts:
             layer = self._add(count)
+            for callback in callbacks:
+                if hasattr(callback, "on_round"):
+                    callback.on_round(self.param)
             new = self.param.groups()[-2:]
             if optimizer is None:
                 optimizer = torch.optim.Adam(new)
@@ -247,6 +257,22 @@ def _background(target: Float[Tensor, "3 H W"]) -> list[float]:
     labels = gradient_aware_segments(1 - target).labels.to(target.device)
     linear = target[:, labels == 0].pow(_GAMMA)
     return linear.mean(1).pow(1 / _GAMMA).clamp(0, 1).tolist()
+
+
+def _border_colour(target: Float[Tensor, "3 H W"]) -> list[float]:
+    """The most common colour of the outermost pixels: the median of those in the fullest of 8 x 8 x 8 cells."""
+    edge = torch.cat([target[:, 0], target[:, -1], target[:, :, 0], target[:, :, -1]], 1)  # [3, N]
+    cells = (edge * 8).long().clamp(max=7)
+    cell = cells[0] * 64 + cells[1] * 8 + cells[2]
+    fullest = cell == cell.bincount().argmax()
+    return edge[:, fullest].median(1).values.tolist()
+
+
+_BACKGROUNDS: dict[str, Callable[[Tensor], list[float]]] = {
+    "segment": _background,
+    "border": _border_colour,
+    "white": lambda _: [1.0, 1.0, 1.0],
+}
 
 
 def _over_white(image: Float[Tensor, "c H W"]) -> Float[Tensor, "3 H W"]:

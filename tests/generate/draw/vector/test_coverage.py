@@ -76,6 +76,41 @@ def test_strokes_are_the_distance_to_a_finely_sampled_curve() -> None:
     torch.testing.assert_close(coverage, (2 - distance + 0.5).clamp(0, 1), atol=0.03, rtol=0)
 
 
+@pytest.mark.parametrize("width", [9.0, 17.0, 60.0])
+def test_wide_strokes_are_the_distances_to_all_pieces_at_all_pixels(width: float) -> None:
+    # tiles leave pairs out; here none is left out
+    g = torch.Generator().manual_seed(6)
+    curves = [torch.tensor([[5.0, 0]]) + 55 * torch.rand(7, 2, generator=g) for _ in range(3)]
+    curves.append(torch.tensor([[-60.0, 70], [-30, 90], [20, 80], [50, 75]]))  # below the canvas, within reach
+    pieces, widths = pieces_of(curves, False), width * torch.tensor([1.0, 0.7, 0.1, 1.0])
+    y, x = torch.meshgrid(torch.arange(SIZE[0]) + 0.5, torch.arange(SIZE[1]) + 0.5, indexing="ij")
+    offset = torch.stack([x, y], -1).reshape(-1, 1, 2) - pieces.start  # [P, Q, 2]
+    along = pieces.end - pieces.start
+    t = ((offset * along).sum(2) / along.square().sum(1)).clamp(0, 1)
+    distance = (offset - t[..., None] * along).norm(dim=2)
+    for curve, coverage in enumerate(stroke_coverage(pieces, widths, SIZE)):
+        d, half = distance[:, pieces.owner == curve].amin(1), widths[curve] / 2
+        expected = (torch.minimum(d + 0.5, half) - torch.maximum(d - 0.5, -half)).clamp(0, 1)
+        torch.testing.assert_close(coverage, expected, atol=2e-5, rtol=0)
+
+
+def test_gradients_of_a_wide_stroke_are_finite_differences() -> None:
+    weight = torch.rand(SIZE, generator=torch.Generator().manual_seed(9), dtype=torch.float64).flatten()
+    curve, width = blob(1)[:7].double().requires_grad_(), torch.tensor([14.3], dtype=torch.float64, requires_grad=True)
+
+    def value(points: Tensor, width: Tensor) -> Tensor:
+        return (stroke_coverage(pieces_of([points], False), width, SIZE)[0] * weight).sum()
+
+    gradients = torch.autograd.grad(value(curve, width), (curve, width))
+    with torch.no_grad():
+        step = torch.zeros_like(curve)
+        step[3, 1] = 1e-5
+        numeric = (value(curve + step, width) - value(curve - step, width)) / 2e-5
+        assert float(gradients[0][3, 1]) == pytest.approx(float(numeric), abs=2e-3, rel=1e-3)
+        numeric = (value(curve, width + 1e-5) - value(curve, width - 1e-5)) / 2e-5
+        assert float(gradients[1]) == pytest.approx(float(numeric), rel=1e-3)
+
+
 def test_winding_counts_turns_of_the_angle_around_each_centre() -> None:
     crossing = torch.tensor([[10.0, 8], [60, 40], [60, 8], [10, 40], [2, 30], [20, -10], [40, 20], [50, 44], [5, 5]])
     pieces = pieces_of([blob(5), crossing], True)

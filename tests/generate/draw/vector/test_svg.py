@@ -61,6 +61,42 @@ def test_chromium_shows_it_as_it_is_rendered(browser: Any, drawing: Any) -> None
     assert float((empty - image).abs().mean()) > 20 / 255
 
 
+@pytest.mark.parametrize("drawing", [strokes, paths])
+def test_chromium_shows_a_larger_document_as_it_is_rendered_in_that_size(browser: Any, drawing: Any) -> None:
+    param, size = drawing(), (160, 200)
+    image = param.render(size)[0]
+    difference = (shown(browser, param.to_svg(size), size) - image).abs()
+    assert float(difference.mean()) < 2 / 255
+    assert float((difference > 0.12).float().mean()) < 0.004
+
+
+def test_chromium_shows_the_page_through_a_drawing_without_background(browser: Any) -> None:
+    param = paths()
+    document = param.to_svg(transparent=True)
+    assert "<rect" not in document
+    for level in (0.0, 1.0):
+        page = f'<div style="background:rgb({255 * level} {255 * level} {255 * level})">{document}</div>'
+        image = param.render(param.size, (level,) * 3)[0]
+        assert float((shown(browser, page, param.size) - image).abs().mean()) < 2 / 255
+
+
+@pytest.mark.parametrize("drawing", [strokes, paths])
+def test_a_drawing_is_rendered_alike_at_once_and_in_parts_and_scaled(drawing: Any, monkeypatch: Any) -> None:
+    param = drawing()
+    torch.testing.assert_close(param.render(param.size), param().detach(), atol=1e-6, rtol=0)
+    size = (96, 120)
+    whole = param.render(size)
+    for module in ("strokes", "paths"):
+        monkeypatch.setattr(f"binderclip.generate.draw.vector.{module}.curves_at_once", lambda size: 2)
+    torch.testing.assert_close(param.render(size), whole, atol=1e-6, rtol=0)
+    scaled = type(param).from_svg(param.to_svg(size))
+    assert scaled.size == size
+    assert float((scaled()[0].detach() - whole[0]).abs().mean()) < 1 / 255
+    # an edge is a pixel wide in both sizes, so that means of pixels agree
+    small = torch.nn.functional.interpolate(whole, size=param.size, mode="area")
+    assert float((small - param().detach()).abs().mean()) < 0.03
+
+
 @pytest.mark.parametrize(
     ("data", "same"),
     [

@@ -10,7 +10,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.numeric import check_number, check_whole
 
-__all__ = ["MOST_PIXELS", "check_canvas", "check_colours", "check_curves"]
+__all__ = ["MOST_PIXELS", "check_canvas", "check_colours", "check_curves", "curves_at_once"]
 
 MOST_PIXELS = 4096
 """The longest side of a canvas: coverage is kept of every curve at every pixel."""
@@ -59,3 +59,8 @@ def check_colours(colours: Float[Tensor, "*n 4"], count: int) -> None:
         raise UsageError(f"colours must be RGBA of {count} curves, got shape {tuple(colours.shape)}")
     if not bool(((colours >= 0) & (colours <= 1)).all()):
         raise UsageError("colours must lie in [0, 1] and be finite")
+
+
+def curves_at_once(size: tuple[int, int]) -> int:
+    """Curves whose coverage of a canvas (H, W) is held at once where no gradient is asked for: at most 32 MB."""
+    return max(1, 2**23 // (size[0] * size[1]))

@@ -2,13 +2,16 @@
 
 Only pixels that an edge can touch are looked at: pairs of a straight piece and a pixel of its box. The nearest piece
 of a pixel is looked up without a graph, and the distance to that one alone has a gradient, which is the same one: a
-minimum's gradient is that of the smallest value. So time grows with the length of the curves, not with the picture.
+minimum's gradient is that of the smallest value. Wide strokes are looked at by tiles first, of which only those at an
+edge are looked at pixel by pixel. So time grows with the length of the outlines, not with the picture.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.generate.draw.vector.curves import Pieces
@@ -17,6 +20,8 @@ __all__ = ["fill_coverage", "stroke_coverage", "winding_number"]
 
 _EDGE = 0.5
 """Half the width of an edge, in pixels: that of a pixel, whose square covers a line of its direction so far."""
+_TILE = 4
+"""Side of a tile in pixels. Strokes that reach further than this from their curve are looked at by tiles first."""
 
 
 def stroke_coverage(pieces: Pieces, width: Float[Tensor, " n"], size: tuple[int, int]) -> Float[Tensor, "n P"]:
@@ -35,11 +40,17 @@ def stroke_coverage(pieces: Pieces, width: Float[Tensor, " n"], size: tuple[int,
     """
     with torch.no_grad():
         reach = (width / 2 + _EDGE)[pieces.owner]
-        key, piece = _nearest(pieces, reach, size)
+        wide = reach > _TILE
+        pairs = _box_pairs(pieces, (~wide).nonzero()[:, 0], reach, size)
+        coverage = width.new_zeros(pieces.curves * size[0] * size[1])
+        if bool(wide.any()):
+            *more, inside = _tile_pairs(pieces, wide.nonzero()[:, 0], reach, size)
+            pairs = torch.cat([pairs[0], more[0]]), torch.cat([pairs[1], more[1]])
+            coverage = inside.to(coverage).flatten()
+        key, piece = _nearest(pieces, *pairs, reach, size)
     distance = _distance(pieces, piece, key, size)
     half = width[pieces.owner[piece]] / 2
     overlap = torch.minimum(distance + _EDGE, half) - torch.maximum(distance - _EDGE, -half)
-    coverage = width.new_zeros(pieces.curves * size[0] * size[1])
     return coverage.index_put((key,), overlap.clamp(0, 1)).reshape(pieces.curves, size[0] * size[1])
 
 
@@ -55,7 +66,9 @@ def fill_coverage(pieces: Pieces, size: tuple[int, int]) -> Float[Tensor, "n P"]
     """
     with torch.no_grad():
         inside = winding_number(pieces, size) != 0  # [n, P]
-        key, piece = _nearest(pieces, pieces.start.new_full((len(pieces.start),), _EDGE), size)
+        reach = pieces.start.new_full((len(pieces.start),), _EDGE)
+        every = torch.arange(len(reach), device=reach.device)
+        key, piece = _nearest(pieces, *_box_pairs(pieces, every, reach, size), reach, size)
         sign = 2 * inside.flatten()[key].to(pieces.start) - 1
     near = (_EDGE + sign * _distance(pieces, piece, key, size)).clamp(0, 1)
     return inside.to(pieces.start).flatten().index_put((key,), near).reshape(pieces.curves, size[0] * size[1])
@@ -84,26 +97,72 @@ def winding_number(pieces: Pieces, size: tuple[int, int]) -> Int[Tensor, "n P"]:
     return change.reshape(pieces.curves, height, width + 1).cumsum(2)[..., :width].flatten(1)
 
 
-def _nearest(
-    pieces: Pieces, reach: Float[Tensor, " Q"], size: tuple[int, int]
+def _box_pairs(
+    pieces: Pieces, which: Int[Tensor, " S"], reach: Float[Tensor, " Q"], size: tuple[int, int]
 ) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
-    """Pairs of curve and pixel nearer than the reach, as `curve * H * W + pixel`, and the nearest piece of each."""
+    """Pairs of a piece and a pixel of its box, widened by its reach: pieces, and `curve * H * W + pixel`.
+
+    Args:
+        pieces: of all curves.
+        which: rows of the pieces that are asked for.
+        reach: of every piece, in pixels.
+        size: (H, W).
+    """
     height, width = size
     limits = torch.tensor([width, height], device=reach.device)
-    low = torch.minimum(pieces.start, pieces.end) - reach[:, None] - 0.5
-    high = torch.maximum(pieces.start, pieces.end) + reach[:, None] - 0.5
+    start, end, margin = pieces.start[which], pieces.end[which], reach[which, None]
+    low = torch.minimum(start, end) - margin - 0.5
+    high = torch.maximum(start, end) + margin - 0.5
     # NaN and huge numbers have no place on the canvas: clamping first keeps the integers in range
     low = torch.minimum(low.nan_to_num(0).ceil().clamp(min=0), limits).long()
     high = torch.minimum(high.nan_to_num(0).floor().clamp(min=-1) + 1, limits).long()
-    box = (high - low).clamp(min=0)  # [Q, 2]: columns, rows
-    piece, offset = _enumerate(box[:, 0] * box[:, 1])
-    columns = box[piece, 0]
-    pixel = (low[piece, 1] + offset // columns) * width + low[piece, 0] + offset % columns
-    key = pieces.owner[piece] * (height * width) + pixel
+    box = (high - low).clamp(min=0)  # [S, 2]: columns, rows
+    row, offset = _enumerate(box[:, 0] * box[:, 1])
+    columns = box[row, 0]
+    pixel = (low[row, 1] + offset // columns) * width + low[row, 0] + offset % columns
+    piece = which[row]
+    return piece, pieces.owner[piece] * (height * width) + pixel
+
+
+def _tile_pairs(
+    pieces: Pieces, which: Int[Tensor, " S"], reach: Float[Tensor, " Q"], size: tuple[int, int]
+) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"], Bool[Tensor, "n P"]]:
+    """Pairs as of `_box_pairs`, but for those no edge can touch; and which pixels lie in tiles wholly inside.
+
+    A pixel lies at most r from its tile's centre. So no pixel of a tile has an edge where even the nearest piece is
+    further from the centre than r + reach, or nearer than the inner side of the edge less r; and a piece that is 2 r
+    further from the centre than the nearest one is nearest to no pixel of the tile.
+    """
+    height, width = size
+    grid = (-(-height // _TILE), -(-width // _TILE))
+    cells, r = grid[0] * grid[1], (_TILE - 1) / 2 * math.sqrt(2)
+    coarse = Pieces(pieces.start / _TILE, pieces.end / _TILE, pieces.owner, pieces.curves)  # a tile is a pixel of it
+    piece, key = _box_pairs(coarse, which, (reach + r) / _TILE, grid)
+    distance = _TILE * _distance(coarse, piece, key, grid)
+    smallest = distance.new_full((pieces.curves * cells,), torch.inf)
+    nearest = smallest.scatter_reduce_(0, key, distance, "amin")[key]
+    solid = nearest + r <= reach[piece] - 2 * _EDGE
+    inside = torch.zeros(pieces.curves * cells, dtype=torch.bool, device=key.device)
+    inside[key[solid]] = True
+    close = ~solid & (nearest < reach[piece] + r) & (distance <= nearest + 2 * r)
+    piece, cell = piece[close, None], key[close, None] % cells
+    offset = torch.arange(_TILE * _TILE, device=key.device)
+    y = cell // grid[1] * _TILE + offset // _TILE  # [K, T * T]
+    x = cell % grid[1] * _TILE + offset % _TILE
+    within = (y < height) & (x < width)
+    key = pieces.owner[piece] * (height * width) + y * width + x
+    blocks = inside.reshape(pieces.curves, *grid).repeat_interleave(_TILE, 1).repeat_interleave(_TILE, 2)
+    return piece.expand_as(key)[within], key[within], blocks[:, :height, :width].flatten(1)
+
+
+def _nearest(
+    pieces: Pieces, piece: Int[Tensor, " M"], key: Int[Tensor, " M"], reach: Float[Tensor, " Q"], size: tuple[int, int]
+) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+    """Of pairs of piece and pixel those nearer than the reach, one a curve and pixel: key, and nearest piece."""
     distance = _distance(pieces, piece, key, size)
     close = distance < reach[piece]
     piece, key, distance = piece[close], key[close], distance[close]
-    smallest = distance.new_full((pieces.curves * height * width,), torch.inf)
+    smallest = distance.new_full((pieces.curves * size[0] * size[1],), torch.inf)
     smallest.scatter_reduce_(0, key, distance, "amin")
     best = distance == smallest[key]
     chosen = piece.new_full((len(smallest),), -1)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["CurveIndex", "Pieces", "curve_index", "flatten", "pieces_for"]
+__all__ = ["CurveIndex", "Pieces", "curve_index", "flatten", "pieces_for", "pieces_of"]
 
 
 class CurveIndex(NamedTuple):
@@ -65,6 +65,12 @@ def flatten(points: Float[Tensor, "P 2"], index: CurveIndex, pieces: int) -> Pie
     nodes = _bernstein(pieces).to(points) @ control  # [S, K + 1, 2]
     start, end = nodes[:, :-1].reshape(-1, 2), nodes[:, 1:].reshape(-1, 2)
     return Pieces(start, end, index.owner.repeat_interleave(pieces), index.curves)
+
+
+def pieces_of(pieces: Pieces, curves: range) -> Pieces:
+    """The pieces of some curves that follow one another, numbered from 0."""
+    own = (pieces.owner >= curves.start) & (pieces.owner < curves.stop)
+    return Pieces(pieces.start[own], pieces.end[own], pieces.owner[own] - curves.start, len(curves))
 
 
 @lru_cache

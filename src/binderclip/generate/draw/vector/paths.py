@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.generate.draw.parametrisation import Parametrisation
-from binderclip.generate.draw.vector.canvas import check_canvas, check_colours, check_curves
+from binderclip.generate.draw.vector.canvas import check_canvas, check_colours, check_curves, curves_at_once
 from binderclip.generate.draw.vector.compositing import composite_over
 from binderclip.generate.draw.vector.coverage import fill_coverage
-from binderclip.generate.draw.vector.curves import CurveIndex, curve_index, flatten, pieces_for
+from binderclip.generate.draw.vector.curves import CurveIndex, Pieces, curve_index, flatten, pieces_for, pieces_of
 from binderclip.generate.draw.vector.svg import RadialFill, hex_colour, path_data, read_svg, svg_document
 from binderclip.numeric import check_number, check_whole
 
@@ -94,8 +95,20 @@ class PathLayer(nn.Module):
 
     def coverage(self, size: tuple[int, int], pieces: int) -> Float[Tensor, "n P"]:
         """The part of each pixel that each path covers."""
-        index = CurveIndex(self.index_points, self.index_owner, len(self.segments))
-        return fill_coverage(flatten(self.points, index, pieces), size)
+        return fill_coverage(self.chords(pieces), size)
+
+    def chords(self, pieces: int) -> Pieces:
+        """Each segment as so many straight pieces."""
+        return flatten(self.points, CurveIndex(self.index_points, self.index_owner, len(self.segments)), pieces)
+
+    @torch.no_grad()
+    def scaled(self, x: float, y: float) -> PathLayer:
+        """The same paths where the canvas is wider and higher by these factors; none of their parameters is shared."""
+        factor = self.points.new_tensor([x, y])
+        layer = copy.deepcopy(self)
+        for name in ("points",) if self.plain else ("points", "centre", "radii"):
+            getattr(layer, name).mul_(factor)
+        return layer
 
     def ramp(self) -> _Ramp:
         """The fills; a plain one is a gradient between equal colours."""
@@ -200,7 +213,8 @@ class BezierPaths(Parametrisation):
         if all(layer.plain for layer in layers):
             colours = torch.cat([layer.colours for layer in layers])[..., None]  # [n, 4, 1]
         else:
-            colours = self._ramps([layer.ramp() for layer in layers])  # [n, 4, P]
+            ramps = zip(*(layer.ramp() for layer in layers), strict=True)
+            colours = _radial(_Ramp(*(torch.cat(parts) for parts in ramps)), self.size)  # [n, 4, P]
         picture = composite_over(coverage * colours[:, 3], colours[:, :3], self.background[:, None])
         return picture.reshape(1, 3, *self.size)
 
@@ -223,32 +237,68 @@ class BezierPaths(Parametrisation):
         for layer in self.layers:
             layer.project_()
 
-    def to_svg(self) -> str:
-        """The drawing as an SVG document, which browsers show as it is rendered here."""
-        gradients: list[str] = []
-        paths: list[str] = []
-        for layer in self.layers:
-            fills = [part.detach().cpu() for part in layer.ramp()]
-            values = zip(layer.control_points, *fills, strict=True)
-            for curve, *ramp in values:
-                paint, definition = _paint(len(paths), layer.plain, _Ramp(*ramp))
-                gradients += definition
-                paths.append(f'<path d="{path_data(curve.detach().cpu(), closed=True)}" {paint}/>')
-        content = "\n".join(["<defs>", *gradients, "</defs>", *paths] if gradients else paths)
-        return svg_document(self.size, self.background.tolist(), content)
+    @torch.no_grad()
+    def render(self, size: tuple[int, int], background: Sequence[float] | None = None) -> Float[Tensor, "1 3 h w"]:
+        """The drawing on a canvas of another size; without a graph.
 
-    def _ramps(self, ramps: Sequence[_Ramp]) -> Float[Tensor, "n 4 P"]:
-        """RGBA of every path at every pixel: linear between the stops along the radius, the nearest stop beyond."""
-        ramp = _Ramp(*(torch.cat(parts) for parts in zip(*ramps, strict=True)))
-        height, width = self.size
-        x = torch.arange(width, device=ramp.centre.device) + 0.5
-        y = torch.arange(height, device=ramp.centre.device) + 0.5
-        across = ((x - ramp.centre[:, :1]) / ramp.radii[:, :1]).square()[:, None]  # [n, 1, W]
-        down = ((y - ramp.centre[:, 1:]) / ramp.radii[:, 1:]).square()[..., None]  # [n, H, 1]
-        radius = (across + down).clamp(min=1e-12).sqrt().flatten(1)  # [n, P]
-        low, high = ramp.offsets[:, :1], ramp.offsets[:, 1:]
-        part = ((radius - low) / (high - low).clamp(min=_GAP)).clamp(0, 1)[:, None]
-        return torch.lerp(ramp.stops[:, 0, :, None], ramp.stops[:, 1, :, None], part)
+        Args:
+            size: (H, W) in pixels.
+            background: RGB in [0, 1]; default the drawing's.
+
+        Raises:
+            UsageError: a side or a colour out of range.
+        """
+        check_canvas(size, (1.0, 1.0, 1.0) if background is None else background)
+        plain = self.background if background is None else self.background.new_tensor(background)
+        picture = plain[:, None].expand(3, size[0] * size[1])
+        # a gradient has RGBA of its own at every pixel, and is held a few times while it is computed
+        step = max(1, curves_at_once(size) // 8)
+        for layer in self._scaled(size):
+            pieces, ramp = layer.chords(pieces_for(size)), layer.ramp()
+            for first in range(0, len(layer.segments), step):
+                some = range(first, min(first + step, len(layer.segments)))
+                colours = _radial(_Ramp(*(part[some.start : some.stop] for part in ramp)), size)
+                alpha = fill_coverage(pieces_of(pieces, some), size) * colours[:, 3]
+                picture = composite_over(alpha, colours[:, :3], picture)
+        return picture.reshape(1, 3, *size)
+
+    def to_svg(self, size: tuple[int, int] | None = None, *, transparent: bool = False) -> str:
+        """The drawing as an SVG document, which browsers show as it is rendered here; a group for each layer.
+
+        Args:
+            size: (H, W) of the document, to which the paths are scaled; default the canvas.
+            transparent: leave the background out.
+        """
+        size = size or self.size
+        gradients: list[str] = []
+        groups: list[str] = []
+        count = 0
+        for number, layer in enumerate(self._scaled(size), 1):
+            fills = [part.detach().cpu() for part in layer.ramp()]
+            paths = []
+            for curve, *ramp in zip(layer.control_points, *fills, strict=True):
+                paint, definition = _paint(count, layer.plain, _Ramp(*ramp))
+                gradients += definition
+                count += 1
+                paths.append(f'<path d="{path_data(curve.detach().cpu(), closed=True)}" {paint}/>')
+            groups.append("\n".join([f'<g id="level-{number}">', *paths, "</g>"]))
+        content = "\n".join(["<defs>", *gradients, "</defs>", *groups] if gradients else groups)
+        return svg_document(size, None if transparent else self.background.tolist(), content)
+
+    def _scaled(self, size: tuple[int, int]) -> list[PathLayer]:
+        """The layers on a canvas of another size."""
+        return [layer.scaled(size[1] / self.size[1], size[0] / self.size[0]) for layer in self.layers]
+
+
+def _radial(ramp: _Ramp, size: tuple[int, int]) -> Float[Tensor, "n 4 P"]:
+    """RGBA of every path at every pixel: linear between the stops along the radius, the nearest stop beyond."""
+    x, y = (torch.arange(side, device=ramp.centre.device) + 0.5 for side in reversed(size))
+    across = ((x - ramp.centre[:, :1]) / ramp.radii[:, :1]).square()[:, None]  # [n, 1, W]
+    down = ((y - ramp.centre[:, 1:]) / ramp.radii[:, 1:]).square()[..., None]  # [n, H, 1]
+    radius = (across + down).clamp(min=1e-12).sqrt().flatten(1)  # [n, P]
+    low, high = ramp.offsets[:, :1], ramp.offsets[:, 1:]
+    part = ((radius - low) / (high - low).clamp(min=_GAP)).clamp(0, 1)[:, None]
+    return torch.lerp(ramp.stops[:, 0, :, None], ramp.stops[:, 1, :, None], part)
 
 
 def _paint(number: int, plain: bool, ramp: _Ramp) -> tuple[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.generate.draw.parametrisation import Parametrisation
-from binderclip.generate.draw.vector.canvas import check_canvas, check_colours, check_curves
+from binderclip.generate.draw.vector.canvas import check_canvas, check_colours, check_curves, curves_at_once
 from binderclip.generate.draw.vector.compositing import composite_over
 from binderclip.generate.draw.vector.coverage import stroke_coverage
-from binderclip.generate.draw.vector.curves import CurveIndex, curve_index, flatten, pieces_for
+from binderclip.generate.draw.vector.curves import CurveIndex, curve_index, flatten, pieces_for, pieces_of
 from binderclip.generate.draw.vector.svg import hex_colour, path_data, read_svg, svg_document
 from binderclip.numeric import check_whole
 
@@ -151,14 +152,48 @@ class BezierStrokes(Parametrisation):
         self.widths.clamp_(*self.limits)
         self.colours.clamp_(0, 1)
 
-    def to_svg(self) -> str:
-        """The drawing as an SVG document, which browsers show as it is rendered here."""
+    @torch.no_grad()
+    def render(self, size: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
+        """The drawing on a canvas of another size, usually a finer one; without a graph.
+
+        Args:
+            size: (H, W) in pixels.
+
+        Raises:
+            UsageError: a side out of range.
+        """
+        check_canvas(size)
+        points, widths = self._scaled(size)
+        index = CurveIndex(self.index_points, self.index_owner, len(self.segments))
+        pieces = flatten(points, index, pieces_for(size))
+        picture = self.background[:, None].expand(3, size[0] * size[1])
+        step = curves_at_once(size)
+        for first in range(0, len(self.segments), step):
+            some = range(first, min(first + step, len(self.segments)))
+            part = slice(some.start, some.stop)
+            alpha = stroke_coverage(pieces_of(pieces, some), widths[part], size) * self.colours[part, 3:]
+            picture = composite_over(alpha, self.colours[part, :3, None], picture)
+        return picture.reshape(1, 3, *size)
+
+    def to_svg(self, size: tuple[int, int] | None = None) -> str:
+        """The drawing as an SVG document, which browsers show as it is rendered here.
+
+        Args:
+            size: (H, W) of the document; default the canvas. Widths grow by the mean of both sides' factors.
+        """
         paths = []
-        points = self.points.detach().cpu().split([3 * count + 1 for count in self.segments])
-        for curve, width, colour in zip(points, self.widths.tolist(), self.colours.tolist(), strict=True):
+        size = size or self.size
+        scaled, widths = (part.detach().cpu() for part in self._scaled(size))
+        points = scaled.split([3 * count + 1 for count in self.segments])
+        for curve, width, colour in zip(points, widths.tolist(), self.colours.tolist(), strict=True):
             paths.append(
                 f'<path d="{path_data(curve, closed=False)}" fill="none" stroke="{hex_colour(colour)}" '
                 f'stroke-opacity="{colour[3]:.4f}" stroke-width="{width:.4f}"/>'
             )
         group = f'<g stroke-linecap="round" stroke-linejoin="round">\n{chr(10).join(paths)}\n</g>'
-        return svg_document(self.size, self.background.tolist(), group)
+        return svg_document(size, self.background.tolist(), group)
+
+    def _scaled(self, size: tuple[int, int]) -> tuple[Float[Tensor, "P 2"], Float[Tensor, " n"]]:
+        """Points and widths on a canvas of another size."""
+        x, y = size[1] / self.size[1], size[0] / self.size[0]
+        return self.points * self.points.new_tensor([x, y]), self.widths * math.sqrt(x * y)

@@ -106,13 +106,13 @@ class SvgPicture:
 # -- written ---------------------------------------------------------------------------------------------------------
 
 
-def svg_document(size: tuple[int, int], background: Sequence[float], content: str) -> str:
-    """A document of (H, W) pixels, with its content over a plain background."""
+def svg_document(size: tuple[int, int], background: Sequence[float] | None, content: str) -> str:
+    """A document of (H, W) pixels, with its content over a plain background, or over nothing where that is None."""
     height, width = size
+    below = "" if background is None else f'<rect width="{width}" height="{height}" fill="{hex_colour(background)}"/>\n'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" version="1.1" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}">\n<rect width="{width}" height="{height}" fill="{hex_colour(background)}"/>\n'
-        f"{content}\n</svg>\n"
+        f'viewBox="0 0 {width} {height}">\n{below}{content}\n</svg>\n'
     )
 
 
