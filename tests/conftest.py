@@ -230,6 +230,17 @@ def tiny_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny-pipeline"
 
 
+@pytest.fixture(scope="session")
+def tiny_inpainter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the inpainting form's nine channels."""
+    pytest.importorskip("diffusers")
+    from .generate.conftest import tiny_pipeline
+
+    folder = tmp_path_factory.mktemp("inpainter")
+    tiny_pipeline(folder / "made", "StableDiffusionInpaintPipeline", 9).save_pretrained(folder / "tiny-inpainter")
+    return folder / "tiny-inpainter"
+
+
 @pytest.fixture
 def guide_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], str]:
     """(page, part) -> the one Python block of a page of `docs/` in which that part stands; in an empty folder.

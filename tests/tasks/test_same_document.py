@@ -37,6 +37,7 @@ class Inputs:
     Attributes:
         folder: where a request may put further files that it reads.
         pictures: a folder of pictures of 32 x 32 to 64 x 50 pixels. model, segmenter: tiny ones.
+        denoiser: a tiny diffusion pipeline.
         planted: a set with classes and groups, one of which is harder.
     """
 
@@ -45,6 +46,7 @@ class Inputs:
     model: Path
     segmenter: Path
     planted: Path
+    denoiser: Path
 
 
 CASES: dict[str, Callable[[Inputs], Request]] = {}
@@ -62,7 +64,9 @@ def case(name: str) -> Callable[[Callable[[Inputs], Request]], Callable[[Inputs]
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Callable[[int], Path], planted: Path) -> Inputs:
+def inputs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_clip: Callable[[int], Path], planted: Path, tiny_diffusion: Path
+) -> Inputs:
     folder = tmp_path_factory.mktemp("inputs")
     rng = np.random.default_rng(0)
     (folder / "pictures").mkdir()
@@ -71,7 +75,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Callable[[int], 
     torch.manual_seed(0)
     settings = {"side": 64, "width": 32, "heads": 2, "blocks": 1, "layers": 1}
     segmenter = PromptModel(PromptNetwork(**settings), settings=settings, name="tiny").eval()
-    return Inputs(folder, folder / "pictures", tiny_clip(1), segmenter.save(folder / "segmenter"), planted)
+    return Inputs(
+        folder, folder / "pictures", tiny_clip(1), segmenter.save(folder / "segmenter"), planted, tiny_diffusion
+    )
 
 
 @case("anomaly")
@@ -213,6 +219,31 @@ def heads(inputs: Inputs) -> Request:
     (inputs.folder / "words.txt").write_text("a red picture\na cat\na round shape\n")
     return tasks.heads.request(
         model=inputs.model, images=inputs.pictures, texts=inputs.folder / "words.txt", blocks=1, out="page.html"
+    )
+
+
+@case("erase")
+def erase(inputs: Inputs) -> Request:
+    return tasks.erase.request(
+        image=inputs.pictures / "b.png", point=[(16, 12)], background_point=[(1, 1)], segmenter=inputs.segmenter,
+        model=inputs.denoiser, steps=2, grow=1,
+    )  # fmt: skip
+
+
+@case("inpaint")
+def inpaint(inputs: Inputs) -> Request:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 10:20] = 255
+    Image.fromarray(mask).save(inputs.folder / "hole.png")
+    return tasks.inpaint.request(
+        image=inputs.pictures / "b.png", mask=inputs.folder / "hole.png", text="a dog", model=inputs.denoiser, steps=2
+    )
+
+
+@case("personalize")
+def personalize(inputs: Inputs) -> Request:
+    return tasks.personalize.request(
+        images=[inputs.pictures], class_name="dog", token="<my-dog>", model=inputs.denoiser, steps=2, out="word"
     )
 
 

@@ -46,6 +46,9 @@ PANELS: dict[str, dict[str, str]] = {
     },
     "Make": {
         "enhance": "more even light in backlit pictures",
+        "erase": "take what you point at out of a picture",
+        "inpaint": "paint what a text says into a mask",
+        "personalize": "teach a diffusion model a word for what you show it",
     },
     "More": {
         "demo": "the page of `make demo`",

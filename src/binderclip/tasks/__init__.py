@@ -31,14 +31,17 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import detect as detect
     from binderclip.tasks.verbs.functions import embed as embed
     from binderclip.tasks.verbs.functions import enhance as enhance
+    from binderclip.tasks.verbs.functions import erase as erase
     from binderclip.tasks.verbs.functions import evaluate as evaluate
     from binderclip.tasks.verbs.functions import explain as explain
     from binderclip.tasks.verbs.functions import geometry as geometry
     from binderclip.tasks.verbs.functions import heads as heads
+    from binderclip.tasks.verbs.functions import inpaint as inpaint
     from binderclip.tasks.verbs.functions import interpolate as interpolate
     from binderclip.tasks.verbs.functions import landscape as landscape
     from binderclip.tasks.verbs.functions import locate as locate
     from binderclip.tasks.verbs.functions import masks as masks
+    from binderclip.tasks.verbs.functions import personalize as personalize
     from binderclip.tasks.verbs.functions import probe as probe
     from binderclip.tasks.verbs.functions import quality as quality
     from binderclip.tasks.verbs.functions import search_index as search_index

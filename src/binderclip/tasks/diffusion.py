@@ -54,6 +54,10 @@ Guidance = Annotated[
 ]
 Steps = Annotated[int, Field(ge=1, le=1000), Option("Steps from noise to picture.")]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of all noise: the same seed gives the same picture.")]
+PersonalWordFolder = Annotated[
+    str | None,
+    Option("Folder of a word that `personalize` has taught this model, such as `<mine>`; the text may hold it."),
+]
 PictureSize = Annotated[
     tuple[int, int] | None,
     BeforeValidator(parse_size),

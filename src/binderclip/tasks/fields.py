@@ -39,6 +39,8 @@ ModelArgument = Annotated[
     str,
     Option("A bundled model, `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run folder.", positional=True),
 ]
+SMALL_SAM = "small-sam"
+"""The bundled promptable model, whose own edges are coarse."""
 SegmenterModel = Annotated[
     str,
     Option("`small-sam`, `hf:facebook/sam-vit-base` or another SAM, or a run folder.", ("--model", "-m")),

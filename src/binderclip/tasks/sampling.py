@@ -32,8 +32,12 @@ CHANGED, SURELY = 0.04, 0.16
 """Of a range of 1: below the first a value counts as unchanged by a model, above the second as changed."""
 
 
-def opened_denoiser(name: str, device: str) -> LatentDenoiser:
+def opened_denoiser(name: str, device: str, personal: str | None = None) -> LatentDenoiser:
     """The denoiser of a request, said as a stage.
+
+    Args:
+        name, device: as `latent_denoiser` takes them.
+        personal: folder of a word that `personalize` has taught it.
 
     Raises:
         UsageError: no such denoiser or device. CheckpointError: a folder that lacks weights or has damaged ones.
@@ -41,7 +45,12 @@ def opened_denoiser(name: str, device: str) -> LatentDenoiser:
     """
     resolve_device(device)  # refused before the weights are read
     start("loading the diffusion model")
-    return latent_denoiser(name, device=device)
+    denoiser = latent_denoiser(name, device=device)
+    if personal is None:
+        return denoiser
+    from binderclip.generate import PersonalConcept
+
+    return PersonalConcept.load(personal).apply(denoiser)
 
 
 def noise_generator(seed: int) -> torch.Generator:

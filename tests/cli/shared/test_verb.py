@@ -30,8 +30,16 @@ READ = frozenset(
      "transform", "url", "views", "weights", "words"]
 )  # fmt: skip
 """Parameters that are words, or files that are read, whatever the verb."""
-READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("locate",): {"masks"},
-              ("interpolate",): {"first", "second"}, ("compress",): {"parts", "sides", "template"}}  # fmt: skip
+READ_THERE = {
+    ("compress",): {"parts", "sides", "template"},
+    ("erase",): {"adapter", "background_point", "image_model", "mask"},
+    ("inpaint",): {"mask", "personal", "text"},
+    ("interpolate",): {"first", "second"},
+    ("locate",): {"masks"},
+    ("personalize",): {"class_name", "init", "token"},
+    ("search", "query"): {"index"},
+    ("segment-example",): {"mask"},
+}
 """The same of one verb; elsewhere these names are those of results."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.generate.denoisers.context import SamplingHook
 from binderclip.generate.denoisers.latent import LatentDenoiser
 from binderclip.generate.edit.inpainting import check_inpainting_mask, inpaint
 from binderclip.generate.guidance.classifier_free import ClassifierFreeGuidance
@@ -142,6 +143,7 @@ class CLIPAway:
         mask: Float[Tensor, "B 1 H W"],
         *,
         text: str = "",
+        hooks: Sequence[SamplingHook] = (),
         num_inference_steps: int = 50,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B 3 H W"]:
@@ -151,6 +153,7 @@ class CLIPAway:
             images: in [0, 1].
             mask: 1 on the object.
             text: what is said beside the image prompt.
+            hooks: change the states, or follow them.
             num_inference_steps: steps.
             generator: of the noise; default torch's. Pictures are painted one by one, each with its own prompt.
 
@@ -171,7 +174,7 @@ class CLIPAway:
         term = ClassifierFreeGuidance(self.guidance_scale, null)
         out = [
             inpaint(
-                self.denoiser, image[None], patch[None], replace(prompt, image_tokens=own), terms=[term],
+                self.denoiser, image[None], patch[None], replace(prompt, image_tokens=own), terms=[term], hooks=hooks,
                 num_inference_steps=num_inference_steps, generator=generator,
             )
             for image, patch, own in zip(images, hole, tokens, strict=True)

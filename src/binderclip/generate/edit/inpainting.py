@@ -103,6 +103,7 @@ def outline_inpaint(
     erosion: int | None = None,
     least: float = 0.1,
     terms: Sequence[GuidanceTerm] = (),
+    hooks: Sequence[SamplingHook] = (),
     num_inference_steps: int = 50,
     resamples: int = 1,
     generator: torch.Generator | None = None,
@@ -119,7 +120,7 @@ def outline_inpaint(
         erosion: side in pixels of the square that shrinks the mask; half of it is the rim's width. Default the paper's
             12 px at 512 px, at least 2.
         least: part of the mask that must be left; an instance of less is not repainted.
-        terms, num_inference_steps, resamples, generator: as of `inpaint`.
+        terms, hooks, num_inference_steps, resamples, generator: as of `inpaint`.
 
     Returns:
         The pictures, and which of them were repainted; the others are as they were.
@@ -143,8 +144,8 @@ def outline_inpaint(
     rows = repainted.nonzero()[:, 0]
     if len(rows):
         out[rows] = inpaint(
-            denoiser, images[rows], inside[rows], condition, terms=terms, num_inference_steps=num_inference_steps,
-            resamples=resamples, generator=generator,
+            denoiser, images[rows], inside[rows], condition, terms=terms, hooks=hooks,
+            num_inference_steps=num_inference_steps, resamples=resamples, generator=generator,
         )  # fmt: skip
     return out, repainted
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.embed.run import run as embed
     from binderclip.tasks.verbs.enhance.request import EnhanceRequest as EnhanceRequest
     from binderclip.tasks.verbs.enhance.run import run as enhance
+    from binderclip.tasks.verbs.erase.request import EraseRequest as EraseRequest
+    from binderclip.tasks.verbs.erase.run import run as erase
     from binderclip.tasks.verbs.evaluate.request import EvaluateRequest as EvaluateRequest
     from binderclip.tasks.verbs.evaluate.run import run as evaluate
     from binderclip.tasks.verbs.explain.request import ExplainRequest as ExplainRequest
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.geometry.run import run as geometry
     from binderclip.tasks.verbs.heads.request import HeadsRequest as HeadsRequest
     from binderclip.tasks.verbs.heads.run import run as heads
+    from binderclip.tasks.verbs.inpaint.request import InpaintRequest as InpaintRequest
+    from binderclip.tasks.verbs.inpaint.run import run as inpaint
     from binderclip.tasks.verbs.interpolate.request import InterpolateRequest as InterpolateRequest
     from binderclip.tasks.verbs.interpolate.run import run as interpolate
     from binderclip.tasks.verbs.landscape.request import LandscapeRequest as LandscapeRequest
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.locate.run import run as locate
     from binderclip.tasks.verbs.masks.request import MasksRequest as MasksRequest
     from binderclip.tasks.verbs.masks.run import run as masks
+    from binderclip.tasks.verbs.personalize.request import PersonalizeRequest as PersonalizeRequest
+    from binderclip.tasks.verbs.personalize.run import run as personalize
     from binderclip.tasks.verbs.probe.request import ProbeRequest as ProbeRequest
     from binderclip.tasks.verbs.probe.run import run as probe
     from binderclip.tasks.verbs.quality.request import QualityRequest as QualityRequest

@@ -13,9 +13,10 @@ import gradio as gr
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.tasks.arguments.boxes import parse_box
 from binderclip.tasks.arguments.points import parse_point
+from binderclip.tasks.fields import SMALL_SAM
 from binderclip.tasks.files.writing import write_json
-from binderclip.tasks.models import cached_models, promptable_model
-from binderclip.tasks.verbs.click.request import SMALL_SAM, Box, ClickRequest, Point, cuts_out
+from binderclip.tasks.models import cached_models
+from binderclip.tasks.verbs.click.request import Box, ClickRequest, Point
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.jobs import MOST_WAITING
@@ -243,14 +244,13 @@ def build(bench: Bench) -> None:
 
 def _opened(path: Path, name: str, bench: Bench) -> _Cut:
     from binderclip.data import open_image
-    from binderclip.segment import CutSegmenter, InteractiveSession
+    from binderclip.segment import InteractiveSession
+    from binderclip.tasks.pointing import opened_segmenter
 
     check_size(path)
     picture = open_image(path).convert("RGB")
     with cached_models(bench.models.get):
-        segmenter: Any = promptable_model(name, device=bench.models.device)
-    if cuts_out(name):
-        segmenter = CutSegmenter(segmenter)
+        segmenter = opened_segmenter(name, device=bench.models.device)
     seen = picture.copy()
     seen.thumbnail((SIDE, SIDE))
     # Every prompt is asked of the picture anew, as the verb does: the same prompts give the same mask.

@@ -11,11 +11,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from binderclip.errors import UsageError
 from binderclip.tasks.arguments.boxes import parse_box
 from binderclip.tasks.arguments.points import numbers_text, parse_point
-from binderclip.tasks.fields import Device, SegmenterModel
+from binderclip.tasks.fields import SMALL_SAM, Device, SegmenterModel
 from binderclip.tasks.request import Option, Request
 
-SMALL_SAM = "small-sam"
-"""The bundled model, whose own edges are coarse."""
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
@@ -119,8 +117,3 @@ class ClickRequest(Request):
         if self.out is not None and Path(self.out).suffix.lower() != ".png":
             raise UsageError(f"--out {self.out}: a mask is saved as PNG")
         return self
-
-
-def cuts_out(model: str, cut: bool | None = None) -> bool:
-    """Whether masks are cut out anew: as was said, else those of the bundled model."""
-    return model == SMALL_SAM if cut is None else cut

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from binderclip.data import open_image
@@ -17,14 +16,11 @@ from binderclip.tasks.arguments.points import check_within
 from binderclip.tasks.events import Saved, emit, start
 from binderclip.tasks.files.inputs import one_image
 from binderclip.tasks.files.outputs import new_paths, writable_path
-from binderclip.tasks.models import promptable_model
+from binderclip.tasks.pointing import opened_segmenter, pointed_mask
 from binderclip.tasks.report.sheet import save_picture
 from binderclip.tasks.request import VerbResult
-from binderclip.tasks.verbs.click.request import Box, ClickRequest, Point, cuts_out
+from binderclip.tasks.verbs.click.request import Box, ClickRequest, Point
 from binderclip.tasks.verbs.click.session import session_after
-
-if TYPE_CHECKING:
-    from binderclip.segment import PromptableSegmenter
 
 BLUE, GREEN, RED = (20, 90, 220), (20, 160, 60), (210, 30, 30)
 COLUMNS = ("image", "share", "predicted IoU", "mask")
@@ -112,14 +108,10 @@ def run(request: ClickRequest) -> ClickReport:
     picture = open_image(path).convert("RGB")
     check_prompts(request, picture)
     start("loading the model")
-    segmenter = promptable_model(request.model, device=request.device)
-    if cuts_out(request.model, request.cut):
-        from binderclip.segment import CutSegmenter
-
-        segmenter = CutSegmenter(segmenter)
+    segmenter = opened_segmenter(request.model, cut=request.cut, device=request.device)
     start("cutting out")
     if request.session is None:
-        mask, certainty = _predicted(request, segmenter, picture)
+        mask, certainty = pointed_mask(segmenter, picture, request.point, request.outside, request.box)
         inside, outside, box, steps = request.point, request.outside, request.box, 0
     else:
         after = session_after(request, picture, path, segmenter)
@@ -148,19 +140,6 @@ def check_prompts(request: ClickRequest, picture: Image.Image) -> None:
             Region(request.box).bounds(picture.height, picture.width)
         except UsageError as error:
             raise UsageError(f"--box: {error}") from error
-
-
-def _predicted(request: ClickRequest, segmenter: PromptableSegmenter, picture: Image.Image) -> tuple[np.ndarray, float]:
-    """The mask of the prompts (H, W), and its predicted IoU."""
-    from binderclip.segment import Prompts
-
-    labels = [1] * len(request.point) + [0] * len(request.outside)
-    prompts = Prompts.of(points=[*request.point, *request.outside] or None, labels=labels or None, box=request.box)
-    # One click may mean a part or the whole: the best of three. More prompts are unambiguous.
-    with torch.no_grad():
-        state = segmenter.encode(picture)
-        masks = segmenter.predict(state, prompts, multimask=len(labels) == 1 and request.box is None).pick()
-    return (masks.logits[0, 0] > 0).cpu().numpy(), float(masks.scores[0, 0])
 
 
 def _drawn(

@@ -1,0 +1,114 @@
+"""What `erase` is asked."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from binderclip.errors import UsageError
+from binderclip.tasks.arguments.points import numbers_text, parse_point
+from binderclip.tasks.diffusion import DEFAULT_DENOISER, DenoiserName, Seed, Steps
+from binderclip.tasks.fields import SMALL_SAM, Device
+from binderclip.tasks.request import Option, Request
+
+METHODS = ("inpaint", "clipaway", "outline")
+Point = tuple[float, float]
+
+MaskFile = Annotated[
+    str | None, Option("Picture of the same size, white where new content belongs, such as a mask of `click`.")
+]
+Resamples = Annotated[
+    int | None,
+    Field(ge=1, le=50),
+    Option(
+        "How often every step is taken, so that old and new agree [default: 1; 4 for a model without inpainting "
+        "channels]."
+    ),
+]
+Picture = Annotated[str | None, Option("PNG of the result [default: under a new name].", ("--out", "-o"), output=True)]
+MaskOut = Annotated[
+    str | None, Option("PNG of the mask that was painted anew [default: under a new name].", output=True)
+]
+Sheet = Annotated[str | None, Option("PNG of before and after [default: under a new name].", output=True)]
+
+
+class EraseRequest(Request):
+    """Take an object out of a picture: click on it, or give its mask; the rest stays bit for bit.
+
+    Examples:
+
+        binderclip erase photo.jpg --point 310,120
+
+        binderclip erase photo.jpg --point 310,120 --background-point 40,40 --model stable-diffusion-inpainting/
+
+        binderclip erase photo.jpg --mask photo-mask.png --method clipaway
+
+    The mask is that of `click`, grown a little. A picture larger than the model's side is cropped around the mask. With
+    `outline` the inside of the object is painted anew and its rim stays: another object of the same shape.
+    """
+
+    task: ClassVar[str] = "erase"
+
+    image: Annotated[str, Option("The image file.", positional=True)]
+    mask: MaskFile = None
+    point: Annotated[
+        list[Point],
+        Option(
+            "A pixel of the object. Can be given several times.", ("--point", "-p"), metavar="X,Y",
+            parse=partial(parse_point, option="--point"), write=numbers_text, each=True,
+        ),
+    ] = []  # fmt: skip
+    background_point: Annotated[
+        list[Point],
+        Option(
+            "A pixel that is none of the object. Can be given several times.", metavar="X,Y",
+            parse=partial(parse_point, option="--background-point"), write=numbers_text, each=True,
+        ),
+    ] = []  # fmt: skip
+    method: Annotated[
+        str,
+        Option(
+            "`inpaint`: what fits the rest; `clipaway`: told of the background without the object, by a model with "
+            "image attention; `outline`: another object inside the same rim.",
+            choices=lambda: METHODS,
+        ),
+    ] = "inpaint"
+    grow: Annotated[
+        int | None,
+        Field(ge=0, le=512),
+        Option("Pixels by which the mask is larger than the object [default: 2 % of the shorter side; outline: 0]."),
+    ] = None
+    model: DenoiserName = DEFAULT_DENOISER
+    steps: Steps = 50
+    resamples: Resamples = None
+    seed: Seed = 0
+    guidance: Annotated[
+        float, Field(ge=0, le=100), Option("With clipaway: how much the background's embedding is followed.")
+    ] = 7.5
+    adapter: Annotated[
+        str | None, Option("With clipaway: IP-Adapter weights for a pipeline without image attention.")
+    ] = None
+    image_model: Annotated[
+        str,
+        Option(
+            "With clipaway: the model whose embeddings the image attention takes; one with an alpha channel looks "
+            "where it is told, any other is shown object and background on grey."
+        ),
+    ] = "small"
+    segmenter: Annotated[str, Option("What cuts out the object: `small-sam`, a SAM, or a run folder.")] = SMALL_SAM
+    out: Picture = None
+    mask_out: MaskOut = None
+    sheet: Sheet = None
+    device: Device = "cpu"
+
+    @model_validator(mode="after")
+    def _fits(self) -> EraseRequest:
+        if (self.mask is None) == (not self.point):
+            raise UsageError("give --point x,y on the object, or --mask FILE: one of them says what goes")
+        if self.mask is not None and self.background_point:
+            raise UsageError("--background-point goes with --point, a mask says it all")
+        if self.adapter is not None and self.method != "clipaway":
+            raise UsageError("--adapter goes with --method clipaway")
+        return self

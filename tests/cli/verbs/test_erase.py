@@ -1,0 +1,190 @@
+"""`binderclip erase` and `inpaint` with tiny random pipelines: what stays bit for bit, methods, and errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.data import to_tensor
+from binderclip.generate import inpaint, load_denoiser
+from binderclip.segment.promptable import PromptModel, PromptNetwork
+
+Command = Callable[..., Any]
+SETTINGS = {"side": 64, "width": 32, "heads": 2, "blocks": 1, "layers": 1}
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    place = tmp_path_factory.mktemp("segmenter") / "tiny"
+    PromptModel(PromptNetwork(**SETTINGS), settings=SETTINGS, name="tiny").eval().save(place)
+    return place
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A picture of 60 x 40 pixels, with `mask.png` beside it."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(60, 190, (40, 60, 3)).astype(np.uint8)).save(tmp_path / "photo.png")
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:18, 20:30] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return tmp_path / "photo.png"
+
+
+def values(path: str | Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_what_a_mask_marks_is_painted_anew_and_all_else_stays(
+    command: Command, photo: Path, tiny_inpainter: Path
+) -> None:
+    mask = photo.with_name("mask.png")
+    words = ("erase", photo, "--mask", mask, "--model", tiny_inpainter, "--steps", "2", "--grow", "1")
+    document = command(*words, "--json").json()
+    before, after, painted = values(photo), values(document["out"]), values(document["mask"]) > 0
+    assert bool(painted[9:19, 19:31].all())
+    assert int(painted.sum()) == 10 * 12
+    assert np.array_equal(after[~painted], before[~painted])
+    assert float((after != before).any(2)[painted].mean()) > 0.9
+    assert document["changed"] == pytest.approx(float((after != before).any(2)[painted].mean()))
+    assert document["seen"] == [13, 2, 37, 26]  # twice the mask's 12 px
+    assert Path(document["sheet"]).is_file()
+    again = command(*words)  # nothing is replaced, and a seed is a seed
+    assert np.array_equal(values("photo-erased-2.png"), after)
+    assert "all others are as they were" in again.out
+    other = command(*words, "--seed", "1", "--json").json()
+    assert not np.array_equal(values(other["out"]), after)
+
+
+def test_it_is_inpainting_at_the_models_own_side(command: Command, tmp_path: Path, tiny_inpainter: Path) -> None:
+    rng = np.random.default_rng(1)
+    picture = Image.fromarray(rng.integers(0, 256, (16, 16, 3)).astype(np.uint8))
+    picture.save("tile.png")
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 4:9, 5:11] = 1
+    Image.fromarray((255 * mask[0, 0]).byte().numpy()).save("hole.png")
+    words = ("tile.png", "--mask", "hole.png", "--model", tiny_inpainter, "--steps", "3", "--seed", "4", "--json")
+    erased = command("erase", *words, "--grow", "0").json()
+    drawn = command("inpaint", *words, "--text", "a dog", "--guidance", "1").json()
+    denoiser = load_denoiser(tiny_inpainter)
+    for document, text in ((erased, None), (drawn, "a dog")):
+        generator = torch.Generator().manual_seed(4)
+        expected = inpaint(
+            denoiser, to_tensor(picture)[None], mask, text, num_inference_steps=3, generator=generator
+        )[0]  # fmt: skip
+        assert np.array_equal(values(document["out"]), (255 * expected).round().byte().permute(1, 2, 0).numpy())
+    assert not np.array_equal(values(erased["out"]), values(drawn["out"]))
+
+
+def test_a_point_gives_the_mask_that_click_gives(
+    command: Command, photo: Path, tiny_inpainter: Path, segmenter: Path
+) -> None:
+    point = ("--point", "30,20")
+    clicked = command("click", photo, *point, "--not", "3,3", "-m", segmenter, "--json").json()
+    words = ("--model", tiny_inpainter, "--segmenter", segmenter, "--steps", "1", "--grow", "0", "--json")
+    erased = command("erase", photo, *point, "--background-point", "3,3", *words).json()
+    assert np.array_equal(values(erased["mask"]), values(clicked["mask"]))
+
+
+def test_a_model_without_inpainting_channels_takes_every_step_several_times(
+    command: Command, photo: Path, tiny_diffusion: Path
+) -> None:
+    words = ("erase", photo, "--mask", photo.with_name("mask.png"), "--model", tiny_diffusion, "--steps", "2", "--json")
+    plain, once, four = (command(*words, *more).json() for more in ((), ("--resamples", "1"), ("--resamples", "4")))
+    assert np.array_equal(values(plain["out"]), values(four["out"]))
+    assert not np.array_equal(values(plain["out"]), values(once["out"]))
+    painted = values(plain["mask"]) > 0
+    assert np.array_equal(values(plain["out"])[~painted], values(photo)[~painted])
+
+
+def test_with_outline_the_rim_stays(command: Command, photo: Path, tiny_inpainter: Path) -> None:
+    mask = photo.with_name("mask.png")
+    words = ("--mask", mask, "--model", tiny_inpainter, "--method", "outline", "--steps", "1", "--json")
+    document = command("erase", photo, *words).json()
+    before, after = values(photo), values(document["out"])
+    inside = np.zeros((40, 60), bool)
+    inside[11:17, 21:29] = True  # the mask is not grown, and its rim of one pixel is what it was
+    assert np.array_equal(values(document["mask"]) > 0, inside)
+    changed = (after != before).any(2)
+    assert not changed[~inside].any()
+    assert float(changed[inside].mean()) > 0.9
+    thin = np.zeros((40, 60), np.uint8)
+    thin[10, 20:30] = 255
+    Image.fromarray(thin).save("thin.png")
+    done = command(
+        "erase", photo, "--mask", "thin.png", "--model", tiny_inpainter, "--method", "outline", "--steps", "1"
+    )
+    assert (done.code, "too thin for --method outline" in done.err) == (2, True)
+
+
+def test_bad_calls_are_named(command: Command, photo: Path, tiny_inpainter: Path, tiny_diffusion: Path) -> None:
+    Image.new("L", (10, 10), 255).save("other.png")
+    Image.new("L", (60, 40), 0).save("empty.png")
+    Image.new("L", (60, 40), 255).save("full.png")
+    mask = ("--mask", photo.with_name("mask.png"))
+    for options, words in [
+        ((), "give --point x,y on the object, or --mask FILE"),
+        ((*mask, "--point", "3,3"), "give --point x,y on the object, or --mask FILE"),
+        ((*mask, "--background-point", "3,3"), "--background-point goes with --point"),
+        (("--point", "60,3"), "point 60,3 is outside the picture of 60 x 40 pixels"),
+        (("--mask", "other.png"), "is 10 x 10 px, the picture 60 x 40"),
+        (("--mask", "empty.png"), "is empty"),
+        (("--mask", "full.png"), "is the whole picture"),
+        (("--mask", "none.png"), "there is no such file"),
+        ((*mask, "--grow", "512"), "is the whole picture"),
+        ((*mask, "--method", "magic"), "is unknown: one of inpaint, clipaway, outline"),
+        ((*mask, "--adapter", "x.bin"), "--adapter goes with --method clipaway"),
+        ((*mask, "--method", "clipaway"), "needs image attention"),
+        ((*mask, "--steps", "0"), "--steps"),
+    ]:
+        done = command("erase", photo, "--model", tiny_inpainter, *options)
+        assert done.code != 0
+        assert words in " ".join(done.err.split()), options
+    done = command("erase", photo, *mask, "--model", tiny_diffusion, "--method", "clipaway")
+    assert "needs a model with inpainting channels" in " ".join(done.err.split())
+    assert not list(Path().glob("photo-erased*"))
+
+
+def test_an_interrupted_download_is_named(command: Command, photo: Path, tiny_inpainter: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    (folder / "model_index.json").write_text((tiny_inpainter / "model_index.json").read_text())
+    done = command("inpaint", photo, "--mask", photo.with_name("mask.png"), "--text", "a dog", "--model", folder)
+    assert done.code != 0
+    assert "was its download interrupted?" in " ".join(done.err.split())
+
+
+def test_the_object_is_taken_out_of_the_image_prompt(
+    command: Command, photo: Path, tiny_inpainter: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    denoiser = load_denoiser(tiny_inpainter)
+    tables = {
+        "image_proj.proj.weight": torch.randn(2 * 24, 384), "image_proj.proj.bias": torch.zeros(48),
+        "image_proj.norm.weight": torch.ones(24), "image_proj.norm.bias": torch.zeros(24),
+    }  # fmt: skip
+    modules = dict(denoiser.unet.named_modules())
+    for number, name in enumerate(denoiser.unet.attn_processors):
+        if "attn2" not in name:
+            continue
+        width = modules[name.removesuffix(".processor")].inner_dim
+        for part in ("to_k_ip", "to_v_ip"):
+            tables[f"ip_adapter.{number}.{part}.weight"] = torch.randn(width, 24)
+    save_file(tables, tmp_path / "adapter.safetensors")
+    words = ("erase", photo, "--mask", photo.with_name("mask.png"), "--model", tiny_inpainter, "--steps", "2", "--json")
+    plain = command(*words).json()
+    away = command(*words, "--method", "clipaway", "--adapter", tmp_path / "adapter.safetensors").json()
+    painted = values(away["mask"]) > 0
+    assert np.array_equal(values(away["out"])[~painted], values(photo)[~painted])
+    assert not np.array_equal(values(away["out"]), values(plain["out"]))
+    assert json.loads(json.dumps(away))["method"] == "clipaway"
