@@ -13,11 +13,11 @@ from binderclip.train.bundled import autoencoder as recipe
 from binderclip.train.bundled.autoencoder import (
     COLOUR_WEIGHTS,
     OPPONENTS,
-    Crops,
+    PictureCrops,
     new_autoencoder,
     reconstruction_loss,
     reconstruction_psnr,
-    train_autoencoder,
+    train_latent_autoencoder,
 )
 
 pytest.importorskip("diffusers")
@@ -36,7 +36,7 @@ def test_a_shift_of_lightness_costs_its_square_and_one_of_colour_three_times_tha
 
 def test_crops_are_cut_from_the_pictures_and_go_on_from_a_number() -> None:
     pixels = np.arange(2 * 64 * 64 * 3, dtype=np.uint32).reshape(2, 64, 64, 3) % 251
-    batches = Crops(pixels.astype(np.uint8), 4, 16)
+    batches = PictureCrops(pixels.astype(np.uint8), 4, 16)
     first = list(islice(batches, 3))
     assert first[0].shape == (4, 3, 16, 16)
     batches.seek(2)
@@ -69,10 +69,10 @@ def test_a_run_that_was_interrupted_goes_on_exactly(tmp_path: Path, monkeypatch:
                 raise KeyboardInterrupt
 
     settings = {"steps": 5, "batch": 2, "side": 16}
-    whole = train_autoencoder(tmp_path / "whole", **settings)
+    whole = train_latent_autoencoder(tmp_path / "whole", **settings)
     with pytest.raises(KeyboardInterrupt):
-        train_autoencoder(tmp_path / "parts", **settings, callbacks=[Interrupt()])
-    parts = train_autoencoder(tmp_path / "parts", **settings)
+        train_latent_autoencoder(tmp_path / "parts", **settings, callbacks=[Interrupt()])
+    parts = train_latent_autoencoder(tmp_path / "parts", **settings)
     assert whole.config.scaling_factor == parts.config.scaling_factor
     for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
         assert torch.equal(one, other)

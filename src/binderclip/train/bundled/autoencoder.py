@@ -1,6 +1,6 @@
 """The autoencoder of the bundled `small-diffusion`: 64 px to 16 x 16 places of 4 numbers, and back.
 
-`train_autoencoder(folder)` trains diffusers' `AutoencoderTiny` on crops of drawings and shapes; a run that was
+`train_latent_autoencoder(folder)` trains diffusers' `AutoencoderTiny` on crops of drawings and shapes; a run that was
 interrupted goes on exactly. About twenty minutes on one core.
 """
 
@@ -21,7 +21,7 @@ from binderclip.errors import require
 from binderclip.fit import Checkpoint, fit
 from binderclip.train.bundled.data.drawings import drawing_pictures, shape_pictures
 
-__all__ = ["Crops", "new_autoencoder", "reconstruction_loss", "reconstruction_psnr", "train_autoencoder"]
+__all__ = ["PictureCrops", "new_autoencoder", "reconstruction_loss", "reconstruction_psnr", "train_latent_autoencoder"]
 
 OPPONENTS = torch.tensor([[3**-0.5, 3**-0.5, 3**-0.5], [2**-0.5, -(2**-0.5), 0.0], [6**-0.5, 6**-0.5, -2 * 6**-0.5]])
 """Rows: lightness, red against green, yellow against blue; orthonormal."""
@@ -46,7 +46,7 @@ def new_autoencoder(seed: int = 0, *, width: int = 48) -> Any:
     )  # fmt: skip
 
 
-class Crops:
+class PictureCrops:
     """Batches of random crops, mirrored at random, by number; `seek` goes on from one.
 
     Args:
@@ -89,7 +89,7 @@ def reconstruction_loss(decoded: Float[Tensor, "B 3 H W"], target: Float[Tensor,
     return squares + EDGE_WEIGHT * steps
 
 
-def train_autoencoder(
+def train_latent_autoencoder(
     folder: str | Path,
     *,
     steps: int = 3000,
@@ -111,7 +111,7 @@ def train_autoencoder(
     autoencoder = new_autoencoder().to(memory_format=torch.channels_last)
     settings = {"steps": steps, "batch": batch, "side": side, "lr": lr}
     result = fit(
-        _step(autoencoder), autoencoder, Crops(pixels, batch, side), steps=steps, lr=lr, warmup=0.04, floor=0.02,
+        _step(autoencoder), autoencoder, PictureCrops(pixels, batch, side), steps=steps, lr=lr, warmup=0.04, floor=0.02,
         clip=1.0, ema=0.998, precision="bfloat16", callbacks=callbacks,
         checkpoint=Checkpoint(folder, every=CHECKPOINT_EVERY, identity=settings),
     )  # fmt: skip
