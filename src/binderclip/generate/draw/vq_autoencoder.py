@@ -74,17 +74,17 @@ class VQAutoencoder(nn.Module):
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(2),  # (B, 12, H/2, W/2)
             nn.Conv2d(12, half, 3, padding=1),
-            _Residual(half),
+            _ConvResidual(half),
             nn.Conv2d(half, quarter, 4, stride=2, padding=1),
-            *(_Residual(quarter) for _ in range(blocks[0])),
+            *(_ConvResidual(quarter) for _ in range(blocks[0])),
             nn.Conv2d(quarter, channels, 1),
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(channels, quarter, 3, padding=1),
-            *(_Residual(quarter) for _ in range(blocks[1])),
+            *(_ConvResidual(quarter) for _ in range(blocks[1])),
             nn.Upsample(scale_factor=2),
             nn.Conv2d(quarter, half, 3, padding=1),
-            _Residual(half),
+            _ConvResidual(half),
             nn.Upsample(scale_factor=2),
             nn.Conv2d(half, half // 2, 3, padding=1),
             nn.SiLU(),
@@ -132,7 +132,7 @@ class _Codebook(nn.Module):
         self.embedding = nn.Embedding(codes, channels)
 
 
-class _Residual(nn.Module):
+class _ConvResidual(nn.Module):
     """Two convolutions beside the identity; the second starts at zero, so that depth costs no stability."""
 
     def __init__(self, width: int) -> None:
