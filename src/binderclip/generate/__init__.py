@@ -128,6 +128,11 @@ if TYPE_CHECKING:
     from binderclip.generate.guidance.linear import CFGComponents as CFGComponents
     from binderclip.generate.guidance.linear import LinearGuidance as LinearGuidance
     from binderclip.generate.guidance.linear import cfg_components as cfg_components
+    from binderclip.generate.guidance.noise_optimisation import ClipReward as ClipReward
+    from binderclip.generate.guidance.noise_optimisation import ConceptReward as ConceptReward
+    from binderclip.generate.guidance.noise_optimisation import NoiseOptimizer as NoiseOptimizer
+    from binderclip.generate.guidance.noise_optimisation import OptimisedNoise as OptimisedNoise
+    from binderclip.generate.guidance.noise_optimisation import noise_regulariser as noise_regulariser
     from binderclip.generate.guidance.noisy_classifier import NoisyClassifier as NoisyClassifier
     from binderclip.generate.guidance.windows import JointWindows as JointWindows
     from binderclip.generate.guidance.windows import SyncGuidance as SyncGuidance

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from binderclip.models.image_text.classification import Classification as Classification
     from binderclip.models.image_text.encode import EncodedImages as EncodedImages
     from binderclip.models.image_text.image_classifier import ImageClassifier as ImageClassifier
+    from binderclip.models.image_text.latent_clip import LatentCLIP as LatentCLIP
+    from binderclip.models.image_text.latent_clip import autoencoder_identity as autoencoder_identity
     from binderclip.models.image_text.model import ImageTextModel as ImageTextModel
     from binderclip.models.image_text.model import ImageTextOutput as ImageTextOutput
     from binderclip.models.image_text.multitask import MultiTaskCLIP as MultiTaskCLIP
