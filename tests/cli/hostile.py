@@ -38,6 +38,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("click",): ["../world/good.png", "--point", "5,5"],
     ("masks",): ["../world/good.png"],
     ("trace",): ["../world/good.png", "--from", "2,2", "--to", "9,9"],
+    ("edges",): ["../world/good.png", "--out", "made"],
     ("anomaly",): ["../world/pictures"],
     ("explain",): ["../world/good.png", "--label", "a cat"],
     ("heads",): ["small", "--images", "../world/pictures", "--texts", "../world/labels.txt"],

@@ -159,6 +159,13 @@ def detect(inputs: Inputs) -> Request:
     return tasks.detect.request(images=[inputs.pictures], detector=detector, maps="maps", most=1, csv="scores.csv")
 
 
+@case("edges")
+def edges(inputs: Inputs) -> Request:
+    return tasks.edges.request(
+        images=[inputs.pictures], method="sobel", sigma=0.5, thin=True, threshold=0.2, window=128, out="edged"
+    )
+
+
 @case("embed")
 def embed(inputs: Inputs) -> Request:
     return tasks.embed.request(

@@ -14,6 +14,7 @@ PANELS: dict[str, dict[str, str]] = {
         "click": "cut out what you point at",
         "masks": "cut out everything there is",
         "trace": "a vessel, root or road as a line",
+        "edges": "where in a picture one thing ends and another begins",
         "locate": "which of your boxes or masks a text means",
         "anomaly": "which pictures are damaged, and where",
         "explain": "where in a picture the evidence for a label is",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import curate as curate
     from binderclip.tasks.verbs.functions import descriptions as descriptions
     from binderclip.tasks.verbs.functions import detect as detect
+    from binderclip.tasks.verbs.functions import edges as edges
     from binderclip.tasks.verbs.functions import embed as embed
     from binderclip.tasks.verbs.functions import enhance as enhance
     from binderclip.tasks.verbs.functions import erase as erase

@@ -18,6 +18,13 @@ from binderclip.vision.edges.boundary_attention import BoundaryAttention
 from binderclip.vision.edges.boundary_loss import BoundaryLoss
 from binderclip.vision.edges.boundary_maps import BoundaryMaps, render_boundaries
 from binderclip.vision.edges.derivatives import sobel
+from binderclip.vision.edges.detectors import (
+    EdgeNetwork,
+    canny_levels,
+    load_edge_network,
+    save_edge_network,
+    sobel_map,
+)
 from binderclip.vision.edges.dexined import DexiNed, load_dexined
 from binderclip.vision.edges.junctions import JunctionField
 from binderclip.vision.edges.patches import fold_patches, unfold_patches
@@ -51,6 +58,7 @@ __all__ = [
     "BoundaryMaps",
     "DeAliasingFilter",
     "DexiNed",
+    "EdgeNetwork",
     "ErrorSegments",
     "FeatureCodec",
     "FieldSamples",
@@ -80,6 +88,7 @@ __all__ = [
     "aliasing_map",
     "aliasing_score",
     "area_change",
+    "canny_levels",
     "compose_flows",
     "coral",
     "daubechies",
@@ -91,6 +100,7 @@ __all__ = [
     "gradient_hinge",
     "level_surface",
     "load_dexined",
+    "load_edge_network",
     "match_strength",
     "matched_uniform_blur",
     "penalty_value",
@@ -100,8 +110,10 @@ __all__ = [
     "render_boundaries",
     "resize_flow",
     "sample_patches",
+    "save_edge_network",
     "slice_samples",
     "sobel",
+    "sobel_map",
     "srm_filters",
     "ssim_map",
     "texture_strength",

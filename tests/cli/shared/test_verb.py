@@ -40,6 +40,9 @@ READ_THERE = {
     ("search", "query"): {"index"},
     ("segment-example",): {"mask"},
 }
+READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("locate",): {"masks"},
+              ("interpolate",): {"first", "second"}, ("compress",): {"parts", "sides", "template"},
+              ("edges",): {"truth"}}  # fmt: skip
 """The same of one verb; elsewhere these names are those of results."""
 
 

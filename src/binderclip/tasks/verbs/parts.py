@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.descriptions.run import run as descriptions
     from binderclip.tasks.verbs.detect.request import DetectRequest as DetectRequest
     from binderclip.tasks.verbs.detect.task import run as detect
+    from binderclip.tasks.verbs.edges.request import EdgesRequest as EdgesRequest
+    from binderclip.tasks.verbs.edges.run import run as edges
     from binderclip.tasks.verbs.embed.request import EmbedRequest as EmbedRequest
     from binderclip.tasks.verbs.embed.run import run as embed
     from binderclip.tasks.verbs.enhance.request import EnhanceRequest as EnhanceRequest

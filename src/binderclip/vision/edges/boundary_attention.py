@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -78,6 +79,12 @@ class BoundaryAttention(nn.Module):
         delta: float = 1e-3,
     ) -> None:
         super().__init__()
+        self.settings: dict[str, Any] = {
+            "channels": channels, "width": width, "patch": patch, "sides": list(sides), "blocks": blocks,
+            "iterations": iterations, "attention": attention, "layers": layers, "heads": heads,
+            "size_token": size_token, "feed_forward": feed_forward, "mixer": mixer, "dropout": dropout, "eta": eta,
+            "delta": delta,
+        }  # fmt: skip
         counts = {
             "channels": channels, "width": width, "blocks": blocks, "iterations": iterations, "layers": layers,
             "heads": heads, "size_token": size_token, "feed_forward": feed_forward, "mixer": mixer,
