@@ -179,6 +179,14 @@ def enhance(inputs: Inputs) -> Request:
     return tasks.enhance.request(images=[inputs.pictures], enhancer=enhancer, out="enhanced", max_side=40)
 
 
+@case("reconstruct")
+def reconstruct(inputs: Inputs) -> Request:
+    return tasks.reconstruct.request(
+        slices=[inputs.pictures / "a.png", inputs.pictures / "b.png"], spacing=[0.0, 3.5], invert=True, resolution=16,
+        method="distances", out="a.obj", picture="a.png",
+    )  # fmt: skip
+
+
 @case("click")
 def click(inputs: Inputs) -> Request:
     return tasks.click.request(

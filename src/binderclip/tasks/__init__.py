@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import personalize as personalize
     from binderclip.tasks.verbs.functions import probe as probe
     from binderclip.tasks.verbs.functions import quality as quality
+    from binderclip.tasks.verbs.functions import reconstruct as reconstruct
     from binderclip.tasks.verbs.functions import search_index as search_index
     from binderclip.tasks.verbs.functions import search_query as search_query
     from binderclip.tasks.verbs.functions import segment as segment

@@ -30,8 +30,11 @@ from binderclip.vision.edges.junctions import JunctionField
 from binderclip.vision.edges.patches import fold_patches, unfold_patches
 from binderclip.vision.edges.thinning import thin_edges
 from binderclip.vision.error_segments import ErrorSegments, gradient_aware_segments
+from binderclip.vision.fields.interpolated import interpolated_surface
 from binderclip.vision.fields.mesh import TriangleMesh, level_surface
 from binderclip.vision.fields.neural import SliceField, gradient_hinge
+from binderclip.vision.fields.sections import fill_segments, mesh_section, picture_slice, resample_contour
+from binderclip.vision.fields.shading import shaded_view
 from binderclip.vision.fields.slices import FieldSamples, PlanarSlice, slice_samples
 from binderclip.vision.flow_fields import area_change, compose_flows, resize_flow, warp
 from binderclip.vision.foveation.blur import FoveatedBlur, match_strength, matched_uniform_blur, ssim_map
@@ -95,22 +98,28 @@ __all__ = [
     "dilate",
     "equivalent_sampling_rate",
     "erode",
+    "fill_segments",
     "fold_patches",
     "gradient_aware_segments",
     "gradient_hinge",
+    "interpolated_surface",
     "level_surface",
     "load_dexined",
     "load_edge_network",
     "match_strength",
     "matched_uniform_blur",
+    "mesh_section",
     "penalty_value",
+    "picture_slice",
     "prox",
     "rasterize",
     "receptive_field_stats",
     "render_boundaries",
+    "resample_contour",
     "resize_flow",
     "sample_patches",
     "save_edge_network",
+    "shaded_view",
     "slice_samples",
     "sobel",
     "sobel_map",

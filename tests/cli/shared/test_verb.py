@@ -43,6 +43,7 @@ READ_THERE = {
 READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("locate",): {"masks"},
               ("interpolate",): {"first", "second"}, ("compress",): {"parts", "sides", "template"},
               ("edges",): {"truth"}}  # fmt: skip
+              ("reconstruct",): {"slices", "spacing"}}  # fmt: skip
 """The same of one verb; elsewhere these names are those of results."""
 
 

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from binderclip.tasks.files.maker import is_ours
+from binderclip.tasks.files.maker import MESH_COMMENT, is_ours
 from binderclip.tasks.files.writing import write_array, write_json
 from binderclip.tasks.report.sheet import save_picture
+from binderclip.vision import TriangleMesh
 
 
 def test_pixels_and_documents_are_what_they_were(tmp_path: Path) -> None:
@@ -28,6 +30,14 @@ def test_pixels_and_documents_are_what_they_were(tmp_path: Path) -> None:
     ]
     write_array(values, tmp_path / "a.npy")
     assert np.array_equal(np.load(tmp_path / "a.npy"), values)
+
+
+def test_meshes_say_it_by_a_comment(tmp_path: Path) -> None:
+    mesh = TriangleMesh(torch.eye(3), torch.tensor([[0, 1, 2]]))
+    for name in ("a.ply", "a.obj"):
+        assert is_ours(mesh.write(tmp_path / name, MESH_COMMENT))
+        assert not is_ours(mesh.write(tmp_path / name))
+        assert not is_ours(mesh.write(tmp_path / name, "made by another"))
 
 
 def test_nothing_of_another_is_taken_for_ours(tmp_path: Path) -> None:

@@ -50,6 +50,15 @@ def test_a_plane_cuts_a_box_exactly_and_is_closed_at_the_border() -> None:
     torch.testing.assert_close(level, torch.full_like(level, 0.1), atol=1e-5, rtol=0)
 
 
+def test_a_comment_says_who_made_a_file(tmp_path: Path) -> None:
+    mesh = TriangleMesh(torch.eye(3), torch.tensor([[0, 1, 2]]))
+    assert mesh.write(tmp_path / "a.obj", "by me").read_text().startswith("# by me\nv 1 0 0\n")
+    head = mesh.write(tmp_path / "a.ply", "by me").read_bytes().splitlines()[:4]
+    assert head == [b"ply", b"format binary_little_endian 1.0", b"comment by me", b"element vertex 3"]
+    with pytest.raises(UsageError, match="one line of ASCII"):
+        mesh.write(tmp_path / "a.ply", "a\nb")
+
+
 def test_it_is_close_to_the_surface_of_scikit_image() -> None:
     measure = pytest.importorskip("skimage.measure")
     values = 0.2 * torch.sin(8 * grid(40)).sum(0) + 2 * grid(40).square().sum(0) - 1

@@ -118,6 +118,18 @@ def test_held_out_points_of_the_planes_are_labelled_right(ball: SliceField) -> N
     assert float(torch.cat(right).float().mean()) > 0.97
 
 
+def test_epochs_and_levels_are_said_when_they_are_over() -> None:
+    angles = torch.arange(12) * 2 * torch.pi / 12
+    circle = torch.stack([angles.cos(), angles.sin()], 1)
+    slices = [PlanarSlice.horizontal([circle], z) for z in (0.0, 1.0)]
+    calls: list[tuple[int, ...]] = []
+    SliceField(iterations=1, width=4, depth=1).fit(
+        slices, epochs=(2, 1), noise=4, hull=4, progress=lambda done, total: calls.append((done, total)),
+        level_done=lambda level: calls.append((level,)),
+    )  # fmt: skip
+    assert calls == [(1, 3), (2, 3), (0,), (3, 3), (1,)]
+
+
 def test_scale_and_place_of_the_slices_do_not_matter() -> None:
     def fitted(radius: float, centre: float) -> SliceField:
         torch.manual_seed(4)

@@ -1,7 +1,7 @@
 """How a file says that binderclip wrote it, and how that is read again.
 
 PNG, JPEG and WebP say it by their `Software`, JSON and safetensors by their first key, a page by its `generator`, a
-table by its header. `.npy` and Parquet have no place for it.
+mesh by a comment, a table by its header. `.npy` and Parquet have no place for it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ MAKER = "binderclip"
 KEY = "made_by"
 """First key of a JSON document that a verb writes."""
 META = f'<meta name="generator" content="{MAKER}">'
+MESH_COMMENT = f"made by {MAKER}"
+"""Of a PLY or OBJ file, before its first vertex."""
 _SOFTWARE = 0x0131
 """EXIF's number of the program that made a picture."""
 _LOOKED_AT = 2048
 """Bytes of a file's beginning in which a text says who made it."""
 _MOST_HEADER = 1_000_000
 _SIGNED = re.compile(rb'\{\s*"(?:made_by|format)"\s*:\s*"binderclip')
+_IN_MESH = re.compile(rb"(?:ply\nformat [^\n]*\ncomment|#) made by binderclip\n")
 _IN_TENSORS = re.compile(rb'"__metadata__"\s*:\s*\{.*"format"\s*:\s*"binderclip', re.DOTALL)
 
 
@@ -40,7 +43,9 @@ def is_ours(path: Path, columns: Sequence[str] = ()) -> bool:
         return False
     if head[:4] in (b"\x89PNG", b"RIFF") or head[:2] == b"\xff\xd8":
         return _maker_of(path) == MAKER
-    if _SIGNED.match(head.lstrip()) or ((head[:1] == b"<" or head[:9] == b"<!doctype") and META.encode() in head):
+    if _IN_MESH.match(head) or _SIGNED.match(head.lstrip()):
+        return True
+    if (head[:1] == b"<" or head[:9] == b"<!doctype") and META.encode() in head:
         return True
     if len(head) > 9 and head[8:9] == b"{" and _IN_TENSORS.search(_header_of(path, head)):
         return True

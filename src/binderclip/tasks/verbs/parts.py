@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.probe.run import run as probe
     from binderclip.tasks.verbs.quality.request import QualityRequest as QualityRequest
     from binderclip.tasks.verbs.quality.run import run as quality
+    from binderclip.tasks.verbs.reconstruct.request import ReconstructRequest as ReconstructRequest
+    from binderclip.tasks.verbs.reconstruct.run import run as reconstruct
     from binderclip.tasks.verbs.search.index import run as search_index
     from binderclip.tasks.verbs.search.query import run as search_query
     from binderclip.tasks.verbs.search.request import SearchIndexRequest as SearchIndexRequest

@@ -66,25 +66,30 @@ class TriangleMesh:
         edges = torch.cat([self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]]).sort(1)[0]
         return len(self.vertices) - len(torch.unique(edges, dim=0)) + len(self.faces)
 
-    def write(self, path: str | Path) -> Path:
+    def write(self, path: str | Path, comment: str = "") -> Path:
         """Write the mesh as PLY (binary) or OBJ, by the suffix; the file is there whole or not at all.
 
         Args:
             path: ends in .ply or .obj.
+            comment: a line of ASCII near the file's beginning, such as who made it; empty for none.
 
         Raises:
-            UsageError: another suffix.
+            UsageError: another suffix, or a comment that is not one line of ASCII.
             OutputError: it cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() not in SUFFIXES:
             raise UsageError(f"a mesh is written as {' or '.join(SUFFIXES)}, not as {path.name!r}")
+        if not comment.isascii() or len(comment.splitlines()) > 1:
+            raise UsageError(f"a comment is one line of ASCII, not {comment!r}")
         vertices, faces = self.vertices.detach().cpu().numpy(), self.faces.cpu().numpy()
         if path.suffix.lower() == ".obj":
-            lines = [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in vertices.tolist()]
+            lines = [f"# {comment}"] if comment else []
+            lines += [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in vertices.tolist()]
             lines += [f"f {a} {b} {c}" for a, b, c in (faces + 1).tolist()]  # OBJ counts from 1
             return write_whole(path, "\n".join(lines) + "\n")
-        head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
+        head = ["ply", "format binary_little_endian 1.0", *([f"comment {comment}"] if comment else [])]
+        head += [f"element vertex {len(vertices)}"]
         head += [f"property float {axis}" for axis in "xyz"]
         head += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header"]
         rows = np.empty(len(faces), dtype=[("count", "u1"), ("corners", "<i4", 3)])

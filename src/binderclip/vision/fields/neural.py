@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -143,7 +143,8 @@ class SliceField(nn.Module):
     def fit(
         self, slices: Sequence[PlanarSlice], *, epochs: Sequence[int] = EPOCHS, batch: int = 2**14, lr: float = 1e-2,
         weight_decay: float = 1e-3, hinge: float = 1e-4, threshold: float = 100.0, noise: int = 2048, hull: int = 2**14,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None = None, progress: Callable[[int, int], object] | None = None,
+        level_done: Callable[[int], object] | None = None,
     ) -> SliceField:  # fmt: skip
         """Train on slices, level of refinement by level, on the samples of the last three; returns itself.
 
@@ -157,6 +158,8 @@ class SliceField(nn.Module):
             hinge, threshold: of `loss`.
             noise, hull: of `slice_samples`.
             generator: draws samples and orders.
+            progress: called with the epochs that are done, and all of them.
+            level_done: called with the number of each level, from 0, when its epochs are over.
 
         Raises:
             UsageError: a value out of range, slices without a solid, or a loss that is no longer finite.
@@ -192,6 +195,10 @@ class SliceField(nn.Module):
                     for group in optimizer.param_groups:
                         group["lr"] *= DECAY
                 done += 1
+                if progress is not None:
+                    progress(done, sum(epochs))
+            if level_done is not None:
+                level_done(level)
         return self
 
     def _normalise(self, slices: Sequence[PlanarSlice]) -> list[PlanarSlice]:
