@@ -68,6 +68,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("erase",): ["../world/good.png", "--mask", "../world/good.png"],
     ("inpaint",): ["../world/good.png", "--mask", "../world/good.png", "--text", "a cat"],
     ("personalize",): ["../world/pictures", "--class", "cat"],
+    ("foveate",): ["../world/good.png", "--at", "5,5", "--out", "made"],
     ("reconstruct",): ["../world/pictures", "--spacing", "2", "--resolution", "16"],
     ("compress",): ["small", "--data", "openmoji", "--limit", "4", "--method", "magnitude", "--out", "made"],
     ("landscape",): ["small", "--data", "openmoji", "--limit", "2", "--points", "3"],

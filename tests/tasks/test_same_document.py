@@ -179,6 +179,14 @@ def enhance(inputs: Inputs) -> Request:
     return tasks.enhance.request(images=[inputs.pictures], enhancer=enhancer, out="enhanced", max_side=40)
 
 
+@case("foveate")
+def foveate(inputs: Inputs) -> Request:
+    return tasks.foveate.request(
+        images=[inputs.pictures], at=["5,6.5", "50%,100%"], method="texture", block=4, scale=0.5, pixels_per_degree=3.0,
+        max_side=40, out="seen",
+    )  # fmt: skip
+
+
 @case("reconstruct")
 def reconstruct(inputs: Inputs) -> Request:
     return tasks.reconstruct.request(

@@ -50,6 +50,7 @@ PANELS: dict[str, dict[str, str]] = {
         "erase": "take what you point at out of a picture",
         "inpaint": "paint what a text says into a mask",
         "personalize": "teach a diffusion model a word for what you show it",
+        "foveate": "pictures as an eye sees them that rests on a point",
         "reconstruct": "a solid out of its slices, as a mesh",
     },
     "More": {

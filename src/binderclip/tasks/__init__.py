@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import erase as erase
     from binderclip.tasks.verbs.functions import evaluate as evaluate
     from binderclip.tasks.verbs.functions import explain as explain
+    from binderclip.tasks.verbs.functions import foveate as foveate
     from binderclip.tasks.verbs.functions import geometry as geometry
     from binderclip.tasks.verbs.functions import heads as heads
     from binderclip.tasks.verbs.functions import inpaint as inpaint

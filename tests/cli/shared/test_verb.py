@@ -44,6 +44,7 @@ READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("
               ("interpolate",): {"first", "second"}, ("compress",): {"parts", "sides", "template"},
               ("edges",): {"truth"}}  # fmt: skip
               ("reconstruct",): {"slices", "spacing"}}  # fmt: skip
+              ("reconstruct",): {"slices", "spacing"}, ("foveate",): {"at"}}  # fmt: skip
 """The same of one verb; elsewhere these names are those of results."""
 
 

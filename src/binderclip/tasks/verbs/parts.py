@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.evaluate.run import run as evaluate
     from binderclip.tasks.verbs.explain.request import ExplainRequest as ExplainRequest
     from binderclip.tasks.verbs.explain.task import run as explain
+    from binderclip.tasks.verbs.foveate.request import FoveateRequest as FoveateRequest
+    from binderclip.tasks.verbs.foveate.run import run as foveate
     from binderclip.tasks.verbs.geometry.request import GeometryRequest as GeometryRequest
     from binderclip.tasks.verbs.geometry.run import run as geometry
     from binderclip.tasks.verbs.heads.request import HeadsRequest as HeadsRequest
