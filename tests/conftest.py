@@ -239,6 +239,22 @@ def tiny_inpainter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inpainter")
     tiny_pipeline(folder / "made", "StableDiffusionInpaintPipeline", 9).save_pretrained(folder / "tiny-inpainter")
     return folder / "tiny-inpainter"
+def dark_strands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of weights that take what is nearly black, below 0.15 in the mean, for a fence."""
+    from binderclip.generate import FenceCleaner, save_cleaner
+
+    cleaner = FenceCleaner(widths=(3,), width=2, dilation=0, window=64)
+    with torch.no_grad():
+        for layer in cleaner.occluder.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.weight.zero_()
+                if layer is not cleaner.occluder.last:
+                    layer.weight[range(3), range(3), 1, 1] = 1.0
+                layer.bias.zero_()  # type: ignore[union-attr]
+        cleaner.occluder.last.weight.fill_(-100 / 3)
+        cleaner.occluder.last.bias.fill_(15.0)  # type: ignore[union-attr]
+    about = {"name": "dark-strands", "limits": ["Knows what is nearly black."]}
+    return save_cleaner(cleaner, tmp_path_factory.mktemp("cleaners") / "dark-strands", about)
 
 
 @pytest.fixture

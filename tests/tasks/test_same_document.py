@@ -20,6 +20,7 @@ from PIL import Image
 from binderclip import tasks
 from binderclip.adapt import METHODS, save_head
 from binderclip.documents import json_text
+from binderclip.generate import FenceCleaner, save_cleaner
 from binderclip.models import load
 from binderclip.optim import ClipLog, NormClip
 from binderclip.quality import IlluminationNet, create_detector, save_detector, save_enhancer
@@ -144,6 +145,12 @@ def classify_by_head(inputs: Inputs) -> Request:
     head = METHODS["gda"]().fit(model.encode_image(pictures).double().numpy(), ["cat", "dog", "cat"])
     save_head(head, inputs.folder / "head", model=str(inputs.model))
     return tasks.classify.request(images=[inputs.pictures], head=inputs.folder / "head", batch_size=2)
+
+
+@case("clean")
+def clean(inputs: Inputs) -> Request:
+    cleaner = save_cleaner(FenceCleaner(widths=(3, 4), width=2), inputs.folder / "cleaner", {"name": "mine"})
+    return tasks.clean.request(images=[inputs.pictures], of="fence", model=cleaner, out="cleaned", shrink=2)
 
 
 @case("descriptions")

@@ -52,6 +52,7 @@ PANELS: dict[str, dict[str, str]] = {
         "personalize": "teach a diffusion model a word for what you show it",
         "foveate": "pictures as an eye sees them that rests on a point",
         "reconstruct": "a solid out of its slices, as a mesh",
+        "clean": "pictures without their fences or reflections",
     },
     "More": {
         "demo": "the page of `make demo`",

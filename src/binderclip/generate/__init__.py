@@ -143,8 +143,16 @@ if TYPE_CHECKING:
     from binderclip.generate.smoothing.one_step import OneStepDenoising as OneStepDenoising
     from binderclip.generate.smoothing.one_step import matching_time as matching_time
     from binderclip.generate.smoothing.self_adaptation import SelfAdaptation as SelfAdaptation
+    from binderclip.generate.translate.cleaning import CLEANERS as CLEANERS
+    from binderclip.generate.translate.cleaning import Cleaned as Cleaned
+    from binderclip.generate.translate.cleaning import FenceCleaner as FenceCleaner
+    from binderclip.generate.translate.cleaning import ReflectionCleaner as ReflectionCleaner
+    from binderclip.generate.translate.cleaning import load_cleaner as load_cleaner
+    from binderclip.generate.translate.cleaning import save_cleaner as save_cleaner
     from binderclip.generate.translate.clip_features import CLIPMapper as CLIPMapper
     from binderclip.generate.translate.clip_features import CLIPPatchFeatures as CLIPPatchFeatures
+    from binderclip.generate.translate.corrected_fill import CorrectedFill as CorrectedFill
+    from binderclip.generate.translate.corrected_fill import biharmonic_fill as biharmonic_fill
     from binderclip.generate.translate.cut import CUT as CUT
     from binderclip.generate.translate.cut import CUT_MODES as CUT_MODES
     from binderclip.generate.translate.cut import CUTSettings as CUTSettings

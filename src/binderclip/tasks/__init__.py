@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import anomaly as anomaly
     from binderclip.tasks.verbs.functions import attack as attack
     from binderclip.tasks.verbs.functions import classify as classify
+    from binderclip.tasks.verbs.functions import clean as clean
     from binderclip.tasks.verbs.functions import click as click
     from binderclip.tasks.verbs.functions import compress as compress
     from binderclip.tasks.verbs.functions import curate as curate

@@ -45,6 +45,8 @@ READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("
               ("edges",): {"truth"}}  # fmt: skip
               ("reconstruct",): {"slices", "spacing"}}  # fmt: skip
               ("reconstruct",): {"slices", "spacing"}, ("foveate",): {"at"}}  # fmt: skip
+              ("clean",): {"of"}, ("interpolate",): {"first", "second"},
+              ("compress",): {"parts", "sides", "template"}}  # fmt: skip
 """The same of one verb; elsewhere these names are those of results."""
 
 

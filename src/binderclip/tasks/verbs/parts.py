@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.attack.run import run as attack
     from binderclip.tasks.verbs.classify.request import ClassifyRequest as ClassifyRequest
     from binderclip.tasks.verbs.classify.run import run as classify
+    from binderclip.tasks.verbs.clean.request import CleanRequest as CleanRequest
+    from binderclip.tasks.verbs.clean.run import run as clean
     from binderclip.tasks.verbs.click.request import ClickRequest as ClickRequest
     from binderclip.tasks.verbs.click.run import run as click
     from binderclip.tasks.verbs.compress.request import CompressRequest as CompressRequest
