@@ -70,6 +70,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("personalize",): ["../world/pictures", "--class", "cat"],
     ("foveate",): ["../world/good.png", "--at", "5,5", "--out", "made"],
     ("reconstruct",): ["../world/pictures", "--spacing", "2", "--resolution", "16"],
+    ("translate",): ["../world/pictures", "../world/classes", "--steps", "1", "--side", "16", "--out", "made"],
     ("compress",): ["small", "--data", "openmoji", "--limit", "4", "--method", "magnitude", "--out", "made"],
     ("landscape",): ["small", "--data", "openmoji", "--limit", "2", "--points", "3"],
     ("interpolate",): ["small", "small", "--data", "openmoji", "--limit", "4", "--points", "3"],

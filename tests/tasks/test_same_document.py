@@ -153,6 +153,13 @@ def clean(inputs: Inputs) -> Request:
     return tasks.clean.request(images=[inputs.pictures], of="fence", model=cleaner, out="cleaned", shrink=2)
 
 
+@case("translate")
+def translate(inputs: Inputs) -> Request:
+    return tasks.translate.request(
+        images=[inputs.pictures, inputs.pictures], out="network", side=16, width=2, blocks=3, steps=2, batch_size=1
+    )
+
+
 @case("descriptions")
 def descriptions(inputs: Inputs) -> Request:
     return tasks.descriptions.request(labels=["animals"], out="animals.json")

@@ -53,6 +53,7 @@ PANELS: dict[str, dict[str, str]] = {
         "foveate": "pictures as an eye sees them that rests on a point",
         "reconstruct": "a solid out of its slices, as a mesh",
         "clean": "pictures without their fences or reflections",
+        "translate": "pictures of one folder in the look of another",
     },
     "More": {
         "demo": "the page of `make demo`",

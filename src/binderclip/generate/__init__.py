@@ -191,6 +191,9 @@ if TYPE_CHECKING:
     from binderclip.generate.translate.terms import WassersteinPenalty as WassersteinPenalty
     from binderclip.generate.translate.terms import weight_bound as weight_bound
     from binderclip.generate.translate.trainer import AdversarialTrainer as AdversarialTrainer
+    from binderclip.generate.translate.translating import load_translator as load_translator
+    from binderclip.generate.translate.translating import save_translator as save_translator
+    from binderclip.generate.translate.translating import translate_picture as translate_picture
     from binderclip.generate.translate.try_on import layout_discriminator as layout_discriminator
     from binderclip.generate.translate.try_on import try_on_losses as try_on_losses
     from binderclip.generate.translate.wgan import WGAN as WGAN

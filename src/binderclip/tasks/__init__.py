@@ -59,5 +59,6 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import spikes as spikes
     from binderclip.tasks.verbs.functions import trace as trace
     from binderclip.tasks.verbs.functions import train as train
+    from binderclip.tasks.verbs.functions import translate as translate
 
 lazy_exports(__name__)

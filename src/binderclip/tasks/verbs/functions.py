@@ -44,3 +44,4 @@ segment_task = VerbTask.later(lambda: parts.SegmentTaskRequest, lambda: parts.se
 spikes = VerbTask.later(lambda: parts.SpikesRequest, lambda: parts.spikes)
 trace = VerbTask.later(lambda: parts.TraceRequest, lambda: parts.trace)
 train = VerbTask.later(lambda: parts.TrainRequest, lambda: parts.train)
+translate = VerbTask.later(lambda: parts.TranslateRequest, lambda: parts.translate)

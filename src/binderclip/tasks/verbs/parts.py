@@ -86,5 +86,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.trace.run import run as trace
     from binderclip.tasks.verbs.train.request import TrainRequest as TrainRequest
     from binderclip.tasks.verbs.train.task import run as train
+    from binderclip.tasks.verbs.translate.request import TranslateRequest as TranslateRequest
+    from binderclip.tasks.verbs.translate.run import run as translate
 
 lazy_exports(__name__)
