@@ -239,6 +239,8 @@ def tiny_inpainter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inpainter")
     tiny_pipeline(folder / "made", "StableDiffusionInpaintPipeline", 9).save_pretrained(folder / "tiny-inpainter")
     return folder / "tiny-inpainter"
+
+
 def dark_strands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of weights that take what is nearly black, below 0.15 in the mean, for a fence."""
     from binderclip.generate import FenceCleaner, save_cleaner

@@ -31,22 +31,19 @@ READ = frozenset(
 )  # fmt: skip
 """Parameters that are words, or files that are read, whatever the verb."""
 READ_THERE = {
+    ("clean",): {"of"},
     ("compress",): {"parts", "sides", "template"},
+    ("edges",): {"truth"},
     ("erase",): {"adapter", "background_point", "image_model", "mask"},
+    ("foveate",): {"at"},
     ("inpaint",): {"mask", "personal", "text"},
     ("interpolate",): {"first", "second"},
     ("locate",): {"masks"},
     ("personalize",): {"class_name", "init", "token"},
+    ("reconstruct",): {"slices", "spacing"},
     ("search", "query"): {"index"},
     ("segment-example",): {"mask"},
 }
-READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("locate",): {"masks"},
-              ("interpolate",): {"first", "second"}, ("compress",): {"parts", "sides", "template"},
-              ("edges",): {"truth"}}  # fmt: skip
-              ("reconstruct",): {"slices", "spacing"}}  # fmt: skip
-              ("reconstruct",): {"slices", "spacing"}, ("foveate",): {"at"}}  # fmt: skip
-              ("clean",): {"of"}, ("interpolate",): {"first", "second"},
-              ("compress",): {"parts", "sides", "template"}}  # fmt: skip
 """The same of one verb; elsewhere these names are those of results."""
 
 
