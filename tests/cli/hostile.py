@@ -46,6 +46,8 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("quality",): ["../world/pictures"],
     ("attack",): ["small", "../world/good.png", "--labels", "cat,dog", "--steps", "1", "--max-side", "32"],
     ("detect",): ["--train", "../world/fakes", "--steps", "1", "--out", "mine.safetensors"],
+    ("draw",): ["a cat", "--steps", "1", "--strokes", "1", "--size", "16", "--views", "1"],
+    ("vectorize",): ["../world/good.png", "--paths", "1", "--steps", "1", "--side", "16"],
     ("enhance",): [
         "../world/good.png",
         "--dark",

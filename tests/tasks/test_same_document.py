@@ -180,6 +180,14 @@ def edges(inputs: Inputs) -> Request:
     )
 
 
+@case("draw")
+def draw(inputs: Inputs) -> Request:
+    return tasks.draw.request(
+        text="a red apple", method="pixels", steps=2, size=24, views=2, seed=3, out="apple.png", model=inputs.model,
+        judge="small-b",
+    )  # fmt: skip
+
+
 @case("embed")
 def embed(inputs: Inputs) -> Request:
     return tasks.embed.request(
@@ -281,6 +289,13 @@ def inpaint(inputs: Inputs) -> Request:
 def personalize(inputs: Inputs) -> Request:
     return tasks.personalize.request(
         images=[inputs.pictures], class_name="dog", token="<my-dog>", model=inputs.denoiser, steps=2, out="word"
+    )
+
+
+@case("vectorize")
+def vectorize(inputs: Inputs) -> Request:
+    return tasks.vectorize.request(
+        images=[inputs.pictures], paths=2, steps=2, fill="solid", background="white", side=20, seed=4, out="drawn"
     )
 
 

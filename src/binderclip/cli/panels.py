@@ -46,6 +46,8 @@ PANELS: dict[str, dict[str, str]] = {
         "reproduce": "measure a paper's claim again",
     },
     "Make": {
+        "draw": "a picture of a text, by strokes that a model guides",
+        "vectorize": "pictures as few paths with gradient fills: SVG",
         "enhance": "more even light in backlit pictures",
         "erase": "take what you point at out of a picture",
         "inpaint": "paint what a text says into a mask",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import curate as curate
     from binderclip.tasks.verbs.functions import descriptions as descriptions
     from binderclip.tasks.verbs.functions import detect as detect
+    from binderclip.tasks.verbs.functions import draw as draw
     from binderclip.tasks.verbs.functions import edges as edges
     from binderclip.tasks.verbs.functions import embed as embed
     from binderclip.tasks.verbs.functions import enhance as enhance
@@ -60,5 +61,6 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import trace as trace
     from binderclip.tasks.verbs.functions import train as train
     from binderclip.tasks.verbs.functions import translate as translate
+    from binderclip.tasks.verbs.functions import vectorize as vectorize
 
 lazy_exports(__name__)

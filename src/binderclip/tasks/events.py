@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "Counted",
@@ -114,14 +117,16 @@ class PartialResult:
 
 @dataclass(frozen=True)
 class Previewed:
-    """What a picture that is made step by step will look like, as far as is known now.
+    """What pictures that are made step by step look like, as far as is known now.
 
     Attributes:
-        render: draws the pictures [B, 3, H, W] in [0, 1]; who does not look does not pay for it. It is called while the
-            event is heard, if at all.
+        render: draws them, RGB or RGBA; who does not look does not pay for it. It is called while the event is heard,
+            if at all.
+        path: of the file that holds the picture already, where one does.
     """
 
-    render: Callable[[], Any]
+    render: Callable[[], list[Image.Image]]
+    path: Path | None = None
 
 
 Event: TypeAlias = "Started | Counted | LeftOut | PartialResult | Previewed | Reported | Warned | Saved"

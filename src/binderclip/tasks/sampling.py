@@ -81,7 +81,7 @@ class StepProgress(SamplingHook):
         """The clean pictures, offered."""
         show = self.show
         if show is not None:
-            emit(Previewed(lambda: show(x0)))
+            emit(Previewed(lambda: [picture_of(pixels) for pixels in show(x0)]))
         return x0
 
     def after(self, step: StepContext, x: Tensor) -> Tensor:

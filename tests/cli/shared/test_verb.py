@@ -33,6 +33,7 @@ READ = frozenset(
 READ_THERE = {
     ("clean",): {"of"},
     ("compress",): {"parts", "sides", "template"},
+    ("draw",): {"judge", "text"},
     ("edges",): {"truth"},
     ("erase",): {"adapter", "background_point", "image_model", "mask"},
     ("foveate",): {"at"},

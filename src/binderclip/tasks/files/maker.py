@@ -1,7 +1,7 @@
 """How a file says that binderclip wrote it, and how that is read again.
 
-PNG, JPEG and WebP say it by their `Software`, JSON and safetensors by their first key, a page by its `generator`, a
-mesh by a comment, a table by its header. `.npy` and Parquet have no place for it.
+PNG, JPEG and WebP say it by their `Software`, JSON and safetensors by their first key, a page by its `generator`, an
+SVG by its `metadata`, a mesh by a comment, a table by its header. `.npy` and Parquet have no place for it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ KEY = "made_by"
 META = f'<meta name="generator" content="{MAKER}">'
 MESH_COMMENT = f"made by {MAKER}"
 """Of a PLY or OBJ file, before its first vertex."""
+SVG_MARK = f"<metadata>{MAKER}</metadata>"
 _SOFTWARE = 0x0131
 """EXIF's number of the program that made a picture."""
 _LOOKED_AT = 2048
@@ -44,6 +45,8 @@ def is_ours(path: Path, columns: Sequence[str] = ()) -> bool:
     if head[:4] in (b"\x89PNG", b"RIFF") or head[:2] == b"\xff\xd8":
         return _maker_of(path) == MAKER
     if _IN_MESH.match(head) or _SIGNED.match(head.lstrip()):
+        return True
+    if head[:4] == b"<svg" and SVG_MARK.encode() in head:
         return True
     if (head[:1] == b"<" or head[:9] == b"<!doctype") and META.encode() in head:
         return True
@@ -82,6 +85,12 @@ def _header_line(columns: Sequence[str]) -> bytes:
 def signed(document: Any) -> Any:
     """A JSON document with the name of its maker as first key; lists cannot say it."""
     return {KEY: MAKER, **document} if isinstance(document, Mapping) else document
+
+
+def signed_svg(document: str) -> str:
+    """An SVG document that says who made it, by the first element in it."""
+    root, end, content = document.partition(">")
+    return f"{root}{end}\n{SVG_MARK}{content}"
 
 
 def picture_options(out: Path, options: Mapping[str, Any]) -> dict[str, Any]:

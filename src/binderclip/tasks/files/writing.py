@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from binderclip.documents import json_text
 from binderclip.files import write_whole
-from binderclip.tasks.files.maker import signed
+from binderclip.tasks.files.maker import signed, signed_svg
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +36,18 @@ def write_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]], path: Path)
     writer.writerow(columns)
     writer.writerows(rows)
     write_whole(path, held.getvalue())
+
+
+def write_svg(document: str, path: Path, *, sync: bool = True) -> None:
+    """Write an SVG document that says who made it.
+
+    Args:
+        document: whose first element is `svg`. path: of the file. sync: as of `write_whole`.
+
+    Raises:
+        OutputError: it cannot be written; what was there before still is.
+    """
+    write_whole(path, signed_svg(document), sync=sync)
 
 
 def write_array(values: np.ndarray, path: Path) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.descriptions.run import run as descriptions
     from binderclip.tasks.verbs.detect.request import DetectRequest as DetectRequest
     from binderclip.tasks.verbs.detect.task import run as detect
+    from binderclip.tasks.verbs.draw.request import DrawRequest as DrawRequest
+    from binderclip.tasks.verbs.draw.run import run as draw
     from binderclip.tasks.verbs.edges.request import EdgesRequest as EdgesRequest
     from binderclip.tasks.verbs.edges.run import run as edges
     from binderclip.tasks.verbs.embed.request import EmbedRequest as EmbedRequest
@@ -88,5 +90,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.train.task import run as train
     from binderclip.tasks.verbs.translate.request import TranslateRequest as TranslateRequest
     from binderclip.tasks.verbs.translate.run import run as translate
+    from binderclip.tasks.verbs.vectorize.request import VectorizeRequest as VectorizeRequest
+    from binderclip.tasks.verbs.vectorize.run import run as vectorize
 
 lazy_exports(__name__)
