@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from binderclip.models.image_text.classification import Classification as Classification
     from binderclip.models.image_text.encode import EncodedImages as EncodedImages
     from binderclip.models.image_text.image_classifier import ImageClassifier as ImageClassifier
-    from binderclip.models.image_text.latent_clip import LatentCLIP as LatentCLIP
-    from binderclip.models.image_text.latent_clip import autoencoder_identity as autoencoder_identity
     from binderclip.models.image_text.model import ImageTextModel as ImageTextModel
     from binderclip.models.image_text.model import ImageTextOutput as ImageTextOutput
     from binderclip.models.image_text.multitask import MultiTaskCLIP as MultiTaskCLIP
@@ -38,6 +36,8 @@ if TYPE_CHECKING:
     from binderclip.models.image_text.preprocess import Preprocess as Preprocess
     from binderclip.models.image_text.vision import VisionModel as VisionModel
     from binderclip.models.image_text.vision import load_vision as load_vision
+    from binderclip.models.latent_clip import LatentCLIP as LatentCLIP
+    from binderclip.models.latent_clip import autoencoder_identity as autoencoder_identity
     from binderclip.models.layers.deefuser import DeeFuser as DeeFuser
     from binderclip.models.layers.experts import MoEMLP as MoEMLP
     from binderclip.models.layers.experts import active_parameters as active_parameters

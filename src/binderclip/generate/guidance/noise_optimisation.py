@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import DataError, UsageError
-from binderclip.models.image_text.latent_clip import LatentCLIP
 from binderclip.models.image_text.model import ImageTextModel
+from binderclip.models.latent_clip import LatentCLIP
 from binderclip.numeric import check_number, check_whole
 
 __all__ = ["ClipReward", "ConceptReward", "NoiseOptimizer", "OptimisedNoise", "noise_regulariser"]

@@ -36,7 +36,7 @@ def words_mask(step: DistillationStep, word: int) -> Tensor:
     return torch.cat([attention_edit_mask([row[None, :, None]], [SELF], [0], (16, 16)) for row in places])
 
 
-class Edit:
+class DigitEdit:
     """One way to edit a batch, which keeps the states."""
 
     def __init__(self, name: str, pair: tuple[int, int]) -> None:
@@ -101,7 +101,7 @@ def measure(seed: int, rates: Mapping[str, float] = RATES) -> list[Row]:
         weight = denoiser.attention(noisy, t, pair[1])[torch.arange(EACH), true]
         values.setdefault((PLACE, "the denoiser"), []).append(float(weight.mean()))
         for name in (*rates, PASTED):
-            way = Edit(name, pair)
+            way = DigitEdit(name, pair)
             edited = pasted(denoiser, x, pair) if name == PASTED else way.run(denoiser, x, rates[name], g)
             named = torch.as_tensor(judge.predict(apart(edited).flatten(0, 1).numpy())).reshape(-1, 4)
             fits = (named == pair[1]).any(1) & ~(named == pair[0]).any(1)
