@@ -22,7 +22,7 @@ class TranslateRequest(Request):
 
     CUT trains one small network that keeps what is where (FastCUT is lighter; SinCUT has one picture on each side).
     The sheet samples.png is written again as it learns, and a run that is stopped keeps the network so far; the same
-    command goes on. A few hundred steps change colours and textures, not shapes.
+    command goes on. After a few dozen steps results are blurred: look at the sheet for how many it takes.
     """
 
     task: ClassVar[str] = "translate"

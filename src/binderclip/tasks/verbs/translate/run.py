@@ -23,7 +23,7 @@ from binderclip.tasks.verbs.translate.request import TranslateRequest
 from binderclip.tasks.verbs.translate.train import SAMPLES, TranslatorTraining
 
 SHEET, SHOWN = "before-after.png", 15
-LIMIT = "Trained for {steps} steps at {side} pixels: colours and textures change, shapes hardly; look at the results."
+LIMIT = "Trained for {steps} steps at {side} pixels: after few steps results are blurred, and shapes hardly change."
 
 
 @dataclass(frozen=True)
