@@ -45,6 +45,11 @@ READ_THERE = {
     ("search", "query"): {"index"},
     ("segment-example",): {"mask"},
 }
+READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("locate",): {"masks"},
+              ("interpolate",): {"first", "second"}, ("inpaint",): {"mask", "personal", "text"},
+              ("erase",): {"adapter", "background_point", "image_model", "mask"},
+              ("personalize",): {"class_name", "init", "token"},
+              ("compress",): {"parts", "sides", "template"}}  # fmt: skip
 """The same of one verb; elsewhere these names are those of results."""
 
 

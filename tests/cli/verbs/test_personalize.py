@@ -58,17 +58,19 @@ def test_what_is_learned_is_saved_for_its_model(
     assert (again.code, "is a folder that is not empty" in again.err) == (2, True)
 
 
-def test_stopped_it_keeps_what_is_learned(folder: Path, tiny_diffusion: Path) -> None:
+def test_stopped_it_keeps_what_is_learned(folder: Path, tiny_diffusion: Path, tmp_path: Path) -> None:
     stop = StopToken()
 
     def listen(event: Any) -> None:
         if isinstance(event, Counted) and event.done == 2:
             stop.stop()
 
-    request = task.request(images=[str(folder)], class_name="dog", model=tiny_diffusion, steps=50, out="stopped")
+    request = task.request(
+        images=[str(folder)], class_name="dog", model=tiny_diffusion, steps=50, out=tmp_path / "stopped"
+    )
     with pytest.raises(Stopped):
         task.run(request, progress=listen, stop=stop)
-    concept = PersonalConcept.load("stopped")
+    concept = PersonalConcept.load(tmp_path / "stopped")
     assert concept.interrupted
     assert 2 <= concept.steps <= 3
 
