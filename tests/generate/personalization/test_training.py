@@ -133,7 +133,7 @@ def test_the_loss_alone_brings_the_phrase_to_its_class(encoder: PromptEncoder, r
     text = PersonalPromptEncoder(encoder, "<mine>", torch.nn.Parameter(start.clone()))
     preservation = _Preservation(text, "dog", released)
     optimizer = torch.optim.Adam([text.vector], lr=0.05)
-    first = float(preservation())
+    first = float(preservation().detach())
     for _ in range(100):
         distance = preservation()
         optimizer.zero_grad()
