@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from binderclip.generate.denoisers.exact import MixtureDenoiser as MixtureDenoiser
     from binderclip.generate.denoisers.image_prompt import load_ip_adapter as load_ip_adapter
     from binderclip.generate.denoisers.latent import LatentDenoiser as LatentDenoiser
+    from binderclip.generate.denoisers.local import LocalMixtureDenoiser as LocalMixtureDenoiser
     from binderclip.generate.denoisers.pipeline import load_denoiser as load_denoiser
     from binderclip.generate.denoisers.pipeline import save_denoiser as save_denoiser
     from binderclip.generate.denoisers.prompts import ImageTextPromptEncoder as ImageTextPromptEncoder

@@ -234,3 +234,22 @@ def test_what_cannot_be_sampled_is_refused() -> None:
         step.epsilon("cat")
     with pytest.raises(UsageError, match="needs_grad"):
         step.gradient(step.x.sum())
+
+
+def test_the_first_steps_can_be_left_out() -> None:
+    """SDEdit (arXiv 2108.01073): from the state at a time on it is the rest of the same path."""
+    denoiser = GaussianDenoiser(torch.tensor([0.5, -1.0]), torch.tensor([1.0, 0.25]))
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    states: list[torch.Tensor] = []
+
+    class Watch(SamplingHook):
+        def before(self, step: StepContext) -> torch.Tensor:
+            states.append(step.x)
+            return step.x
+
+    whole = sample(denoiser, x, num_inference_steps=10, hooks=[Watch()])
+    assert torch.equal(sample(denoiser, states[4], num_inference_steps=10, first_step=4), whole)
+    with pytest.raises(UsageError, match="first_step = 10 leaves none of 10"):
+        sample(denoiser, x, num_inference_steps=10, first_step=10)
+    with pytest.raises(UsageError, match="first_step"):
+        sample(denoiser, x, num_inference_steps=10, first_step=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,7 @@ def _read_pipeline(folder: Path) -> LatentDenoiser:
     if kind not in kinds:
         raise NotSupported(f"{folder}: an autoencoder of class {kind}; supported: {', '.join(kinds)}")
     local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    restore = _silence()
     try:
         unet = _whole(UNet2DConditionModel, folder / "unet", local)
         autoencoder = _whole(kinds[kind], folder / "vae", local)
@@ -147,6 +148,8 @@ def _read_pipeline(folder: Path) -> LatentDenoiser:
         tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder} cannot be read: {first_words(error)}") from error
+    finally:
+        restore()
     for part in (unet, autoencoder, encoder):
         check_weights_finite(part.state_dict(), folder)
     scheduler = read_json_object(folder / "scheduler" / "scheduler_config.json")
@@ -163,6 +166,16 @@ def _whole(kind: Any, folder: Path, local: Mapping[str, Any]) -> Any:
         absent = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
         raise CheckpointError(f"{folder}: {len(absent)} weights are missing or of another shape, the first {absent[0]}")
     return part
+
+
+def _silence() -> Callable[[], None]:
+    """Switch off the progress bars of transformers; returns what switches them on again."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        return lambda: None
+    logging.disable_progress_bar()
+    return logging.enable_progress_bar
 
 
 def _plain(config: Mapping[str, Any], leave_out: Sequence[str] = ()) -> dict[str, Any]:

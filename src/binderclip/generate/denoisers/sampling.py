@@ -27,6 +27,7 @@ def sample(
     num_inference_steps: int = 50,
     eta: float = 0.0,
     resamples: int = 1,
+    first_step: int = 0,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "B *shape"]:
     """Pictures out of noise, step by step: DDIM, or DDPM for `eta=1`.
@@ -44,6 +45,8 @@ def sample(
         eta: noise that every step adds, in units of DDPM's.
         resamples: how often every step but the last is taken: noise is added again in between, by which hooks that
             replace a part of the picture and the rest come to agree (RePaint, arXiv 2201.09865, jumps of length 1).
+        first_step: steps that are left out; `x` is then the state at the time of the first one that is taken, such as
+            a picture with that much noise on (SDEdit, arXiv 2108.01073).
         generator: of all noise; default torch's.
 
     Raises:
@@ -56,7 +59,10 @@ def sample(
     check_number("eta", eta, least=0)
     check_whole("resamples", resamples, least=1)
     times = denoiser.schedule.timesteps(num_inference_steps).tolist()
-    steps = list(enumerate(zip(times, [*times[1:], None], strict=True)))
+    check_whole("first_step", first_step, least=0)
+    if first_step >= len(times):
+        raise UsageError(f"first_step = {first_step} leaves none of {len(times)} steps")
+    steps = list(enumerate(zip(times, [*times[1:], None], strict=True)))[first_step:]
     repeated = [step for step in steps for _ in range(resamples if step[1][1] is not None else 1)]
     for number, (i, (t, target)) in enumerate(repeated):
         step = StepContext(
