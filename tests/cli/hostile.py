@@ -48,6 +48,18 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("detect",): ["--train", "../world/fakes", "--steps", "1", "--out", "mine.safetensors"],
     ("draw",): ["a cat", "--steps", "1", "--strokes", "1", "--size", "16", "--views", "1"],
     ("vectorize",): ["../world/good.png", "--paths", "1", "--steps", "1", "--side", "16"],
+    ("generate",): [
+        "a cat",
+        "--from-folder",
+        "../world/pictures",
+        "--steps",
+        "1",
+        "--size",
+        "16x16",
+        "--out",
+        "made",
+    ],
+    ("edit",): ["../world/good.png", "--from", "a cat", "--to", "a dog", "--steps", "1", "--out", "made"],
     ("enhance",): [
         "../world/good.png",
         "--dark",

@@ -40,6 +40,7 @@ class Inputs:
         pictures: a folder of pictures of 32 x 32 to 64 x 50 pixels. model, segmenter: tiny ones.
         denoiser: a tiny diffusion pipeline.
         planted: a set with classes and groups, one of which is harder.
+        planted: a set with classes and groups, one of which is harder. diffusion: a tiny pipeline.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Inputs:
     segmenter: Path
     planted: Path
     denoiser: Path
+    diffusion: Path
 
 
 CASES: dict[str, Callable[[Inputs], Request]] = {}
@@ -195,6 +197,14 @@ def embed(inputs: Inputs) -> Request:
     )
 
 
+@case("edit")
+def edit(inputs: Inputs) -> Request:
+    return tasks.edit.request(
+        images=[inputs.pictures], source="a red dog", target="a red cat", method="strength", word="dog",
+        new_word="cat", guidance=2.5, steps=3, strength=0.7, seed=3, model=inputs.diffusion, out="edits",
+    )  # fmt: skip
+
+
 @case("enhance")
 def enhance(inputs: Inputs) -> Request:
     enhancer = save_enhancer(IlluminationNet(4, std=1e-4), inputs.folder / "enhancer.safetensors", {"method": "rave"})
@@ -252,6 +262,21 @@ def explain_compare(inputs: Inputs) -> Request:
         images=[inputs.pictures / "b.png"], label="a cat", compare=True, method="saliency,input_x_gradient",
         model=inputs.model,
     )  # fmt: skip
+
+
+@case("generate")
+def generate(inputs: Inputs) -> Request:
+    return tasks.generate.request(
+        texts=["a red dog", "-a cat"], count=2, guidance=2.5, steps=2, seed=3, size="16x24", sync=True,
+        model=inputs.diffusion, out="drawn",
+    )  # fmt: skip
+
+
+@case("generate --from-folder")
+def generate_from_folder(inputs: Inputs) -> Request:
+    return tasks.generate.request(
+        texts=["a red dog"], from_folder=inputs.pictures, nearest=2, reach=0, steps=2, size=(16, 24), out="drawn"
+    )
 
 
 @case("geometry")

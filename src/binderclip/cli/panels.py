@@ -48,6 +48,8 @@ PANELS: dict[str, dict[str, str]] = {
     "Make": {
         "draw": "a picture of a text, by strokes that a model guides",
         "vectorize": "pictures as few paths with gradient fills: SVG",
+        "edit": "a picture changed from one text to another",
+        "generate": "pictures of your texts, or out of your own pictures",
         "enhance": "more even light in backlit pictures",
         "erase": "take what you point at out of a picture",
         "inpaint": "paint what a text says into a mask",

@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import detect as detect
     from binderclip.tasks.verbs.functions import draw as draw
     from binderclip.tasks.verbs.functions import edges as edges
+    from binderclip.tasks.verbs.functions import edit as edit
     from binderclip.tasks.verbs.functions import embed as embed
     from binderclip.tasks.verbs.functions import enhance as enhance
     from binderclip.tasks.verbs.functions import erase as erase
     from binderclip.tasks.verbs.functions import evaluate as evaluate
     from binderclip.tasks.verbs.functions import explain as explain
     from binderclip.tasks.verbs.functions import foveate as foveate
+    from binderclip.tasks.verbs.functions import generate as generate
     from binderclip.tasks.verbs.functions import geometry as geometry
     from binderclip.tasks.verbs.functions import heads as heads
     from binderclip.tasks.verbs.functions import inpaint as inpaint

@@ -50,6 +50,8 @@ READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("
               ("erase",): {"adapter", "background_point", "image_model", "mask"},
               ("personalize",): {"class_name", "init", "token"},
               ("compress",): {"parts", "sides", "template"}}  # fmt: skip
+              ("interpolate",): {"first", "second"}, ("compress",): {"parts", "sides", "template"},
+              ("generate",): {"from_folder", "size"}, ("edit",): {"source", "word", "new_word"}}  # fmt: skip
 """The same of one verb; elsewhere these names are those of results."""
 
 

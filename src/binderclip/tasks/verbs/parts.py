@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.draw.run import run as draw
     from binderclip.tasks.verbs.edges.request import EdgesRequest as EdgesRequest
     from binderclip.tasks.verbs.edges.run import run as edges
+    from binderclip.tasks.verbs.edit.request import EditRequest as EditRequest
+    from binderclip.tasks.verbs.edit.run import run as edit
     from binderclip.tasks.verbs.embed.request import EmbedRequest as EmbedRequest
     from binderclip.tasks.verbs.embed.run import run as embed
     from binderclip.tasks.verbs.enhance.request import EnhanceRequest as EnhanceRequest
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.explain.task import run as explain
     from binderclip.tasks.verbs.foveate.request import FoveateRequest as FoveateRequest
     from binderclip.tasks.verbs.foveate.run import run as foveate
+    from binderclip.tasks.verbs.generate.request import GenerateRequest as GenerateRequest
+    from binderclip.tasks.verbs.generate.run import run as generate
     from binderclip.tasks.verbs.geometry.request import GeometryRequest as GeometryRequest
     from binderclip.tasks.verbs.geometry.run import run as geometry
     from binderclip.tasks.verbs.heads.request import HeadsRequest as HeadsRequest

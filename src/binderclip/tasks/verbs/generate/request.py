@@ -1,0 +1,83 @@
+"""What `generate` is asked."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from binderclip.errors import UsageError
+from binderclip.tasks.diffusion import DEFAULT_DENOISER, DenoiserName, Guidance, PictureSize, Seed, Steps
+from binderclip.tasks.fields import Device
+from binderclip.tasks.request import Option, Request
+
+
+class GenerateRequest(Request):
+    """Draw pictures of texts by a diffusion model, or out of patches of your own pictures.
+
+    Examples:
+
+        binderclip generate "a red apple" "a sleeping cat" --count 4 --seed 7
+
+        binderclip generate "a forest" --size 64x256 --sync
+
+        binderclip generate "a smiling face" --from-folder icons/
+
+    The bundled model is small: it draws icons of 64 px. A folder of a diffusers pipeline goes in by --model. Every
+    picture has a seed of its own, by which it is drawn again. Wider pictures are drawn as windows that share what they
+    have in common; --sync lets them agree on style as well. With --from-folder nothing was trained: pictures are
+    mosaics of patches of the folder's pictures that fit the text, and no better than these are alike.
+    """
+
+    task: ClassVar[str] = "generate"
+
+    texts: Annotated[
+        list[str],
+        Field(min_length=1, max_length=1000),
+        Option("What is to be drawn, a text or several.", positional=True),
+    ]
+    count: Annotated[int, Field(ge=1, le=1000), Option("Pictures of each text.", label="Pictures")] = 1
+    guidance: Guidance = 4.0
+    steps: Steps = 30
+    seed: Seed = 0
+    size: PictureSize = None
+    sync: Annotated[
+        bool,
+        Option("Let the windows of a wider picture agree on style; takes far longer.", label="Windows agree"),
+    ] = False
+    from_folder: Annotated[
+        str | None,
+        Option("Draw without a model, out of patches of the pictures in this folder.", label="Folder to draw from"),
+    ] = None
+    nearest: Annotated[
+        int,
+        Field(ge=1, le=500),
+        Option("Pictures of that folder that are used: those that fit the text best.", label="Pictures of the folder"),
+    ] = 24
+    reach: Annotated[
+        int,
+        Field(ge=0, le=16),
+        Option(
+            "Pixels that a patch of them may be moved by; the time grows with its square.",
+            label="Pixels that a patch moves",
+        ),
+    ] = 1
+    out: Annotated[str, Option("Folder of the pictures, the sheet and the table.", ("--out", "-o"), output=True)] = (
+        "generated"
+    )
+    model: DenoiserName = DEFAULT_DENOISER
+    device: Device = "cpu"
+
+    @model_validator(mode="after")
+    def _fits(self) -> GenerateRequest:
+        if self.from_folder is not None:
+            unused = [name for name in ("model", "guidance", "sync") if name in self.given()]
+            if unused:
+                raise UsageError(f"--{unused[0]} does not go with --from-folder, which draws without a model")
+            return self
+        unused = [name for name in ("nearest", "reach") if name in self.given()]
+        if unused:
+            raise UsageError(f"--{unused[0]} is for --from-folder: give a folder of pictures, or leave it out")
+        if self.sync and self.size is None:
+            raise UsageError("--sync is for pictures wider than the model's: give --size, such as 64x256")
+        return self

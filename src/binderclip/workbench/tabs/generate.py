@@ -1,0 +1,78 @@
+"""Generate: pictures of texts, which appear out of the noise while they are drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from binderclip.errors import UsageError
+from binderclip.tasks import generate
+from binderclip.tasks.verbs.generate.request import GenerateRequest
+from binderclip.workbench.commands import Equivalent
+from binderclip.workbench.forms import Form
+from binderclip.workbench.look import could_not_be_read, hint, packed, result_html
+from binderclip.workbench.preview import PreviewListener
+from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+
+OUT, FEW = "generated", 8
+"""Folder of the pictures; how many are downloaded one by one."""
+FORM = Form(
+    GenerateRequest,
+    first=("count", "guidance", "steps", "seed"),
+    without=("texts", "from_folder"),
+    own={
+        "count": {"maximum": 16},
+        "guidance": {"minimum": 0, "maximum": 15, "step": 0.5},
+        "steps": {"minimum": 5, "maximum": 100},
+    },
+)
+
+
+def build(bench: Bench) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            texts = gr.Textbox(label="What is to be drawn, a text a line", lines=2, placeholder="a red apple")
+            choices = [("(the diffusion model)", ""), *((str(folder), str(folder)) for folder in bench.below())]
+            folder = gr.Dropdown(
+                choices, value="", label="Draw with", visible=bool(bench.folders),
+                info="a folder instead: without a model, out of patches of its pictures that fit the text",
+            )  # fmt: skip
+            inputs = FORM.build(bench)
+            controls = bench.controls("Generate")
+        with gr.Column(scale=3, min_width=320):
+            pictures = gr.Gallery(label="Pictures", columns=4, object_fit="contain", interactive=False)
+            figures = gr.HTML(hint("Type what is to be drawn, press Generate: the pictures appear out of the noise."))
+            results = bench.results()
+    bench.connect(controls, work, [texts, folder, *inputs], [pictures, figures], results)
+
+
+def work(run: Run, texts: str | None, folder: str | None, *values: Any) -> Outcome:
+    """Draw as the verb does."""
+    lines = [line.strip() for line in (texts or "").splitlines() if line.strip()]
+    if not lines:
+        raise UsageError("type what is to be drawn, such as: a red apple")
+    given: dict[str, Any] = {"texts": lines, "out": str(run.folder / OUT)}
+    if folder:
+        given["from_folder"] = str(run.bench.open_folder(folder))
+        unused = {"model", "guidance", "sync"}
+    else:
+        unused = {"nearest", "reach"}
+    # What does not go with the choice keeps its place on the page and says nothing.
+    kept = [None if name in unused else value for name, value in zip(FORM.names, values, strict=True)]
+    with FORM.labelled():
+        request = FORM.asked(run, kept, **given)
+        heard = PreviewListener(run.hear, lambda shown: run.show(shown, gr.skip()))
+        result = generate.run(request, progress=heard)
+    shown = [(str(row.path), f"{row.text}, seed {row.seed}") for row in result.rows]
+    files = [row.path for row in result.rows]
+    few = files if len(files) <= FEW else [packed(run.folder, files, "generated.zip")]
+    return Outcome(
+        (shown, result_html(result, result.skipped)),
+        [result.sheet, *few],
+        Equivalent.of(request.replaced(out=OUT)),
+        could_not_be_read(len(result.skipped)),
+    )
+
+
+TAB = Tab("Generate", "Pictures of your texts, or out of your own pictures.", build, order=57)

@@ -1,0 +1,210 @@
+"""`binderclip edit`: every method by a tiny random pipeline, at its number of forwards; sizes, sheet, mistakes."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from binderclip.data import to_tensor
+from binderclip.generate import ScoreDistillation, load_denoiser
+from binderclip.tasks import edit
+from binderclip.tasks.events import Counted, Event, Previewed
+from binderclip.tasks.verbs.edit.request import METHODS, changed_words
+
+Command = Callable[..., Any]
+TEXTS = ["--from", "a red dog", "--to", "a red cat"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wide picture, one of the model's size, and a broken one."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, size in (("wide", (24, 40)), ("fits", (16, 16))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)).save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nxx")
+    return folder
+
+
+def pixels(path: object) -> torch.Tensor:
+    with Image.open(str(path)) as picture:
+        return to_tensor(picture.convert("RGB"))
+
+
+FORWARDS: dict[str, Callable[[int], int]] = {
+    "dds": lambda steps: steps,
+    "prompt-to-prompt": lambda steps: 2 * steps,  # the inversion, then picture and edit with both branches in one
+    "vimaedit": lambda steps: steps,
+    "strength": lambda steps: round(0.6 * steps),
+    "abs-grad-sam": lambda steps: steps + 3,  # once more at each of three steps
+}
+"""Most forwards of a picture, by the number of steps."""
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_edits_by_its_seed_and_keeps_its_number_of_forwards(
+    pictures: Path, tiny_diffusion: Path, tmp_path: Path, method: str
+) -> None:
+    events: list[Event] = []
+    made = {}
+    for seed in (0, 0, 1):
+        request = edit.request(
+            images=[pictures / "wide.png"], source="a red dog", target="a red cat", method=method, steps=5, seed=seed,
+            model=tiny_diffusion, out=tmp_path / f"{seed}",
+        )  # fmt: skip
+        result = edit.run(request, progress=events.append)
+        (row,) = result.rows
+        before = made.get(seed)
+        made[seed] = pixels(row.small)
+        assert before is None or torch.equal(before, made[seed])
+        if method in FORWARDS:
+            assert row.forwards == FORWARDS[method](5)
+        assert (row.inversion_error is None) == (method not in ("prompt-to-prompt", "stylediffusion"))
+        assert row.seed == seed
+    if method not in ("prompt-to-prompt", "stylediffusion"):  # which draw no noise
+        assert float((made[0] - made[1]).abs().max()) > 1 / 255
+    denoiser = load_denoiser(tiny_diffusion)
+    with torch.no_grad():
+        plain = denoiser.decode(denoiser.encode(torch.full((1, 3, 16, 16), 0.5)))[0]
+    assert float((made[0] - plain).abs().max()) > 1 / 255
+    assert any(isinstance(event, Counted) and event.total >= 3 for event in events)
+
+
+def test_delta_denoising_is_that_of_the_library(pictures: Path, tiny_diffusion: Path, tmp_path: Path) -> None:
+    result = edit(
+        images=[pictures / "fits.png"], source="a dog", target="a cat", guidance=3, steps=4, seed=5,
+        model=tiny_diffusion, out=tmp_path / "out",
+    )  # fmt: skip
+    denoiser = load_denoiser(tiny_diffusion)
+    with torch.no_grad():
+        latents = ScoreDistillation("a cat", "a dog", guidance_scale=3.0).edit(
+            denoiser, denoiser.encode(pixels(pictures / "fits.png")[None]), num_steps=4,
+            generator=torch.Generator().manual_seed(5),
+        )  # fmt: skip
+        expected = denoiser.decode(latents)[0]
+    assert float((pixels(result.rows[0].small) - expected).abs().max()) < 0.5 / 255 + 1e-3
+
+
+def test_the_square_is_edited_and_comes_back_in_its_place(
+    command: Command, pictures: Path, tiny_diffusion: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = command("edit", pictures, *TEXTS, "--method", "strength", "--strength", "1", "--steps", "3", "-m",
+                   tiny_diffusion, "--out", out, "--json")  # fmt: skip
+    assert done.code == 0, done.err  # the broken one was found, not named
+    document = done.json()
+    assert [Path(each["image"]).name for each in document["skipped"]] == ["broken.png"]
+    assert "broken.png" in done.err
+    by_name = {Path(row["image"]).name: row for row in document["images"]}
+    wide = by_name["wide.png"]
+    assert wide["used"] == "40 x 24 px, its middle square resized to 16 x 16"
+    assert by_name["fits.png"]["used"] == "16 x 16 px, as it is"
+    edited, original = pixels(wide["result"]), pixels(pictures / "wide.png")
+    assert edited.shape == original.shape
+    assert torch.equal(edited[..., :8], original[..., :8])
+    assert torch.equal(edited[..., 32:], original[..., 32:])
+    assert float((edited[..., 8:32] - original[..., 8:32]).abs().mean()) > 0.02
+    assert pixels(wide["small"]).shape == (3, 16, 16)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "before-after.png", "fits-small.png", "fits.png", "table.csv", "wide-small.png", "wide.png",
+    ]  # fmt: skip
+    with (out / "table.csv").open(newline="") as file:
+        assert {row["seed"] for row in csv.DictReader(file)} == {"0"}
+    # Named one by one it is an error, and the others are edited all the same.
+    names = [pictures / "broken.png", pictures / "fits.png"]
+    done = command("edit", *names, *TEXTS, "--steps", "2", "-m", tiny_diffusion, "--out", tmp_path / "two")
+    assert done.code == 1
+    assert (tmp_path / "two" / "fits.png").is_file()
+    assert "edited at 16 x 16 px" in done.err
+
+
+def test_it_can_be_looked_at_while_it_runs(pictures: Path, tiny_diffusion: Path, tmp_path: Path) -> None:
+    for method in ("dds", "lusd", "prompt-to-prompt", "strength", "abs-grad-sam"):
+        shown: list[torch.Tensor] = []
+
+        def hear(event: Event, shown: list[torch.Tensor] = shown) -> None:
+            if isinstance(event, Previewed):
+                shown.append(event.render())
+
+        request = edit.request(
+            images=[pictures / "fits.png"], source="a dog", target="a cat", method=method, steps=3,
+            model=tiny_diffusion, out=tmp_path / method,
+        )  # fmt: skip
+        edit.run(request, progress=hear)
+        assert len(shown) >= 2, method
+        assert {tuple(picture.shape) for picture in shown} == {(1, 3, 16, 16)}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--from", "", "--to", "a cat"], "--from is empty"),
+        (["--from", "a cat", "--to", " a  cat"], "nothing would change"),
+        ([*TEXTS, "--word", "horse"], "--word 'horse' is not in --from 'a red dog'"),
+        ([*TEXTS, "--new-word", "horse"], "--new-word 'horse' is not in --to 'a red cat'"),
+        ([*TEXTS, "--word", "og"], "has no word 'og'"),
+        ([*TEXTS, "--method", "prompt-to-prompt", "--steps", "1"], "needs 2 steps at least"),
+        ([*TEXTS, "--method", "vimaedit", "--steps", "1"], "needs 2 steps at least"),
+        ([*TEXTS, "--method", "magic"], "one of dds, lusd"),
+        ([*TEXTS, "--method", "lusd", "--guidance", "3"], "has none"),
+        ([*TEXTS, "--strength", "0.5"], "does not go with dds"),
+        (["--from", "a red cat", "--to", "a cat", "--method", "abs-grad-sam"], "give --new-word"),
+        ([*TEXTS, "--steps", "0"], "--steps"),
+    ],
+)
+def test_what_cannot_be_edited_is_said(
+    command: Command, pictures: Path, tiny_diffusion: Path, tmp_path: Path, words: list[str], text: str
+) -> None:
+    done = command("edit", pictures / "fits.png", *words, "-m", tiny_diffusion, "--out", tmp_path / "out")
+    assert done.code == 2, done.err
+    assert text in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_step_and_no_guidance_behave(
+    command: Command, pictures: Path, tiny_diffusion: Path, tmp_path: Path
+) -> None:
+    for method in ("dds", "lusd", "strength", "abs-grad-sam"):
+        more = [] if method == "lusd" else ["--guidance", "0"]
+        done = command("edit", pictures / "fits.png", *TEXTS, "--method", method, "--steps", "1", *more, "-m",
+                       tiny_diffusion, "--out", tmp_path / method)  # fmt: skip
+        assert done.code == 0, done.err
+
+
+def test_pictures_and_broken_models_are_left_alone(
+    command: Command, pictures: Path, tiny_diffusion: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_diffusion, tmp_path / "model"))
+    weights = model / "vae" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    save_file(dict(list(state.items())[1:]), weights)
+    done = command("edit", pictures / "fits.png", *TEXTS, "-m", model, "--out", tmp_path / "out")
+    assert done.code != 0
+    assert "weights are missing" in done.err
+    assert not (tmp_path / "out").exists()
+    mine = tmp_path / "mine"
+    shutil.copytree(pictures, mine)
+    done = command("edit", mine / "fits.png", *TEXTS, "--steps", "1", "-m", tiny_diffusion, "--out", mine)
+    assert done.code == 2
+    assert "would be replaced" in done.err
+    done = command("edit", pictures / "broken.png", *TEXTS, "-m", tiny_diffusion, "--out", tmp_path / "none")
+    assert done.code != 0
+    assert "none could be read" in done.err
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_words_that_change_are_those_that_differ() -> None:
+    assert changed_words("a red apple", "a green apple") == ("red", "green")
+    assert changed_words("a cat", "a cat with a hat.") == ("", "with a hat")
+    assert changed_words("a Cat on grass", "a big dog on grass") == ("Cat", "big dog")
+    assert changed_words("a cat with a hat", "a cat") == ("with a hat", "")
+    assert changed_words("a cat", "a Cat") == ("", "")

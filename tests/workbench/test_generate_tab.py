@@ -1,0 +1,108 @@
+"""The tabs Generate and Edit: the pictures of the verbs, shown while they are made; before and after under a slider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from binderclip.errors import UsageError
+from binderclip.workbench import preview
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.uint8)).save(path)
+    return path
+
+
+def drawn(run: Any, texts: str, model: object, folder: str = "", **options: Any) -> Any:
+    from binderclip.workbench.tabs.generate import FORM, work
+
+    given = {"count": 1, "guidance": 3.0, "steps": 2, "seed": 0, "model": str(model), **options}
+    return work(run, texts, folder, *(given.get(name) for name in FORM.names))
+
+
+def edited(run: Any, files: list[str], model: object, **options: Any) -> Any:
+    from binderclip.workbench.tabs.edit import FORM, work
+
+    given = {"source": "a red dog", "target": "a red cat", "method": "dds", "steps": 2, "seed": 0, "strength": 0.6,
+             "guidance": 4.0, "model": str(model), **options}  # fmt: skip
+    return work(run, files, "", *(given.get(name) for name in FORM.names))
+
+
+def test_pictures_are_those_of_the_verb_and_are_seen_before_they_are_done(
+    run_of: Any, tiny_diffusion: Path, documents: list[Any], command: Any, lines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview, "OFTEN", 0.0)
+    run, shown = run_of(), list[Any]()
+    monkeypatch.setattr(run, "show", lambda *values: shown.append(values))
+    outcome = drawn(run, "a red dog\n\n a cat ", tiny_diffusion, count=2)
+    assert [label for _, label in outcome.values[0]] == [
+        "a red dog, seed 0", "a red dog, seed 1", "a cat, seed 0", "a cat, seed 1",
+    ]  # fmt: skip
+    assert len(shown) == 4, "two steps of two texts"
+    assert all(len(values[0]) == 2 and values[0][0].size == (256, 256) for values in shown)
+    (here,) = documents
+    there = command(*lines.words(outcome.again.shell), "--json").json()
+    assert [row["agreement"] for row in there["pictures"]] == [
+        pytest.approx(row["agreement"], abs=1e-3) for row in here["pictures"]
+    ]
+    assert "agreement small-b" in outcome.values[1]
+    assert outcome.files[0].name == "sheet.png"
+
+
+def test_mistakes_are_said_by_the_names_on_the_page(run_of: Any, tiny_diffusion: Path, picture: Path) -> None:
+    with pytest.raises(UsageError, match="type what is to be drawn"):
+        drawn(run_of(), " \n ", tiny_diffusion)
+    with pytest.raises(UsageError, match="was not opened on"):
+        drawn(run_of(), "a cat", "", folder="/etc")
+    with pytest.raises(UsageError, match=r"^Size 'big' is not HEIGHTxWIDTH"):
+        drawn(run_of(), "a cat", tiny_diffusion, size="big")
+    with pytest.raises(UsageError, match="choose pictures first"):
+        edited(run_of(), [], tiny_diffusion)
+    with pytest.raises(UsageError, match="nothing would change"):
+        edited(run_of(), [str(picture)], tiny_diffusion, target="a red dog")
+    with pytest.raises(UsageError, match="New word 'horse' is not in It should show"):
+        edited(run_of(), [str(picture)], tiny_diffusion, new_word="horse")
+
+
+@pytest.mark.parametrize("method", ["dds", "lusd", "strength"])
+def test_an_edit_is_that_of_the_verb_before_and_after(
+    run_of: Any, tiny_diffusion: Path, picture: Path, documents: list[Any], method: str
+) -> None:
+    outcome = edited(run_of(), [str(picture)], tiny_diffusion, method=method)
+    preview_rows, (before, after), said = outcome.values
+    with Image.open(before) as first, Image.open(after) as second:
+        assert first.size == second.size == (24, 24)
+    assert Path(preview_rows[0][0]).name == "noise-small.png"
+    assert "Edited at 16 x 16 px" in said
+    (here,) = documents
+    assert here["method"] == method
+
+
+def test_the_pages_draw_and_edit(view: Any, tiny_diffusion: Path, picture: Path) -> None:
+    panel = view.tab("Generate")
+    assert view.run(panel, "Generate").startswith("type what is to be drawn")
+    panel.get_by_label("What is to be drawn, a text a line").fill("a red dog")
+    panel.get_by_text("More settings").click()
+    panel.get_by_label("Diffusion model", exact=True).fill(str(tiny_diffusion))
+    assert view.run(panel, "Generate").startswith("Done in")
+    view.loaded(panel.locator("img").first)
+    assert view.look("generate") == []
+    assert view.axe() == []
+    panel = view.tab("Edit")
+    view.drop(panel, picture)
+    panel.get_by_label("The picture shows").fill("a red dog")
+    panel.get_by_label("It should show").fill("a red cat")
+    panel.get_by_text("More settings").click()
+    panel.get_by_label("Diffusion model", exact=True).fill(str(tiny_diffusion))
+    panel.get_by_label("Steps", exact=True).fill("3")
+    assert view.run(panel, "Edit").startswith("Done in")
+    view.loaded(panel.locator("img").first)
+    assert view.look("edit") == []
+    assert view.axe() == []
