@@ -83,26 +83,3 @@ def test_an_edit_is_that_of_the_verb_before_and_after(
     assert "Edited at 16 x 16 px" in said
     (here,) = documents
     assert here["method"] == method
-
-
-def test_the_pages_draw_and_edit(view: Any, tiny_diffusion: Path, picture: Path) -> None:
-    panel = view.tab("Generate")
-    assert view.run(panel, "Generate").startswith("type what is to be drawn")
-    panel.get_by_label("What is to be drawn, a text a line").fill("a red dog")
-    panel.get_by_text("More settings").click()
-    panel.get_by_label("Diffusion model", exact=True).fill(str(tiny_diffusion))
-    assert view.run(panel, "Generate").startswith("Done in")
-    view.loaded(panel.locator("img").first)
-    assert view.look("generate") == []
-    assert view.axe() == []
-    panel = view.tab("Edit")
-    view.drop(panel, picture)
-    panel.get_by_label("The picture shows").fill("a red dog")
-    panel.get_by_label("It should show").fill("a red cat")
-    panel.get_by_text("More settings").click()
-    panel.get_by_label("Diffusion model", exact=True).fill(str(tiny_diffusion))
-    panel.get_by_label("Steps", exact=True).fill("3")
-    assert view.run(panel, "Edit").startswith("Done in")
-    view.loaded(panel.locator("img").first)
-    assert view.look("edit") == []
-    assert view.axe() == []

@@ -33,8 +33,8 @@ def _methods() -> tuple[str, ...]:
 def changed_words(source: str, target: str) -> tuple[str, str]:
     """The words of each text that the other lacks in their place, the first run of them; empty for none."""
     old, new = source.split(), target.split()
-    lower = ([word.lower() for word in words] for words in (old, new))
-    matcher = difflib.SequenceMatcher(None, *lower, autojunk=False)
+    old_lower, new_lower = ([word.lower() for word in words] for words in (old, new))
+    matcher = difflib.SequenceMatcher(None, old_lower, new_lower, autojunk=False)
     changes = [change for change in matcher.get_opcodes() if change[0] != "equal"]
     if not changes:
         return "", ""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -72,33 +73,38 @@ def run(request: EditRequest) -> EditedPictures:
         if len(inputs.paths) > 1:
             start(f"picture {number} of {len(inputs.paths)}: {path.name}")
         output_folder(folder)
-        row, before, after = _edited(request, denoiser, taken.pixels.to(request.device))
-        edit = taken.restored(after, before)
-        save_pictures([edit, picture_of(after[0])], places)
-        pairs.append((picture_of(taken.pixels[0]), picture_of(after[0])))
+        row, plain, edit = _edited(request, denoiser, taken.pixels.to(request.device))
+        save_pictures([taken.restored(edit, plain), picture_of(edit[0])], places)
+        pairs.append((picture_of(taken.pixels[0]), picture_of(edit[0])))
         rows.append((str(path), taken.in_words(), places, row))
     skip(skipped)
     if not rows:
         raise DataError(f"nothing was edited: of {number_of(len(inputs.paths), 'picture')} none could be read")
-    start("comparing the pictures with the text")
-    shown = [picture for pair in pairs for picture in pair]
-    scores = agreement(shown, [request.target] * len(shown), device=request.device)
+    edited = _judged(request, rows, pairs)
     result = EditedPictures(
-        request, Path(request.model).name or request.model, denoiser.side,
-        [
-            EditedPicture(
-                image, used, request.seed, *places, error, inversion,
-                *({judge: scores[judge][2 * k + after] for judge in JUDGES} for after in (0, 1)),
-                forwards,
-            )
-            for k, (image, used, places, (error, inversion, forwards)) in enumerate(rows)
-        ],
-        skipped, not inputs.exit_code(skipped),
+        request, Path(request.model).name or request.model, denoiser.side, edited, skipped,
+        not inputs.exit_code(skipped),
     )  # fmt: skip
     _sheet(result, pairs)
     write_csv(*result.table(), folder / TABLE)
     emit(Saved(folder / TABLE))
     return result
+
+
+def _judged(
+    request: EditRequest, rows: Sequence[tuple[Any, ...]], pairs: Sequence[tuple[Any, Any]]
+) -> list[EditedPicture]:
+    """What was made of each picture, with the agreement of both judges before and after."""
+    start("comparing the pictures with the text")
+    shown = [picture for pair in pairs for picture in pair]
+    scores = agreement(shown, [request.target] * len(shown), device=request.device)
+    edited = []
+    for k, (image, used, (large, small), (error, inversion, forwards)) in enumerate(rows):
+        before, after = ({judge: scores[judge][2 * k + late] for judge in JUDGES} for late in (0, 1))
+        edited.append(
+            EditedPicture(image, used, request.seed, large, small, error, inversion, before, after, forwards)
+        )  # fmt: skip
+    return edited
 
 
 def _edited(
@@ -122,7 +128,7 @@ def _rms(one: Tensor, other: Tensor) -> float:
     return float((one - other).square().mean().sqrt())
 
 
-def _sheet(result: EditedPictures, pairs: list[tuple[object, object]]) -> None:
+def _sheet(result: EditedPictures, pairs: Sequence[tuple[Any, Any]]) -> None:
     """Pictures before and after, with the agreement that the second judge gives to each."""
     entries = []
     for (before, after), row in zip(pairs[:PAIRS], result.rows, strict=False):

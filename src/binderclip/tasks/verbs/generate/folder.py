@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -37,8 +38,6 @@ class PatchSampler:
     """
 
     def __init__(self, request: GenerateRequest) -> None:
-        from pathlib import Path
-
         assert request.from_folder is not None
         self.request, self.size = request, request.size or (SIDE, SIDE)
         if not Path(request.from_folder).is_dir():
