@@ -13,8 +13,8 @@ from binderclip.tasks.fields import Device, Images
 from binderclip.tasks.request import Option, Request
 
 METHODS: dict[str, int] = {
-    "dds": 150,
-    "lusd": 150,
+    "dds": 100,
+    "lusd": 100,
     "prompt-to-prompt": 30,
     "stylediffusion": 15,
     "vimaedit": 30,
@@ -82,7 +82,7 @@ class EditRequest(Request):
     steps: Annotated[
         int | None,
         Field(ge=1, le=2000),
-        Option("Of the method [default: 150 of dds and lusd, 15 of stylediffusion, else 30].", label="Steps"),
+        Option("Of the method [default: 100 of dds and lusd, 15 of stylediffusion, else 30].", label="Steps"),
     ] = None
     strength: Annotated[
         float,
