@@ -8,7 +8,6 @@ from typing import Any
 
 from binderclip.data.images import contained
 from binderclip.tasks.events import Event, Previewed
-from binderclip.tasks.sampling import picture_of
 
 OFTEN = 0.4
 """Seconds between two looks: drawing one takes time from the run."""
@@ -32,5 +31,5 @@ class PreviewListener:
         """Take one event."""
         self.hear(event)
         if isinstance(event, Previewed) and time.monotonic() >= self._next:
-            self.show([contained(picture_of(pixels), SIDE) for pixels in event.render()[:MOST]])
+            self.show([contained(picture, SIDE) for picture in event.render()[:MOST]])
             self._next = time.monotonic() + OFTEN

@@ -35,8 +35,10 @@ READ_THERE = {
     ("compress",): {"parts", "sides", "template"},
     ("draw",): {"judge", "text"},
     ("edges",): {"truth"},
+    ("edit",): {"new_word", "source", "word"},
     ("erase",): {"adapter", "background_point", "image_model", "mask"},
     ("foveate",): {"at"},
+    ("generate",): {"from_folder", "size"},
     ("inpaint",): {"mask", "personal", "text"},
     ("interpolate",): {"first", "second"},
     ("locate",): {"masks"},
@@ -45,13 +47,6 @@ READ_THERE = {
     ("search", "query"): {"index"},
     ("segment-example",): {"mask"},
 }
-READ_THERE = {("search", "query"): {"index"}, ("segment-example",): {"mask"}, ("locate",): {"masks"},
-              ("interpolate",): {"first", "second"}, ("inpaint",): {"mask", "personal", "text"},
-              ("erase",): {"adapter", "background_point", "image_model", "mask"},
-              ("personalize",): {"class_name", "init", "token"},
-              ("compress",): {"parts", "sides", "template"}}  # fmt: skip
-              ("interpolate",): {"first", "second"}, ("compress",): {"parts", "sides", "template"},
-              ("generate",): {"from_folder", "size"}, ("edit",): {"source", "word", "new_word"}}  # fmt: skip
 """The same of one verb; elsewhere these names are those of results."""
 
 

@@ -129,11 +129,11 @@ def test_the_square_is_edited_and_comes_back_in_its_place(
 
 def test_it_can_be_looked_at_while_it_runs(pictures: Path, tiny_diffusion: Path, tmp_path: Path) -> None:
     for method in ("dds", "lusd", "prompt-to-prompt", "strength", "abs-grad-sam"):
-        shown: list[torch.Tensor] = []
+        shown: list[list[tuple[int, int]]] = []
 
-        def hear(event: Event, shown: list[torch.Tensor] = shown) -> None:
+        def hear(event: Event, shown: list[list[tuple[int, int]]] = shown) -> None:
             if isinstance(event, Previewed):
-                shown.append(event.render())
+                shown.append([picture.size for picture in event.render()])
 
         request = edit.request(
             images=[pictures / "fits.png"], source="a dog", target="a cat", method=method, steps=3,
@@ -141,7 +141,7 @@ def test_it_can_be_looked_at_while_it_runs(pictures: Path, tiny_diffusion: Path,
         )  # fmt: skip
         edit.run(request, progress=hear)
         assert len(shown) >= 2, method
-        assert {tuple(picture.shape) for picture in shown} == {(1, 3, 16, 16)}
+        assert all(sizes == [(16, 16)] for sizes in shown)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from binderclip.generate.denoisers.distillation import DistillationStep, distill
 from binderclip.generate.denoisers.prompts import ImageTextPromptEncoder
 from binderclip.tasks.events import Counted, Previewed, emit
 from binderclip.tasks.models import image_text_model
-from binderclip.tasks.sampling import JUDGES, StepProgress, counted_forwards, noise_generator
+from binderclip.tasks.sampling import JUDGES, StepProgress, counted_forwards, noise_generator, picture_of
 from binderclip.tasks.verbs.edit.request import EditRequest
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def noised_and_drawn(picture: PictureToEdit) -> Edit:
 
 def _say(picture: PictureToEdit, step: DistillationStep) -> None:
     emit(Counted(step.i + 1, step.n, "editing: step", begun=True))
-    emit(Previewed(lambda: picture.denoiser.decode(step.image)))
+    emit(Previewed(lambda: [picture_of(pixels) for pixels in picture.denoiser.decode(step.image)]))
 
 
 EDITORS: dict[str, Callable[[PictureToEdit], Edit]] = {
