@@ -63,6 +63,8 @@ class WorkbenchJob:
         self.work, self.session, self.page = work, session, page
         self.state: JobState = "waiting"
         self.result: Any = None
+        self.left: Any = None
+        """What there is of a run that is stopped, where its work has said so."""
         self.error = ""
         self.shown: tuple[int, Any] = (0, None)
         """How often `show` was called, and with what last."""

@@ -14,7 +14,7 @@ from gradio.context import LocalContext
 
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.models.files.registry import DEFAULT
-from binderclip.tasks.events import Counted, Event, Started, Warned, listening
+from binderclip.tasks.events import Counted, Event, Previewed, Started, Warned, listening
 from binderclip.tasks.models import cached_models
 from binderclip.workbench.commands import Equivalent, named_pictures
 from binderclip.workbench.guard import SESSION_HEADER
@@ -25,6 +25,8 @@ from binderclip.workbench.status import lines_html, result_values, said_html, st
 
 LOOK_EVERY = 0.15
 """Seconds between two looks at a run."""
+LOOKS = 20
+"""Pictures of a run that is under way which are kept: the browser may ask for one a little later."""
 TOWER = "small"
 """The bundled model whose image tower methods are tuned to."""
 MODELS = "models"
@@ -101,6 +103,8 @@ class Run:
         self._job = job
         self.warnings: list[str] = []
         self.say, self.progress = job.say, job.progress
+        self._looks: list[Path] = []
+        self._preview: Callable[[str], object] | None = None
 
     def hear(self, event: Event) -> None:
         """What a task says while it works: counts move the bar, warnings stand in the status line at the end."""
@@ -110,6 +114,29 @@ class Run:
             self.say(event.message)
         elif isinstance(event, Warned):
             self.warnings.append(event.message)
+        elif isinstance(event, Previewed) and self._preview is not None:
+            self._preview(self._look(event.picture))
+
+    def preview(self, show: Callable[[str], object]) -> None:
+        """Let a picture be seen while a task makes it.
+
+        Args:
+            show: called with the path of a copy of it that the browser may read, whenever it has changed.
+        """
+        self._preview = show
+
+    def leave(self, outcome: Outcome) -> None:
+        """What a run that is stopped leaves on its page, in place of nothing."""
+        self._job.left = outcome
+
+    def _look(self, picture: Any) -> str:
+        """A file of a new name, since the browser keeps what it has; the last few stay until they are loaded."""
+        path = self.folder / f"look-{len(self._looks)}.png"
+        picture.save(path)
+        self._looks.append(path)
+        for old in self._looks[-LOOKS - 1 : -LOOKS]:
+            old.unlink(missing_ok=True)
+        return str(path)
 
     def loaded(self, kind: str, name: str, make: Callable[[], Any]) -> Any:
         """A model of the shelf; one that the page has made goes by its name, not by where it lies."""
@@ -335,7 +362,7 @@ class Bench:
                 # The page is gone, or Gradio gave the event up.
                 self.jobs.stop(job)
                 running.pop((session, page), None)
-            outcome = job.result if job.state == "done" else None
+            outcome = job.result if job.state == "done" else job.left if job.state == "stopped" else None
             status = status_html(self.jobs.view(job), outcome.said if outcome else "")
             yield [
                 status,
