@@ -1,0 +1,59 @@
+"""The tab Erase: what is clicked on goes as the verb takes it out; points that are wrong are named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from binderclip.errors import UsageError
+
+
+def erased(run: Any, file: Path | None, inside: str, outside: str = "", **options: Any) -> Any:
+    from binderclip.workbench.tabs.erase import FORM, work
+
+    return work(run, None if file is None else str(file), inside, outside, *(options.get(name) for name in FORM.names))
+
+
+def test_what_is_pointed_at_goes_as_the_verb_takes_it_out(
+    tiny_inpainter: Path, photographs: Path, run_of: Any, command: Any, lines: Any, documents: list[Any]
+) -> None:
+    run = run_of("small")
+    photo = photographs / "coffee.jpg"
+    outcome = erased(run, photo, "160,100", model=str(tiny_inpainter), steps=2)
+    (here,) = documents
+    shutil.copy(photo, "coffee.jpg")
+    there = command(*lines.words(outcome.again.shell), "--json").json()
+    for name in ("share", "changed", "change", "seen"):
+        assert there[name] == here[name], name
+    before, after = (Image.open(path) for path in outcome.values[0]["value"])
+    assert before.size == after.size
+    mask = np.asarray(Image.open(outcome.files[1])) > 0
+    np.testing.assert_array_equal(np.asarray(after)[~mask], np.asarray(before)[~mask])
+    np.testing.assert_array_equal(np.asarray(Image.open(there["out"])), np.asarray(after))
+    for inside, words in (("", "click on what goes"), ("9000,1", "outside the picture"), ("a,b", "write two numbers")):
+        with pytest.raises(UsageError, match=words):
+            erased(run, photo, inside, model=str(tiny_inpainter))
+
+
+def test_from_a_click_to_before_and_after(view: Any, tiny_inpainter: Path, photographs: Path) -> None:
+    panel = view.tab("Erase")
+    view.drop(panel, photographs / "coffee.jpg")
+    canvas = panel.locator(".canvas img")
+    canvas.wait_for()
+    view.press(canvas, 0.5, 0.5)
+    view.page.wait_for_function(
+        "() => [...document.querySelectorAll('.status')].some(e => e.innerText.includes('of the picture goes'))"
+    )
+    assert panel.get_by_label("Points of the object").input_value().count(",") == 1
+    panel.get_by_label("Diffusion model").fill(str(tiny_inpainter))
+    panel.get_by_label("number input for Steps").fill("2")
+    view.run(panel, "Erase")
+    assert "all others are as they were" in panel.inner_text()
+    view.loaded(panel.locator("img").last)
+    assert view.look("erase") == []
+    assert view.axe() == []
