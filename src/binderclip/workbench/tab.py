@@ -115,7 +115,7 @@ class Run:
         elif isinstance(event, Warned):
             self.warnings.append(event.message)
         elif isinstance(event, Previewed) and self._preview is not None:
-            self._preview(self._look(event.picture))
+            self._preview(self._look(event.render()[0]))
 
     def preview(self, show: Callable[[str], object]) -> None:
         """Let a picture be seen while a task makes it.

@@ -14,7 +14,7 @@ from binderclip.data.images import to_tensor
 from binderclip.errors import UsageError
 from binderclip.generate import RandomCutouts, VQLatent, load_vq_autoencoder, vqgan_clip
 from binderclip.models.files.registry import BUNDLED
-from binderclip.train.bundled.vq import reconstruction_figures
+from binderclip.train.bundled.generative.vq import reconstruction_figures
 
 FOLDER = BUNDLED / "small-vq"
 
@@ -23,7 +23,7 @@ def test_they_are_small_and_their_card_says_where_they_come_from() -> None:
     assert (FOLDER / "model.safetensors").stat().st_size < 2e6
     card = json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))
     assert card["name"] == "small-vq"
-    assert card["recipe"] == "binderclip.train.bundled.vq.train_vq"
+    assert card["recipe"] == "binderclip.train.bundled.generative.vq.train_vq"
     assert set(card["figures"]) == {"drawings", "photographs"}
     assert "small-vq" in (BUNDLED / "NOTICE.txt").read_text(encoding="utf-8")
     with pytest.raises(UsageError, match=r"load_vq_autoencoder\('small-vq'\) opens it"):

@@ -17,10 +17,11 @@ from binderclip.data.windows import WindowGrid
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.generate.translate.corrected_fill import CorrectedFill
 from binderclip.generate.translate.network_files import fill_network, read_network, write_network
-from binderclip.generate.translate.occlusion import OccNet, dilated
+from binderclip.generate.translate.occlusion import OccNet
 from binderclip.generate.translate.reflection import ReflectionRemover
 from binderclip.models.files.devices import resolve_device
 from binderclip.numeric import check_number, check_whole
+from binderclip.vision import dilate
 
 __all__ = ["CLEANERS", "Cleaned", "FenceCleaner", "ReflectionCleaner", "load_cleaner", "save_cleaner"]
 
@@ -135,7 +136,7 @@ class FenceCleaner(nn.Module):
         small = shrunken(picture, shrink)
         probability = over_windows(small, lambda x: self.occluder(x).sigmoid(), window=self.window, channels=1)[0]
         kept = torch.from_numpy(long_regions((probability >= self.threshold).cpu().numpy(), self.extent))
-        mask = dilated(kept.to(picture)[None, None], self.dilation)
+        mask = dilate(kept.to(picture)[None, None], 2 * self.dilation + 1)
         full = F.interpolate(mask, scale_factor=float(shrink), mode="nearest")[0, 0]
         return full[: picture.shape[1], : picture.shape[2]] > 0
 

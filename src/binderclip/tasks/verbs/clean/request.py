@@ -41,7 +41,7 @@ class CleanRequest(Request):
         str,
         Option(
             "Folder of weights; none are bundled: `train_fence` and `train_reflection` of "
-            "`binderclip.train.bundled.clean` make them of photographs.",
+            "`binderclip.train.bundled.generative.clean` make them of photographs.",
             ("--model", "-m"),
         ),
     ]

@@ -75,9 +75,9 @@ class GenerateRequest(Request):
             if unused:
                 raise UsageError(f"--{unused[0]} does not go with --from-folder, which draws without a model")
             return self
-        unused = [name for name in ("nearest", "reach") if name in self.given()]
-        if unused:
-            raise UsageError(f"--{unused[0]} is for --from-folder: give a folder of pictures, or leave it out")
+        asked = [name for name in ("nearest", "reach") if name in self.given()]
+        if asked:
+            raise UsageError(f"--{asked[0]} is for --from-folder: give a folder of pictures, or leave it out")
         if self.sync and self.size is None:
             raise UsageError("--sync is for pictures wider than the model's: give --size, such as 64x256")
         return self

@@ -52,7 +52,8 @@ class VectorizeRequest(Request):
 
     def levels(self) -> list[int]:
         """Paths of each level: each doubles their number, and the last has what is left."""
-        levels, left = [], self.paths
+        levels: list[int] = []
+        left = self.paths
         while left:
             levels.append(min(left, max(1, sum(levels))))
             left -= levels[-1]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from binderclip.errors import UsageError
 from binderclip.generate import VQAutoencoder
-from binderclip.train.bundled import vq
+from binderclip.train.bundled.generative import vq
 
 TINY: dict[str, Any] = {"codes": 6, "channels": 3, "widths": (4, 4), "blocks": (1, 1)}
 

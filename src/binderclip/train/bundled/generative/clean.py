@@ -34,9 +34,9 @@ from binderclip.generate import (
     reflection_losses,
     save_cleaner,
 )
-from binderclip.generate.translate.occlusion import dilated
 from binderclip.train.bundled.data.occluded import DRAWINGS, PhotographCrops, fenced, reflected
 from binderclip.train.bundled.data.photographs import WALLPAPERS
+from binderclip.vision import dilate
 
 __all__ = ["fence_figures", "reflection_figures", "train_fence", "train_reflection"]
 
@@ -132,7 +132,7 @@ def train_painter(
         rng = np.random.default_rng([2, number])
         pictures = crops(one["batch"], 2 * one["side"], rng)
         part = fenced(pictures, SEEN, scale=_scale(rng), empty=0.0, seed=int(rng.integers(2**31)))
-        mask = dilated(part["mask"], int(rng.integers(3)))
+        mask = dilate(part["mask"], 2 * int(rng.integers(3)) + 1)
         bank.append({"clean": part["clean"], "mask": mask, "filled": biharmonic_fill(part["image"], mask).clamp(0, 1)})
 
     def make(number: int) -> dict[str, Tensor]:
@@ -237,7 +237,7 @@ def write_fence(target: Path, masker: OccNet, painter: CorrectedFill, *, photogr
     card = {
         "name": target.name,
         "summary": "takes thin fences out of pictures: finds them and paints what they hide",
-        "recipe": "binderclip.train.bundled.clean.train_fence",
+        "recipe": "binderclip.train.bundled.generative.clean.train_fence",
         "how": f"{photographs} photographs, and {DRAWINGS} drawings of Open Clip Art; drawn fences of "
         f"the patterns {', '.join(SEEN)}; {MASK_TRAINING['steps']} steps for the mask, {PAINT_TRAINING['steps']} for "
         "the correction of the biharmonic fill; weights in 16 bits.",
@@ -268,7 +268,7 @@ def train_reflection(
     card = {
         "name": Path(target).name,
         "summary": "takes reflections in a pane out of pictures",
-        "recipe": "binderclip.train.bundled.clean.train_reflection",
+        "recipe": "binderclip.train.bundled.generative.clean.train_reflection",
         "how": f"{len(crops.paths)} photographs, and {DRAWINGS} drawings of Open Clip Art, reflected in "
         f"each other; {REMOVE_TRAINING['steps']} steps; weights in 16 bits.",
         "seconds": round(seconds),

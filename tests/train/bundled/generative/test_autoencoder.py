@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from binderclip.train.bundled import autoencoder as recipe
-from binderclip.train.bundled.autoencoder import (
+from binderclip.train.bundled.generative import autoencoder as recipe
+from binderclip.train.bundled.generative.autoencoder import (
     COLOUR_WEIGHTS,
     OPPONENTS,
     PictureCrops,

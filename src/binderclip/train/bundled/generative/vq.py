@@ -81,7 +81,7 @@ def train_vq(
     card = {
         "name": Path(target).name,
         "summary": "vector-quantised autoencoder for pictures of codes: 64 px are 16 x 16 of 512",
-        "recipe": "binderclip.train.bundled.vq.train_vq",
+        "recipe": "binderclip.train.bundled.generative.vq.train_vq",
         "how": f"drawings of the bundled packs, training splits, and {CROPS} squares of each of {len(paths)} "
         f"photographs of Debian's plasma-workspace-wallpapers and mate-backgrounds; {STEPS} steps of {BATCH} "
         f"crops of {CROP} px; weights in 16 bits.",

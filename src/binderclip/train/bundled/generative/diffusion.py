@@ -25,9 +25,9 @@ from binderclip.files import write_whole
 from binderclip.fit import Checkpoint, fit
 from binderclip.generate import ImageTextPromptEncoder, LatentDenoiser, NoiseSchedule, load_denoiser, save_denoiser
 from binderclip.models import load
-from binderclip.train.bundled.autoencoder import reconstruction_psnr
 from binderclip.train.bundled.data.drawings import CaptionedPicture, drawing_pictures, shape_pictures
 from binderclip.train.bundled.figures.diffusion_figures import diffusion_figures
+from binderclip.train.bundled.generative.autoencoder import reconstruction_psnr
 
 __all__ = [
     "LatentBatches",
@@ -329,9 +329,9 @@ def write_diffusion(target: str | Path, denoiser: LatentDenoiser, *, steps: int,
     card: dict[str, Any] = {
         "name": target.name,
         "summary": "draws emoji and plain shapes of 64 px from texts, and fills in; by latent diffusion",
-        "recipe": "binderclip.train.bundled.diffusion.train_diffusion",
-        "how": f"autoencoder: binderclip.train.bundled.autoencoder; network: {steps} steps of 32 pictures, emoji of "
-        "six styles without flags, painted silhouettes, and plain shapes; weights in 8 bits.",
+        "recipe": "binderclip.train.bundled.generative.diffusion.train_diffusion",
+        "how": f"autoencoder by the recipe beside it; network: {steps} steps of 32 pictures, emoji of six styles "
+        "without flags, painted silhouettes, and plain shapes; weights in 8 bits.",
         "seconds": round(seconds),
         "trained_on": {"data_hash": {name: pack_hash(name) for name in TRAINING_PACKS}},
         "unit": "psnr: dB of the autoencoder on held-out drawings. shape, colour: share of plain shapes that rules "

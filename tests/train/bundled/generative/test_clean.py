@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from binderclip.generate import FenceCleaner, ReflectionRemover, load_cleaner
-from binderclip.train.bundled import clean
 from binderclip.train.bundled.data import occluded
+from binderclip.train.bundled.generative import clean
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from binderclip.generate import LatentDenoiser, load_denoiser
-from binderclip.train.bundled import diffusion as recipe
-from binderclip.train.bundled.autoencoder import new_autoencoder
 from binderclip.train.bundled.data.drawings import CaptionedPicture, shape_pictures
-from binderclip.train.bundled.diffusion import (
+from binderclip.train.bundled.generative import diffusion as recipe
+from binderclip.train.bundled.generative.autoencoder import new_autoencoder
+from binderclip.train.bundled.generative.diffusion import (
     LatentBatches,
     latent_table,
     new_diffusion,

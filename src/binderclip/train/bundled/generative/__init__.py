@@ -1,0 +1,1 @@
+"""Recipes of the bundled networks that make or mend pictures."""
