@@ -260,10 +260,10 @@ def _background(target: Float[Tensor, "3 H W"]) -> list[float]:
 
 
 def _border_colour(target: Float[Tensor, "3 H W"]) -> list[float]:
-    """The most common colour of the outermost pixels: the median of those in the fullest of 8 x 8 x 8 cells."""
+    """The most common colour of the outermost pixels: the median of those in the fullest of 4 x 4 x 4 cells."""
     edge = torch.cat([target[:, 0], target[:, -1], target[:, :, 0], target[:, :, -1]], 1)  # [3, N]
-    cells = (edge * 8).long().clamp(max=7)
-    cell = cells[0] * 64 + cells[1] * 8 + cells[2]
+    cells = (edge * 4).long().clamp(max=3)
+    cell = cells[0] * 16 + cells[1] * 4 + cells[2]
     fullest = cell == cell.bincount().argmax()
     return edge[:, fullest].median(1).values.tolist()
 
