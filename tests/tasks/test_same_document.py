@@ -38,7 +38,6 @@ class Inputs:
     Attributes:
         folder: where a request may put further files that it reads.
         pictures: a folder of pictures of 32 x 32 to 64 x 50 pixels. model, segmenter: tiny ones.
-        denoiser: a tiny diffusion pipeline.
         planted: a set with classes and groups, one of which is harder.
         planted: a set with classes and groups, one of which is harder. diffusion: a tiny pipeline.
     """
@@ -48,7 +47,6 @@ class Inputs:
     model: Path
     segmenter: Path
     planted: Path
-    denoiser: Path
     diffusion: Path
 
 
@@ -296,7 +294,7 @@ def heads(inputs: Inputs) -> Request:
 def erase(inputs: Inputs) -> Request:
     return tasks.erase.request(
         image=inputs.pictures / "b.png", point=[(16, 12)], background_point=[(1, 1)], segmenter=inputs.segmenter,
-        model=inputs.denoiser, steps=2, grow=1,
+        model=inputs.diffusion, steps=2, grow=1,
     )  # fmt: skip
 
 
@@ -306,14 +304,14 @@ def inpaint(inputs: Inputs) -> Request:
     mask[8:20, 10:20] = 255
     Image.fromarray(mask).save(inputs.folder / "hole.png")
     return tasks.inpaint.request(
-        image=inputs.pictures / "b.png", mask=inputs.folder / "hole.png", text="a dog", model=inputs.denoiser, steps=2
+        image=inputs.pictures / "b.png", mask=inputs.folder / "hole.png", text="a dog", model=inputs.diffusion, steps=2
     )
 
 
 @case("personalize")
 def personalize(inputs: Inputs) -> Request:
     return tasks.personalize.request(
-        images=[inputs.pictures], class_name="dog", token="<my-dog>", model=inputs.denoiser, steps=2, out="word"
+        images=[inputs.pictures], class_name="dog", token="<my-dog>", model=inputs.diffusion, steps=2, out="word"
     )
 
 

@@ -17,7 +17,7 @@ Clip = Callable[[int], Path]
 
 
 def drawn(run: Any, judge: Path | None, **options: Any) -> Any:
-    from binderclip.workbench.tabs.draw import FORM, work
+    from binderclip.workbench.tabs.make.draw import FORM, work
 
     given = {
         "text": "a tree",

@@ -37,14 +37,14 @@ def lights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learned(run: Any, dark: Path, bright: Path | None, **options: Any) -> Any:
-    from binderclip.workbench.tabs.enhance import learn
+    from binderclip.workbench.tabs.make.enhance import learn
 
     given = {"method": "rave", "steps": 12, "content": 5.0, **options}
     return learn(run, str(dark), None if bright is None else str(bright), **given)
 
 
 def enhanced(run: Any, enhancer: str | None, files: Any = None, folder: Any = None) -> Any:
-    from binderclip.workbench.tabs.enhance import work
+    from binderclip.workbench.tabs.make.enhance import work
 
     return work(run, None if files is None else [str(path) for path in files], folder, enhancer)
 

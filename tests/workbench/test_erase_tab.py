@@ -14,7 +14,7 @@ from binderclip.errors import UsageError
 
 
 def erased(run: Any, file: Path | None, inside: str, outside: str = "", **options: Any) -> Any:
-    from binderclip.workbench.tabs.erase import FORM, work
+    from binderclip.workbench.tabs.make.erase import FORM, work
 
     return work(run, None if file is None else str(file), inside, outside, *(options.get(name) for name in FORM.names))
 

@@ -14,14 +14,14 @@ from binderclip.workbench.commands import Equivalent
 
 
 def seen(run: Any, file: object, at: str, **options: Any) -> Any:
-    from binderclip.workbench.tabs.foveate import FORM, work
+    from binderclip.workbench.tabs.make.foveate import FORM, work
 
     return work(run, None if file is None else str(file), at, *(options.get(name) for name in FORM.names))
 
 
 def test_a_click_is_a_pixel_of_the_picture(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
-    from binderclip.workbench.tabs.foveate import marked
+    from binderclip.workbench.tabs.make.foveate import marked
 
     Image.new("RGB", (2700, 1800), "navy").save(tmp_path / "large.png")
     (tmp_path / "made").mkdir()

@@ -21,14 +21,14 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawn(run: Any, texts: str, model: object, folder: str = "", **options: Any) -> Any:
-    from binderclip.workbench.tabs.generate import FORM, work
+    from binderclip.workbench.tabs.make.generate import FORM, work
 
     given = {"count": 1, "guidance": 3.0, "steps": 2, "seed": 0, "model": str(model), **options}
     return work(run, texts, folder, *(given.get(name) for name in FORM.names))
 
 
 def edited(run: Any, files: list[str], model: object, **options: Any) -> Any:
-    from binderclip.workbench.tabs.edit import FORM, work
+    from binderclip.workbench.tabs.make.edit import FORM, work
 
     given = {"source": "a red dog", "target": "a red cat", "method": "dds", "steps": 2, "seed": 0, "strength": 0.6,
              "guidance": 4.0, "model": str(model), **options}  # fmt: skip

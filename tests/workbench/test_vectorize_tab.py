@@ -27,7 +27,7 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def drawn(run: Any, files: list[Path], **options: Any) -> Any:
-    from binderclip.workbench.tabs.vectorize import FORM, work
+    from binderclip.workbench.tabs.make.vectorize import FORM, work
 
     given = {"paths": 2, "steps": 4, **options}
     with listening(run.hear):  # as the page does

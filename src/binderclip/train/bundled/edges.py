@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def unseen_edge_scenes(
         seed, n, side: as in `data.scenes`.
         split: of the packs.
     """
-    grounds = (list(DRAWN), [named_photographs(HELD_TEXTURES)])
+    grounds: tuple[list[object], ...] = (list(DRAWN), [named_photographs(HELD_TEXTURES)])
     halves = (n // 2, n - n // 2)
     parts = [
         edge_scenes(seed + k, count, side, split=split, grounds=ground)
@@ -108,8 +109,7 @@ def new_network(seed: int = 0) -> DexiNed:
         kernel = torch.outer(rise, rise)
         doubled.weight.copy_((4 * kernel / kernel.sum())[None, None])  # of the pixels it makes, a quarter sees each tap
         torch.nn.init.constant_(doubled.bias, -2.0)
-    fused = network.block_cat["conv"]
-    torch.nn.init.constant_(fused.weight, 1 / 6)
+    torch.nn.init.constant_(cast(Tensor, network.block_cat["conv"].weight), 1 / 6)
     return network
 
 

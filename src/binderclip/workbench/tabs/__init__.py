@@ -1,4 +1,4 @@
-"""The tabs of the page: each file here declares one as `TAB`; `TABS` finds them, in their order."""
+"""The tabs of the page: each file here and in `make` declares one as `TAB`; `TABS` finds them, in their order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from binderclip.workbench.tab import Tab
 
 
 def _found() -> tuple[Tab, ...]:
-    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    modules = [importlib.import_module(info.name) for info in pkgutil.walk_packages(__path__, f"{__name__}.")]
     tabs = [tab for module in modules if isinstance(tab := getattr(module, "TAB", None), Tab)]
     return tuple(sorted(tabs, key=lambda tab: (tab.order, tab.title)))
 

@@ -1,0 +1,1 @@
+"""Tabs that make pictures, or change them."""
