@@ -156,6 +156,7 @@ def _unknown(name: str) -> str:
         "classifier": "binderclip.models.load_vision",
         "promptable": "binderclip.segment.load_promptable",
         "vq-autoencoder": "binderclip.generate.load_vq_autoencoder",
+        "diffusion": "binderclip.generate.load_denoiser",
     }
     for kind, door in doors.items():
         if name in bundled_of(kind):
