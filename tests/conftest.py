@@ -241,6 +241,7 @@ def tiny_inpainter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny-inpainter"
 
 
+@pytest.fixture(scope="session")
 def dark_strands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of weights that take what is nearly black, below 0.15 in the mean, for a fence."""
     from binderclip.generate import FenceCleaner, save_cleaner

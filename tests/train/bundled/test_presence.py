@@ -50,8 +50,8 @@ def test_a_picture_does_not_score_by_the_scene_that_it_gave(tmp_path: Path) -> N
     assert shown.tolist() == [[1, -1, 0]] * 3
     two, _ = presence_scores(model, rows[:2], ["moss", "rock", "dog"], {"dog": [151]})
     # A class of ImageNet is found as before; without its scene the word goes by what is near it.
-    assert two[:, 2] == pytest.approx(three[:2, 2], abs=0.2)
-    assert np.abs(two[:, 0] - three[:2, 0]).min() > 0.5
+    assert two[:, 2] == pytest.approx(three[:2, 2], abs=0.05)
+    assert np.abs(two[:, 0] - three[:2, 0]).min() > 0.25  # 0.32 to above 0.5, by what else is installed
     # One that gave no scene comes last, and is scored with all of them.
     more, there = presence_scores(model, rows[:2], ["moss", "rock", "dog"], {"dog": [151]}, beside=rows[2:])
     assert there.tolist() == [[1, -1, 0]] * 3

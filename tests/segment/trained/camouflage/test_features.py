@@ -32,6 +32,15 @@ class Letters(PromptEncoder):
     def tokens(self, text: str) -> list[int]:
         return list(text.encode())[:2]
 
+    frame = (0, 1, 2)  # type: ignore[assignment]
+    vocabulary = 256  # type: ignore[assignment]
+
+    def word_vectors(self, ids: Tensor) -> Tensor:
+        raise NotImplementedError  # no test teaches it a word
+
+    def states_of(self, ids: Tensor, vector: Tensor, *, positioned: bool = True) -> Tensor:
+        raise NotImplementedError
+
 
 @pytest.fixture(scope="module")
 def denoiser() -> LatentDenoiser:

@@ -55,7 +55,7 @@ class EdgesRequest(Request):
     )
     threshold: Annotated[
         float | None,
-        Field(gt=0, lt=1),
+        Field(ge=0.01, le=0.99),
         Option(
             "A pixel counts as an edge from this value on [default: the network's own; canny 0.4, sobel 0.1].",
             label="Counts as an edge from",
