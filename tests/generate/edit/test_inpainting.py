@@ -1,4 +1,4 @@
-"""Inpainting: untouched pixels, erosion as SciPy's, the exact conditional of a Gaussian, and skipped instances."""
+"""Inpainting (p120): untouched pixels, the exact conditional of a Gaussian, and skipped instances."""
 
 from __future__ import annotations
 
