@@ -52,7 +52,7 @@ def test_pictures_are_those_of_the_verb_and_are_seen_before_they_are_done(
     assert [row["agreement"] for row in there["pictures"]] == [
         pytest.approx(row["agreement"], abs=1e-3) for row in here["pictures"]
     ]
-    assert "agreement small-b" in outcome.values[1]
+    assert "agreement small-b" in outcome.values[1].lower()
     assert outcome.files[0].name == "sheet.png"
 
 

@@ -21,6 +21,7 @@ from binderclip.tasks.files.maker import is_ours
 from binderclip.tasks.verbs.draw.growing import LOOKS, Looks
 from binderclip.tasks.verbs.draw.judge import other_texts, scored
 from binderclip.tasks.verbs.draw.methods import METHODS
+from binderclip.tasks.verbs.draw.request import METHOD_NAMES
 
 Command = Callable[..., Any]
 SMALL = ("--size", 32, "--strokes", 4, "--views", 1)
@@ -183,3 +184,7 @@ def test_a_method_is_one_entry(models: tuple[str, ...], tmp_path: Path, monkeypa
     )  # fmt: skip
     assert result.as_dict()["method"] == "dots"
     assert said == ["loading the models", "drawing", "judging the picture"]
+
+
+def test_every_method_has_a_name_that_may_be_asked_for() -> None:
+    assert tuple(METHODS) == METHOD_NAMES

@@ -14,10 +14,8 @@ GUIDE, JUDGE = "small", "small-b"
 """Bundled models of two kinds of image tower, either of which can judge what the other one guided."""
 
 
-def _methods() -> tuple[str, ...]:
-    from binderclip.tasks.verbs.draw.methods import METHODS
-
-    return tuple(METHODS)
+METHOD_NAMES = ("strokes", "pixels")
+"""Of `methods.METHODS`, which knows requests."""
 
 
 class DrawRequest(Request):
@@ -41,7 +39,11 @@ class DrawRequest(Request):
     text: Annotated[str, Option("What to draw.", positional=True, label="What to draw")]
     method: Annotated[
         str,
-        Option("`strokes` of colour, or free `pixels`, which fool the model sooner.", choices=_methods, label="Method"),
+        Option(
+            "`strokes` of colour, or free `pixels`, which fool the model sooner.",
+            choices=lambda: METHOD_NAMES,
+            label="Method",
+        ),
     ] = "strokes"
     steps: Annotated[int, Field(ge=1, le=100_000), Option("Changes of the picture.")] = 200
     strokes: Annotated[int, Field(ge=1, le=1024), Option("Of the method of that name.")] = 32
