@@ -126,19 +126,19 @@ def test_a_folder_is_drawn_from_without_a_model(command: Command, tmp_path: Path
 
 def test_steps_are_said_and_can_be_looked_at(tiny_diffusion: Path, tmp_path: Path) -> None:
     seen: list[Event] = []
-    shown: list[list[tuple[int, int]]] = []
+    shown: list[list[Image.Image]] = []
 
     def hear(event: Event) -> None:
         seen.append(event)
         if isinstance(event, Previewed):
-            shown.append([picture.size for picture in event.render()])
+            shown.append(list(event.render()))
 
     request = generate.request(texts=["a", "b"], count=2, steps=2, model=tiny_diffusion, out=tmp_path / "out")
     result = generate.run(request, progress=hear)
     steps = [(event.done, event.total) for event in seen if isinstance(event, Counted) and event.message == "step"]
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert shown == [[(16, 16)] * 2] * 4
-    assert float((shown[-1][1] - pixels(result.rows[-1].path)).abs().mean()) < 0.02
+    assert [[picture.size for picture in look] for look in shown] == [[(16, 16)] * 2] * 4
+    assert float((to_tensor(shown[-1][1]) - pixels(result.rows[-1].path)).abs().mean()) < 0.02
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,8 @@ class VQAutoencoder(nn.Module):
         self,
         codes: int = 512,
         channels: int = 16,
-        widths: tuple[int, int] = (48, 96),
-        blocks: tuple[int, int] = (1, 2),
+        widths: Sequence[int] = (48, 96),
+        blocks: Sequence[int] = (1, 2),
     ) -> None:
         super().__init__()
         for name, value in (("codes", codes), ("channels", channels), ("blocks", min(blocks))):

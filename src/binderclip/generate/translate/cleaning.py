@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,7 +97,7 @@ class FenceCleaner(nn.Module):
     def __init__(
         self,
         *,
-        widths: tuple[int, ...] = (8, 16, 32, 32),
+        widths: Sequence[int] = (8, 16, 32, 32),
         width: int = 12,
         threshold: float = 0.5,
         dilation: int = 1,

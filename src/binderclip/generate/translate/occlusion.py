@@ -119,7 +119,7 @@ class OcclusionRemover(nn.Module):
     def __init__(
         self,
         occluder: nn.Module | None = None,
-        completion: CompletionNet | None = None,
+        completion: nn.Module | None = None,
         *,
         threshold: float = 0.5,
         dilation: int = 1,

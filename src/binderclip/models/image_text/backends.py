@@ -34,7 +34,7 @@ class Backend:
     pooling: Callable[[Any], tuple[Pooling, int | None]]
 
 
-def _open_clip_image(backbone: Any, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B E"]:
+def _open_clip_image(backbone: Any, pixels: Float[Tensor, "B C h w"]) -> Float[Tensor, "B E"]:
     size = getattr(backbone.visual, "image_size", None)
     native = type(backbone.visual).__name__ in ("VisionTransformer", "ModifiedResNet")
     if native and size is not None:

@@ -155,7 +155,7 @@ class ImageTextModel(PictureModel):
 
     # -- encoding ----------------------------------------------------------------------------------------------
 
-    def encode_pixels(self, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B E"]:
+    def encode_pixels(self, pixels: Float[Tensor, "B C h w"]) -> Float[Tensor, "B E"]:
         """The library's own forward on normalised pixels; raw features in float32 or better."""
         features = backend_of(self.kind).image(self.backbone, pixels.to(self.device, self.dtype))
         return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features

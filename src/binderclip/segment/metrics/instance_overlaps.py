@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 #: An integer label map (*S), 0 = nothing, or a boolean stack (N, *S) whose masks may overlap.
-Instances: TypeAlias = "Integer[Tensor, '*S'] | Bool[Tensor, 'N *S'] | np.ndarray"
+Instances: TypeAlias = "Integer[Tensor, '*S'] | Bool[Tensor, '_ *S'] | np.ndarray"
 #: Pixels of a stack that are multiplied at a time; float32 counts them exactly.
 BLOCK = 1 << 16
 #: A dense product does about so many multiplications in the time of one of a sparse product.
