@@ -92,7 +92,7 @@ def reconstruction_loss(decoded: Float[Tensor, "B 3 H W"], target: Float[Tensor,
 def train_latent_autoencoder(
     folder: str | Path,
     *,
-    steps: int = 3000,
+    steps: int = 2500,
     batch: int = 32,
     side: int = 32,
     lr: float = 2e-3,
