@@ -140,3 +140,13 @@ def test_a_callback_is_given_the_drawing_with_the_new_paths_of_each_round() -> N
     drawing = vectorize(ramp_disc(), [1, 2], steps=2, callbacks=[Watch()])
     assert [count for count, _ in seen] == [1, 2]
     assert all(param is drawing.param for _, param in seen)
+
+
+def test_a_picture_without_a_plain_border_lies_on_its_mean_colour() -> None:
+    quarters = torch.tensor([[0.0, 0.0, 0.0], [0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]])
+    image = torch.zeros(3, 16, 16)
+    for number, colour in enumerate(quarters):  # the black of one corner is the commonest, if by a pixel
+        image[:, 8 * (number // 2) :, 8 * (number % 2) :] = colour[:, None, None]
+    image[:, 0, 8] = 0.0
+    drawing = vectorize(image, rounds=1, steps=1, background="border").param
+    torch.testing.assert_close(drawing.background, image.mean((1, 2)))

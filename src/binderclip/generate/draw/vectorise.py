@@ -71,8 +71,8 @@ def vectorize(
         lr: of the points, and of colours and gradients; default a pixel for pictures of 240 px, scaled, and 0.01. A
             path's rates fall to 0.4 in each of its rounds.
         background: colour below all paths: `segment`, the mean of what counts as background of the picture's contrast
-            to white, as released; `border`, the most common colour of the outermost pixels; `white`; or RGB in [0, 1].
-            Default `segment` where it is guided, and else `white`.
+            to white, as released; `border`, the colour that half of the outermost pixels share, else the picture's
+            mean; `white`; or RGB in [0, 1]. Default `segment` where it is guided, and else `white`.
         callbacks: of every round, as `fit` takes them; one whose `after_step` gives True ends its round, and no other
             begins. One that has `on_round` is given the drawing, with its new paths, before each round.
         seed: of places where no segment is left to mend.
@@ -260,11 +260,17 @@ def _background(target: Float[Tensor, "3 H W"]) -> list[float]:
 
 
 def _border_colour(target: Float[Tensor, "3 H W"]) -> list[float]:
-    """The most common colour of the outermost pixels: the median of those in the fullest of 4 x 4 x 4 cells."""
+    """The most common colour of the outermost pixels: the median of those in the fullest of 4 x 4 x 4 cells.
+
+    Where less than half of them share a cell there is no plain ground, as in most photographs: then the mean colour of
+    the picture, from which paths have least to correct.
+    """
     edge = torch.cat([target[:, 0], target[:, -1], target[:, :, 0], target[:, :, -1]], 1)  # [3, N]
     cells = (edge * 4).long().clamp(max=3)
     cell = cells[0] * 16 + cells[1] * 4 + cells[2]
     fullest = cell == cell.bincount().argmax()
+    if 2 * int(fullest.sum()) < len(cell):
+        return target.mean((1, 2)).tolist()
     return edge[:, fullest].median(1).values.tolist()
 
 

@@ -37,8 +37,9 @@ class VectorizeRequest(Request):
     background: Annotated[
         Literal["border", "white", "transparent", "segment"],
         Option(
-            "Below all paths: `border`, the most common colour of the outermost pixels; `white`; `transparent`, which "
-            "leaves out what is white as well; `segment`, the paper's mean of a segment, which tints small pictures."
+            "Below all paths: `border`, what half of the outermost pixels share, else the mean; `white`; "
+            "`transparent`, which leaves out what is white as well; `segment`, the paper's mean of a segment, which "
+            "tints small pictures."
         ),
     ] = "border"
     side: Annotated[
