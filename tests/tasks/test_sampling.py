@@ -13,7 +13,7 @@ from binderclip.data import to_tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.generate import GaussianDenoiser, load_denoiser, sample
 from binderclip.models import load
-from binderclip.tasks.events import Counted, Event, Previewed, Saved, Stopped, StopToken, listening
+from binderclip.tasks.events import Counted, Event, Previewed, Saved, Stopped, StopToken, Warned, listening
 from binderclip.tasks.sampling import (
     StepProgress,
     agreement,
@@ -145,3 +145,13 @@ def test_a_seed_is_the_noise(tiny_diffusion: Path) -> None:
     first, second = (denoiser.noise(1, generator=noise_generator(3)) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, denoiser.noise(1, generator=noise_generator(4)))
+
+
+def test_the_bundled_denoiser_says_what_it_knows_and_another_does_not(tiny_diffusion: Path) -> None:
+    seen: list[Event] = []
+    with listening(seen.append):
+        opened_denoiser(str(tiny_diffusion), "cpu")
+        assert not [event for event in seen if isinstance(event, Warned)]
+        opened_denoiser("small-diffusion", "cpu")
+    (warning,) = [event for event in seen if isinstance(event, Warned)]
+    assert "for photographs name the folder of a Stable Diffusion pipeline" in warning.message

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from binderclip.data import open_image, to_tensor
 from binderclip.generate.denoisers.context import SamplingHook, StepContext
 from binderclip.models.files.devices import resolve_device
-from binderclip.tasks.events import Counted, Previewed, Saved, emit, start
+from binderclip.tasks.diffusion import DEFAULT_DENOISER
+from binderclip.tasks.events import Counted, Previewed, Saved, emit, start, warn
 from binderclip.tasks.models import image_text_model, latent_denoiser
 from binderclip.tasks.report.sheet import save_picture
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 JUDGES = ("small", "small-b")
 """Models whose agreement with a text is said of every picture. The bundled denoiser reads its prompts by the first, so
 the second is the one that it cannot please by accident."""
+LIMITS = (
+    f"{DEFAULT_DENOISER} knows plain shapes and, roughly, emoji of 64 px: for photographs name the folder of a Stable "
+    "Diffusion pipeline as the model"
+)
+"""Said wherever the bundled denoiser works, which nobody would take for more after a look."""
 CHANGED, SURELY = 0.04, 0.16
 """Of a range of 1: below the first a value counts as unchanged by a model, above the second as changed."""
 
@@ -46,6 +52,8 @@ def opened_denoiser(name: str, device: str, personal: str | None = None) -> Late
     resolve_device(device)  # refused before the weights are read
     start("loading the diffusion model")
     denoiser = latent_denoiser(name, device=device)
+    if name == DEFAULT_DENOISER:
+        warn(LIMITS)
     if personal is None:
         return denoiser
     from binderclip.generate import PersonalConcept
