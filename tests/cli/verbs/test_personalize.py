@@ -52,6 +52,12 @@ def test_what_is_learned_is_saved_for_its_model(
     with_word = command(*inpaint, "--model", tiny_diffusion, "--personal", "word", "--json").json()
     without = command(*inpaint, "--model", tiny_diffusion, "--json").json()
     assert not np.array_equal(*(np.asarray(Image.open(one["out"])) for one in (with_word, without)))
+    drawing = ("generate", "a <mine> dog", "--steps", "2", "--model", tiny_diffusion, "--overwrite", "--json")
+    drawn = [
+        np.asarray(Image.open(command(*drawing, *more).json()["pictures"][0]["picture"]))
+        for more in ((), ("--personal", "word"))
+    ]
+    assert not np.array_equal(*drawn)
     refused = command(*inpaint, "--model", tiny_inpainter, "--personal", "word")
     assert (refused.code, "was learnt with another denoiser" in " ".join(refused.err.split())) == (2, True)
     again = command(*words, "--out", "word")

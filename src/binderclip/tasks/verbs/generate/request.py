@@ -7,7 +7,15 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from binderclip.errors import UsageError
-from binderclip.tasks.diffusion import DEFAULT_DENOISER, DenoiserName, Guidance, PictureSize, Seed, Steps
+from binderclip.tasks.diffusion import (
+    DEFAULT_DENOISER,
+    DenoiserName,
+    Guidance,
+    PersonalWordFolder,
+    PictureSize,
+    Seed,
+    Steps,
+)
 from binderclip.tasks.fields import Device
 from binderclip.tasks.request import Option, Request
 
@@ -17,16 +25,19 @@ class GenerateRequest(Request):
 
     Examples:
 
-        binderclip generate "a red apple" "a sleeping cat" --count 4 --seed 7
+        binderclip generate "a purple heart" "grinning face" --count 4 --seed 7
 
-        binderclip generate "a forest" --size 64x256 --sync
+        binderclip generate "a forest" --size 512x1024 --sync --model stable-diffusion-v1-5/
+
+        binderclip generate "a <mine> dog on a beach" --personal my-dog-word --model stable-diffusion-v1-5/
 
         binderclip generate "a smiling face" --from-folder icons/
 
-    The bundled model is small: it draws icons of 64 px. A folder of a diffusers pipeline goes in by --model. Every
-    picture has a seed of its own, by which it is drawn again. Wider pictures are drawn as windows that share what they
-    have in common; --sync lets them agree on style as well. With --from-folder nothing was trained: pictures are
-    mosaics of patches of the folder's pictures that fit the text, and no better than these are alike.
+    The bundled model is small: it draws plain shapes and, roughly, emoji of 64 px. A folder of a diffusers pipeline
+    goes in by --model. Every picture has a seed of its own, by which it is drawn again. Wider pictures are drawn as
+    windows that share what they have in common; --sync lets them agree on style as well. With --from-folder nothing was
+    trained: pictures are mosaics of patches of the folder's pictures that fit the text, and no better than these are
+    alike.
     """
 
     task: ClassVar[str] = "generate"
@@ -66,12 +77,13 @@ class GenerateRequest(Request):
         "generated"
     )
     model: DenoiserName = DEFAULT_DENOISER
+    personal: PersonalWordFolder = None
     device: Device = "cpu"
 
     @model_validator(mode="after")
     def _fits(self) -> GenerateRequest:
         if self.from_folder is not None:
-            unused = [name for name in ("model", "guidance", "sync") if name in self.given()]
+            unused = [name for name in ("model", "personal", "guidance", "sync") if name in self.given()]
             if unused:
                 raise UsageError(f"--{unused[0]} does not go with --from-folder, which draws without a model")
             return self

@@ -128,7 +128,7 @@ class _ModelSampler:
 
     def __init__(self, request: GenerateRequest) -> None:
         self.request = request
-        self.denoiser: LatentDenoiser = opened_denoiser(request.model, request.device)
+        self.denoiser: LatentDenoiser = opened_denoiser(request.model, request.device, request.personal)
         side = self.denoiser.side
         self.size = request.size or (side, side)
         if min(self.size) < side:

@@ -20,7 +20,7 @@ OUT, FEW = "generated", 8
 FORM = Form(
     GenerateRequest,
     first=("count", "guidance", "steps", "seed"),
-    without=("texts", "from_folder"),
+    without=("texts", "from_folder", "personal"),
     own={
         "count": {"maximum": 16},
         "guidance": {"minimum": 0, "maximum": 15, "step": 0.5},
