@@ -79,7 +79,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
         "--out",
         "made",
     ],
-    ("erase",): ["../world/good.png", "--mask", "../world/good.png", "--steps", "1"],
+    ("erase",): ["../world/good.png", "--mask", "../world/good.png"],
     ("inpaint",): ["../world/good.png", "--mask", "../world/good.png", "--text", "a cat", "--steps", "1"],
     ("personalize",): ["../world/pictures", "--class", "cat", "--steps", "1"],
     ("foveate",): ["../world/good.png", "--at", "5,5", "--out", "made"],

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.tasks.retouching import checked_mask, grown, painted, read_mask, window_around
+from binderclip.tasks.retouching import _at_side, checked_mask, grown, painted, read_mask, window_around
 
 
 def picture_of_noise(width: int, height: int) -> Image.Image:
@@ -109,3 +109,15 @@ def test_masks_are_read_and_wrong_ones_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="grown by 20 px, is the whole picture"):
         grown(box_mask(10, 20, 3, 5, 6, 9), 20)
     assert bool(checked_mask(box_mask(4, 4, 0, 1, 0, 1), "x")[0, 0])
+
+
+@pytest.mark.parametrize("side", [24, 50, 96, 150])
+def test_what_goes_leaks_into_nothing_that_stays(side: int) -> None:
+    hole = torch.zeros(1, 1, 96, 96)
+    hole[..., 30:52, 41:60] = 1
+    ground = torch.linspace(0.3, 0.4, 96).expand(1, 3, 96, 96)
+    pictures = [ground * (1 - hole) + hole * value for value in (0.0, 1.0)]
+    (first, mask), (second, _) = (_at_side(picture, hole, side) for picture in pictures)
+    assert float(((first - second) * (1 - mask)).abs().max()) < 1e-4
+    expected = torch.nn.functional.interpolate(ground, (side, side), mode="bilinear", antialias=True)
+    assert float(((first - expected) * (1 - mask)).abs().max()) < 0.01

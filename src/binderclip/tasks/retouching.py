@@ -26,6 +26,8 @@ CONTEXT = 2.0
 """Side of what the model sees, in longer sides of the mask, so that most of it is known."""
 LARGE = 0.5
 """Share of the picture above which a mask is likely to be more than what was meant."""
+LEAK, LEAST_KNOWN = 1e-5, 1e-3
+"""Of a resized place: the weight of hidden pixels that matters, and that of known ones below which all is hidden."""
 Painter = Callable[[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]], Float[Tensor, "1 3 s s"]]
 """From a picture at the model's side and its mask to the picture with new content."""
 
@@ -112,10 +114,16 @@ def painted(
 
 
 def _at_side(square: Tensor, hole: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Picture and hole at another side; what goes leaks into nothing that stays."""
     edge = square.shape[-1]
     if edge == side:
         return square, hole
-    resized = F.interpolate(square, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    known = 1 - hole
+    resized, whole = (F.interpolate(x, (side, side), mode="bicubic", antialias=True) for x in (square, known))
+    # a place whose weights reach into the hole is the mean of what is known there, by weights that are not negative
+    mean, weight = (F.interpolate(x, (side, side), mode="bilinear", antialias=True) for x in (square * known, known))
+    leaks = ((whole - 1).abs() > LEAK) & (weight > LEAST_KNOWN)
+    resized = torch.where(leaks, mean / weight.clamp(min=LEAST_KNOWN), resized).clamp(0, 1)
     if edge < side:
         return resized, F.interpolate(hole, (side, side), mode="nearest")
     return resized, F.adaptive_max_pool2d(hole, side)  # a place of which any pixel is inside
@@ -156,7 +164,7 @@ class Retouched(VerbResult):
         picture: the result. mask: (H, W) of bool, what was painted anew.
         share: of the picture's pixels that is. changed: share of these whose colour is another.
         change: mean absolute change inside of the mask, of a range of 1.
-        seen: (left, top, right, bottom) of what the model saw. side: to which it was resized.
+        seen: (left, top, right, bottom) of what was looked at. side: to which it was resized.
         out, mask_path, sheet: the files. method: by which it was painted.
     """
 
@@ -193,7 +201,9 @@ class Retouched(VerbResult):
     def conclusion(self) -> list[str]:
         """What changed, what the model saw, and where the files are."""
         left, top, right, bottom = self.seen
-        window = f"the model saw x {left} to {right}, y {top} to {bottom}, at {self.side} x {self.side} px"
+        window = (
+            f"painted by what is seen from x {left} to {right}, y {top} to {bottom}, at {self.side} x {self.side} px"
+        )
         seed = f"seed {self.request.seed}"
         return [self.title, f"{window}; {seed}", f"picture {self.out}", f"mask {self.mask_path}", f"sheet {self.sheet}"]
 

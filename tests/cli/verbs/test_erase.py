@@ -64,6 +64,20 @@ def test_what_a_mask_marks_is_painted_anew_and_all_else_stays(
     assert not np.array_equal(values(other["out"]), after)
 
 
+def test_without_a_model_a_slope_goes_on_through_what_was_taken_out(command: Command, tmp_path: Path) -> None:
+    slope = np.linspace(40, 200, 96)[None, :, None].repeat(64, 0).repeat(3, 2).round().astype(np.uint8)
+    picture, mask = slope.copy(), np.zeros((64, 96), np.uint8)
+    picture[24:36, 40:54], mask[24:36, 40:54] = (250, 10, 10), 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    words = ("erase", tmp_path / "a.png", "--mask", tmp_path / "mask.png")
+    document = command(*words, "--json").json()
+    assert document["method"] == "fill"
+    assert np.abs(values(document["out"]).astype(int) - slope).max() <= 3  # neither red nor flat
+    refused = command(*words, "--steps", "5")
+    assert (refused.code, "--steps is for a model" in " ".join(refused.err.split())) == (2, True)
+
+
 def test_it_is_inpainting_at_the_models_own_side(command: Command, tmp_path: Path, tiny_inpainter: Path) -> None:
     rng = np.random.default_rng(1)
     picture = Image.fromarray(rng.integers(0, 256, (16, 16, 3)).astype(np.uint8))
@@ -140,7 +154,7 @@ def test_bad_calls_are_named(command: Command, photo: Path, tiny_inpainter: Path
         (("--mask", "full.png"), "is the whole picture"),
         (("--mask", "none.png"), "there is no such file"),
         ((*mask, "--grow", "512"), "is the whole picture"),
-        ((*mask, "--method", "magic"), "is unknown: one of inpaint, clipaway, outline"),
+        ((*mask, "--method", "magic"), "is unknown: one of fill, inpaint, clipaway, outline"),
         ((*mask, "--adapter", "x.bin"), "--adapter goes with --method clipaway"),
         ((*mask, "--method", "clipaway"), "needs image attention"),
         ((*mask, "--steps", "0"), "--steps"),

@@ -13,7 +13,7 @@ from binderclip.tasks.diffusion import DEFAULT_DENOISER, DenoiserName, Seed, Ste
 from binderclip.tasks.fields import SMALL_SAM, Device
 from binderclip.tasks.request import Option, Request
 
-METHODS = ("inpaint", "clipaway", "outline")
+METHODS = ("fill", "inpaint", "clipaway", "outline")
 Point = tuple[float, float]
 
 MaskFile = Annotated[
@@ -45,7 +45,8 @@ class EraseRequest(Request):
 
         binderclip erase photo.jpg --mask photo-mask.png --method clipaway
 
-    The mask is that of `click`, grown a little. A picture larger than the model's side is cropped around the mask. With
+    The mask is that of `click`, grown a little. Without a model of yours the place is filled smoothly from around it,
+    which suits small things on plain grounds. A picture larger than the model's side is cropped around the mask. With
     `outline` the inside of the object is painted anew and its rim stays: another object of the same shape.
     """
 
@@ -68,13 +69,14 @@ class EraseRequest(Request):
         ),
     ] = []  # fmt: skip
     method: Annotated[
-        str,
+        str | None,
         Option(
-            "`inpaint`: what fits the rest; `clipaway`: told of the background without the object, by a model with "
-            "image attention; `outline`: another object inside the same rim.",
+            "`fill`: the smoothest continuation, without a model; `inpaint`: what fits the rest; `clipaway`: told of "
+            "the background without the object, by a model with image attention; `outline`: another object inside the "
+            "same rim [default: fill; inpaint where --model names another than the bundled one].",
             choices=lambda: METHODS,
         ),
-    ] = "inpaint"
+    ] = None
     grow: Annotated[
         int | None,
         Field(ge=0, le=512),
@@ -111,4 +113,13 @@ class EraseRequest(Request):
             raise UsageError("--background-point goes with --point, a mask says it all")
         if self.adapter is not None and self.method != "clipaway":
             raise UsageError("--adapter goes with --method clipaway")
+        if self.painted_by == "fill":
+            of_models = [name for name in ("model", "steps", "resamples") if name in self.given()]
+            if of_models:
+                raise UsageError(f"--{of_models[0]} is for a model: give --method inpaint, which has one")
         return self
+
+    @property
+    def painted_by(self) -> str:
+        """The method: as asked, else what goes with the model."""
+        return self.method or ("fill" if self.model == DEFAULT_DENOISER else "inpaint")

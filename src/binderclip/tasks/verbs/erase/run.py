@@ -41,6 +41,8 @@ GROWTH = 10 / 512
 RESAMPLES = 4
 """For a network without inpainting channels: once alone leaves seams, more take longer."""
 GREY = 0.5
+FILL_SIDE = 256
+"""Pixels that a window is reduced to before it is filled smoothly: what is smooth loses nothing by it."""
 RIM, LEAST = 6 / 512, 0.1
 """Width of an outline's rim in sides of what the model sees, and the part of a mask that has to be left (p120)."""
 
@@ -63,15 +65,21 @@ def run(request: EraseRequest) -> Retouched:
     picture = open_image(path, mode="RGB")
     check_within([*request.point, *request.background_point], picture)
     given = None if request.mask is None else read_mask(request.mask, picture)
-    denoiser = opened_denoiser(request.model, request.device)
+    method = request.painted_by
+    denoiser = None if method == "fill" else opened_denoiser(request.model, request.device)
+    side = FILL_SIDE if denoiser is None else denoiser.side
     mask = given if given is not None else _pointed(request, picture)
-    outlined = request.method == "outline"
+    outlined = method == "outline"
     pixels = round(GROWTH * min(picture.size)) if request.grow is None else request.grow
     pixels = 0 if outlined and request.grow is None else pixels
     mask = grown(mask, pixels) if pixels else mask
-    mask = _inside(mask, denoiser.side) if outlined else mask
-    result = painted(picture, mask, _painter(request, denoiser), denoiser.side, feather=0 if outlined else pixels // 2)
-    done = retouched(request, picture, result, mask, denoiser.side, paths=paths, method=request.method)
+    mask = _inside(mask, side) if outlined else mask
+    if denoiser is None:  # as it is where it is small enough
+        left, top, right, bottom = window_around(mask, side)
+        side = min(side, max(right - left, bottom - top))
+    paint = _fill if denoiser is None else _painter(request, denoiser)
+    result = painted(picture, mask, paint, side, feather=0 if outlined else pixels // 2)
+    done = retouched(request, picture, result, mask, side, paths=paths, method=method)
     save_pictures([result, done.mask_picture], paths[:2])
     marked = Image.composite(Image.new("RGB", picture.size, (220, 40, 60)), picture, done.mask_picture)
     write_sheet(
@@ -112,10 +120,17 @@ def follow(denoiser: LatentDenoiser, steps: int, resamples: int) -> StepProgress
     return StepProgress((steps - 1) * resamples + 1, denoiser.decode)
 
 
+def _fill(images: Float[Tensor, "1 3 s s"], mask: Float[Tensor, "1 1 s s"]) -> Float[Tensor, "1 3 s s"]:
+    from binderclip.generate import biharmonic_fill
+
+    start("filling")
+    return biharmonic_fill(images, mask).clamp(0, 1)
+
+
 def _painter(request: EraseRequest, denoiser: LatentDenoiser) -> Painter:
     from binderclip.generate import inpaint
 
-    if request.method == "clipaway":
+    if request.painted_by == "clipaway":
         return _clipaway(request, denoiser)
     resamples = resamples_of(request.resamples, denoiser)
     settings: dict[str, Any] = {
