@@ -44,6 +44,7 @@ def test_the_drawing_is_that_of_the_verb_and_is_seen_before(
 
     monkeypatch.setattr(run, "show", show)
     monkeypatch.setattr("binderclip.workbench.tab.LOOKS", 4)
+    monkeypatch.setattr("binderclip.workbench.tab.LOOK_AGAIN", 0.0)
     outcome = drawn(run, tiny_clip(2))
     assert len(set(seen)) == len(seen) == 7
     assert sum(Path(path).is_file() for path in seen) == 4

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from binderclip.errors import UsageError
-from binderclip.workbench import preview
+from binderclip.tasks.events import listening
+from binderclip.workbench import tab
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +39,16 @@ def edited(run: Any, files: list[str], model: object, **options: Any) -> Any:
 def test_pictures_are_those_of_the_verb_and_are_seen_before_they_are_done(
     run_of: Any, tiny_diffusion: Path, documents: list[Any], command: Any, lines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preview, "OFTEN", 0.0)
+    monkeypatch.setattr(tab, "LOOK_AGAIN", 0.0)
     run, shown = run_of(), list[Any]()
     monkeypatch.setattr(run, "show", lambda *values: shown.append(values))
-    outcome = drawn(run, "a red dog\n\n a cat ", tiny_diffusion, count=2)
+    with listening(run.hear):  # as the page does
+        outcome = drawn(run, "a red dog\n\n a cat ", tiny_diffusion, count=2)
     assert [label for _, label in outcome.values[0]] == [
         "a red dog, seed 0", "a red dog, seed 1", "a cat, seed 0", "a cat, seed 1",
     ]  # fmt: skip
     assert len(shown) == 4, "two steps of two texts"
-    assert all(len(values[0]) == 2 and values[0][0].size == (256, 256) for values in shown)
+    assert all(len(values[0]) == 2 and Image.open(values[0][0]).size == (256, 256) for values in shown)
     (here,) = documents
     there = command(*lines.words(outcome.again.shell), "--json").json()
     assert [row["agreement"] for row in there["pictures"]] == [

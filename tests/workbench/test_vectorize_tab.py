@@ -39,6 +39,7 @@ def test_drawings_are_those_of_the_verb(
 ) -> None:
     run, seen = run_of(), list[str]()
     monkeypatch.setattr(run, "show", lambda *values: seen.append(values[0]))
+    monkeypatch.setattr("binderclip.workbench.tab.LOOK_AGAIN", 0.0)
     outcome = drawn(run, discs)
     assert len(set(seen)) == 16
     assert outcome.values[1].count("<img") == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import gradio as gr
 from gradio.context import LocalContext
 
+from binderclip.data.images import contained
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.models.files.registry import DEFAULT
 from binderclip.tasks.events import Counted, Event, Previewed, Started, Warned, listening
@@ -25,8 +27,10 @@ from binderclip.workbench.status import lines_html, result_values, said_html, st
 
 LOOK_EVERY = 0.15
 """Seconds between two looks at a run."""
-LOOKS = 20
-"""Pictures of a run that is under way which are kept: the browser may ask for one a little later."""
+LOOKS, MOST_SEEN, SMALLEST_SEEN = 20, 8, 256
+"""Looks at a run under way that are kept, since the browser may ask a little later; pictures in one; their least side."""
+LOOK_AGAIN = 0.4
+"""Seconds between two looks: drawing one takes time from the run."""
 TOWER = "small"
 """The bundled model whose image tower methods are tuned to."""
 MODELS = "models"
@@ -103,8 +107,9 @@ class Run:
         self._job = job
         self.warnings: list[str] = []
         self.say, self.progress = job.say, job.progress
-        self._looks: list[Path] = []
-        self._preview: Callable[[str], object] | None = None
+        self._looks: list[list[Path]] = []
+        self._preview: Callable[[list[str]], object] | None = None
+        self._next_look = 0.0
 
     def hear(self, event: Event) -> None:
         """What a task says while it works: counts move the bar, warnings stand in the status line at the end."""
@@ -114,14 +119,15 @@ class Run:
             self.say(event.message)
         elif isinstance(event, Warned):
             self.warnings.append(event.message)
-        elif isinstance(event, Previewed) and self._preview is not None:
-            self._preview(self._look(event.render()[0]))
+        elif isinstance(event, Previewed) and self._preview is not None and time.monotonic() >= self._next_look:
+            self._preview(self._look(event.render()[:MOST_SEEN]))
+            self._next_look = time.monotonic() + LOOK_AGAIN
 
-    def preview(self, show: Callable[[str], object]) -> None:
-        """Let a picture be seen while a task makes it.
+    def preview(self, show: Callable[[list[str]], object]) -> None:
+        """Let pictures be seen while a task makes them.
 
         Args:
-            show: called with the path of a copy of it that the browser may read, whenever it has changed.
+            show: called, now and then, with paths of copies of them that the browser may read.
         """
         self._preview = show
 
@@ -129,14 +135,16 @@ class Run:
         """What a run that is stopped leaves on its page, in place of nothing."""
         self._job.left = outcome
 
-    def _look(self, picture: Any) -> str:
-        """A file of a new name, since the browser keeps what it has; the last few stay until they are loaded."""
-        path = self.folder / f"look-{len(self._looks)}.png"
-        picture.save(path)
-        self._looks.append(path)
-        for old in self._looks[-LOOKS - 1 : -LOOKS]:
+    def _look(self, pictures: Sequence[Any]) -> list[str]:
+        """Files of new names, since the browser keeps what it has; the last few looks stay until they are loaded."""
+        paths = [self.folder / f"look-{len(self._looks)}-{number}.png" for number in range(len(pictures))]
+        for picture, path in zip(pictures, paths, strict=True):
+            enlarged = contained(picture, SMALLEST_SEEN) if max(picture.size) < SMALLEST_SEEN else picture
+            enlarged.save(path)
+        self._looks.append(paths)
+        for old in (path for look in self._looks[-LOOKS - 1 : -LOOKS] for path in look):
             old.unlink(missing_ok=True)
-        return str(path)
+        return [str(path) for path in paths]
 
     def loaded(self, kind: str, name: str, make: Callable[[], Any]) -> Any:
         """A model of the shelf; one that the page has made goes by its name, not by where it lies."""

@@ -51,7 +51,7 @@ def work(run: Run, *values: object) -> Outcome:
     out = run.folder / OUT
     with FORM.labelled():
         request = FORM.asked(run, values, model=run.model_name, out=str(out))
-        run.preview(lambda path: run.show(path, gr.skip()))
+        run.preview(lambda paths: run.show(paths[0], gr.skip()))
         again = Equivalent.of(request.replaced(out=OUT))
         try:
             result = draw.run(request)

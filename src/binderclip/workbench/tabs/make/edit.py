@@ -13,7 +13,6 @@ from binderclip.tasks.verbs.edit.request import EditRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import check_size, hint, result_html
-from binderclip.workbench.preview import PreviewListener
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 OUT = "edited"
@@ -65,8 +64,8 @@ def work(run: Run, files: list[str] | str | None, folder: str | None, *values: A
         unused |= set() if asked["method"] == "strength" else {"strength"}
         kept = [None if name in unused else value for name, value in asked.items()]
         request = FORM.asked(run, kept, images=[str(path)], out=str(run.folder / OUT))
-        heard = PreviewListener(run.hear, lambda shown: run.show(shown, gr.skip(), gr.skip()))
-        result = edit.run(request, progress=heard)
+        run.preview(lambda paths: run.show(paths, gr.skip(), gr.skip()))
+        result = edit.run(request)
     (row,) = result.rows
     before = run.folder / "before.png"
     open_image(path).save(before)

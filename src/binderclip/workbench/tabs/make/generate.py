@@ -12,7 +12,6 @@ from binderclip.tasks.verbs.generate.request import GenerateRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import could_not_be_read, hint, packed, result_html
-from binderclip.workbench.preview import PreviewListener
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 OUT, FEW = "generated", 8
@@ -32,7 +31,7 @@ FORM = Form(
 def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            texts = gr.Textbox(label="What is to be drawn, a text a line", lines=2, placeholder="a red apple")
+            texts = gr.Textbox(label="What is to be drawn, a text a line", lines=2, placeholder="a purple heart")
             choices = [("(the diffusion model)", ""), *((str(folder), str(folder)) for folder in bench.below())]
             folder = gr.Dropdown(
                 choices, value="", label="Draw with", visible=bool(bench.folders),
@@ -51,7 +50,7 @@ def work(run: Run, texts: str | None, folder: str | None, *values: Any) -> Outco
     """Draw as the verb does."""
     lines = [line.strip() for line in (texts or "").splitlines() if line.strip()]
     if not lines:
-        raise UsageError("type what is to be drawn, such as: a red apple")
+        raise UsageError("type what is to be drawn, such as: a purple heart")
     given: dict[str, Any] = {"texts": lines, "out": str(run.folder / OUT)}
     if folder:
         given["from_folder"] = str(run.bench.open_folder(folder))
@@ -62,8 +61,8 @@ def work(run: Run, texts: str | None, folder: str | None, *values: Any) -> Outco
     kept = [None if name in unused else value for name, value in zip(FORM.names, values, strict=True)]
     with FORM.labelled():
         request = FORM.asked(run, kept, **given)
-        heard = PreviewListener(run.hear, lambda shown: run.show(shown, gr.skip()))
-        result = generate.run(request, progress=heard)
+        run.preview(lambda paths: run.show(paths, gr.skip()))
+        result = generate.run(request)
     shown = [(str(row.path), f"{row.text}, seed {row.seed}") for row in result.rows]
     files = [row.path for row in result.rows]
     few = files if len(files) <= FEW else [packed(run.folder, files, "generated.zip")]

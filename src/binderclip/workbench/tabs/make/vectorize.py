@@ -47,7 +47,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, *values: object)
     with FORM.labelled():
         request = FORM.asked(run, values, images=chosen.arguments, out=str(out))
         again = Equivalent.of(request.replaced(images=chosen.names(), out=OUT))
-        run.preview(lambda path: run.show(path, gr.skip()))
+        run.preview(lambda paths: run.show(paths[0], gr.skip()))
         try:
             result = vectorize.run(request)
         except KeyboardInterrupt:
