@@ -18,6 +18,7 @@ from binderclip.models import load
 from binderclip.tasks import draw
 from binderclip.tasks.events import Counted, Event, Previewed, Started
 from binderclip.tasks.files.maker import is_ours
+from binderclip.tasks.verbs.draw import request
 from binderclip.tasks.verbs.draw.growing import LOOKS, Looks
 from binderclip.tasks.verbs.draw.judge import other_texts, scored
 from binderclip.tasks.verbs.draw.methods import METHODS
@@ -177,6 +178,7 @@ def test_who_judges_is_never_who_guides() -> None:
 
 def test_a_method_is_one_entry(models: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "dots", METHODS["pixels"])
+    monkeypatch.setattr(request, "METHOD_NAMES", (*METHOD_NAMES, "dots"))
     said = list[str]()
     result = listened(
         models, tmp_path / "a.png", lambda event: said.append(event.message) if isinstance(event, Started) else None,
