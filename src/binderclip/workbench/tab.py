@@ -28,7 +28,7 @@ from binderclip.workbench.status import lines_html, result_values, said_html, st
 LOOK_EVERY = 0.15
 """Seconds between two looks at a run."""
 LOOKS, MOST_SEEN, SMALLEST_SEEN = 20, 8, 256
-"""Looks at a run under way that are kept, since the browser may ask a little later; pictures in one; their least side."""
+"""Looks at a run that are kept, since the browser may ask a little later; pictures in one; their least side."""
 LOOK_AGAIN = 0.4
 """Seconds between two looks: drawing one takes time from the run."""
 TOWER = "small"
