@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from binderclip.data import to_tensor
-from binderclip.generate import BezierStrokes
+from binderclip.generate import BezierStrokes, load_vq_autoencoder
 from binderclip.models import load
 from binderclip.tasks import draw
 from binderclip.tasks.events import Counted, Event, Previewed, Started
@@ -97,6 +97,24 @@ def listened(models: tuple[str, ...], out: Path, listener: Callable[[Event], obj
     return draw.run(draw.request(out=str(out), **given), progress=listener)
 
 
+def test_codes_are_those_of_the_bundled_autoencoder_and_a_text_is_no_syntax(
+    command: Command, models: tuple[str, ...]
+) -> None:
+    words = ["draw", "a dog | a cat:-1", *SMALL, *models, "--steps", 2, "--method", "vq"]
+    document = command(*words, "--out", "v.png", "--json").json()
+    assert document["guide"]["after"] > document["guide"]["before"]
+    # a picture of codes is what the decoder makes of its nearest codes, which one of free pixels is not
+    command(*[{"vq": "pixels"}.get(str(word), word) for word in words], "--out", "p.png")
+    autoencoder = load_vq_autoencoder()
+
+    def distance(name: str) -> float:
+        picture = pixels(name)[None]
+        with torch.no_grad():
+            return float((autoencoder(picture * 2 - 1) / 2 + 0.5 - picture).abs().mean())
+
+    assert distance("v.png") < 0.5 * distance("p.png")
+
+
 def test_every_look_is_the_file_as_it_lies_there(models: tuple[str, ...], tmp_path: Path) -> None:
     out, seen, counts = tmp_path / "a.png", list[bytes](), list[int]()
 
@@ -156,6 +174,7 @@ def test_two_hundred_words_and_one_step(command: Command, models: tuple[str, ...
         (["a cat", "--strokes", 0], "--strokes"),
         (["a cat", "--steps", 0], "--steps"),
         (["a cat", "--judge", "small"], "--judge small is the model that guides"),
+        (["a cat", "--method", "vq", "--size", 30], "--size 30: --method vq needs a multiple of 4"),
         (["a cat", "--method", "chalk"], "--method 'chalk' is unknown: one of strokes"),
         (["a cat", "--out", "a.txt"], "a picture's name ends in"),
         (["a cat", "--out", "mine.png"], "mine.svg is there already"),

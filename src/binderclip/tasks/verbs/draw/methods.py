@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from binderclip.generate import (
     BezierStrokes,
@@ -15,8 +16,13 @@ from binderclip.generate import (
     Parametrisation,
     PerspectiveCutouts,
     PixelImage,
+    RandomCutouts,
+    VQLatent,
+    WeightedPrompt,
     clip_prompt,
     clipdraw,
+    load_vq_autoencoder,
+    vqgan_clip,
 )
 from binderclip.generate.draw.clipdraw import settling_rate
 from binderclip.models import ImageTextModel
@@ -26,6 +32,8 @@ PAPER_STEPS, PAPER_SIDE, FASTEST = 1000, 224, 5.0
 """Of CLIPDraw; and how many times as large as its rates are here at most."""
 NOISE = 0.1
 """Standard deviation of the grey that pixels start from."""
+SPOTS = 8
+"""Along each side, that codes start from."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,27 @@ def _move_pixels(
     return run.run(request.steps)
 
 
+def _first_codes(model: ImageTextModel, request: DrawRequest) -> VQLatent:
+    # random codes are a loud pattern that few steps do not calm: begin with pale spots, as the study of p086 does
+    generator = torch.Generator().manual_seed(request.seed)
+    spots = torch.randn(1, 3, SPOTS, SPOTS, generator=generator)
+    pale = (0.75 + 0.15 * functional.interpolate(spots, (request.size, request.size), mode="bicubic")).clamp(0, 1)
+    return VQLatent.encoded(load_vq_autoencoder().to(model.device), pale.to(model.device))
+
+
+def _move_codes(
+    model: ImageTextModel, request: DrawRequest, param: VQLatent, callbacks: Sequence[Any]
+) -> OptimisedImage:
+    # a text is a text: none of its colons and bars is syntax
+    return vqgan_clip(
+        model, param, [WeightedPrompt(request.text)], steps=request.steps, callbacks=callbacks, seed=request.seed,
+        transforms=RandomCutouts(request.views, min(model.preprocess.size)),
+    )  # fmt: skip
+
+
 METHODS: dict[str, DrawMethod] = {
     "strokes": DrawMethod("strokes: curves of colour, as in CLIPDraw", _first_strokes, _move_strokes, vector=True),
     "pixels": DrawMethod("pixels: each by itself, which fool the model sooner", _first_pixels, _move_pixels),
+    "vq": DrawMethod("vq: codes of a small autoencoder, as in VQGAN-CLIP", _first_codes, _move_codes),
 }
 """By the name of `--method`."""

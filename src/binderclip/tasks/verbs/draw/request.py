@@ -14,8 +14,10 @@ GUIDE, JUDGE = "small", "small-b"
 """Bundled models of two kinds of image tower, either of which can judge what the other one guided."""
 
 
-METHOD_NAMES = ("strokes", "pixels")
+METHOD_NAMES = ("strokes", "pixels", "vq")
 """Of `methods.METHODS`, which knows requests."""
+CODE_SIDE = 4
+"""Pixels along a code of `small-vq`."""
 
 
 class DrawRequest(Request):
@@ -40,7 +42,7 @@ class DrawRequest(Request):
     method: Annotated[
         str,
         Option(
-            "`strokes` of colour, or free `pixels`, which fool the model sooner.",
+            "`strokes` of colour, free `pixels`, which fool the model sooner, or `vq`, codes of a small autoencoder.",
             choices=lambda: METHOD_NAMES,
             label="Method",
         ),
@@ -66,6 +68,8 @@ class DrawRequest(Request):
     def _fits(self) -> DrawRequest:
         if self.judge == self.model:
             raise UsageError(f"--judge {self.judge} is the model that guides, which is no judge of what it made")
+        if self.method == "vq" and self.size % CODE_SIDE:
+            raise UsageError(f"--size {self.size}: --method vq needs a multiple of {CODE_SIDE}")
         return self
 
     @property
