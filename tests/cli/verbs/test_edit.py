@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from binderclip.data import to_tensor
 from binderclip.generate import ScoreDistillation, load_denoiser
 from binderclip.tasks import edit
 from binderclip.tasks.events import Counted, Event, Previewed
-from binderclip.tasks.verbs.edit.request import METHODS, changed_words
+from binderclip.tasks.verbs.edit.request import METHODS, changed_words, place_words
 
 Command = Callable[..., Any]
 TEXTS = ["--from", "a red dog", "--to", "a red cat"]
@@ -208,3 +208,39 @@ def test_the_words_that_change_are_those_that_differ() -> None:
     assert changed_words("a Cat on grass", "a big dog on grass") == ("Cat", "big dog")
     assert changed_words("a cat with a hat", "a cat") == ("with a hat", "")
     assert changed_words("a cat", "a Cat") == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "places"),
+    [
+        ("a purple heart", "a green heart", ("heart", "heart")),
+        ("a red sports car on a road", "a blue sports car on a road", ("sports car", "sports car")),
+        ("a heart", "a green heart", ("heart", "heart")),
+        ("an old house, at night", "a new house, at night", ("house", "house")),
+        ("a cat on grass", "a dog on grass", ("cat", "dog")),
+        ("a cat sitting", "a dog sitting", ("cat", "dog")),
+        ("a cat", "a cat with a hat", ("", "with a hat")),
+        ("a red cat", "a blue dog", ("red cat", "blue dog")),
+    ],
+)
+def test_the_place_is_that_of_the_thing_which_changed_words_describe(
+    source: str, target: str, places: tuple[str, str]
+) -> None:
+    assert place_words(source, target) == places
+
+
+def test_words_that_are_named_are_the_place() -> None:
+    request = edit.request(images=["a"], source="a red car", target="a blue car", word="red")
+    assert request.places == ("red", "blue")
+
+
+def test_a_bundled_heart_turns_green_where_it_is(command: Command, tmp_path: Path) -> None:
+    """Attention to "purple" lies on the ground, so that a mask of it left the heart as it was."""
+    picture = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(picture).polygon([(12, 24), (22, 16), (32, 24), (42, 16), (52, 24), (32, 52)], fill=(110, 40, 160))
+    picture.save(tmp_path / "heart.png")
+    words = ["edit", "heart.png", "--from", "a purple heart", "--to", "a green heart", "--method", "vimaedit"]
+    done = command(*words, "--steps", 15, "--out", "green")
+    assert done.code == 0, done.err
+    red, green, blue = np.asarray(Image.open("green/heart.png").convert("RGB"))[30, 32].tolist()
+    assert green > max(red, blue) + 40

@@ -132,7 +132,7 @@ def prompt_to_prompt(picture: PictureToEdit) -> Edit:
     swap = len(asked.source.split()) == len(asked.target.split())
     kind = AttentionReplace if swap else AttentionRefine
     controls: list[Any] = [kind(denoiser.text, asked.source, asked.target)]
-    old, new = asked.words
+    old, new = asked.places
     if old and new:
         controls.append(LocalBlend(denoiser.text, asked.source, asked.target, old, new))
     pictures, edits = edit_pair(
@@ -166,7 +166,7 @@ def style_diffusion(picture: PictureToEdit) -> Edit:
 def vision_guided(picture: PictureToEdit) -> Edit:
     """ViMAEdit: no inversion, one forward a step; with the direction of images where the network reads images."""
     asked, denoiser = picture.request, picture.denoiser
-    old, new = asked.words
+    old, new = asked.places
     method = ViMAEdit(
         asked.source, asked.target, old or None if new else None, new or None if old else None,
         guidance_scale=asked.guidance,

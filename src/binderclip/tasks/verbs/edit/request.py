@@ -30,17 +30,53 @@ def _methods() -> tuple[str, ...]:
     return tuple(METHODS)
 
 
+MARKS = ".,;:!?"
+JOINING = frozenset(
+    "a an the of on in at with without and or to by for from under over near beside behind before is are was were that "
+    "which who as into onto".split()
+)
+"""Words that end the name of a thing."""
+
+
 def changed_words(source: str, target: str) -> tuple[str, str]:
     """The words of each text that the other lacks in their place, the first run of them; empty for none."""
     old, new = source.split(), target.split()
+    (old_start, old_stop), (new_start, new_stop) = _changed(old, new)
+    return _phrase(old[old_start:old_stop]), _phrase(new[new_start:new_stop])
+
+
+def place_words(source: str, target: str) -> tuple[str, str]:
+    """The words of each text whose place in the picture changes: the thing, where the changed words describe one.
+
+    Of "a purple heart" and "a green heart" these are "heart" and "heart": attention to a colour alone need not lie on
+    what has it. The thing is what follows the changed words in both texts, up to a word that joins or a verb in -ing.
+    """
+    old, new = source.split(), target.split()
+    (_, old_stop), (_, new_stop) = _changed(old, new)
+    thing = []
+    for first, second in zip(old[old_stop:], new[new_stop:], strict=False):
+        word = first.lower().strip(MARKS)
+        if word != second.lower().strip(MARKS) or word in JOINING or word.endswith("ing"):
+            break
+        thing.append(word)
+        if first[-1] in MARKS:  # the phrase ends
+            break
+    phrase = " ".join(thing)
+    return (phrase, phrase) if thing and old_stop + new_stop else changed_words(source, target)
+
+
+def _changed(old: list[str], new: list[str]) -> tuple[tuple[int, int], tuple[int, int]]:
     old_lower, new_lower = ([word.lower() for word in words] for words in (old, new))
     matcher = difflib.SequenceMatcher(None, old_lower, new_lower, autojunk=False)
     changes = [change for change in matcher.get_opcodes() if change[0] != "equal"]
     if not changes:
-        return "", ""
+        return (0, 0), (0, 0)
     _, old_start, old_stop, new_start, new_stop = changes[0]
-    strip = ".,;:!?"
-    return " ".join(old[old_start:old_stop]).strip(strip), " ".join(new[new_start:new_stop]).strip(strip)
+    return (old_start, old_stop), (new_start, new_stop)
+
+
+def _phrase(words: list[str]) -> str:
+    return " ".join(words).strip(MARKS)
 
 
 class EditRequest(Request):
@@ -73,11 +109,14 @@ class EditRequest(Request):
     ] = "dds"
     word: Annotated[
         str | None,
-        Option("Of --from: whose place is edited [default: what the texts differ in].", label="Word of the picture"),
+        Option(
+            "Of --from: whose place is edited [default: what differs, or the thing that it describes].",
+            label="Word of the picture",
+        ),
     ] = None
-    new_word: Annotated[
-        str | None, Option("Of --to: what comes there [default: what the texts differ in].", label="New word")
-    ] = None
+    new_word: Annotated[str | None, Option("Of --to: what comes there [default: as for --word].", label="New word")] = (
+        None
+    )
     guidance: Guidance = 4.0
     steps: Annotated[
         int | None,
@@ -104,6 +143,13 @@ class EditRequest(Request):
         """The word or words of each text whose place is edited; empty where there is none."""
         old, new = changed_words(self.source, self.target)
         return old if self.word is None else self.word.strip(), new if self.new_word is None else self.new_word.strip()
+
+    @property
+    def places(self) -> tuple[str, str]:
+        """As `words`, but the thing that they describe where they describe one; words that were named are kept."""
+        if self.word is not None or self.new_word is not None:
+            return self.words
+        return place_words(self.source, self.target)
 
     @model_validator(mode="after")
     def _fits(self) -> EditRequest:

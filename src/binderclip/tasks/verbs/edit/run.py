@@ -60,9 +60,12 @@ def run(request: EditRequest) -> EditedPictures:
     if (folder / TABLE).exists():
         writable_path(folder / TABLE, columns=COLUMNS)
     denoiser = opened_denoiser(request.model, request.device)
-    for text, word in zip((request.source, request.target), request.words, strict=True):
-        if word:
-            denoiser.text.positions(text, word)  # refuses a word that the text lacks, or that is beyond what is read
+    for pair in (request.words, request.places):
+        for text, word in zip((request.source, request.target), pair, strict=True):
+            if word:
+                denoiser.text.positions(
+                    text, word
+                )  # refuses a word that the text lacks, or that is beyond what is read
     rows, skipped, pairs = [], list[tuple[str, str]](), []
     for number, (path, places) in enumerate(zip(inputs.paths, files, strict=True), 1):
         try:
