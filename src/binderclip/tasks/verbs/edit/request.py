@@ -31,10 +31,9 @@ def _methods() -> tuple[str, ...]:
 
 
 MARKS = ".,;:!?"
-JOINING = frozenset(
-    "a an the of on in at with without and or to by for from under over near beside behind before is are was were that "
-    "which who as into onto".split()
-)
+JOINING = """
+a an the of on in at with without and or to by for from under over near beside behind before is are was were that which
+who as into onto""".split()  # noqa: SIM905
 """Words that end the name of a thing."""
 
 
