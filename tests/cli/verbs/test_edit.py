@@ -128,7 +128,7 @@ def test_the_square_is_edited_and_comes_back_in_its_place(
 
 
 def test_it_can_be_looked_at_while_it_runs(pictures: Path, tiny_diffusion: Path, tmp_path: Path) -> None:
-    for method in ("dds", "lusd", "prompt-to-prompt", "strength", "abs-grad-sam"):
+    for method in METHODS:
         shown: list[list[tuple[int, int]]] = []
 
         def hear(event: Event, shown: list[list[tuple[int, int]]] = shown) -> None:

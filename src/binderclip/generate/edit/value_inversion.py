@@ -280,6 +280,7 @@ class StyleDiffusion:
         *,
         controls: Sequence[AttentionControl] | None = None,
         value_steps: float = 0.6,
+        hooks: Sequence[SamplingHook] = (),
     ) -> tuple[Float[Tensor, "1 C h w"], Float[Tensor, "1 C h w"]]:
         """The picture and its edit, latents of both; one forward of four rows a step.
 
@@ -290,6 +291,7 @@ class StyleDiffusion:
                 0.5 of the steps).
             value_steps: until which part of the steps the edit's values are the picture's scale and shift of its own
                 words; those of the picture always are.
+            hooks: that follow the sampling of both.
 
         Raises:
             UsageError: a part outside [0, 1].
@@ -307,7 +309,7 @@ class StyleDiffusion:
             self.states[-1],
             PromptPair(self.prompt, target),
             controls=controls,
-            hooks=[_StepValues(self, denoiser, value_steps)],
+            hooks=[_StepValues(self, denoiser, value_steps), *hooks],
             guidance_scale=self.guidance_scale,
             num_inference_steps=len(self.scales),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -267,6 +267,7 @@ class ViMAEdit:
         embeddings: tuple[Float[Tensor, " E"], Float[Tensor, " E"], Float[Tensor, " E"]] | None = None,
         mask: Float[Tensor, "_ 1 h w"] | None = None,
         num_inference_steps: int = 50,
+        hooks: Sequence[SamplingHook] = (),
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B C h w"]:
         """The edited latents.
@@ -277,6 +278,7 @@ class ViMAEdit:
             embeddings: raw CLIP embeddings of one picture and of both prompts; None for no image direction.
             mask: where the edit belongs, in the latents' size, in the place of the words'.
             num_inference_steps: steps, 2 at least.
+            hooks: that follow the sampling of pictures and edits, after they are anchored.
             generator: of the start and of the noise in the mask.
 
         Raises:
@@ -299,7 +301,7 @@ class ViMAEdit:
             denoiser.schedule.add_noise(latents, noise, t),
             pair,
             controls=self._controls(denoiser.text, mask),
-            hooks=[SourceAnchor(latents)],
+            hooks=[SourceAnchor(latents), *hooks],
             guidance_scale=self.guidance_scale,
             source_guidance_scale=1.0,
             null=null,

@@ -158,8 +158,7 @@ def style_diffusion(picture: PictureToEdit) -> Edit:
     total = 3 * picture.steps + sum(inversion.updates())
     with counted_forwards(denoiser, total, "inverting: forward"):
         inverted = inversion.fit(denoiser, picture.latents, asked.source, features)
-    with counted_forwards(denoiser, picture.steps, "editing: step"):
-        pictures, edits = inverted.edit(denoiser, asked.target)
+    pictures, edits = inverted.edit(denoiser, asked.target, hooks=[picture.progress(EDIT)])
     return edits, pictures
 
 
@@ -177,11 +176,10 @@ def vision_guided(picture: PictureToEdit) -> Edit:
         with torch.no_grad():
             image = model.encode_image(picture.pixels)[0]
             embeddings = (image, *model.encode_text([asked.source, asked.target]))
-    with counted_forwards(denoiser, picture.steps, "editing: step"):
-        edited = method.edit(
-            denoiser, picture.latents, embeddings=embeddings, num_inference_steps=picture.steps,
-            generator=picture.draws(),
-        )  # fmt: skip
+    edited = method.edit(
+        denoiser, picture.latents, embeddings=embeddings, num_inference_steps=picture.steps,
+        hooks=[picture.progress(EDIT)], generator=picture.draws(),
+    )  # fmt: skip
     return edited, None
 
 
