@@ -472,6 +472,12 @@ class View:
         return names
 
 
+@pytest.fixture(scope="session")
+def view_of() -> type[View]:
+    """Opens a page of another server: `view_of(browser, server)`."""
+    return View
+
+
 @pytest.fixture
 def view(browser: Any, server: Any) -> Iterator[View]:
     """A page of the workbench; at the end nothing may have gone wrong behind it."""

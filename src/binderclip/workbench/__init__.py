@@ -6,8 +6,8 @@ Where things are:
   keep each browser's files apart; `jobs.py` runs one heavy thing at a time.
 - `app.py` builds the page: the model for all tabs, and one tab for each file in `tabs/` and `tabs/make/`.
 - `tab.py` is what a tab stands on, `status.py` the line below its buttons, `commands.py` the lines that give a result
-  again, `look.py` tables and small copies of pictures. `fields.py` makes a control of a request's field, `forms.py` a
-  whole form; `page_models.py` keeps what a page trains for its other tabs.
+  again, `look.py` tables and copies of pictures, `grid.py` galleries of them. `fields.py` makes a control of a
+  request's field, `forms.py` a whole form; `page_models.py` keeps what a page trains for its other tabs.
 
 **To add a tab, add one file** to `tabs/`. It has a `TAB`; nothing else has to be told of it:
 

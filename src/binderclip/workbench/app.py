@@ -16,7 +16,9 @@ from binderclip.workbench.models import ModelShelf
 from binderclip.workbench.sessions import Sessions
 from binderclip.workbench.tab import Bench, Tab
 
-STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.css", "page.js"))
+STYLES = [Path(__file__).with_name(name) for name in ("page.css", "grid.css")]
+SCRIPTS = [Path(__file__).with_name(name) for name in ("page.js", "grid.js", "viewer.js", "tables.js")]
+"""Each is a function without arguments, which is called once when the page is there."""
 
 
 def build_page(
@@ -84,10 +86,16 @@ def mount(page: gr.Blocks, *, sessions: Sessions, queues: Sequence[JobQueue], po
         pwa=False,
         allowed_paths=[],
         theme=theme(),
-        css_paths=[STYLE],
-        js=SCRIPT.read_text(encoding="utf-8"),
+        css_paths=STYLES,
+        js=scripts(),
     )
     return Guard(application, sessions=sessions, queues=queues, port=port, key=key)
+
+
+def scripts() -> str:
+    """All scripts of the page as one function; none of them sees what another declares."""
+    calls = "".join(f"({path.read_text(encoding='utf-8').strip()})();\n" for path in SCRIPTS)
+    return f"() => {{\n{calls}}}"
 
 
 def theme() -> Any:

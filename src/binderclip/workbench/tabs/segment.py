@@ -19,7 +19,8 @@ from binderclip.tasks.verbs.segment.request import NONE, SegmentRequest, default
 from binderclip.tasks.verbs.segment.task import segment
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import check_size, could_not_be_read, hint, packed, small_copy, source, table
+from binderclip.workbench.grid import source
+from binderclip.workbench.look import check_size, could_not_be_read, hint, packed, small_copy, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
