@@ -18,7 +18,7 @@ from PIL import Image
 
 from binderclip.data import open_image
 from binderclip.errors import CheckpointError, DataError, UsageError
-from binderclip.models import EncodedImages
+from binderclip.models import EncodedImages, load
 from binderclip.search import SearchIndex
 
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
@@ -252,3 +252,17 @@ def test_writers_wait_for_each_other(folder: Path, tmp_path: Path) -> None:
     assert (report.added, report.unchanged, report.removed) == (1, 21, 0)
     assert second.encoded == ["late.png"]
     assert len(late) == 22
+
+
+@pytest.mark.parametrize("name", ["small", "everyday"])
+def test_its_vectors_are_those_of_the_pictures_that_are_as_they_were(tmp_path: Path, name: str) -> None:
+    model = load(name)
+    for number, colour in enumerate(COLOURS.values()):
+        paint(tmp_path / "pictures" / f"{number}.png", tuple(int(200 * value) for value in colour))  # type: ignore[arg-type]
+    index = SearchIndex(tmp_path / "index", model)
+    assert index.embeddings()[0] == []
+    index.update(tmp_path / "pictures")
+    paint(tmp_path / "pictures" / "1.png", (9, 90, 200))
+    paths, rows = index.embeddings()
+    assert sorted(path.name for path in paths) == ["0.png", "2.png"]
+    torch.testing.assert_close(rows, model.encode_image(paths, normalize=True), atol=1e-5, rtol=1e-4)

@@ -290,6 +290,13 @@ def heads(inputs: Inputs) -> Request:
     )
 
 
+@case("atlas")
+def atlas(inputs: Inputs) -> Request:
+    return tasks.atlas.request(
+        images=[inputs.pictures], model=inputs.model, clusters=1, words=["cat", "a red, round thing"], perplexity=2
+    )
+
+
 @case("erase")
 def erase(inputs: Inputs) -> Request:
     return tasks.erase.request(

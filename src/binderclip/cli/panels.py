@@ -6,6 +6,7 @@ PANELS: dict[str, dict[str, str]] = {
     "See": {
         "classify": "which of your labels fits each image",
         "search": "find images by words, or by an example",
+        "atlas": "a map of a folder: what is alike, in named clusters",
         "segment": "a label for every pixel",
         "segment-task": "what one sentence means in every picture",
         "segment-example": "what a picture with its mask shows, in other pictures",

@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from binderclip.data.parallel.runner import LocalRunner, ShardRunner
-from binderclip.errors import CheckpointError, DataError, UsageError, require
+from binderclip.errors import CheckpointError, DataError, NotSupported, UsageError, require
 from binderclip.numeric import check_number
 from binderclip.search.documents import Document, DocumentState, DocumentWork, EncodedBatch, documents_in
 from binderclip.search.embedded import EmbeddedFolder
@@ -320,6 +322,29 @@ class SearchIndex:
         assert self.root is not None
         hits = [Hit(self.root / row["path"], self._vectors.score(float(row["_distance"]))) for row in rows]
         return Hits(hits, query if words else "")
+
+    def embeddings(self) -> tuple[list[Path], Tensor]:
+        """The documents whose files are as they were when they were indexed, and their unit vectors (n, E).
+
+        Raises:
+            NotSupported: an index of texts too, or by a geometry from whose rows no unit vectors can be read.
+        """
+        if self.mixed:
+            raise NotSupported("vectors of an index of texts too stand between pictures and texts")
+        if not len(self):
+            return [], torch.zeros(0, self.model.embed_dim)
+        assert self.root is not None
+        columns = ["path", "size", "mtime_ns", "digest", "vector"]
+        table = self._table.search().select(columns).limit(len(self)).to_arrow()
+        plain = zip(*(table[column].to_pylist() for column in columns[:-1]), strict=True)
+        kept, paths = [], []
+        for row, (path, size, mtime, digest) in enumerate(plain):
+            place = self.root / path
+            if DocumentState(size, mtime, digest).still_is(Document(place)):
+                kept.append(row)
+                paths.append(place)
+        vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        return paths, self._vectors.units(torch.from_numpy(vectors[kept].astype("float32")))
 
     def _create(self, folder: Path) -> None:
         forget_note(self.path)

@@ -102,6 +102,18 @@ class IndexVectors:
         if base is not None and not base.angular:
             raise NotSupported(f"embeddings are kept as unit vectors, and {base} compares by their lengths too")
 
+    def units(self, rows: Float[Tensor, "n k"]) -> Float[Tensor, "n E"]:
+        """The unit vectors of documents whose stored rows these are; the inverse of `stored`.
+
+        Raises:
+            NotSupported: a geometry whose rows are no longer unit vectors with numbers behind them.
+        """
+        if self.geometry is None:
+            return rows
+        if not isinstance(self.geometry, CSLS):
+            raise NotSupported(f"rows of an index by {type(self.geometry).__name__} hold no unit vectors")
+        return F.normalize(rows[:, :-2], dim=-1)
+
     def asked(self, features: Float[Tensor, "n E"], modality: str = "query") -> Float[Tensor, "n k"]:
         """What is asked with: unit vectors, or the right sides of the geometry.
 

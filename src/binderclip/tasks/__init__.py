@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.request import VerbTask as VerbTask
     from binderclip.tasks.verbs.functions import adapt as adapt
     from binderclip.tasks.verbs.functions import anomaly as anomaly
+    from binderclip.tasks.verbs.functions import atlas as atlas
     from binderclip.tasks.verbs.functions import attack as attack
     from binderclip.tasks.verbs.functions import classify as classify
     from binderclip.tasks.verbs.functions import clean as clean

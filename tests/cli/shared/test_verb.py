@@ -31,6 +31,7 @@ READ = frozenset(
 )  # fmt: skip
 """Parameters that are words, or files that are read, whatever the verb."""
 READ_THERE = {
+    ("atlas",): {"clustering", "layout"},
     ("clean",): {"of"},
     ("compress",): {"parts", "sides", "template"},
     ("draw",): {"judge", "text"},

@@ -7,6 +7,7 @@ from binderclip.tasks.verbs import parts
 
 adapt = VerbTask.later(lambda: parts.AdaptRequest, lambda: parts.adapt)
 anomaly = VerbTask.later(lambda: parts.AnomalyRequest, lambda: parts.anomaly)
+atlas = VerbTask.later(lambda: parts.AtlasRequest, lambda: parts.atlas)
 attack = VerbTask.later(lambda: parts.AttackRequest, lambda: parts.attack)
 classify = VerbTask.later(lambda: parts.ClassifyRequest, lambda: parts.classify)
 clean = VerbTask.later(lambda: parts.CleanRequest, lambda: parts.clean)

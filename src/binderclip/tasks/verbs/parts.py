@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.adapt.run import run as adapt
     from binderclip.tasks.verbs.anomaly.request import AnomalyRequest as AnomalyRequest
     from binderclip.tasks.verbs.anomaly.run import run as anomaly
+    from binderclip.tasks.verbs.atlas.request import AtlasRequest as AtlasRequest
+    from binderclip.tasks.verbs.atlas.run import run as atlas
     from binderclip.tasks.verbs.attack.request import AttackRequest as AttackRequest
     from binderclip.tasks.verbs.attack.run import run as attack
     from binderclip.tasks.verbs.classify.request import ClassifyRequest as ClassifyRequest
