@@ -56,6 +56,9 @@ def test_latents_are_seen_in_the_autoencoder_s_units() -> None:
     torch.testing.assert_close(scaled.encode_latents(0.125 * LATENTS), one.encode_latents(LATENTS))
     torch.testing.assert_close(scaled.encode_latents(LATENTS, scaled=False), one.encode_latents(LATENTS))
     assert not torch.allclose(scaled.encode_latents(LATENTS), one.encode_latents(LATENTS))
+    shifted = model(scaling_factor=1.5305, shift_factor=0.0609)  # of Stable Diffusion 3, by diffusers' formula
+    torch.testing.assert_close(shifted.encode_latents((LATENTS - 0.0609) * 1.5305), one.encode_latents(LATENTS))
+    torch.testing.assert_close(shifted.encode_latents(LATENTS, scaled=False), one.encode_latents(LATENTS))
     mean, std = [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]
     standard = model(mean=mean, std=std, scaling_factor=0.5)
     seen = (LATENTS / 0.5 - torch.tensor(mean).reshape(4, 1, 1)) / torch.tensor(std).reshape(4, 1, 1)
@@ -87,10 +90,11 @@ def test_it_is_tied_to_one_autoencoder() -> None:
 
 
 def test_a_folder_brings_it_back(tmp_path: Path) -> None:
-    saved = model(scaling_factor=0.13025, mean=[0.1] * 4, std=[2.0] * 4)
+    saved = model(scaling_factor=0.13025, shift_factor=0.5, mean=[0.1] * 4, std=[2.0] * 4)
     opened = LatentCLIP.open(saved.save(tmp_path / "own", card={"summary": "tiny"}))
     torch.testing.assert_close(opened.encode_latents(LATENTS), saved.encode_latents(LATENTS))
     assert (opened.autoencoder, opened.scaling_factor, opened.in_channels) == ("mine", 0.13025, 4)
+    assert opened.shift_factor == 0.5
     with pytest.raises(CheckpointError, match="holds no model"):
         load(str(tmp_path / "own"))  # it reads no pictures
     with pytest.raises(CheckpointError):
@@ -117,6 +121,7 @@ def test_bad_settings_are_refused() -> None:
     for settings, message in (
         ({"in_channels": 0}, "in_channels"),
         ({"scaling_factor": 0.0}, "scaling_factor"),
+        ({"shift_factor": float("nan")}, "shift_factor"),
         ({"mean": [0.0]}, "mean and std"),
         ({"std": [0.0] * 4}, "mean and std"),
     ):

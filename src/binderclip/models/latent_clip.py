@@ -43,7 +43,7 @@ class LatentCLIP(nn.Module):
 
     The image tower is open_clip's vision transformer whose patches have the latents' channels; the text tower is as
     ever. It is tied to one autoencoder, whose identity is kept with it. Latents are seen in the autoencoder's own
-    units: those of a generator are divided by `scaling_factor`.
+    units: those of a generator are divided by `scaling_factor`, and `shift_factor` is added.
 
     Args:
         model_cfg: as of `models.build`, a plain vision transformer; `image_size` of `vision_cfg` is the side of the
@@ -51,6 +51,7 @@ class LatentCLIP(nn.Module):
         autoencoder: the module, or its `autoencoder_identity`, or a name of your own for it.
         in_channels: of the latents.
         scaling_factor: what generators multiply latents by: 0.13025 for SDXL, 0.18215 for Stable Diffusion 1 and 2.
+        shift_factor: what they subtract before: 0 for these, 0.0609 for Stable Diffusion 3.
         mean, std: of each channel, to standardise latents by; default none. The released towers have none.
         tokenizer: as of `models.build`.
         name: the name it goes by.
@@ -79,6 +80,7 @@ class LatentCLIP(nn.Module):
         *,
         in_channels: int = 4,
         scaling_factor: float = 1.0,
+        shift_factor: float = 0.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         tokenizer: Tokenizer | str | Path | None = None,
@@ -87,6 +89,7 @@ class LatentCLIP(nn.Module):
         super().__init__()
         check_whole("in_channels", in_channels, least=1)
         check_number("scaling_factor", scaling_factor, above=0)
+        check_number("shift_factor", shift_factor)
         identity = autoencoder if isinstance(autoencoder, str) else autoencoder_identity(autoencoder)
         if not identity.strip():
             raise UsageError("autoencoder must be the module, its identity or a name for it, not an empty text")
@@ -97,7 +100,8 @@ class LatentCLIP(nn.Module):
         if len(offsets) != in_channels or len(scales) != in_channels or min(scales) <= 0:
             raise UsageError(f"mean and std must be {in_channels} numbers each, std above 0, got {mean} and {std}")
         self.model_cfg = copy.deepcopy(dict(model_cfg))
-        self.autoencoder, self.in_channels, self.scaling_factor = identity, in_channels, float(scaling_factor)
+        self.autoencoder, self.in_channels = identity, in_channels
+        self.scaling_factor, self.shift_factor = float(scaling_factor), float(shift_factor)
         self.model = build(model_cfg, tokenizer=tokenizer, name=name)
         visual = self.model.visual
         if not isinstance(visual, VisionTransformer):
@@ -135,7 +139,7 @@ class LatentCLIP(nn.Module):
         if latents.ndim != 4 or latents.shape[1:] != (self.in_channels, *self.latent_size):
             expected = (self.in_channels, *self.latent_size)
             raise UsageError(f"latents must be (B, {', '.join(map(str, expected))}), got {tuple(latents.shape)}")
-        raw = latents / self.scaling_factor if scaled else latents
+        raw = latents / self.scaling_factor + self.shift_factor if scaled else latents
         features = self.model.encode_pixels((raw - self.mean) / self.std)
         return F.normalize(features, dim=-1) if normalize else features
 
@@ -189,7 +193,7 @@ class LatentCLIP(nn.Module):
             "model_cfg": self.model_cfg,
             "latents": {
                 "autoencoder": self.autoencoder, "in_channels": self.in_channels,
-                "scaling_factor": self.scaling_factor,
+                "scaling_factor": self.scaling_factor, "shift_factor": self.shift_factor,
                 "mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist(),
             },
         }  # fmt: skip

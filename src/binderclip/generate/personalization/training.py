@@ -137,7 +137,8 @@ def personalize(
             for parameter, gradient in zip(learning, torch.autograd.grad(loss, learning), strict=True):
                 parameter.grad = gradient  # of these alone, whatever else may be unfrozen
             optimizer.step()
-            figures = {"denoising": float(denoising), "cosine": 1 - float(distance), "loss": float(loss)}
+            values = {"denoising": denoising, "cosine": 1 - distance, "loss": loss}
+            figures = {name: float(value.detach()) for name, value in values.items()}
             if not math.isfinite(figures["loss"]):
                 raise DataError(f"the loss of step {number} is not finite: a lower learning rate may help")
             history.append(figures)
