@@ -94,6 +94,4 @@ def measure(seed: int) -> list[Row]:
 
 
 PANELS = dot_panels((PSNR, (PLAIN, NULL, STYLE, FREE)), (ATTENTION, (STYLE, FREE)), rotation=20)
-STUDY = declared_study(
-    __name__, measure, first=first, draw=PANELS, seeds=range(10, 20), registered="296e6ee79927"
-)
+STUDY = declared_study(__name__, measure, first=first, draw=PANELS, seeds=range(10, 20), registered="296e6ee79927")
