@@ -74,4 +74,4 @@ def measure(seed: int) -> list[Row]:
 
 SHOWN = (NONE, WHOLE, BACKGROUND, REST, MEAN)
 PANELS = dot_panels((OBJECT, SHOWN), (ERROR, SHOWN), (COSINE, (WHOLE, BACKGROUND, REST)), rotation=25)
-STUDY = declared_study(__name__, measure, first=first, draw=PANELS, seeds=range(10, 28), registered="cd714d1edb18")
+STUDY = declared_study(__name__, measure, first=first, draw=PANELS, seeds=range(10, 28), registered="4d4eee52919d")
