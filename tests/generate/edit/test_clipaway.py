@@ -1,4 +1,4 @@
-"""CLIPAway: the projection's closed form, where it acts, the released layer by key, and that scale 0 is inpainting."""
+"""CLIPAway (p026): the projection's closed form, where it acts, the released layer by key, and scale 0 as inpainting."""
 
 from __future__ import annotations
 
