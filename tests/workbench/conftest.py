@@ -77,8 +77,8 @@ class Client:
     def post(self, path: str, document: Any, **headers: str) -> Answer:
         return self.ask("POST", path, json.dumps(document).encode(), content_type="application/json", **headers)
 
-    def upload(self, *files: tuple[str, bytes], **headers: str) -> Answer:
-        """A multipart upload as the page sends it."""
+    def upload(self, *files: tuple[str, bytes], upload: str = "", **headers: str) -> Answer:
+        """A multipart upload as the page sends it; `upload` is the page's own name of it."""
         edge = "edge0123456789"
         parts = b"".join(
             f'--{edge}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n'.encode()
@@ -89,7 +89,8 @@ class Client:
         )
         body = parts + f"--{edge}--\r\n".encode()
         kind = f"multipart/form-data; boundary={edge}"
-        return self.ask("POST", "/gradio_api/upload", body, content_type=kind, **headers)
+        place = "/gradio_api/upload" + (f"?upload_id={upload}" if upload else "")
+        return self.ask("POST", place, body, content_type=kind, **headers)
 
     def run(self, button: str, **values: Any) -> str:
         """Press a button without the page; all that comes of it.

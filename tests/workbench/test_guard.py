@@ -283,10 +283,26 @@ def stored(server: Any) -> set[Path]:
 )  # fmt: skip
 def test_what_is_no_picture_is_not_kept(server: Any, client: Any, png: bytes, content: bytes) -> None:
     before = stored(server)
-    got = client.upload(("fine.png", png), ("cat.png", content))
+    got = client.upload(("cat.png", content))
     assert got.status == 400
     assert got.text.startswith("cat.png is not a picture")
     assert stored(server) <= before
+    # Among others it costs itself: the page gets a path for each file, and that of an empty one stands for it.
+    got = client.upload(("fine.png", png), ("cat.png", content))
+    assert got.status == 200
+    fine, none = json.loads(got.body)
+    assert fetch(client, fine).body == png
+    assert uploads.refusal(Path(fine)) is None
+    assert Path(none).name == "cat.png"
+    assert Path(none).read_bytes() == b""
+    assert str(uploads.refusal(Path(none))).startswith("cat.png is not a picture")
+
+
+def test_the_last_part_of_an_upload_may_be_one_that_is_no_picture(client: Any, png: bytes) -> None:
+    """The page sends more than a thousand files in parts, and gives all of them up for one that is refused."""
+    parts = [("a.png", png), ("cat.png", b"none")]
+    assert [client.upload(part, upload="one").status for part in parts] == [200, 200]
+    assert client.upload(parts[1], upload="another").status == 400
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "PCX", "SGI", "ICNS"])
@@ -342,6 +358,7 @@ def test_sizes_and_numbers_are_limited(server: Any, client: Any, png: bytes, mon
     assert "more than 3 pictures" in got.text
     monkeypatch.setattr(uploads, "MOST_BYTES", len(png) - 1)
     assert client.upload(("a.png", png)).status == 413
+    assert client.upload(("a.png", png), ("small.gif", b"GIF89a")).status == 413
     monkeypatch.setattr(uploads, "MOST_AT_ONCE", 100)
     assert client.upload(("a.png", png)).status == 413
     assert stored(server) <= before
@@ -357,7 +374,7 @@ def test_an_upload_that_is_refused_leaves_nothing_and_counts_nothing(
     name = client.cookie.partition("=")[2]
     before, counted = folders(), server.sessions._known[name].stored
     assert counted == len(png)
-    assert client.upload(("fine.png", png), ("cat.png", b"none")).status == 400
+    assert client.upload(("cat.png", b"none"), ("dog.png", b"none")).status == 400
     monkeypatch.setattr(sessions, "MOST_STORED", 2 * len(png))
     got = client.upload(("a.png", png), ("b.png", png))
     assert got.status == 400
@@ -377,6 +394,12 @@ def test_an_upload_that_is_refused_leaves_nothing_and_counts_nothing(
 @pytest.mark.parametrize("name", ["日" * 100 + ".png", "x" * 300 + ".png", "a." + "ü" * 300])
 def test_names_of_any_length_are_taken(client: Any, png: bytes, name: str) -> None:
     assert fetch(client, uploaded(client, png, name)).body == png
+
+
+def test_names_that_come_again_get_a_number(client: Any, png: bytes) -> None:
+    """As in a folder whose sub-folders count alike; no name becomes `01-png.png`."""
+    got = client.upload(*[(name, png) for name in ("01.png", "01.png", "01.PNG", "01.jpg")])
+    assert [Path(path).name for path in json.loads(got.body)] == ["01.png", "01-2.png", "01-3.PNG", "01.jpg"]
 
 
 def test_an_upload_that_is_none_is_an_error(client: Any) -> None:

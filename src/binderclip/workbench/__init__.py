@@ -4,10 +4,12 @@ Where things are:
 
 - `server.py` listens on 127.0.0.1; `guard.py` decides which requests Gradio gets to see; `uploads.py` and `sessions.py`
   keep each browser's files apart; `jobs.py` runs one heavy thing at a time.
-- `app.py` builds the page: the model for all tabs, and one tab for each file in `tabs/` and `tabs/make/`.
-- `tab.py` is what a tab stands on, `status.py` the line below its buttons, `commands.py` the lines that give a result
-  again, `look.py` tables and copies of pictures, `grid.py` galleries of them. `fields.py` makes a control of a
-  request's field, `forms.py` a whole form; `page_models.py` keeps what a page trains for its other tabs.
+- `app.py` builds the page: the model for all tabs, the pictures for all tabs (`place.py`), and one tab for each file in
+  `tabs/` and `tabs/make/`.
+- `tab.py` is what a tab stands on, `pictures.py` where it gets its pictures (`drop.js`: folders too), `status.py` the
+  line below its buttons, `commands.py` the lines that give a result again, `look.py` tables and copies of pictures,
+  `grid.py` galleries of them. `fields.py` makes a control of a request's field, `forms.py` a whole form;
+  `page_models.py` keeps what a page trains for its other tabs.
 
 **To add a tab, add one file** to `tabs/`. It has a `TAB`; nothing else has to be told of it:
 

@@ -13,11 +13,12 @@ from binderclip.models.files.registry import DEFAULT
 from binderclip.workbench.guard import Application, Guard
 from binderclip.workbench.jobs import JobQueue
 from binderclip.workbench.models import ModelShelf
+from binderclip.workbench.place import PicturePlace
 from binderclip.workbench.sessions import Sessions
 from binderclip.workbench.tab import Bench, Tab
 
 STYLES = [Path(__file__).with_name(name) for name in ("page.css", "grid.css")]
-SCRIPTS = [Path(__file__).with_name(name) for name in ("page.js", "grid.js", "viewer.js", "tables.js")]
+SCRIPTS = [Path(__file__).with_name(name) for name in ("page.js", "grid.js", "viewer.js", "tables.js", "drop.js")]
 """Each is a function without arguments, which is called once when the page is there."""
 
 
@@ -54,12 +55,14 @@ def build_page(
                 elem_classes="model",
             )
         bench = Bench(model=chosen, jobs=jobs, clicks=clicks, sessions=sessions, models=models, folders=folders)
+        place = PicturePlace(bench)
         with gr.Tabs():
             for tab in tabs:
                 with gr.Tab(tab.title, id=tab.title.lower()):
                     gr.HTML(f'<p class="about">{html.escape(tab.about)}</p>')
                     tab.build(bench)
         bench.offer_models()
+        place.connect(page)
         # Makes the page keep a connection open as long as it is; its end is seen in `guard.py`.
         page.unload(lambda: None)
     return page

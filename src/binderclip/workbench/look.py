@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from binderclip.errors import DataError
 from binderclip.workbench.grid import GalleryPicture, PictureCopies, PictureRow, grid_html
+from binderclip.workbench.status import in_page_words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -197,7 +198,8 @@ def _reduced(source: Any, path: Path, side: int) -> tuple[int, int] | None:
 
 
 def sentences(lines: Sequence[str]) -> str:
-    """Remarks on a result as paragraphs."""
+    """Remarks on a result as paragraphs, in words of the page."""
+    lines = [in_page_words(line) for line in lines]
     return "".join(f"<p>{html.escape(line[:1].upper() + line[1:].removesuffix('.'))}.</p>" for line in lines)
 
 
@@ -287,15 +289,22 @@ def packed(folder: Path, files: Iterable[Path], name: str, *, into: Path | None 
 
 
 def gathered(paths: Sequence[Path], folder: Path) -> Path:
-    """A folder with uploads in it under their own names, for what works on a folder; made where it is missing."""
-    import os
+    """A folder with uploads in it under their own names, for what works on a folder; made where it is missing.
 
-    from binderclip.tasks.files.inputs import output_names
+    Those that share a name get a number: `01.png`, `01-2.png`.
+    """
+    import os
 
     if not folder.is_dir():
         folder.mkdir()
-        for name, path in zip(output_names([Path(path.name) for path in paths]), paths, strict=True):
-            os.link(path, folder / f"{name}{path.suffix}")
+        taken: set[str] = set()
+        for path in paths:
+            name, number = path.name, 1
+            while name.casefold() in taken:
+                number += 1
+                name = f"{path.stem}-{number}{path.suffix}"
+            taken.add(name.casefold())
+            os.link(path, folder / name)
     return folder
 
 

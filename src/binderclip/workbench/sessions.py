@@ -28,6 +28,7 @@ class _Session:
         self.left: set[str] = set()
         self.used = time.monotonic()
         self.stored = 0
+        self.upload = ""
 
 
 class Sessions:
@@ -105,6 +106,17 @@ class Sessions:
             session = self._known.get(name)
             if session is not None:
                 session.stored = max(0, session.stored - size)
+
+    def begin_upload(self, name: str, upload: str) -> None:
+        """Something of an upload, by the page's own name of it, was kept."""
+        with self._lock:
+            if name in self._known:
+                self._known[name].upload = upload
+
+    def continues(self, name: str, upload: str) -> bool:
+        """Whether something of this upload was kept before."""
+        session = self._known.get(name)
+        return session is not None and upload != "" and session.upload == upload
 
     def new_results(self, name: str, page: str, what: str) -> Path:
         """An empty folder for the results of one run.

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,19 @@ from binderclip.errors import BinderclipError, UsageError
 from binderclip.models.files.registry import DEFAULT
 from binderclip.tasks.events import Counted, Event, Previewed, Started, Warned, listening
 from binderclip.tasks.models import cached_models
-from binderclip.workbench.commands import Equivalent, named_pictures
-from binderclip.workbench.guard import SESSION_HEADER
+from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.jobs import JobQueue, WorkbenchJob
 from binderclip.workbench.models import ModelShelf
+from binderclip.workbench.pictures import ChosenPictures as ChosenPictures
+from binderclip.workbench.pictures import (
+    PictureInput,
+    chosen_pictures,
+    picture_input,
+    refused_sentence,
+    session_of,
+)
 from binderclip.workbench.sessions import Sessions
-from binderclip.workbench.status import lines_html, result_values, said_html, status_html
+from binderclip.workbench.status import in_page_words, lines_html, result_values, said_html, status_html
 
 LOOK_EVERY = 0.15
 """Seconds between two looks at a run."""
@@ -70,28 +77,6 @@ class Outcome:
     said: str = ""
 
 
-@dataclass(frozen=True)
-class ChosenPictures:
-    """The pictures of a run: uploads, or those of a folder on this machine."""
-
-    paths: list[Path]
-    folder: Path | None = None
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-
-    def names(self) -> list[str]:
-        """What the shell line calls them."""
-        return named_pictures(self.paths, self.folder)
-
-    @property
-    def arguments(self) -> list[str]:
-        """What a task is given: the folder, or the pictures one by one."""
-        return [str(path) for path in (self.paths if self.folder is None else [self.folder])]
-
-    def label(self, path: Path) -> str:
-        """What the page calls one of them."""
-        return path.name if self.folder is None else str(path.relative_to(self.folder))
-
-
 class Run:
     """What `work` is given: the run's folder and model, and ways to say how far it is.
 
@@ -118,7 +103,7 @@ class Run:
         elif isinstance(event, Started):
             self.say(event.message)
         elif isinstance(event, Warned):
-            self.warnings.append(event.message)
+            self.warnings.append(in_page_words(event.message))
         elif isinstance(event, Previewed) and self._preview is not None and time.monotonic() >= self._next_look:
             self._preview(self._look(event.render()[:MOST_SEEN]))
             self._next_look = time.monotonic() + LOOK_AGAIN
@@ -184,37 +169,17 @@ class Run:
 
         Raises:
             UsageError: nothing was chosen, or another folder.
-            DataError: no picture is in the folder.
+            DataError: no picture is in the folder, or among the uploads.
         """
-        given = [files] if isinstance(files, str) else list(files or [])
-        if given:
-            return ChosenPictures([Path(path) for path in given])
-        if folder:
-            return _pictures_of(self.bench.open_folder(folder))
-        raise UsageError("choose pictures first" + (", or a folder" if self.bench.folders else ""))
-
-
-def _pictures_of(folder: Path) -> ChosenPictures:
-    from binderclip.data import list_images
-    from binderclip.errors import DataError
-
-    skipped: list[tuple[str, str]] = []
-    paths = list_images(folder, skipped=skipped)
-    if not paths:
-        raise DataError(f"no pictures in {folder}, nor below it")
-    return ChosenPictures(paths, folder, skipped)
-
-
-@dataclass(frozen=True)
-class PictureInput:
-    """The parts that choose pictures; `inputs` are for `connect`, and give `files, folder`."""
-
-    files: Any
-    folder: Any
-
-    @property
-    def inputs(self) -> list[Any]:
-        return [self.files, self.folder]
+        try:
+            chosen = chosen_pictures(files, folder, self.bench.open_folder)
+        except UsageError as error:
+            if files or folder or not self.bench.folders:
+                raise
+            raise UsageError(f"{error}, or a folder") from error
+        if chosen.skipped and chosen.folder is None:
+            self.warnings.append(refused_sentence([reason for _, reason in chosen.skipped]))
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -242,6 +207,8 @@ class Bench:
         folders: that pictures may be read from.
         jobs: runs in line. clicks: what takes a moment, in a line of its own.
         sessions, models: of the server.
+        shared: the component with the pictures that are chosen for all tabs (`SharedPictures`); None without one.
+        picture_inputs: of the tabs.
     """
 
     def __init__(
@@ -256,6 +223,8 @@ class Bench:
     ) -> None:
         self.model, self.jobs, self.clicks, self.sessions, self.models = model, jobs, clicks, sessions, models
         self.folders = tuple(folders)
+        self.shared: Any = None
+        self.picture_inputs: list[PictureInput] = []
         self._model_lists, self._makers = [model], list[Any]()
 
     # -- parts of the page ----------------------------------------------------------------------------------------
@@ -267,14 +236,18 @@ class Bench:
         many: bool = True,
         height: int = 150,
         folder_label: str = "Or a folder on this machine",
+        shared: bool = True,
     ) -> PictureInput:
-        """Where pictures are dropped; with a list of the folders on this machine that the workbench was opened on."""
-        files = gr.File(
-            label=label, file_count="multiple" if many else "single", file_types=["image"], height=height,
-        )  # fmt: skip
-        choices = [("(what was uploaded)", ""), *((str(folder), str(folder)) for folder in self.below())]
-        folder = gr.Dropdown(choices, value="", label=folder_label, visible=bool(self.folders) and many)
-        return PictureInput(files, folder)
+        """Where pictures are dropped; with a list of the folders on this machine that the workbench was opened on.
+
+        Args:
+            label: what they are. many: whether there may be several.
+            height: of the drop zone, in pixels. folder_label: of the list.
+            shared: whether those that are chosen for all tabs are taken where the tab has none of its own.
+        """
+        made = picture_input(self, label, many=many, height=height, folder_label=folder_label, shared=shared)
+        self.picture_inputs.append(made)
+        return made
 
     def model_list(self, **given: Any) -> Any:
         """Where another model is chosen, from what the list for all tabs has; the models of the page are in both.
@@ -326,6 +299,15 @@ class Bench:
         """
         outputs = list(outputs)
         count = len(outputs)
+        takes_shared = [places for each in self.picture_inputs if (places := each.is_in(inputs)) is not None]
+
+        def with_shared(values: tuple[Any, ...]) -> list[Any]:
+            """The values of the inputs, where a tab has no pictures of its own with those chosen for all tabs."""
+            given, shared = list(values[: len(inputs)]), values[len(inputs) :]
+            for files, folder in takes_shared if shared and shared[0] else []:
+                if not given[files] and not given[folder]:
+                    given[files], given[folder] = list(shared[0].files) or None, shared[0].folder or None
+            return given
 
         async def stream(request: gr.Request, model: str, *values: Any) -> AsyncIterator[list[Any]]:
             session, page = self.session(request), str(request.session_hash)
@@ -340,14 +322,16 @@ class Bench:
                     raise UsageError("choose a model, at the top of the page")
                 folder = self.sessions.new_results(session, page, "run")
 
+                given = with_shared(values)
+
                 def carry_out(job: WorkbenchJob) -> Outcome:
                     run = Run(self, job, model.strip(), folder)
                     try:
                         with listening(run.hear), cached_models(run.loaded):
-                            outcome = work(run, *values)
+                            outcome = work(run, *given)
                     except BinderclipError as error:
                         # Where the page keeps its models is no use to anybody.
-                        raise type(error)(str(error).replace(f"{run.models}/", "")) from error
+                        raise type(error)(in_page_words(str(error).replace(f"{run.models}/", ""))) from error
                     status = " ".join(filter(None, [outcome.said, *(f"{line}." for line in run.warnings)]))
                     again = outcome.again and outcome.again.without(run.models)
                     return replace(outcome, said=status, again=again)
@@ -398,7 +382,7 @@ class Bench:
         event = gr.on(
             [controls.go.click, *also],
             stream,
-            [self.model, *inputs],
+            [self.model, *inputs, *([] if self.shared is None else [self.shared])],
             [*parts, *outputs],
             show_progress="hidden",
             concurrency_limit=None,
@@ -460,7 +444,7 @@ class Bench:
 
     def session(self, request: gr.Request) -> str:
         """Whose request this is."""
-        return str(request.headers.get(SESSION_HEADER, ""))
+        return session_of(request)
 
     # -- folders --------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""CLIPAway (p026): the projection's closed form, where it acts, the released layer by key, and scale 0 as inpainting."""
+"""CLIPAway (p026): the projection's closed form, where it acts, the released layer by key, and scale 0."""
 
 from __future__ import annotations
 

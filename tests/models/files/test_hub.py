@@ -41,3 +41,11 @@ def test_a_proxy_counts_as_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     assert hub.reachable()
     assert hub.why_not(OSError("x " * 200)).endswith(" ...")
+
+
+def test_who_was_not_asked_is_not_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workbench sets HF_HUB_OFFLINE: a user with a network must not hear that there is none."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    reason = hub.why_not(OSError("a long story"))
+    assert "cannot be reached" not in reason
+    assert "HF_HUB_OFFLINE=0" in reason

@@ -47,6 +47,11 @@ def cache_only_when_unreachable() -> Iterator[bool]:
 
 def why_not(error: BaseException) -> str:
     """Why a download failed, in a few words."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        # Nobody has tried: the user, or the workbench, has said not to.
+        return "HF_HUB_OFFLINE is set, so that the Hugging Face hub was not asked; with HF_HUB_OFFLINE=0 it is"
     if not reachable():
         return "the Hugging Face hub cannot be reached"
     words = " ".join(str(error).split())

@@ -51,7 +51,9 @@ def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Pictures to inspect")
-            sound = bench.pictures("Sound pictures, if there are some", folder_label="Or a folder of sound pictures")
+            sound = bench.pictures(
+                "Sound pictures, if there are some", folder_label="Or a folder of sound pictures", shared=False
+            )
             name = control(AnomalyRequest, "name", value="", placeholder="metal nut", info="for the words")
             method = control(AnomalyRequest, "method", about=ABOUT)
             threshold = control(

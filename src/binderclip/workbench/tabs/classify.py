@@ -17,7 +17,7 @@ from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.verbs.classify.request import ClassifyRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import could_not_be_read, gallery, hint, left_out, table
+from binderclip.workbench.look import could_not_be_read, gallery, hint, left_out, sentences, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def work(
     if len(first.rows) > SHOWN:
         left_out_text += f" The gallery has the first {SHOWN}, the table all {len(first.rows)}."
     return Outcome(
-        (shown, _table(results, chosen) + left_out(first.skipped)),
+        (shown, _table(results, chosen) + sentences(first.remarks()) + left_out(first.skipped)),
         files=_files(run.folder, results, chosen),
         again=Equivalent.of(*(request.replaced(images=chosen.names()) for request in requests.values())),
         said=left_out_text.strip(),

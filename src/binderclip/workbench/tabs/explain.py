@@ -18,7 +18,7 @@ from binderclip.tasks.verbs.explain.request import ExplainRequest
 from binderclip.tasks.verbs.explain.task import explain
 from binderclip.workbench.commands import Equivalent, named_pictures
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import check_size, table
+from binderclip.workbench.look import check_size, sentences, table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ LEGEND = "Green words speak for the picture, red ones against it; underlined: do
 def build(bench: Bench) -> None:
     from binderclip.explain import METHODS, OPTIMISED
 
-    names = [(f"{name} (minutes)" if name in OPTIMISED else name, name) for name in sorted(METHODS)]
+    # What optimises a mask keeps a probability, which one text has none of.
+    names = sorted(METHODS.keys() - OPTIMISED)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             picture = bench.pictures("Picture", many=False)
@@ -74,11 +75,14 @@ def work(run: Run, file: str | None, label: str, names: list[str]) -> Outcome:
     several = len(names) > 1
     own = None if several else f"{path.stem}-{names[0]}.png"
     out = str(run.folder / own) if own else str(run.folder)
-    explain.run(asked([str(path)], method=",".join(names), out=out), progress=evidence.hear)
+    report = explain.run(asked([str(path)], method=",".join(names), out=out), progress=evidence.hear)
     maps = evidence.maps()
     # The same without this page is about the picture by the name that its owner knows.
     again = asked(named_pictures([path]), method=",".join(each.method for each in maps), out=own)
-    return Outcome(evidence.values(), [each.overlay for each in maps], Equivalent.of(again), evidence.status())
+    gallery, figures = evidence.values()
+    # What was left out stands in the table.
+    figures += sentences([line for line in report.remarks() if not line.startswith("left out ")])
+    return Outcome((gallery, figures), [each.overlay for each in maps], Equivalent.of(again), evidence.status())
 
 
 @dataclass

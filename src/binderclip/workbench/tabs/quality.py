@@ -45,7 +45,9 @@ def build(bench: Bench) -> None:
                 better = gr.Textbox(label="Better", placeholder="A straight page.", info="these words then order")
                 worse = gr.Textbox(label="Worse", placeholder="A crooked page.")
             with gr.Accordion("Or how far pictures are from their originals", open=False):
-                originals = bench.pictures("Originals, of the same names", folder_label="Or a folder of originals")
+                originals = bench.pictures(
+                    "Originals, of the same names", folder_label="Or a folder of originals", shared=False
+                )
                 distance = control(QualityRequest, "distance")
             side = control(
                 QualityRequest, "max_side", minimum=64, maximum=2048, step=64,

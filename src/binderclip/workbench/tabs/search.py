@@ -15,7 +15,7 @@ from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.verbs.search.request import SearchIndexRequest, SearchQueryRequest
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, table
+from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, sentences, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def work(
     return Outcome(
         (
             gallery(cards, "what was found, nearest first", run.folder / "small"),
-            table(("Rank", "Picture", result.index.measure), rows, f"{name}: nearest of {count}"),
+            table(("Rank", "Picture", result.index.measure), rows, f"{name}: nearest of {count}")
+            + sentences(result.remarks()),
         ),
         files=_files(run.folder, result, rows, name),
         again=Equivalent.of(*again),

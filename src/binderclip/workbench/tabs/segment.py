@@ -20,7 +20,7 @@ from binderclip.tasks.verbs.segment.task import segment
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import source
-from binderclip.workbench.look import check_size, could_not_be_read, hint, packed, small_copy, table
+from binderclip.workbench.look import check_size, could_not_be_read, hint, packed, sentences, small_copy, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -101,7 +101,11 @@ def work(
     # The same without this page is about the pictures by the names that their owner knows.
     made = dict.fromkeys(each.source.name for each in result.pictures)
     again = asked.replaced(images=chosen.names(), preset=",".join(made), out=None)
-    return Outcome((page.html() + left,), files=_files(run, chosen, result), again=Equivalent.of(again), said=status)
+    # What was left out has a table of its own.
+    remarks = sentences([line for line in result.remarks() if not line.startswith("left out ")])
+    return Outcome(
+        (page.html() + remarks + left,), files=_files(run, chosen, result), again=Equivalent.of(again), said=status
+    )
 
 
 def _files(run: Run, chosen: ChosenPictures, result: LabelMapReport) -> list[Path]:

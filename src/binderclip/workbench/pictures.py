@@ -1,0 +1,210 @@
+"""The pictures of a run: what was dropped on a tab, or chosen once for all of them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from binderclip.display import number_of
+from binderclip.errors import DataError, UsageError
+from binderclip.workbench.commands import named_pictures
+from binderclip.workbench.guard import SESSION_HEADER
+from binderclip.workbench.uploads import refusal
+
+if TYPE_CHECKING:
+    from binderclip.workbench.tab import Bench
+
+MOST_NAMED = 3
+"""Files that were refused and are named one by one, with the reason; of the others their number is said."""
+PICK = "One of the pictures above"
+MOST_LISTED = 500
+"""Pictures in a list from which one is chosen."""
+
+
+@dataclass(frozen=True)
+class ChosenPictures:
+    """The pictures of a run: uploads, or those of a folder on this machine."""
+
+    paths: list[Path]
+    folder: Path | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def names(self) -> list[str]:
+        """What the shell line calls them."""
+        return named_pictures(self.paths, self.folder)
+
+    @property
+    def arguments(self) -> list[str]:
+        """What a task is given: the folder, or the pictures one by one."""
+        return [str(path) for path in (self.paths if self.folder is None else [self.folder])]
+
+    def label(self, path: Path) -> str:
+        """What the page calls one of them."""
+        return path.name if self.folder is None else str(path.relative_to(self.folder))
+
+
+@dataclass(frozen=True)
+class SharedPictures:
+    """What is chosen once for all tabs.
+
+    Attributes:
+        files: uploads. folder: on this machine; empty where there is none. At most one of the two is given.
+        title: what they are called, such as `holiday/`.
+    """
+
+    files: tuple[str, ...] = ()
+    folder: str = ""
+    title: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.folder)
+
+    def pictures(self, bench: Bench) -> ChosenPictures:
+        """The pictures themselves.
+
+        Raises:
+            UsageError, DataError: as `chosen_pictures`.
+        """
+        return chosen_pictures(self.files, self.folder, bench.open_folder)
+
+
+def chosen_pictures(
+    files: Sequence[str] | str | None, folder: str | None, open_folder: Callable[[str], Path]
+) -> ChosenPictures:
+    """What was uploaded or, where nothing was, the pictures of a folder on this machine.
+
+    Args:
+        files: uploads; those that were refused are skipped.
+        folder: as a page names it.
+        open_folder: gives the folder that pages may read, or raises.
+
+    Raises:
+        UsageError: nothing was chosen, or a folder that pages may not read.
+        DataError: no picture is in the folder, or among the uploads.
+    """
+    paths = [Path(path) for path in ([files] if isinstance(files, str) else files or [])]
+    if paths:
+        skipped = [(str(path), reason) for path in paths if (reason := refusal(path)) is not None]
+        if len(skipped) == len(paths):
+            raise DataError(skipped[0][1])
+        refused = {path for path, _ in skipped}
+        return ChosenPictures([path for path in paths if str(path) not in refused], None, skipped)
+    if folder:
+        return _pictures_of(open_folder(folder))
+    raise UsageError("choose pictures first")
+
+
+def _pictures_of(folder: Path) -> ChosenPictures:
+    from binderclip.data import list_images
+
+    skipped: list[tuple[str, str]] = []
+    paths = list_images(folder, skipped=skipped)
+    if not paths:
+        raise DataError(f"no pictures in {folder}, nor below it")
+    return ChosenPictures(paths, folder, skipped)
+
+
+def refused_sentence(reasons: Sequence[str]) -> str:
+    """What was left out of an upload: `notes.txt is not a picture (...): left out`; empty where nothing was."""
+    named = [f"{reason}: left out" for reason in reasons[:MOST_NAMED]]
+    if more := len(reasons) - len(named):
+        named.append(f"{number_of(more, 'more file')} left out")
+    return "; ".join(named)
+
+
+def line_html(text: str, kind: str = "uses") -> str:
+    """A line below a drop zone, read aloud when it changes."""
+    return f'<p class="{kind}" role="status">{html.escape(text)}</p>'
+
+
+@dataclass(frozen=True)
+class PictureInput:
+    """The parts that choose pictures for one tab; `inputs` are for `Bench.connect`, and give `files, folder`.
+
+    Attributes:
+        label: what they are. many: whether the tab takes several.
+        files: the drop zone. folder: the list of folders.
+        fold: what the drop zone is in; None where the tab does not take what is chosen for all tabs.
+        told: says that it does, or is a list of those pictures for a tab that takes one.
+    """
+
+    label: str
+    many: bool
+    files: Any
+    folder: Any
+    fold: Any = None
+    told: Any = None
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.files, self.folder]
+
+    def is_in(self, inputs: Sequence[Any]) -> tuple[int, int] | None:
+        """Places of `files` and `folder` among the inputs of a run that may take what is chosen for all tabs."""
+        places = {id(each): place for place, each in enumerate(inputs)}
+        if self.fold is None or not self.many or id(self.files) not in places or id(self.folder) not in places:
+            return None
+        return places[id(self.files)], places[id(self.folder)]
+
+    def updates(self, chosen: ChosenPictures | None, title: str) -> list[Any]:
+        """New values of `fold` and `told`, when other pictures are chosen for all tabs.
+
+        Args:
+            chosen: for all tabs, called `title`; None where nothing is.
+        """
+        if chosen is None:
+            hidden = {"value": "" if self.many else None, "visible": False}
+            return [
+                gr.update(open=True, label=self.label),
+                gr.update(**hidden, **({} if self.many else {"choices": []})),
+            ]
+        if self.many:
+            text = f"Uses the {number_of(len(chosen.paths), 'picture')} of {title}, chosen above."
+            fold = gr.update(open=False, label="Other pictures, for this tab alone")
+            return [fold, gr.update(value=line_html(text), visible=True)]
+        names = [chosen.label(path) for path in chosen.paths[:MOST_LISTED]]
+        fold = gr.update(open=False, label="Another picture, for this tab alone")
+        return [fold, gr.update(value=None, choices=names, visible=True)]
+
+
+def picture_input(
+    bench: Bench, label: str, *, many: bool, height: int, folder_label: str, shared: bool
+) -> PictureInput:
+    """Make the parts; as `Bench.pictures`."""
+    told: Any = None
+    if shared:
+        told = gr.HTML("", visible=False, padding=False) if many else gr.Dropdown([], label=PICK, visible=False)
+    with gr.Accordion(label, open=True) if shared else nullcontext() as fold:
+        files = gr.File(
+            label=label, show_label=not shared, file_count="multiple" if many else "single", height=height,
+            elem_classes="drop",
+        )  # fmt: skip
+        choices = [("(what was uploaded)", ""), *((str(folder), str(folder)) for folder in bench.below())]
+        folder = gr.Dropdown(choices, value="", label=folder_label, visible=bool(bench.folders) and many)
+        refused = gr.HTML("", visible=False)
+    quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+    files.upload(_without_refused, files, [files, refused], **quiet)
+    files.clear(lambda: gr.update(value="", visible=False), None, refused, **quiet)
+    return PictureInput(label, many, files, folder, fold, told)
+
+
+def _without_refused(given: list[str] | str | None) -> tuple[Any, Any]:
+    """What was uploaded without what was refused, and a line that names it."""
+    paths = [given] if isinstance(given, str) else list(given or [])
+    reasons = [reason for path in paths if (reason := refusal(Path(path))) is not None]
+    if not reasons:
+        return gr.skip(), gr.update(value="", visible=False)
+    kept = [str(path) for path in paths if refusal(Path(path)) is None]
+    line = gr.update(value=line_html(refused_sentence(reasons)), visible=True)
+    return (kept or None) if isinstance(given, list) else None, line
+
+
+def session_of(request: gr.Request) -> str:
+    """Whose request this is."""
+    return str(request.headers.get(SESSION_HEADER, ""))

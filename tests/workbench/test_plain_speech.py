@@ -1,0 +1,72 @@
+"""What the page says to people who make the usual mistakes: words of the page, and no call, option or file of code."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from typing import Any
+
+import pytest
+
+CODE = re.compile(r"(?<![\w-])--?[a-z][\w-]*|\b\w+\(|\.py\b|\w=\[|Traceback|\b[a-z]+_[a-z_]+\b")
+"""An option, a call, a file of Python, a keyword argument, a name with underscores."""
+SAID = re.compile(r'class=\\?"status failed\\?"[^>]*>(.*?)<')
+
+
+def failure(answer: str) -> str:
+    """What a run's line of status says; empty where it did not fail."""
+    return next((html.unescape(json.loads(f'"{said}"')) for said in SAID.findall(answer)), "")
+
+
+@pytest.fixture
+def picture(client: Any, png: bytes) -> dict[str, Any]:
+    (path,) = json.loads(client.upload(("cat.png", png)).body)
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize(
+    "button",
+    ["Classify", "Search", "Segment", "Inspect", "Judge", "Attack", "Detect", "Show the evidence", "Colour the words",
+     "Find edges", "Enhance", "Vectorise", "Edit", "Erase", "Foveate", "Generate"],
+)  # fmt: skip
+def test_a_press_with_nothing_chosen_is_answered_in_words_of_the_page(client: Any, button: str) -> None:
+    said = failure(client.run(button))
+    assert said
+    assert not CODE.search(said), said
+
+
+@pytest.mark.parametrize(
+    ("button", "values"),
+    [
+        ("Classify", {"labels": ""}),
+        ("Classify", {"labels": "cat,,dog"}),
+        ("Classify", {"labels": "cat, cat"}),
+        ("Segment", {"labels": ""}),
+        ("Segment", {"labels": "cat,,dog"}),
+        ("Attack", {"labels": ""}),
+        ("Attack", {"labels": "cat"}),
+        ("Show the evidence", {"what": ""}),
+        ("Show the evidence", {"what": "a cat", "methods": []}),
+        ("Colour the words", {"caption": ""}),
+        ("Enhance", {}),
+    ],
+)
+def test_wrong_words_and_numbers_are_said_as_the_page_calls_them(
+    client: Any, picture: dict[str, Any], button: str, values: dict[str, Any]
+) -> None:
+    one = button in ("Show the evidence", "Colour the words")
+    said = failure(client.run(button, **{"picture" if one else "pictures": picture if one else [picture], **values}))
+    assert said
+    assert not CODE.search(said), said
+
+
+def test_no_method_is_offered_that_a_single_text_cannot_have(client: Any) -> None:
+    """What optimises a mask keeps a probability."""
+    from binderclip.explain import OPTIMISED
+
+    config = json.loads(client.ask("GET", "/config").body)
+    boxes = [part["props"] for part in config["components"] if part["type"] == "checkboxgroup"]
+    (offered,) = ({value for _, value in each["choices"]} for each in boxes if each["label"] == "Methods, side by side")
+    assert "gradcam" in offered
+    assert not offered & OPTIMISED
