@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from binderclip.workbench.grid import GalleryPicture, PictureRow
+from binderclip.workbench.grid import FIRST, GalleryPicture, PictureRow
 from binderclip.workbench.look import gallery, picture_rows, table
 
 HOSTILE = '<img src=x onerror="document.title=1">, &"q".png'
@@ -214,6 +214,28 @@ def test_a_selection_is_exported_with_names_as_they_are(view: Any) -> None:
     page.get_by_label("Selected").check()
     page.keyboard.press("Escape")
     assert panel.locator(".grid-picked").inner_text() == "1 selected"
+
+
+def test_of_many_pictures_more_are_laid_out_as_one_scrolls(view: Any) -> None:
+    panel, page = shown(view, FIRST + 60), view.page
+    count, laid_out = panel.locator(".grid-count"), panel.locator(".gallery >> nth=0").locator("li:not([hidden])")
+    assert laid_out.count() == FIRST
+    # What is not laid out yet is filtered, selected and enlarged all the same.
+    panel.get_by_label("Filter by text").fill(f"picture {FIRST + 50}")
+    assert names(panel) == [FIRST + 50]
+    panel.get_by_label("Filter by text").fill("")
+    assert count.inner_text() == f"{FIRST + 60} of {FIRST + 60}"
+    assert laid_out.count() == FIRST
+    panel.get_by_role("button", name="Select all shown").click()
+    assert panel.locator(".grid-picked").inner_text() == f"{FIRST + 60} selected"
+    panel.locator(".enlarge").first.click()
+    page.keyboard.press("End")
+    assert f"{FIRST + 60} of {FIRST + 60}" in page.locator("dialog.viewer p").inner_text()
+    page.keyboard.press("Home")
+    page.keyboard.press("Escape")
+    panel.locator(".table-box").scroll_into_view_if_needed()
+    panel.locator(".gallery li").nth(FIRST + 59).wait_for()
+    assert laid_out.count() == FIRST + 60
 
 
 def test_another_result_begins_anew(view: Any) -> None:

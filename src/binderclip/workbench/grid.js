@@ -11,15 +11,42 @@
     const entries = [...list.children].map((item, given) => {
       const figure = item.firstElementChild, {name, score, label = ''} = figure.dataset;
       return {
-        item, given, name, label, score: score === undefined ? NaN : Number(score), written: score ?? '',
+        item, given, name, label, fits: true, score: score === undefined ? NaN : Number(score), written: score ?? '',
         // Not `innerText`, which lays out what is out of sight.
         text: `${figure.querySelector('figcaption').textContent} ${name} ${label}`.toLowerCase(),
         box: figure.querySelector('.pick input'),
       };
     });
-    const state = {list, entries, ordered: entries, last: null};
+    const state = {list, entries, ordered: entries, drawn: Number(grid.dataset.step), last: null};
     known.set(grid, state);
     return state;
+  };
+
+  // Lays out the first so many of those that fit, in their order; the others follow as one scrolls.
+  const draw = (grid, most = Number(grid.dataset.step)) => {
+    const state = stateOf(grid);
+    let drawn = 0;
+    for (const each of state.ordered) {
+      const seen = each.fits && drawn < most;
+      drawn += seen;
+      if (each.item.hidden === seen) each.item.hidden = !seen;
+    }
+    state.drawn = most;
+  };
+  // Out of the page, changes of thousands cost nothing.
+  const anew = (grid, change = () => {}) => {
+    const {list} = stateOf(grid);
+    list.remove();
+    change();
+    draw(grid);
+    grid.append(list);
+  };
+  const follow = () => {
+    for (const grid of document.querySelectorAll('.picture-grid')) {
+      const box = grid.getBoundingClientRect(), state = box.height && stateOf(grid);
+      const near = box.height && box.bottom < 3 * innerHeight;
+      if (near && state.entries.length > state.drawn) draw(grid, state.drawn + Number(grid.dataset.step));
+    }
   };
 
   const filter = (grid) => {
@@ -33,9 +60,12 @@
     let shown = 0;
     for (const each of entries) {
       const fits = (!label || each.label === label) && inRange(each.score) && words.every((w) => each.text.includes(w));
-      if (each.item.hidden === fits) each.item.hidden = !fits;
+      // By the attribute, `viewer.js` knows what to leave out.
+      if (each.fits !== fits) each.item.toggleAttribute('data-out', !fits);
+      each.fits = fits;
       shown += fits;
     }
+    anew(grid);
     grid.querySelector('.grid-count').value = `${shown} of ${entries.length}`;
     count(grid);
   };
@@ -51,14 +81,13 @@
     const state = stateOf(grid);
     // NaN - NaN is no order: ties stay as they were given.
     state.ordered = [...state.entries].sort((a, b) => orders[order](a, b) || a.given - b.given);
-    const fragment = document.createDocumentFragment();
-    for (const each of state.ordered) fragment.append(each.item);
-    state.list.append(fragment);
+    anew(grid, () => state.list.replaceChildren(...state.ordered.map((each) => each.item)));
   };
 
   const picked = (grid) => stateOf(grid).ordered.filter((each) => each.box.checked);
   const count = (grid, said = '') => {
-    const chosen = picked(grid), unseen = chosen.filter((each) => each.item.hidden).length;
+    for (const each of stateOf(grid).entries) each.item.classList.toggle('picked', !!each.box?.checked);
+    const chosen = picked(grid), unseen = chosen.filter((each) => !each.fits).length;
     const text = chosen.length ? `${chosen.length} selected${unseen ? `, ${unseen} of them not shown` : ''}` : '';
     grid.querySelector('.grid-picked').value = [text, said].filter(Boolean).join('; ');
     const all = grid.querySelector('[data-do=all]');
@@ -81,7 +110,7 @@
     .join(',')).join('\r\n') + '\r\n';
 
   const actions = {
-    all: (grid) => { for (const each of stateOf(grid).entries) if (!each.item.hidden) each.box.checked = true; },
+    all: (grid) => { for (const each of stateOf(grid).entries) if (each.fits) each.box.checked = true; },
     none: (grid) => { for (const each of picked(grid)) each.box.checked = false; },
     txt: (grid) => download(picked(grid).map((each) => `${each.name}\n`).join(''), 'text/plain', 'selection.txt'),
     csv: (grid) => {
@@ -103,6 +132,8 @@
     },
   };
 
+  // Caught on its way down: what scrolls may be the page or something in it.
+  document.addEventListener('scroll', follow, {capture: true, passive: true});
   document.addEventListener('input', (event) => {
     const grid = event.target.closest?.('.picture-grid');
     if (grid && event.target.matches('.grid-words, .grid-least, .grid-most')) filter(grid);
@@ -120,7 +151,7 @@
     const action = event.target.closest('[data-do]')?.dataset.do;
     if (action) count(grid, await actions[action](grid));
     if (!event.target.matches('.pick input')) return;
-    const state = stateOf(grid), shown = state.ordered.filter((each) => !each.item.hidden);
+    const state = stateOf(grid), shown = state.ordered.filter((each) => each.fits);
     const [here, there] = [event.target, state.last].map((box) => shown.findIndex((each) => each.box === box));
     // From the last one that was clicked on to this one, all are as this one is now.
     if (event.shiftKey && there >= 0) {

@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 FEW = 6
 """So many pictures are seen at a glance: a gallery of no more has nothing to filter, sort or select them by."""
+FIRST = 200
+"""So many pictures are laid out at first, and as many again whenever one scrolls near their end."""
 
 _made = itertools.count()
 
@@ -81,11 +83,11 @@ def source(path: Path) -> str:
     return f"/gradio_api/file={quote(str(path))}"
 
 
-def figure_html(drawn: str, entry: GalleryPicture | PictureRow, *, tick: bool) -> str:
+def figure_html(drawn: str, entry: GalleryPicture | PictureRow, *, tick: bool, hidden: bool = False) -> str:
     """An entry of a gallery.
 
     Args:
-        drawn: its pictures as HTML. tick: whether it can be selected.
+        drawn: its pictures as HTML. tick: whether it can be selected. hidden: whether it is not laid out yet.
     """
     name = _attribute(entry.name or entry.caption)
     data = f' data-name="{name}"'
@@ -95,7 +97,7 @@ def figure_html(drawn: str, entry: GalleryPicture | PictureRow, *, tick: bool) -
         data += f' data-label="{_attribute(entry.label)}"'
     below = f"<figcaption>{html.escape(entry.caption)}<span>{html.escape(entry.more)}</span></figcaption>"
     box = f'<label class="pick"><input type="checkbox" aria-label="Select {name}"></label>' if tick else ""
-    return f"<li><figure{data}>{drawn}{below}{box}</figure></li>"
+    return f"<li{' hidden' * hidden}><figure{data}>{drawn}{below}{box}</figure></li>"
 
 
 def grid_html(
@@ -108,13 +110,17 @@ def grid_html(
         kind: further class of the list. score: what the scores are.
     """
     tools = len(shown) > FEW
-    items = "".join(figure_html(drawn, entry, tick=tools) for entry, drawn in shown)
+    items = "".join(
+        figure_html(drawn, entry, tick=tools, hidden=place >= FIRST) for place, (entry, drawn) in enumerate(shown)
+    )
     above = _tools([entry for entry, _ in shown], name, score) if tools else ""
     # Gradio changes the page in place: ticks, order and filters of an earlier result would stay on the pictures of this
     # one. An element of another name is not changed but replaced.
     tag = f"picture-grid-{next(_made)}"
     listed = f'<ul class="{f"gallery {kind}".strip()}" aria-label="{_attribute(name)}">{items}</ul>'
-    return f'<{tag} class="picture-grid" data-score-name="{_attribute(score)}">{above}{listed}</{tag}>'
+    return (
+        f'<{tag} class="picture-grid" data-score-name="{_attribute(score)}" data-step="{FIRST}">{above}{listed}</{tag}>'
+    )
 
 
 def _tools(entries: Sequence[GalleryPicture | PictureRow], name: str, score: str) -> str:

@@ -75,11 +75,11 @@ def gallery(entries: Iterable[tuple[Any, ...]], name: str, folder: Path, *, scor
         folder: where the copies go, whose files the browser may read.
         score: what their scores are, such as cosine.
     """
-    entries = [GalleryPicture(*entry) for entry in entries]
+    pictures = [GalleryPicture(*entry) for entry in entries]
     shown = [
-        (entry, copies.image(f"{entry.caption}, {entry.more}"))
-        for number, entry in enumerate(entries)
-        if (copies := copies_of(entry.picture, folder, number, large=len(entries) <= MOST_LARGE))
+        (each, copies.image(f"{each.caption}, {each.more}"))
+        for number, each in enumerate(pictures)
+        if (copies := copies_of(each.picture, folder, number, large=len(pictures) <= MOST_LARGE))
     ]
     return grid_html(shown, name, score=score) if shown else ""
 

@@ -40,6 +40,7 @@
       const button = shown[place];
       image.removeAttribute('src');
       shown = [];
+      button.closest('li').hidden = false;
       button.scrollIntoView({block: 'nearest'});
       button.focus();
     });
@@ -122,7 +123,7 @@
     const button = event.target.closest?.('.picture-grid .enlarge');
     if (!button) return;
     if (!dialog) make();
-    shown = [...button.closest('.picture-grid').querySelectorAll('li:not([hidden]) .enlarge')];
+    shown = [...button.closest('.picture-grid').querySelectorAll('li:not([data-out]) .enlarge')];
     dialog.showModal();
     show(shown.indexOf(button));
   });
