@@ -90,7 +90,7 @@ def shown(view: Any, count: int = 12) -> Any:
     return panel
 
 
-def names(panel: Any) -> list[str]:
+def names(panel: Any) -> list[int]:
     """The pictures that are shown, by their numbers; -1 is the one with the hostile name."""
     listed = panel.locator(".picture-grid >> nth=0").locator("li:not([hidden]) figure")
     given = listed.evaluate_all("all => all.map(each => each.dataset.name)")

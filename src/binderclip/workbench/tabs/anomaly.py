@@ -17,6 +17,7 @@ from binderclip.tasks.report.sheet import contact_sheet
 from binderclip.tasks.verbs.anomaly.request import AnomalyRequest
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
+from binderclip.workbench.grid import PictureRow
 from binderclip.workbench.look import (
     check_size,
     could_not_be_read,
@@ -157,7 +158,8 @@ def _shown(done: Inspection, folder: Path) -> str:
     for number, row in enumerate(done.order()[:SHOWN]):
         name = _label(done, row)
         parts = [(done.pictures[row].path, name), (done.overlays[row], f"where it is anomalous: {name}")]
-        entries.append((f"{number + 1}. {name}", _said(done, row), parts))
+        entry = PictureRow(f"{number + 1}. {name}", _said(done, row), parts, name=name, label=done.label(row) or "")
+        entries.append(entry._replace(score=float(done.found.scores[row])))
     return picture_rows(entries, "pictures, most suspicious first", folder / "small")
 
 

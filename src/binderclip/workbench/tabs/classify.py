@@ -17,6 +17,7 @@ from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.verbs.classify.request import ClassifyRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
+from binderclip.workbench.grid import GalleryPicture
 from binderclip.workbench.look import could_not_be_read, gallery, hint, left_out, sentences, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
@@ -104,8 +105,12 @@ def work(
     if not first.rows:
         raise DataError(f"none of {len(chosen.paths)} pictures could be read: {first.skipped[0][1]}")
     run.say("drawing")
-    cards = [(path, f"{best[0][0]} {best[0][1]:.2f}", chosen.label(Path(path))) for path, best in first.rows[:SHOWN]]
-    shown = gallery(cards, "pictures with their likeliest label", run.folder / "small")
+    cards = [
+        GalleryPicture(path, f"{label} {probability:.2f}", name, name=name, score=probability, label=label)
+        for path, ((label, probability), *_) in first.rows[:SHOWN]
+        for name in [chosen.label(Path(path))]
+    ]
+    shown = gallery(cards, "pictures with their likeliest label", run.folder / "small", score="probability")
     left_out_text = could_not_be_read(len(first.skipped))
     if len(first.rows) > SHOWN:
         left_out_text += f" The gallery has the first {SHOWN}, the table all {len(first.rows)}."

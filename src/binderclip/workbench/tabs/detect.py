@@ -14,6 +14,7 @@ from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.verbs.detect.request import DetectRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
+from binderclip.workbench.grid import PictureRow
 from binderclip.workbench.look import (
     could_not_be_read,
     hint,
@@ -128,8 +129,11 @@ def _pictures(run: Run, result: Detected, named: Sequence[tuple[str, float, floa
     entries = []
     for (key, *_), (name, logit, probability), drawn in zip(result.rows, named, result.maps, strict=False):
         parts = [(key, name), (drawn, f"which patches speak for generated: {name}")]
-        entries.append((name, f"{'fake' if logit > 0 else 'real'}, probability of fake {probability:.2f}", parts))
-    return picture_rows(entries, "pictures, most likely generated first", run.folder / "small")
+        verdict = "fake" if logit > 0 else "real"
+        more = f"{verdict}, probability of fake {probability:.2f}"
+        entries.append(PictureRow(name, more, parts, score=probability, label=verdict))
+    what = "pictures, most likely generated first"
+    return picture_rows(entries, what, run.folder / "small", score="probability of fake")
 
 
 def _tables(tables: Iterable[tuple[str, Sequence[str], Sequence[tuple[Any, ...]]]], remarks: Sequence[str]) -> str:

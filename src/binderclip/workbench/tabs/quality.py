@@ -17,6 +17,7 @@ from binderclip.tasks.verbs.quality.request import QualityRequest
 from binderclip.tasks.verbs.quality.words import QUALITY
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
+from binderclip.workbench.grid import GalleryPicture
 from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, left_out, sentences, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
@@ -93,12 +94,12 @@ def _rank(run: Run, chosen: ChosenPictures, asked: dict[str, Any]) -> Outcome:
     names = [chosen.label(Path(key)) for key, _ in ranking.rows]
     rows = [(name, *row[1:]) for name, row in zip(names, rows, strict=True)]
     place = ranking.columns.index(ranking.by)
-    cards = [
-        (key, name, ", ".join(filter(None, (f"{ranking.by} {scores[place]:.2f}", ranking.fault(row)))))
-        for row, ((key, scores), name) in enumerate(zip(ranking.rows, names, strict=True))
-    ]
+    cards = []
+    for row, ((key, scores), name) in enumerate(zip(ranking.rows[: 2 * SHOWN], names, strict=False)):
+        more = ", ".join(filter(None, (f"{ranking.by} {scores[place]:.2f}", ranking.fault(row))))
+        cards.append(GalleryPicture(key, name, more, score=scores[place]))
     write_csv(head, rows, run.folder / "scores.csv")
-    shown = gallery(cards[: 2 * SHOWN], "pictures, worst first", run.folder / "small")
+    shown = gallery(cards, "pictures, worst first", run.folder / "small", score=ranking.by)
     again = request.replaced(images=chosen.names(), sheet=None)
     return _outcome(chosen, ranking, shown, rows, [run.folder / "scores.csv", sheet], again)
 

@@ -15,6 +15,7 @@ from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.verbs.search.request import SearchIndexRequest, SearchQueryRequest
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
+from binderclip.workbench.grid import GalleryPicture
 from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, sentences, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
@@ -74,13 +75,16 @@ def work(
     name = Path(example).name if example else asked
     looks_like_a_file = not example and Path(asked).suffix != ""
     again.append(query.replaced(text_or_image=name, index=called, text=looks_like_a_file, model=None))
-    cards = [(hit.path, hit.path.name, f"{result.index.measure} {hit.score:.2f}") for hit in result.hits]
+    measure = result.index.measure
     rows = [(rank, str(hit.path.relative_to(searched)), hit.score) for rank, hit in enumerate(result.hits, 1)]
+    cards = [
+        GalleryPicture(hit.path, hit.path.name, f"{measure} {hit.score:.2f}", name=name, score=hit.score)
+        for hit, (_, name, _) in zip(result.hits, rows, strict=True)
+    ]
     return Outcome(
         (
-            gallery(cards, "what was found, nearest first", run.folder / "small"),
-            table(("Rank", "Picture", result.index.measure), rows, f"{name}: nearest of {count}")
-            + sentences(result.remarks()),
+            gallery(cards, "what was found, nearest first", run.folder / "small", score=measure),
+            table(("Rank", "Picture", measure), rows, f"{name}: nearest of {count}") + sentences(result.remarks()),
         ),
         files=_files(run.folder, result, rows, name),
         again=Equivalent.of(*again),
