@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -58,7 +60,7 @@ def operations(name: str, seed: int) -> float:
     noise, counts = noises(seed)[0, :1], []
     for steps in (1, 2):
         optimizer = optimizers(seed, steps)[name]
-        counts.append(count_operations(lambda optimizer=optimizer: optimizer.run("a red star", noise)))
+        counts.append(count_operations(partial(optimizer.run, "a red star", noise)))
     return (counts[1] - counts[0]) / 1e9
 
 

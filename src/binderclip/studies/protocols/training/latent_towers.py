@@ -6,7 +6,7 @@ Both stand beside the text tower of `small`, which nobody trains, so that they d
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -82,7 +82,7 @@ def latent_pixel_towers(seed: int) -> LatentPixelTowers:
     for model, encode, inputs in ((latent.model, latent.encode_latents, data.latents),
                                   (pixel, pixel.encode_image, data.images)):  # fmt: skip
         model.backbone.text.load_state_dict(small.backbone.text.state_dict())
-        fit_tower(model.backbone.visual, lambda x, encode=encode: encode(x, normalize=True), inputs, data.labels, seed)
+        fit_tower(model.backbone.visual, partial(encode, normalize=True), inputs, data.labels, seed)
     return LatentPixelTowers(latent.eval(), pixel.eval())
 
 
