@@ -46,13 +46,13 @@ def test_what_is_alike_lies_together_and_all_files_agree(command: Command, drawn
     places = np.array([[float(row["x"]), float(row["y"])] for row in table])
     nearest = (cdist(places, places) + np.eye(12) * 9).argmin(1)
     assert (kinds == kinds[nearest]).mean() > 0.8
-    assert sorted(one["count"] for one in document["clusters"]) == sorted(
+    assert sorted(one["size"] for one in document["clusters"]) == sorted(
         np.bincount([int(row["cluster"]) - 1 for row in table]).tolist()
     )
     assert {row["words"] for row in table} <= {", ".join(one["words"]) for one in document["clusters"]}
     assert all(example.endswith(".png") for one in document["clusters"] for example in one["examples"])
     assert 0.5 < document["trustworthiness"] <= 1
-    assert "--perplexity 30 is 3.66667 here: at most a third of 12 pictures" in done.err
+    assert "the perplexity is 3.67, not 30: at most a third of 12 pictures" in done.err
     assert f"Trustworthiness {document['trustworthiness']:.3f}" in done.out
     sheet = np.asarray(Image.open("map/map.png").convert("RGB"))
     for colour in ((0, 114, 189), (230, 97, 1)):  # frames, and the legend
@@ -89,7 +89,7 @@ def test_a_few_pictures_have_a_map_as_well(command: Command, drawn: Path, count:
     assert len(document["images"]) == count
     assert all(0 <= each["x"] <= 1 and 0 <= each["y"] <= 1 for each in document["images"])
     assert (document["trustworthiness"] is None) == (count < 3)
-    assert sum(one["count"] for one in document["clusters"]) == count
+    assert sum(one["size"] for one in document["clusters"]) == count
     assert Image.open("map/map.png").width >= 600
 
 

@@ -25,12 +25,12 @@ class PictureCluster(NamedTuple):
 
     Attributes:
         number: from 1, the largest first. words: that fit it more than the others, best first.
-        count: pictures. examples: paths of those nearest to its mean.
+        size: pictures. examples: paths of those nearest to its mean.
     """
 
     number: int
     words: list[str]
-    count: int
+    size: int
     examples: list[str]
 
 
@@ -83,7 +83,7 @@ class Atlas(VerbResult):
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Columns, and a row a cluster."""
         rows = [
-            (one.number, ", ".join(one.words) or "-", one.count, ", ".join(map(short_path, one.examples)))
+            (one.number, ", ".join(one.words) or "-", one.size, ", ".join(map(short_path, one.examples)))
             for one in self.clusters
         ]
         return ("cluster", "words", "pictures", "examples"), rows

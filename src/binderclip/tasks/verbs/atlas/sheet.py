@@ -108,7 +108,7 @@ def _legend(
     for place, (one, text, colour) in enumerate(zip(clusters, texts, colours, strict=True)):
         x, y = corner[0] + place % columns * room, corner[1] + place // columns * line
         draw.rectangle((x, y + 2, x + 14, y + 16), fill=colour)
-        count = number_of(one.count, "picture")
+        count = number_of(one.size, "picture")
         tail = draw.textlength(count, font=font)
         shown = ellipsized(text, font, room - tail - 50)
         draw.text((x + 22, y), shown, fill=INK, font=font)
