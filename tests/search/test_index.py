@@ -266,3 +266,27 @@ def test_its_vectors_are_those_of_the_pictures_that_are_as_they_were(tmp_path: P
     paths, rows = index.embeddings()
     assert sorted(path.name for path in paths) == ["0.png", "2.png"]
     torch.testing.assert_close(rows, model.encode_image(paths, normalize=True), atol=1e-5, rtol=1e-4)
+
+
+def test_words_minus_words_are_a_difference_of_unit_embeddings(tmp_path: Path) -> None:
+    pictures = {"red": (200, 0, 0), "both": (200, 200, 0), "green": (0, 200, 0)}
+    for name, colour in pictures.items():
+        paint(tmp_path / "pictures" / f"{name}.png", colour)
+    index = SearchIndex(tmp_path / "index", MeanColour())  # type: ignore[arg-type]
+    index.update(tmp_path / "pictures")
+    asked = np.array([1.0, -0.75, 0.0])
+    hits = index.query("red", minus="green", minus_weight=0.75)
+    assert [hit.path.stem for hit in hits] == ["red", "both", "green"]
+    for hit in hits:
+        row = np.array(pictures[hit.path.stem], float)
+        expected = row @ asked / np.linalg.norm(row) / np.linalg.norm(asked)
+        assert hit.score == pytest.approx(expected, abs=1e-5)
+    assert [hit.score for hit in index.query("red", minus="green", minus_weight=0)] == pytest.approx(
+        [hit.score for hit in index.query("red")]
+    )
+    with pytest.raises(UsageError, match="nothing is left of what is asked without 'red'"):
+        index.query("red", minus="red", minus_weight=1)
+    with pytest.raises(UsageError, match="what is asked is an image"):
+        index.query(tmp_path / "pictures" / "red.png", minus="green")
+    with pytest.raises(UsageError, match="minus_weight"):
+        index.query("red", minus="green", minus_weight=2)

@@ -135,3 +135,24 @@ def test_from_dropped_pictures_to_what_was_looked_for(view: Any, photographs: Pa
     assert "coffee.jpg" in first.inner_text()
     assert view.look("search") == []
     assert view.axe() == []
+
+
+def test_what_is_typed_is_looked_for_in_the_index_of_the_last_run(holiday: Path, run_of: Any) -> None:
+    from binderclip.workbench.tabs.search import INDEXES, _typed, work
+
+    run = run_of("everyday", folders=[holiday])
+    assert INDEXES.get(run.folder.parent) is None
+    work(run, None, str(holiday), "", None, 3, False)
+    index = INDEXES.get(run.folder.parent)
+    assert index is not None
+    pictures, table = _typed(index, "a cup of coffee", "", 2, run.bench)
+    assert "coffee.jpg" in pictures.split("</li>")[0]
+    assert pictures.count("<li>") == 2
+    there = work(run, None, str(holiday), "a cup of coffee", None, 2, False)
+    assert table == there.values[1]
+    without = _typed(index, "a cup of coffee", "a cat", 4, run.bench)[1]
+    there = work(run, None, str(holiday), "a cup of coffee", None, 4, False, "a cat")
+    assert without == there.values[1]
+    assert "--minus 'a cat'" in there.again.shell
+    (holiday / "cat.jpg").unlink()  # its copy is there, and the index does not know yet
+    assert _typed(index, "a cat", "", 4, run.bench)[0].count("<li>") >= 3

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = ["IndexReport", "SearchIndex", "read_note"]
 
+ALIKE = 1e-3
+"""Length of a difference of unit vectors below which its direction is rounding."""
+
 
 class SearchIndex:
     """Image features of a folder on disk, searched by text or by image as the model compares them.
@@ -296,21 +299,32 @@ class SearchIndex:
             self._table.optimize(cleanup_older_than=timedelta(days=1))
         return report
 
-    def query(self, query: Any, *, top: int = 10) -> Hits:
+    def query(self, query: Any, *, top: int = 10, minus: str | None = None, minus_weight: float = 0.5) -> Hits:
         """The pictures nearest to a text or to an image, best first.
+
+        With `minus` what is asked is x / |x| - w y / |y|, of the embeddings x of the query and y of `minus`.
 
         Args:
             query: a text; or an image as a path (`pathlib.Path`), PIL image, array or tensor.
             top: most hits returned.
+            minus: a text that is taken away from one that is asked.
+            minus_weight: w, from 0 to 1.
 
         Raises:
-            UsageError: the index is empty, or `top` is below 1.
+            UsageError: the index is empty, `top` is below 1, `minus_weight` is out of range, or `minus` beside an image
+                or a text that leaves nothing of it.
+            NotSupported: `minus` where lengths of embeddings have a meaning.
         """
         check_number("top", top, least=1)
+        check_number("minus_weight", minus_weight, least=0, most=1)
         if not len(self):
             raise UsageError(f"the index at {self.path} is empty; fill it with `binderclip search index FOLDER`")
         words = isinstance(query, str)
         features = self.model.encode_text([query]) if words else self.model.encode_image([query])
+        if minus is not None:
+            if not words:
+                raise UsageError("minus takes a text away from a text, and what is asked is an image")
+            features = self._difference(features, minus, minus_weight)
         vector = self._vectors.asked(features, "query" if words else "image")[0].detach()
         rows = (
             self._table.search(vector.cpu().numpy())
@@ -322,6 +336,19 @@ class SearchIndex:
         assert self.root is not None
         hits = [Hit(self.root / row["path"], self._vectors.score(float(row["_distance"]))) for row in rows]
         return Hits(hits, query if words else "")
+
+    def _difference(self, features: Tensor, minus: str, weight: float) -> Tensor:
+        """The unit embedding (1, E) of a text less the weighted one of another, not brought to unit length."""
+        self._vectors.need_units()
+        rows = [
+            torch.nn.functional.normalize(each.float(), dim=-1) for each in (features, self.model.encode_text([minus]))
+        ]
+        left = rows[0] - weight * rows[1]
+        if float(left.detach().norm()) < ALIKE:
+            raise UsageError(
+                f"nothing is left of what is asked without {minus!r}: take other words, or a smaller weight"
+            )
+        return left
 
     def embeddings(self) -> tuple[list[Path], Tensor]:
         """The documents whose files are as they were when they were indexed, and their unit vectors (n, E).

@@ -45,7 +45,7 @@ READ_THERE = {
     ("locate",): {"masks"},
     ("personalize",): {"class_name", "init", "token"},
     ("reconstruct",): {"slices", "spacing"},
-    ("search", "query"): {"index"},
+    ("search", "query"): {"index", "minus"},
     ("segment-example",): {"mask"},
 }
 """The same of one verb; elsewhere these names are those of results."""

@@ -3,31 +3,96 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from binderclip.display import number_of
-from binderclip.errors import DataError
+from binderclip.errors import BinderclipError, DataError
 from binderclip.tasks import search_index, search_query
 from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.verbs.search.request import SearchIndexRequest, SearchQueryRequest
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import GalleryPicture
-from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, sentences, table
+from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, sentences, small_copy, table
+from binderclip.workbench.status import result_values, said_html
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
+    from binderclip.search import SearchIndex
     from binderclip.tasks.verbs.search.query import SearchHits
+
+
+KEPT = 6
+"""Indexes that are held open for what is typed, of all pages together."""
+SEEN = 8
+"""Answers whose pictures stay: the browser may still be loading those of the last ones."""
+
+
+class TypedIndex:
+    """An index that is open, with small copies of what it has shown.
+
+    Args:
+        index: of the pictures. folder: of the copies; the browser may read them there. root: of the pictures.
+    """
+
+    def __init__(self, index: SearchIndex, folder: Path, root: Path) -> None:
+        self.index, self.root, self._folder = index, root, folder
+        self._copies: dict[Path, Path | None] = {}
+        self._answers: list[Path] = []
+
+    def copy(self, path: Path) -> Path | None:
+        """A small copy, made once; None where the picture is gone or cannot be read."""
+        if path not in self._copies:
+            self._folder.mkdir(exist_ok=True)
+            self._copies[path] = small_copy(path, self._folder / "copies", len(self._copies))
+        return self._copies[path]
+
+    def next_folder(self) -> Path:
+        """An empty folder for the pictures of one answer; those of old answers go."""
+        self._folder.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        self._answers.append(folder)
+        for old in self._answers[:-SEEN]:
+            shutil.rmtree(old, ignore_errors=True)
+        del self._answers[:-SEEN]
+        return folder
+
+
+class TypedIndexes:
+    """The indexes of the last pages, by the folder of a page's results."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[Path, TypedIndex] = OrderedDict()
+
+    def hold(self, page: Path, index: TypedIndex) -> None:
+        self._held.pop(page, None)
+        self._held[page] = index
+        while len(self._held) > KEPT:
+            self._held.popitem(last=False)
+
+    def get(self, page: Path) -> TypedIndex | None:
+        """The index of a page; None where it has none (any more)."""
+        return self._held.get(page)
+
+
+INDEXES = TypedIndexes()
 
 
 def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Pictures to search in")
-            words = gr.Textbox(label="What you look for, in words", placeholder="a red bicycle")
+            words = gr.Textbox(
+                label="What you look for, in words", placeholder="a red bicycle",
+                info="once the pictures are indexed, they are looked for as you type",
+            )  # fmt: skip
+            minus = gr.Textbox(label="But not, in words", placeholder="snow")
             with gr.Accordion("Or look for what is like a picture", open=False):
                 example = gr.File(label="Picture to look for", file_types=["image"], height=110)
             top = control(SearchQueryRequest, "top", maximum=60, value=12)
@@ -37,16 +102,41 @@ def build(bench: Bench) -> None:
             )  # fmt: skip
             controls = bench.controls("Search")
         with gr.Column(scale=3, min_width=320):
-            shown = gr.HTML(hint("Drop pictures, write what you look for, press Search: the nearest ones appear here."))
+            shown = gr.HTML(hint("Choose pictures and press Search once: then what you type is looked for at once."))
             gallery_html = gr.HTML()
             results = bench.results()
-    inputs = [*pictures.inputs, words, example, top, anew]
-    bench.connect(controls, work, inputs, [shown, gallery_html], results, also=[words.submit])
+    inputs = [*pictures.inputs, words, example, top, anew, minus]
+    bench.connect(controls, work, inputs, [shown, gallery_html], results, also=[words.submit, minus.submit])
+
+    async def typed(request: gr.Request, asked: str | None, without: str | None, most: int) -> list[Any]:
+        """What is found by the words so far, in the index that the last run left."""
+        page = bench.session(request), str(request.session_hash)
+        unchanged = [gr.skip()] * 4
+        if not (asked or "").strip():
+            return unchanged
+        try:
+            index = INDEXES.get(bench.sessions.results(*page))
+            if index is None:
+                return unchanged
+
+            def look(_: Any) -> list[Any]:
+                return _typed(index, str(asked), without or "", int(most), bench)
+
+            return [*await bench.ask(request, look), *result_values(None)]
+        except BinderclipError as error:
+            return [gr.skip(), said_html(str(error), failed=True), *[gr.skip()] * 2]
+
+    # One press is answered at a time; of those meanwhile the last one counts, so that nobody waits for every letter.
+    gr.on(
+        [words.input, minus.input], typed, [words, minus, top], [shown, gallery_html, results.files, results.lines],
+        show_progress="hidden", api_visibility="private", trigger_mode="always_last", concurrency_limit=None,
+    )  # fmt: skip
 
 
 def work(
-    run: Run, files: list[str] | None, folder: str | None, words: str, example: str | None, top: int, anew: bool
-) -> Outcome:
+    run: Run, files: list[str] | None, folder: str | None, words: str | None, example: str | None, top: int, anew: bool,
+    minus: str | None = None,
+) -> Outcome:  # fmt: skip
     """Bring the index up to date, then search it."""
     chosen = run.pictures(files, folder)
     searched = chosen.folder if chosen.folder is not None else _gathered(run, chosen)
@@ -59,22 +149,27 @@ def work(
         # Where uploads lie is no use to anybody.
         reason = str(error).replace(f"{searched}/", "").replace(str(searched), called)
         raise DataError(f"none of the pictures could be read: {reason}") from error
+    INDEXES.hold(run.folder.parent, TypedIndex(indexed.index, run.folder.parent / "typed", searched))
     again = [request.replaced(folder=called)]
     left_out_text = could_not_be_read(len(indexed.report.skipped))
     count = number_of(len(indexed.index), "picture")
-    asked = example or words.strip()
+    asked = example or (words or "").strip()
     if not asked:
         columns, rows = indexed.table()
         left_out_text = f"{len(indexed.index)} pictures are indexed: write what you look for. {left_out_text}"
         counts = table(columns, rows, f"Index of {count}")
         return Outcome(("", counts), again=Equivalent.of(*again), said=left_out_text.strip())
     # Words are words here, whatever files there are on this machine.
-    query = SearchQueryRequest(text_or_image=asked, index=str(searched), text=not example, top=int(top), **place)
+    without = {"minus": (minus or "").strip()} if (minus or "").strip() and not example else {}
+    query = SearchQueryRequest(
+        text_or_image=asked, index=str(searched), text=not example, top=int(top), **without, **place
+    )
     run.say("searching")
     result = search_query.run(query)
-    name = Path(example).name if example else asked
+    name = Path(example).name if example else result.asked
     looks_like_a_file = not example and Path(asked).suffix != ""
-    again.append(query.replaced(text_or_image=name, index=called, text=looks_like_a_file, model=None))
+    text_or_image = Path(example).name if example else asked
+    again.append(query.replaced(text_or_image=text_or_image, index=called, text=looks_like_a_file, model=None))
     measure = result.index.measure
     rows = [(rank, str(hit.path.relative_to(searched)), hit.score) for rank, hit in enumerate(result.hits, 1)]
     cards = [
@@ -89,6 +184,26 @@ def work(
         files=_files(run.folder, result, rows, name),
         again=Equivalent.of(*again),
         said=left_out_text,
+    )
+
+
+def _typed(index: TypedIndex, words: str, minus: str, top: int, bench: Bench) -> tuple[str, str]:
+    """Pictures and table of what is found by words, without a run."""
+    import torch
+
+    asked, without = words.strip(), minus.strip() or None
+    with torch.no_grad():
+        hits = index.index.query(asked, top=top, minus=without)
+    cards = [
+        (index.copy(hit.path), hit.path.name, f"{index.index.measure} {hit.score:.2f}")
+        for hit in hits if index.copy(hit.path) is not None
+    ]  # fmt: skip
+    rows = [(rank, str(hit.path.relative_to(index.root)), hit.score) for rank, hit in enumerate(hits, 1)]
+    name = asked if without is None else f"{asked} without {without}"
+    count = number_of(len(index.index), "picture")
+    return (
+        gallery(cards, "what was found, nearest first", index.next_folder()),
+        table(("Rank", "Picture", index.index.measure), rows, f"{name}: nearest of {count}"),
     )
 
 

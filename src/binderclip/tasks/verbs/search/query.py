@@ -45,7 +45,13 @@ class SearchHits(VerbResult):
     @property
     def title(self) -> str:
         """Who asked what."""
-        return f"{self.request.text_or_image}, model {self.model}"
+        return f"{self.asked}, model {self.model}"
+
+    @property
+    def asked(self) -> str:
+        """The words, with those that were taken away, or the picture's path."""
+        minus = self.request.minus
+        return self.request.text_or_image if minus is None else f"{self.request.text_or_image} without {minus}"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Columns, and a row a hit."""
@@ -75,13 +81,14 @@ class SearchHits(VerbResult):
     def as_dict(self) -> dict[str, Any]:
         return {
             "query": self.request.text_or_image,
+            "minus": self.request.minus,
             "hits": [{"image": hit.path, "score": hit.score} for hit in self.hits],
             "request": self.request.as_document(),
         }
 
     def write_sheet(self, path: Path) -> None:
         """Draw the pictures that were found, nearest first."""
-        asked = self.request.text_or_image
+        asked = self.asked
         cards = [(hit.path, hit.path.name, f"{hit.score:.2f}") for hit in self.pictures]
         contact_sheet(cards, path, title=f"more like {Path(asked).name}" if self.by_image else asked, columns=5)
 
@@ -97,6 +104,8 @@ def run(request: SearchQueryRequest) -> SearchHits:
     by_image = not request.text and _is_file(asked)
     if not by_image and not request.text and Path(asked).suffix.lower() in IMAGE_SUFFIXES:
         raise UsageError(f"there is no file {asked}")
+    if by_image and request.minus is not None:
+        raise UsageError(f"--minus takes words away from words, and {asked} is a picture")
     sheet = picture_path(request.picture) if request.picture else None
     place = _indexed(request.index)
     note = read_note(place) if not isinstance(place, Path) or place.is_dir() else None
@@ -110,7 +119,7 @@ def run(request: SearchQueryRequest) -> SearchHits:
         own = Path(asked).resolve()
         hits = [hit for hit in index.query(Path(asked), top=request.top + 1) if hit.path.resolve() != own]
     else:
-        hits = list(index.query(asked, top=request.top))
+        hits = list(index.query(asked, top=request.top, minus=request.minus, minus_weight=request.minus_weight))
     result = SearchHits(request, name, index, hits[: request.top], by_image)
     if sheet is not None and result.pictures:
         result.write_sheet(sheet)

@@ -81,6 +81,10 @@ class SearchQueryRequest(Request):
         binderclip search query "a red bicycle" --index holiday/
 
         binderclip search query street.jpg -i holiday/ --picture found.png
+
+        binderclip search query "a dog" --minus "grass" -i holiday/
+
+    With --minus what is asked is the text's unit embedding less --minus-weight times the other's.
     """
 
     task: ClassVar[str] = "search query"
@@ -94,6 +98,10 @@ class SearchQueryRequest(Request):
     text: Annotated[bool, Option("TEXT_OR_IMAGE is words, even where there is a file of that name.", ("--text",))] = (
         False
     )
+    minus: Annotated[
+        str | None, Option("Words that are taken away from the others: what they fit comes later.", label="But not")
+    ] = None
+    minus_weight: Annotated[float, Field(ge=0, le=1), Option("Weight of --minus.", label="How much that counts")] = 0.5
     top: Annotated[int, Field(ge=1, le=10_000), Option("Images to show.", label="Pictures to show")] = 10
     picture: Annotated[str | None, Option("Also save a sheet of what was found as PNG.", output=True)] = None
     model: Annotated[
