@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.errors import DataError
 from binderclip.workbench.grid import GalleryPicture, PictureCopies, PictureRow, grid_html
-from binderclip.workbench.status import in_page_words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -195,6 +195,11 @@ def _reduced(source: Any, path: Path, side: int) -> tuple[int, int] | None:
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     picture.save(path, quality=88)
     return size
+
+
+def in_page_words(text: str) -> str:
+    """A sentence of a task in which the option of the model is called as the page calls it."""
+    return re.sub(r"--model (\S*[\w/])", r"\1 as Model for all tabs", text)
 
 
 def sentences(lines: Sequence[str]) -> str:

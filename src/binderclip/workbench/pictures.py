@@ -159,11 +159,11 @@ class PictureInput:
             chosen: for all tabs, called `title`; None where nothing is.
         """
         if chosen is None:
-            hidden = {"value": "" if self.many else None, "visible": False}
-            return [
-                gr.update(open=True, label=self.label),
-                gr.update(**hidden, **({} if self.many else {"choices": []})),
-            ]
+            fold = gr.update(open=True, label=self.label)
+            empty = (
+                gr.update(value="", visible=False) if self.many else gr.update(value=None, choices=[], visible=False)
+            )
+            return [fold, empty]
         if self.many:
             text = f"Uses the {number_of(len(chosen.paths), 'picture')} of {title}, chosen above."
             fold = gr.update(open=False, label="Other pictures, for this tab alone")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,11 +34,6 @@ def _line(name: str, text: str) -> str:
     button = f'<button type="button" aria-label="Copy the lines of {name}" onclick="{copy}">Copy</button>'
     shown = f'<pre tabindex="0" role="region" aria-label="{name}">{html.escape(text)}</pre>'
     return f'<div class="line"><h3>{name}</h3>{button}{shown}</div>'
-
-
-def in_page_words(text: str) -> str:
-    """A sentence of a task in which the option of the model is called as the page calls it."""
-    return re.sub(r"--model (\S*[\w/])", r"\1 as Model for all tabs", text)
 
 
 _told = itertools.count()

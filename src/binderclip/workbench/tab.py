@@ -20,6 +20,7 @@ from binderclip.tasks.events import Counted, Event, Previewed, Started, Warned, 
 from binderclip.tasks.models import cached_models
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.jobs import JobQueue, WorkbenchJob
+from binderclip.workbench.look import in_page_words
 from binderclip.workbench.models import ModelShelf
 from binderclip.workbench.pictures import ChosenPictures as ChosenPictures
 from binderclip.workbench.pictures import (
@@ -30,7 +31,7 @@ from binderclip.workbench.pictures import (
     session_of,
 )
 from binderclip.workbench.sessions import Sessions
-from binderclip.workbench.status import in_page_words, lines_html, result_values, said_html, status_html
+from binderclip.workbench.status import lines_html, result_values, said_html, status_html
 
 LOOK_EVERY = 0.15
 """Seconds between two looks at a run."""
