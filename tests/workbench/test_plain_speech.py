@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,3 +71,18 @@ def test_no_method_is_offered_that_a_single_text_cannot_have(client: Any) -> Non
     (offered,) = ({value for _, value in each["choices"]} for each in boxes if each["label"] == "Methods, side by side")
     assert "gradcam" in offered
     assert not offered & OPTIMISED
+
+
+def test_the_weakness_of_a_bundled_model_stands_beside_its_words(run_of: Any, photographs: Path) -> None:
+    from binderclip.workbench.tabs import classify, explain, search
+
+    files = [str(path) for path in sorted(photographs.iterdir())]
+    pages = [
+        classify.work(run_of(), files, None, "cat, rocket", ["whole"], [""], "simple", "(none)", []).values[1],
+        search.work(run_of(), files, None, "a cat", None, 2, False).values[1],
+        explain.work(run_of(), files[1], "a cat", ["saliency"]).values[1],
+    ]
+    for page in pages:
+        assert "Small is weak on photographs" in page
+        assert "everyday as Model for all tabs" in page
+        assert "--model" not in page
