@@ -337,7 +337,7 @@ def test_every_saver_writes_whole() -> None:
 
 MOVES = {
     "files.py": "is the way itself",
-    "workbench/page_models.py": "a finished model is moved to where it stays as long as the page",
+    "workbench/trained/page_models.py": "a finished model is moved to where it stays as long as the page",
     "workbench/sessions.py": "a finished session's folder is moved aside before it is emptied",
     "workbench/tabs/make/enhance.py": "a file of a session that lives as long as the page",
     "tasks/verbs/enhance/run.py": "a picture is written beside its place, with what it was made of, and moved",

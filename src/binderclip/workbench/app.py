@@ -17,8 +17,9 @@ from binderclip.workbench.place import PicturePlace
 from binderclip.workbench.sessions import Sessions
 from binderclip.workbench.tab import Bench, Tab
 
-STYLES = [Path(__file__).with_name(name) for name in ("page.css", "grid.css", "map.css")]
-SCRIPTS = [Path(__file__).with_name(name) for name in ("page.js", "grid.js", "viewer.js", "tables.js", "drop.js", "map.js")]
+STATIC = Path(__file__).with_name("static")
+STYLES = [STATIC / name for name in ("page.css", "grid.css", "map.css")]
+SCRIPTS = [STATIC / name for name in ("page.js", "grid.js", "viewer.js", "tables.js", "drop.js", "map.js")]
 """Each is a function without arguments, which is called once when the page is there."""
 
 

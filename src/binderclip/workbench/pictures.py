@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
@@ -16,9 +16,6 @@ from binderclip.errors import DataError, UsageError
 from binderclip.workbench.commands import named_pictures
 from binderclip.workbench.guard import SESSION_HEADER
 from binderclip.workbench.uploads import refusal
-
-if TYPE_CHECKING:
-    from binderclip.workbench.tab import Bench
 
 MOST_NAMED = 3
 """Files that were refused and are named one by one, with the reason; of the others their number is said."""
@@ -65,13 +62,16 @@ class SharedPictures:
     def __bool__(self) -> bool:
         return bool(self.files or self.folder)
 
-    def pictures(self, bench: Bench) -> ChosenPictures:
+    def pictures(self, open_folder: Callable[[str], Path]) -> ChosenPictures:
         """The pictures themselves.
+
+        Args:
+            open_folder: as of `chosen_pictures`.
 
         Raises:
             UsageError, DataError: as `chosen_pictures`.
         """
-        return chosen_pictures(self.files, self.folder, bench.open_folder)
+        return chosen_pictures(self.files, self.folder, open_folder)
 
 
 def chosen_pictures(
@@ -131,7 +131,7 @@ class PictureInput:
         label: what they are. many: whether the tab takes several.
         files: the drop zone. folder: the list of folders.
         fold: what the drop zone is in; None where the tab does not take what is chosen for all tabs.
-        told: says that it does, or is a list of those pictures for a tab that takes one.
+        from_above: says that it does, or is a list of those pictures for a tab that takes one.
     """
 
     label: str
@@ -139,7 +139,7 @@ class PictureInput:
     files: Any
     folder: Any
     fold: Any = None
-    told: Any = None
+    from_above: Any = None
 
     @property
     def inputs(self) -> list[Any]:
@@ -153,7 +153,7 @@ class PictureInput:
         return places[id(self.files)], places[id(self.folder)]
 
     def updates(self, chosen: ChosenPictures | None, title: str) -> list[Any]:
-        """New values of `fold` and `told`, when other pictures are chosen for all tabs.
+        """New values of `fold` and `from_above`, when other pictures are chosen for all tabs.
 
         Args:
             chosen: for all tabs, called `title`; None where nothing is.
@@ -174,24 +174,28 @@ class PictureInput:
 
 
 def picture_input(
-    bench: Bench, label: str, *, many: bool, height: int, folder_label: str, shared: bool
+    label: str, folders: Sequence[Path], *, many: bool, height: int, folder_label: str, shared: bool
 ) -> PictureInput:
-    """Make the parts; as `Bench.pictures`."""
-    told: Any = None
+    """Make the parts; as `Bench.pictures`.
+
+    Args:
+        folders: on this machine that may be chosen.
+    """
+    from_above: Any = None
     if shared:
-        told = gr.HTML("", visible=False, padding=False) if many else gr.Dropdown([], label=PICK, visible=False)
+        from_above = gr.HTML("", visible=False, padding=False) if many else gr.Dropdown([], label=PICK, visible=False)
     with gr.Accordion(label, open=True) if shared else nullcontext() as fold:
         files = gr.File(
             label=label, show_label=not shared, file_count="multiple" if many else "single", height=height,
             elem_classes="drop",
         )  # fmt: skip
-        choices = [("(what was uploaded)", ""), *((str(folder), str(folder)) for folder in bench.below())]
-        folder = gr.Dropdown(choices, value="", label=folder_label, visible=bool(bench.folders) and many)
+        choices = [("(what was uploaded)", ""), *((str(folder), str(folder)) for folder in folders)]
+        folder = gr.Dropdown(choices, value="", label=folder_label, visible=bool(folders) and many)
         refused = gr.HTML("", visible=False)
     quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
     files.upload(_without_refused, files, [files, refused], **quiet)
     files.clear(lambda: gr.update(value="", visible=False), None, refused, **quiet)
-    return PictureInput(label, many, files, folder, fold, told)
+    return PictureInput(label, many, files, folder, fold, from_above)
 
 
 def _without_refused(given: list[str] | str | None) -> tuple[Any, Any]:

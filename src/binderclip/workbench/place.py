@@ -69,7 +69,7 @@ class PicturePlace:
         """
         takers = [each for each in self.bench.picture_inputs if each.fold is not None]
         own = [self.chosen, self.files, self.folder, self.strip, self.message, self.clear]
-        outputs = [*own, *(part for each in takers for part in (each.fold, each.told))]
+        outputs = [*own, *(part for each in takers for part in (each.fold, each.from_above))]
 
         def settled(shared: SharedPictures, left_out: str = "") -> list[Any]:
             return self._settled(takers, shared, left_out)
@@ -88,7 +88,7 @@ class PicturePlace:
             return settled(SharedPictures(files=self._examples(self.bench.session(request)), title="the examples"))
 
         def guarded(work: Any) -> Any:
-            def told(*given: Any) -> list[Any]:
+            def answered(*given: Any) -> list[Any]:
                 try:
                     return list(work(*given))
                 except BinderclipError as error:
@@ -97,7 +97,7 @@ class PicturePlace:
                     kept[1], kept[4] = None, gr.update(value=_message(str(error)), visible=True)
                     return kept
 
-            return told
+            return answered
 
         def shown_examples(request: gr.Request) -> list[Any]:
             return list(guarded(lambda: examples(request))())
@@ -111,11 +111,11 @@ class PicturePlace:
             page.load(lambda: guarded(opened)(only), None, outputs, **QUIET)
         for each in takers:
             if not each.many:
-                each.told.input(self._picked, [self.chosen, each.told], each.files, **QUIET)
+                each.from_above.input(self._picked, [self.chosen, each.from_above], each.files, **QUIET)
 
     def _settled(self, takers: Sequence[PictureInput], shared: SharedPictures, left_out: str) -> list[Any]:
         """Values of all outputs for what is chosen now."""
-        chosen = shared.pictures(self.bench) if shared else None
+        chosen = shared.pictures(self.bench.open_folder) if shared else None
         updates = [update for each in takers for update in each.updates(chosen, shared.title)]
         folder = gr.update(choices=self._folders(), value=shared.folder)
         strip = _strip(chosen, shared.title, left_out)
@@ -150,7 +150,7 @@ class PicturePlace:
             gr.Error: it is gone, or cannot be copied.
         """
         try:
-            chosen = shared.pictures(self.bench)
+            chosen = shared.pictures(self.bench.open_folder)
             path = next((path for path in chosen.paths if chosen.label(path) == name), None)
             if path is None:
                 raise UsageError(f"{name} is none of the pictures above")

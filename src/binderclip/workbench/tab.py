@@ -246,7 +246,7 @@ class Bench:
             height: of the drop zone, in pixels. folder_label: of the list.
             shared: whether those that are chosen for all tabs are taken where the tab has none of its own.
         """
-        made = picture_input(self, label, many=many, height=height, folder_label=folder_label, shared=shared)
+        made = picture_input(label, self.below(), many=many, height=height, folder_label=folder_label, shared=shared)
         self.picture_inputs.append(made)
         return made
 

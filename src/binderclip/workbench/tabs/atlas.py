@@ -19,7 +19,8 @@ from binderclip.tasks.verbs.atlas.request import AtlasRequest
 from binderclip.tasks.verbs.atlas.sheet import cluster_colours
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import could_not_be_read, hint, left_out, sentences, small_copy, source
+from binderclip.workbench.grid import source
+from binderclip.workbench.look import could_not_be_read, hint, left_out, sentences, small_copy
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -148,8 +149,8 @@ def work(
         given["clusters"] = str(clusters).strip()
     if (words or "").strip():
         given["words"] = parse_labels(str(words).strip(), "Words for the clusters", files=False)
-    place = {"model": run.model_name, "device": run.bench.models.device}
-    request = AtlasRequest(images=chosen.arguments, out=run.folder / OUT, **given, **place)
+    place: dict[str, Any] = {"model": run.model_name, "device": run.bench.models.device}
+    request = AtlasRequest(images=chosen.arguments, out=str(run.folder / OUT), **given, **place)
     result = atlas.run(request)
     MAPS.hold(run.folder.parent, encoder(run.model_name, device=run.bench.models.device), result.embeddings)
     shown = _page(run, result, chosen)
@@ -225,8 +226,8 @@ def _row(swatch: str, words: str, count: int, examples: str, number: int, label:
 
 
 def _scores_html(values: list[float], text: str) -> str:
-    scores, said = html.escape(json.dumps(values), quote=True), html.escape(text, quote=True)
-    return f'<div class="map-scores" hidden data-scores="{scores}" data-text="{said}"></div>'
+    scores, words = html.escape(json.dumps(values), quote=True), html.escape(text, quote=True)
+    return f'<div class="map-scores" hidden data-scores="{scores}" data-text="{words}"></div>'
 
 
 TAB = Tab(

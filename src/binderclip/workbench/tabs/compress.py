@@ -9,8 +9,8 @@ from binderclip.tasks.verbs.compress.request import SIDES, CompressRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import hint, result_html
-from binderclip.workbench.page_models import keep_model, said_of
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.trained.page_models import keep_model, said_of
 
 OUT = "smaller"
 FORM = Form(

@@ -25,7 +25,7 @@ from binderclip.workbench.look import (
     table,
 )
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
-from binderclip.workbench.trained_files import MINE, TrainedFiles
+from binderclip.workbench.trained.trained_files import MINE, TrainedFiles
 
 if TYPE_CHECKING:
     from binderclip.tasks.verbs.detect.run import Detected

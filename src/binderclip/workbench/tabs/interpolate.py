@@ -10,8 +10,8 @@ from binderclip.tasks.verbs.interpolate.request import InterpolateRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import drawn, hint, report_frame, result_html
-from binderclip.workbench.page_models import keep_model, said_of
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.trained.page_models import keep_model, said_of
 
 OUT, BEST = "interpolate.html", "between"
 FORM = Form(

@@ -119,12 +119,12 @@ def build(bench: Bench) -> None:
             if index is None:
                 return unchanged
 
-            def look(_: Any) -> list[Any]:
+            def look(_: Any) -> tuple[str, str]:
                 return _typed(index, str(asked), without or "", int(most), bench)
 
             return [*await bench.ask(request, look), *result_values(None)]
         except BinderclipError as error:
-            return [gr.skip(), said_html(str(error), failed=True), *[gr.skip()] * 2]
+            return [gr.skip(), said_html(str(error), failed=True), gr.skip(), gr.skip()]
 
     # One press is answered at a time; of those meanwhile the last one counts, so that nobody waits for every letter.
     gr.on(
@@ -160,7 +160,7 @@ def work(
         counts = table(columns, rows, f"Index of {count}")
         return Outcome(("", counts), again=Equivalent.of(*again), said=left_out_text.strip())
     # Words are words here, whatever files there are on this machine.
-    without = {"minus": (minus or "").strip()} if (minus or "").strip() and not example else {}
+    without: dict[str, Any] = {"minus": (minus or "").strip()} if (minus or "").strip() and not example else {}
     query = SearchQueryRequest(
         text_or_image=asked, index=str(searched), text=not example, top=int(top), **without, **place
     )
@@ -194,16 +194,18 @@ def _typed(index: TypedIndex, words: str, minus: str, top: int, bench: Bench) ->
     asked, without = words.strip(), minus.strip() or None
     with torch.no_grad():
         hits = index.index.query(asked, top=top, minus=without)
-    cards = [
-        (index.copy(hit.path), hit.path.name, f"{index.index.measure} {hit.score:.2f}")
-        for hit in hits if index.copy(hit.path) is not None
-    ]  # fmt: skip
+    measure = index.index.measure
     rows = [(rank, str(hit.path.relative_to(index.root)), hit.score) for rank, hit in enumerate(hits, 1)]
+    cards = [
+        GalleryPicture(copy, hit.path.name, f"{measure} {hit.score:.2f}", name=picture, score=hit.score)
+        for hit, (_, picture, _) in zip(hits, rows, strict=True)
+        if (copy := index.copy(hit.path)) is not None
+    ]
     name = asked if without is None else f"{asked} without {without}"
     count = number_of(len(index.index), "picture")
     return (
-        gallery(cards, "what was found, nearest first", index.next_folder()),
-        table(("Rank", "Picture", index.index.measure), rows, f"{name}: nearest of {count}"),
+        gallery(cards, "what was found, nearest first", index.next_folder(), score=measure),
+        table(("Rank", "Picture", measure), rows, f"{name}: nearest of {count}"),
     )
 
 

@@ -13,9 +13,9 @@ from binderclip.tasks.verbs.train.request import TrainRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.look import table
-from binderclip.workbench.page_models import keep_model, said_of
 from binderclip.workbench.recipe_check import check_recipe
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.trained.page_models import keep_model, said_of
 
 if TYPE_CHECKING:
     from binderclip.train import Recipe, RunResult

@@ -49,9 +49,8 @@ def run(request: AtlasRequest) -> Atlas:
         raise DataError(f"none of {number_of(len(chosen), 'picture')} could be read: {short_reason(*skipped[0])}")
     start(f"laying out {number_of(len(paths), 'picture')}")
     if request.layout == "tsne" and (used := fitted_perplexity(request.perplexity, len(paths))) < request.perplexity:
-        warn(
-            f"the perplexity is {used:.3g}, not {request.perplexity:g}: at most a third of {number_of(len(paths), 'picture')}"
-        )
+        count = number_of(len(paths), "picture")
+        warn(f"the perplexity is {used:.3g}, not {request.perplexity:g}: at most a third of {count}")
     positions = planar_layout(rows, method=request.layout, perplexity=request.perplexity, seed=request.seed)
     start("looking for clusters")
     clusters = cluster_rows(

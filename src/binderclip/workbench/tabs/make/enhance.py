@@ -24,7 +24,7 @@ from binderclip.workbench.look import (
     table,
 )
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
-from binderclip.workbench.trained_files import TrainedFiles
+from binderclip.workbench.trained.trained_files import TrainedFiles
 
 if TYPE_CHECKING:
     from binderclip.tasks.verbs.enhance.run import EnhancedPicture
