@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from binderclip.errors import UsageError
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.files.checkpoint import read_json_object
 from binderclip.workbench.tab import Bench, Run
 
 SUFFIX = ".safetensors"
@@ -44,7 +45,7 @@ class TrainedFiles:
             UsageError: none was, or one that this page may not read.
         """
         if not (value or "").strip():
-            raise UsageError(f"train {self.noun} first, or choose the file of one")
+            raise UsageError(f"train {self.noun} first, or choose the {self._form} of one")
         known: dict[str, str | Path] = {str(path): path for path in self._all(run.bench, run)}
         known |= {name: name for name in self.bundled}
         if value not in known:
@@ -59,6 +60,10 @@ class TrainedFiles:
         return MINE if isinstance(path, Path) and run.folder.parent in path.parents else str(path)
 
     @property
+    def _form(self) -> str:
+        return "file"
+
+    @property
     def _word(self) -> str:
         return self.noun.split(" ", 1)[1]
 
@@ -68,3 +73,46 @@ class TrainedFiles:
     def _all(self, bench: Bench, run: Run | None) -> Sequence[Path]:
         places = [*bench.below(), *([] if run is None else [self._kept(run)])]
         return [path for place in places for path in sorted(place.glob(f"*{SUFFIX}"))]
+
+
+@dataclass(frozen=True)
+class TrainedNetworks(TrainedFiles):
+    """Folders with a card and weights, such as `translate` writes.
+
+    Attributes:
+        kinds: `kind` of the cards that are taken.
+    """
+
+    kinds: Sequence[str] = ()
+
+    def new(self, run: Run, method: str) -> Path:
+        """Where the page's next one goes; no folder has that name yet."""
+        return super().new(run, method).with_suffix("")
+
+    def called(self, run: Run, path: str | Path) -> str:
+        """What a line calls a folder: by its path, or `mine`."""
+        return super().called(run, path).removesuffix(SUFFIX)
+
+    def choices(self, bench: Bench, run: Run | None = None) -> list[tuple[str, str]]:
+        """Names with kinds, and paths."""
+        return [(f"{path.name} ({_kind(path)})", str(path)) for path in self._all(bench, run)]
+
+    def kind(self, path: str | Path) -> str:
+        """What the card of one that was chosen says it is."""
+        return _kind(Path(path))
+
+    @property
+    def _form(self) -> str:
+        return "folder"
+
+    def _all(self, bench: Bench, run: Run | None) -> Sequence[Path]:
+        kept = [] if run is None or not self._kept(run).is_dir() else sorted(self._kept(run).iterdir())
+        return [path for path in (*bench.below(), *kept) if _kind(path) in self.kinds]
+
+
+def _kind(folder: Path) -> str:
+    """Of the network in a folder; empty where there is none."""
+    try:
+        return str(read_json_object(folder / "card.json", "settings").get("kind", ""))
+    except (CheckpointError, OSError):
+        return ""

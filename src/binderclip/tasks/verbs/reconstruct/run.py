@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,9 @@ def _fitted(slices: list[PlanarSlice], request: ReconstructRequest, device: Any,
     except KeyboardInterrupt:
         if kept:
             field.load_state_dict(kept[-1])
-            field.mesh(request.resolution).write(out, MESH_COMMENT)
-            warn(f"interrupted: {out} is the mesh after level {len(kept)} of {request.levels}")
+            with suppress(UsageError):  # a field of few epochs may have no surface yet
+                field.mesh(request.resolution).write(out, MESH_COMMENT)
+                warn(f"interrupted: {out} is the mesh after level {len(kept)} of {request.levels}")
         raise
     start("reading the surface out of the field")
     return field.mesh(request.resolution)

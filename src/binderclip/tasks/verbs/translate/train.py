@@ -21,7 +21,7 @@ from binderclip.fit import Callback, Checkpoint
 from binderclip.fit.records import StepRecord
 from binderclip.generate import CUT, PatchDiscriminator, ResnetTranslator, save_translator, translate_picture
 from binderclip.models.files.devices import resolve_device
-from binderclip.tasks.events import Counted, Saved, emit, start, warn
+from binderclip.tasks.events import Counted, Previewed, Saved, emit, start, warn
 from binderclip.tasks.files.outputs import output_folder, writable_paths
 from binderclip.tasks.files.results import ask_for_room, size_of
 from binderclip.tasks.report.sheet import contact_sheet
@@ -213,6 +213,7 @@ class TranslatorTraining:
             cards += [(_shown(picture), "A", ""), (_shown(made), "A as B", ""), (_shown(b[row % len(b)]), "B", "")]
         sheet = contact_sheet(cards, self.folder / SAMPLES, title=f"{self.method}, step {step}", side=160)
         emit(Saved(sheet))
+        emit(Previewed(lambda: [open_image(sheet, mode="RGB")], sheet))
         return sheet
 
 
