@@ -340,6 +340,7 @@ MOVES = {
     "workbench/trained/page_models.py": "a finished model is moved to where it stays as long as the page",
     "workbench/sessions.py": "a finished session's folder is moved aside before it is emptied",
     "workbench/tabs/make/enhance.py": "a file of a session that lives as long as the page",
+    "workbench/tabs/make/translate.py": "a finished network is moved to where it stays as long as the page",
     "tasks/verbs/enhance/run.py": "a picture is written beside its place, with what it was made of, and moved",
 }
 """Files that rename, and why."""

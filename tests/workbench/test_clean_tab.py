@@ -56,17 +56,17 @@ def test_results_are_those_of_the_verb(
 def test_weights_are_of_the_open_folders_alone_and_none_are_made_up(
     zoo: list[Path], dark_strands: Path, run_of: Any, tmp_path: Path
 ) -> None:
-    from binderclip.workbench.tabs.make.clean import CLEANER
+    from binderclip.workbench.tabs.make.clean import CLEANER, TAB
 
     with_weights = run_of(folders=[dark_strands.parent])
     assert CLEANER.choices(with_weights.bench) == [(f"{dark_strands.name} (fence)", str(dark_strands))]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "card.json").write_text('{"kind": "translator"}')
     assert CLEANER.choices(run_of(folders=[tmp_path]).bench) == []
+    assert TAB.offered(with_weights.bench)
+    assert not TAB.offered(run_of(folders=[tmp_path]).bench)
     with pytest.raises(UsageError, match="is no cleaner in the folders"):
         cleaned(run_of(), zoo, dark_strands)
-    with pytest.raises(UsageError, match="No weights come with binderclip"):
-        cleaned(run_of(), zoo, None)
     with pytest.raises(UsageError, match="choose a Cleaner"):
         cleaned(with_weights, zoo, None)
     with pytest.raises(UsageError, match="choose pictures first"):

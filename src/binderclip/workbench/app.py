@@ -58,7 +58,7 @@ def build_page(
         bench = Bench(model=chosen, jobs=jobs, clicks=clicks, sessions=sessions, models=models, folders=folders)
         place = PicturePlace(bench)
         with gr.Tabs():
-            for tab in tabs:
+            for tab in (tab for tab in tabs if tab.offered(bench)):
                 with gr.Tab(tab.title, id=tab.title.lower()):
                     gr.HTML(f'<p class="about">{html.escape(tab.about)}</p>')
                     tab.build(bench)

@@ -53,12 +53,14 @@ class Tab:
         title: on the tab. about: one sentence below it.
         build: makes the components, inside the tab, and connects them.
         order: tabs stand in this order.
+        offered: whether a page has it; one that needs what a page cannot give, such as weights, is not in the way.
     """
 
     title: str
     about: str
     build: Callable[[Bench], None]
     order: int = 100
+    offered: Callable[[Bench], bool] = lambda bench: True
 
 
 @dataclass(frozen=True)

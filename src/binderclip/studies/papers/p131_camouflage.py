@@ -37,7 +37,11 @@ def measure(seed: int) -> list[Row]:
     learned = hidden_shapes(TRAIN, 2 * seed, contrast=CONTRAST, shapes=known)
     held_out = hidden_shapes(TEST, 2 * seed + 1, contrast=CONTRAST)
     rows = []
-    sources = {FULL: DiffusionFeatures(bundled_denoiser()), RANDOM: DiffusionFeatures(untrained(seed)), TOWER: tower()}
+    sources: dict[str, CamouflageFeatures] = {
+        FULL: DiffusionFeatures(bundled_denoiser()),
+        RANDOM: DiffusionFeatures(untrained(seed)),
+        TOWER: tower(),
+    }
     for source, features in sources.items():
         maps = standardised(features, learned.images, held_out.images)
         for name in (FULL, SILENT, PLAIN) if source == FULL else (source,):

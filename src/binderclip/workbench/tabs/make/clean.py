@@ -16,17 +16,13 @@ from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, sentences, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
-from binderclip.workbench.trained_files import TrainedNetworks
+from binderclip.workbench.trained.trained_files import TrainedNetworks
 
 SHOWN = 12
 """Pictures on the page, each before and after; the table and the files have all."""
 OUT = "cleaned"
 CLEANER = TrainedNetworks("a cleaner", kinds=tuple(CLEANERS))
 FORM = Form(CleanRequest, first=("shrink",), without=("images", "of", "model"), own={"shrink": {"maximum": 8}})
-NONE_BUNDLED = (
-    "No weights come with binderclip. Start the workbench on a folder that has a folder of them: train_fence and "
-    "train_reflection of binderclip.train.bundled.generative.clean make them of photographs"
-)
 
 
 def build(bench: Bench) -> None:
@@ -34,18 +30,13 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=2, min_width=300):
             cleaners = CLEANER.choices(bench)
             cleaner = gr.Dropdown(
-                cleaners, value=cleaners[0][1] if cleaners else None, label="Cleaner",
-                info="what it takes out stands beside its name" if cleaners else NONE_BUNDLED,
-            )  # fmt: skip
+                cleaners, value=cleaners[0][1], label="Cleaner", info="what it takes out stands beside its name"
+            )
             pictures = bench.pictures("Pictures behind a fence or a pane")
             inputs = FORM.build(bench)
             controls = bench.controls("Clean")
         with gr.Column(scale=3, min_width=320):
-            shown = gr.HTML(
-                hint("Choose a cleaner, drop pictures and press Clean: each appears before and after.")
-                if cleaners
-                else hint(f"{NONE_BUNDLED}. Without weights this tab can do nothing.")
-            )
+            shown = gr.HTML(hint("Drop pictures and press Clean: each appears before and after."))
             figures = gr.HTML()
             results = bench.results()
     bench.connect(controls, work, [*pictures.inputs, cleaner, *inputs], [shown, figures], results)
@@ -54,7 +45,7 @@ def build(bench: Bench) -> None:
 def work(run: Run, files: list[str] | None, folder: str | None, cleaner: str | None, *values: object) -> Outcome:
     """Clean as the verb does, of what the weights are for."""
     if not (cleaner or "").strip():
-        raise UsageError("choose a Cleaner" if CLEANER.choices(run.bench) else NONE_BUNDLED)
+        raise UsageError("choose a Cleaner")
     model = CLEANER.chosen(run, cleaner)
     chosen = run.pictures(files, folder)
     out = run.folder / OUT
@@ -67,8 +58,8 @@ def work(run: Run, files: list[str] | None, folder: str | None, cleaner: str | N
             result = clean.run(request)
         except KeyboardInterrupt:
             if made := sorted(out.glob("*.png")):
-                said = "What was cleaned so far can be downloaded."
-                run.leave(Outcome(("", ""), [packed(out, made, "cleaned.zip", into=run.folder)], again, said))
+                message = "What was cleaned so far can be downloaded."
+                run.leave(Outcome(("", ""), [packed(out, made, "cleaned.zip", into=run.folder)], again, message))
             raise
     skipped = [*chosen.skipped, *result.skipped]
     if result.sheet is None:
@@ -101,4 +92,14 @@ def _pictures(run: Run, chosen: ChosenPictures, result: CleanedPictures) -> str:
     return picture_rows(entries, "pictures before and after", run.folder / "small")
 
 
-TAB = Tab("Clean", "Fences or reflections taken out of pictures, by weights that you have.", build, order=57)
+def _has_weights(bench: Bench) -> bool:
+    return bool(CLEANER.choices(bench))
+
+
+TAB = Tab(
+    "Clean",
+    "Fences or reflections taken out of pictures, by weights that you have.",
+    build,
+    order=57,
+    offered=_has_weights,
+)

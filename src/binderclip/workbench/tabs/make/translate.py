@@ -17,7 +17,7 @@ from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, sentences, table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
-from binderclip.workbench.trained_files import TrainedNetworks
+from binderclip.workbench.trained.trained_files import TrainedNetworks
 
 SHOWN = 12
 """Pictures on the page, each before and after; the files have all."""
@@ -80,8 +80,8 @@ def work(run: Run, files: list[str] | None, folder: str | None, translator: str 
         result = translate.run(request)
     except KeyboardInterrupt:
         if made := sorted(out.glob("*.png")):
-            said = "What was translated so far can be downloaded."
-            run.leave(Outcome(("", ""), [packed(out, made, "translated.zip", into=run.folder)], again, said))
+            message = "What was translated so far can be downloaded."
+            run.leave(Outcome(("", ""), [packed(out, made, "translated.zip", into=run.folder)], again, message))
         raise
     assert isinstance(result, TranslatedPictures)
     skipped = [*chosen.skipped, *result.skipped]
@@ -119,8 +119,8 @@ def learn(run: Run, before: str | None, after: str | None, *values: object) -> O
             result = translate.run(request)
         except KeyboardInterrupt:
             if (out / CARD).is_file():
-                said = "The network so far can be downloaded, and chosen above; its training does not go on here."
-                run.leave(_kept(run, request.method, "", again, said))
+                message = "The network so far can be downloaded, and chosen above; its training does not go on here."
+                run.leave(_kept(run, request.method, "", again, message))
             raise
     assert isinstance(result, TrainedTranslator)
     columns, rows = result.table()
@@ -128,7 +128,7 @@ def learn(run: Run, before: str | None, after: str | None, *values: object) -> O
     return _kept(run, result.card["method"], about, again, could_not_be_read(len(result.skipped)))
 
 
-def _kept(run: Run, method: str, about: str, again: Equivalent, said: str) -> Outcome:
+def _kept(run: Run, method: str, about: str, again: Equivalent, message: str) -> Outcome:
     """The network where it stays as long as its page, and what the page shows and offers of it."""
     place = TRANSLATOR.new(run, method)
     os.replace(run.folder / NETWORK, place)
@@ -143,7 +143,7 @@ def _kept(run: Run, method: str, about: str, again: Equivalent, said: str) -> Ou
         ),
         [archive, *([] if sheet is None else [sheet])],
         again,
-        said,
+        message,
     )
 
 
