@@ -17,7 +17,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +239,20 @@ def tiny_inpainter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inpainter")
     tiny_pipeline(folder / "made", "StableDiffusionInpaintPipeline", 9).save_pretrained(folder / "tiny-inpainter")
     return folder / "tiny-inpainter"
+
+
+@pytest.fixture
+def planned_paper(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a paper that is planned, without a study, as each is before it is built; here the last one."""
+    from binderclip import papers
+    from binderclip.studies.harness import run
+
+    *others, last = papers._index()
+    entry = replace(last, status="planned", study="", tests=(), checked=())
+    monkeypatch.setattr(papers, "_index", lambda: (*others, entry))
+    modules = {identifier: module for identifier, module in run.available().items() if identifier != last.id}
+    monkeypatch.setattr(run, "available", lambda: modules)
+    return entry.id
 
 
 @pytest.fixture(scope="session")

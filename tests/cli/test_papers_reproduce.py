@@ -146,14 +146,13 @@ def test_the_card_says_how_to_go_on_at_paper_scale_and_what_stood_first() -> Non
     assert "before     holds, " in runner.invoke(app, ["papers", "p147"]).stdout
 
 
-def test_misuse_is_refused() -> None:
-    planned = next(entry.id for entry in papers() if entry.status == "planned")
+def test_misuse_is_refused(planned_paper: str) -> None:
     for arguments, words in [
         (["reproduce"], "name one paper, or give --all"),
         (["reproduce", "p162", "--all"], "name one paper"),
         (["reproduce", "p162", "--seeds", "a"], "whole numbers"),
         (["reproduce", "p162", "--quick", "--again", "why"], "--quick writes nothing"),
-        (["reproduce", planned], f"no study of {planned}"),
+        (["reproduce", planned_paper], f"no study of {planned_paper}"),
         (["reproduce", "nonsense words"], "no paper matches"),
     ]:
         found = runner.invoke(app, arguments)

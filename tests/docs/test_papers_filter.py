@@ -72,9 +72,6 @@ def test_filters_agree_with_the_index_and_the_stored_results(page):
     assert set(shown(page)) == {paper.id for paper in papers(status="done") if paper.job == "privacy"}
     assert page.locator("h2:visible").all_inner_texts() == [JOBS["privacy"]]
     page.get_by_role("button", name="Clear").click()
-    page.get_by_label("Job").select_option("Planned")
-    assert set(shown(page)) == {paper.id for paper in papers(status="planned")}
-    page.get_by_role("button", name="Clear").click()
     page.get_by_label("Claim").select_option("no effect of X or more")
     excluded = {identifier for identifier, result in results.items() if result.verdict == "no effect of X or more"}
     assert set(shown(page)) == excluded

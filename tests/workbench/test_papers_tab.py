@@ -23,13 +23,12 @@ def test_a_name_finds_its_paper_alone_and_words_find_all_that_have_them():
     assert "p002" not in tab._list("no such words at all", "any")
 
 
-def test_a_card_says_claim_verdict_and_every_criterion_escaped():
+def test_a_card_says_claim_verdict_and_every_criterion_escaped(planned_paper):
     entry = next(entry for entry in index.papers(status="done") if stored_result(entry.study).checks)
     card, result = tab._card(entry.id), stored_result(entry.study)
     assert result.said in card
     assert card.count("<tr>") == len(result.checks) + 1
-    planned = next(entry for entry in index.papers(status="planned"))
-    assert "Planned" in tab._card(planned.id)
+    assert "Planned" in tab._card(planned_paper)
 
 
 def test_every_card_can_be_drawn():
@@ -46,9 +45,8 @@ def test_a_study_runs_from_the_page_and_leaves_its_figure(run_of):
     assert "no verdict" in outcome.said
 
 
-def test_what_cannot_be_run_is_said(run_of):
-    planned = next(entry for entry in index.papers(status="planned"))
-    with pytest.raises(UsageError, match=f"{planned.id} is planned"):
-        tab.work(run_of(), planned.id, "quick")
+def test_what_cannot_be_run_is_said(run_of, planned_paper):
+    with pytest.raises(UsageError, match=f"{planned_paper} is planned"):
+        tab.work(run_of(), planned_paper, "quick")
     with pytest.raises(UsageError, match="choose a paper"):
         tab.work(run_of(), None, "quick")

@@ -38,7 +38,7 @@ def paper_of(row: dict[str, str]) -> str:
 
 def test_every_paper_stands_once_in_the_table_of_its_job_and_planned_ones_apart(page: str) -> None:
     found = tables(page)
-    assert sorted(paper_of(row) for row in found.pop("Planned")) == [p.id for p in papers(status="planned")]
+    assert sorted(paper_of(row) for row in found.pop("Planned", [])) == [p.id for p in papers(status="planned")]
     assert {title: sorted(map(paper_of, rows)) for title, rows in found.items()} == {
         title: [entry.id for entry in DONE if entry.job == job]
         for job, title in JOBS.items()
@@ -103,3 +103,9 @@ def test_the_page_of_a_paper_begins_with_what_a_stranger_asks() -> None:
         places += [text.index("| part of the claim |"), text.index(how), text.rindex("**History.**")]
         assert places == sorted(places), entry.id
         assert all(f"Former verdict: {former['verdict']}; " in text for former in STORED[entry.id]["history"]), entry.id
+
+
+def test_what_is_planned_stands_apart_with_its_names(planned_paper: str) -> None:
+    (row,) = tables(papers_page({}))["Planned"]
+    assert paper_of(row) == planned_paper
+    assert "`" in row["names"]

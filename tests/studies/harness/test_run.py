@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from binderclip.errors import DataError, UsageError
-from binderclip.papers import papers
 from binderclip.studies import (
     Criterion,
     FormerVerdict,
@@ -379,10 +378,9 @@ def test_a_study_that_cannot_be_imported_fails_with_the_reason(monkeypatch) -> N
     assert "No module named 'absent_module_of_a_study'" in run_study("p162").reason
 
 
-def test_misuse_is_named(tmp_path) -> None:
-    planned = next(entry.id for entry in papers() if entry.status == "planned")
-    with pytest.raises(UsageError, match=f"no study of {planned} yet"):
-        run_study(planned)
+def test_misuse_is_named(tmp_path, planned_paper) -> None:
+    with pytest.raises(UsageError, match=f"no study of {planned_paper} yet"):
+        run_study(planned_paper)
     with pytest.raises(UsageError, match="at least one seed"):
         run_study("p162", [])
     with pytest.raises(UsageError, match="must be essential"):
