@@ -335,7 +335,8 @@ class Bench:
                     except BinderclipError as error:
                         # Where the page keeps its models is no use to anybody.
                         raise type(error)(in_page_words(str(error).replace(f"{run.models}/", ""))) from error
-                    status = " ".join(filter(None, [outcome.said, *(f"{line}." for line in run.warnings)]))
+                    warnings = [f"{line[:1].upper()}{line[1:]}." for line in run.warnings]
+                    status = " ".join(filter(None, [outcome.said, *warnings]))
                     again = outcome.again and outcome.again.without(run.models)
                     return replace(outcome, said=status, again=again)
 

@@ -52,7 +52,7 @@ def test_what_is_alike_lies_together_and_all_files_agree(command: Command, drawn
     assert {row["words"] for row in table} <= {", ".join(one["words"]) for one in document["clusters"]}
     assert all(example.endswith(".png") for one in document["clusters"] for example in one["examples"])
     assert 0.5 < document["trustworthiness"] <= 1
-    assert "the perplexity is 3.67, not 30: at most a third of 12 pictures" in done.err
+    assert "t-SNE heeds 3.67 neighbours, not 30: at most a third of 12 pictures" in done.err
     assert f"Trustworthiness {document['trustworthiness']:.3f}" in done.out
     sheet = np.asarray(Image.open("map/map.png").convert("RGB"))
     for colour in ((0, 114, 189), (230, 97, 1)):  # frames, and the legend

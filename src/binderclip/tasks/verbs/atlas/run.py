@@ -50,7 +50,7 @@ def run(request: AtlasRequest) -> Atlas:
     start(f"laying out {number_of(len(paths), 'picture')}")
     if request.layout == "tsne" and (used := fitted_perplexity(request.perplexity, len(paths))) < request.perplexity:
         count = number_of(len(paths), "picture")
-        warn(f"the perplexity is {used:.3g}, not {request.perplexity:g}: at most a third of {count}")
+        warn(f"t-SNE heeds {used:.3g} neighbours, not {request.perplexity:g}: at most a third of {count}")
     positions = planar_layout(rows, method=request.layout, perplexity=request.perplexity, seed=request.seed)
     start("looking for clusters")
     clusters = cluster_rows(
