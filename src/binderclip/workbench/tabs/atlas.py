@@ -167,7 +167,7 @@ def _page(run: Run, result: Atlas, chosen: ChosenPictures) -> str:
     """The canvas, and files of what it shows: the points, one picture of all thumbnails, larger copies."""
     from PIL import Image
 
-    from binderclip.data.images import contained
+    from binderclip.data.images import contained, open_image
 
     count = len(result.paths)
     tile = next(side for most, side in TILES if count <= most)
@@ -178,8 +178,7 @@ def _page(run: Run, result: Atlas, chosen: ChosenPictures) -> str:
         copy = small_copy(path, run.folder / "copies", number, side=COPY)
         if copy is None:
             continue
-        with Image.open(copy) as opened:
-            small = contained(opened.convert("RGB"), tile)
+        small = contained(open_image(copy).convert("RGB"), tile)
         left, top = number % columns * tile, number // columns * tile
         sprite.paste(small, (left + (tile - small.width) // 2, top + (tile - small.height) // 2))
     sprite.save(run.folder / "thumbnails.jpg", quality=85)
