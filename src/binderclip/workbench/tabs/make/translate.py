@@ -147,4 +147,7 @@ def _kept(run: Run, method: str, about: str, again: Equivalent, message: str) ->
     )
 
 
-TAB = Tab("Translate", "Pictures of one folder made to look like those of another, without pairs.", build, order=58)
+TAB = Tab(
+    "Translate", "Pictures of one folder made to look like those of another, without pairs.", build, order=58,
+    offered=lambda bench: bool(bench.folders),  # it learns from folders, and reads networks in them
+)  # fmt: skip
