@@ -6,7 +6,6 @@ PANELS: dict[str, dict[str, str]] = {
     "See": {
         "classify": "which of your labels fits each image",
         "search": "find images by words, or by an example",
-        "atlas": "a map of a folder: what is alike, in named clusters",
         "segment": "a label for every pixel",
         "segment-task": "what one sentence means in every picture",
         "segment-example": "what a picture with its mask shows, in other pictures",
@@ -17,6 +16,7 @@ PANELS: dict[str, dict[str, str]] = {
         "trace": "a vessel, root or road as a line",
         "edges": "where in a picture one thing ends and another begins",
         "locate": "which of your boxes or masks a text means",
+        "atlas": "a map of a folder: what is alike, in named clusters",
         "anomaly": "which pictures are damaged, and where",
         "explain": "where in a picture the evidence for a label is",
         "workbench": "all of it on a local web page: drop pictures, look",

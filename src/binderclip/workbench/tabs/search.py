@@ -15,6 +15,8 @@ from binderclip.display import number_of
 from binderclip.errors import BinderclipError, DataError
 from binderclip.tasks import search_index, search_query
 from binderclip.tasks.files.writing import write_csv, write_json
+from binderclip.tasks.report.photographs import weak_on_photographs
+from binderclip.tasks.verbs.search.index import correction_of
 from binderclip.tasks.verbs.search.request import SearchIndexRequest, SearchQueryRequest
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
@@ -39,10 +41,11 @@ class TypedIndex:
 
     Args:
         index: of the pictures. folder: of the copies; the browser may read them there. root: of the pictures.
+        model: as it was named.
     """
 
-    def __init__(self, index: SearchIndex, folder: Path, root: Path) -> None:
-        self.index, self.root, self._folder = index, root, folder
+    def __init__(self, index: SearchIndex, folder: Path, root: Path, model: str) -> None:
+        self.index, self.root, self.model, self._folder = index, root, model, folder
         self._copies: dict[Path, Path | None] = {}
         self._answers: list[Path] = []
 
@@ -149,7 +152,7 @@ def work(
         # Where uploads lie is no use to anybody.
         reason = str(error).replace(f"{searched}/", "").replace(str(searched), called)
         raise DataError(f"none of the pictures could be read: {reason}") from error
-    INDEXES.hold(run.folder.parent, TypedIndex(indexed.index, run.folder.parent / "typed", searched))
+    INDEXES.hold(run.folder.parent, TypedIndex(indexed.index, run.folder.parent / "typed", searched, run.model_name))
     again = [request.replaced(folder=called)]
     left_out_text = could_not_be_read(len(indexed.report.skipped))
     count = number_of(len(indexed.index), "picture")
@@ -203,9 +206,11 @@ def _typed(index: TypedIndex, words: str, minus: str, top: int, bench: Bench) ->
     ]
     name = asked if without is None else f"{asked} without {without}"
     count = number_of(len(index.index), "picture")
+    there = [hit.path for hit in hits if hit.path.is_file()]
+    remarks = [*correction_of(index.index), *weak_on_photographs(index.model, there)]
     return (
         gallery(cards, "what was found, nearest first", index.next_folder(), score=measure),
-        table(("Rank", "Picture", measure), rows, f"{name}: nearest of {count}"),
+        table(("Rank", "Picture", measure), rows, f"{name}: nearest of {count}") + sentences(remarks),
     )
 
 

@@ -25,6 +25,10 @@ def _clusterings() -> tuple[str, ...]:
     return CLUSTERINGS
 
 
+def _parse_words(words: str) -> list[str]:
+    return parse_labels(words, "--words")
+
+
 class AtlasRequest(Request):
     """Map a folder: pictures that are alike lie side by side, and each cluster is named by the words that fit it.
 
@@ -64,7 +68,7 @@ class AtlasRequest(Request):
         Labels | None,
         Option(
             "Words that clusters are named by, separated by commas, or `@FILE`, one a line [default: everyday words].",
-            parse=lambda text: parse_labels(text, "--words"),
+            parse=_parse_words,
             write=labels_text,
             label="Words for the clusters, separated by commas",
         ),
