@@ -50,7 +50,8 @@ class AbsGradSAM(SamplingHook):
     Args:
         reference: latents of the reference picture, or of one for each picture.
         words: the subject's, all of which the sampled prompt must hold.
-        steps: numbers of the steps, from 0.
+        steps: numbers of the steps, from 0, after which it acts; default the released code's, of 50: those that lead to
+            positions 5, 18 and 28 of the 40 that its strength of 0.8 leaves (`first_step=10` of `sample`).
         spread: standard deviations above the mean at which scores are cut; -inf keeps all that is sampled.
         pooled: scores the means of so many by so many parts of the prediction, which is cheaper; None for each element.
         joint: one mask for all channels, their mean, as pictures without an encoder need.
@@ -71,7 +72,7 @@ class AbsGradSAM(SamplingHook):
         reference: Float[Tensor, "_ C h w"],
         words: str | Sequence[str],
         *,
-        steps: Sequence[int] = (5, 18, 28),
+        steps: Sequence[int] = (14, 27, 37),
         spread: float = 0.5,
         pooled: int | None = None,
         joint: bool = False,
@@ -98,10 +99,9 @@ class AbsGradSAM(SamplingHook):
         self.noised = drawn if noise is None else noise
 
     def before(self, step: StepContext) -> Tensor:
-        """Refuses what could not be done later."""
-        if step.i == 0:
-            _check(step, self.reference, max(self.steps))
-            self._tokens(step)
+        """Refuses what could not be done later; sampling may leave its first steps out."""
+        _check(step, self.reference, max(self.steps))
+        self._tokens(step)
         return step.x
 
     def after(self, step: StepContext, x: Tensor) -> Tensor:

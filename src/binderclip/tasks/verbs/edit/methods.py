@@ -187,8 +187,8 @@ def gradient_mask(picture: PictureToEdit) -> Edit:
     """Abs-Grad-SAM: the target is sampled, and outside of its new words the picture stays."""
     asked, denoiser, draws = picture.request, picture.denoiser, picture.draws()
     noise = denoiser.noise(1, generator=draws)
-    # the paper's 5, 18 and 28 of 30 steps
-    places = sorted({int(picture.steps * part) for part in (1 / 6, 0.6, 14 / 15)})
+    # the same noise as at the released code's steps 14, 27 and 37 of 50
+    places = sorted({int(picture.steps * part) for part in (0.28, 0.54, 0.74)})
     hook = AbsGradSAM(picture.latents, asked.words[1], steps=places, pooled=min(8, noise.shape[-1]), generator=draws)
     edited = sample(
         denoiser, noise, asked.target, terms=[ClassifierFreeGuidance(asked.guidance)],
