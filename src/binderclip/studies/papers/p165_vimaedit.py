@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from binderclip.generate import AttentionRefine, PromptPair, PropagatedBlend, SourceAnchor, ViMAEdit, edit_pair
+from binderclip.generate import (
+    AttentionRefine,
+    ClassifierFreeGuidance,
+    PromptPair,
+    PropagatedBlend,
+    SourceAnchor,
+    ViMAEdit,
+    edit_pair,
+    sample,
+)
 from binderclip.generate.edit.prompt_to_prompt import prompt_positions
 from binderclip.models import load
 from binderclip.studies.harness import Row, declared_study, dot_panels
@@ -15,7 +24,6 @@ from binderclip.studies.protocols.plain_shapes import (
     bundled_denoiser,
     drawn_rightly,
     named,
-    noised_and_drawn,
     plain_shapes,
 )
 from binderclip.train.bundled.data.drawings import COLOURS, SHAPES
@@ -26,7 +34,7 @@ PROMPTS, VISION = "prompts alone", "with image direction and noise"
 NOISED = "noised picture (SDEdit)"
 MASK = "IoU of the edit mask with the object"
 EDITED, OUTSIDE = "edits whose shape and colour rules name as the target", "mean squared error outside of the object"
-COUNT, STEPS, GUIDANCE, GROWTH, STRENGTH = 4, 15, 5.0, 5, 0.8
+COUNT, STEPS, GUIDANCE, GROWTH, FIRST = 4, 15, 5.0, 5, 3
 
 
 def first(seed: int) -> list[Row]:
@@ -73,6 +81,7 @@ def measure(seed: int) -> list[Row]:
     shapes = plain_shapes(COUNT, seed)
     overlaps: dict[str, list[float]] = {PLAIN: [], SPREAD: []}
     edits: dict[str, list[Tensor]] = {PROMPTS: [], VISION: [], NOISED: []}
+    terms = [ClassifierFreeGuidance(GUIDANCE)]
     colours, targets = other_colours(shapes.captions, seed), other_shapes(shapes.captions, seed)
     for i, (source, colour, target) in enumerate(zip(shapes.captions, colours, targets, strict=True)):
         image, true = shapes.images[i : i + 1], shapes.masks[i, 0]
@@ -88,7 +97,8 @@ def measure(seed: int) -> list[Row]:
             edit = method.edit(denoiser, latents, embeddings=given, num_inference_steps=STEPS, generator=g)
             edits[name].append(denoiser.decode(edit))
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
-        drawn = noised_and_drawn(latents, target, noise, strength=STRENGTH, guidance=GUIDANCE, steps=STEPS)
+        noised = denoiser.schedule.add_noise(latents, noise, int(denoiser.schedule.timesteps(STEPS)[FIRST]))
+        drawn = sample(denoiser, noised, target, terms=terms, num_inference_steps=STEPS, first_step=FIRST)
         edits[NOISED].append(denoiser.decode(drawn))
     outside = ~dilate(shapes.masks, GROWTH)
     rows = [Row(MASK, name, float(np.mean(values))) for name, values in overlaps.items()]

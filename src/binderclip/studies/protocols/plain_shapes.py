@@ -20,7 +20,7 @@ from binderclip.train.bundled.data.drawings import shape_pictures
 from binderclip.train.bundled.figures.diffusion_figures import drawn_pictures, name_shape, shape_mask
 
 __all__ = [
-    "DRAWN", "PlainShapes", "bundled_denoiser", "drawn_rightly", "named", "noised_and_drawn", "plain_shapes",
+    "DRAWN", "PlainShapes", "bundled_denoiser", "drawn_rightly", "named", "plain_shapes",
     "shape_overlap",
 ]  # fmt: skip
 
@@ -91,29 +91,3 @@ def shape_overlap(images: Float[Tensor, "N 3 H W"], masks: Bool[Tensor, "N 1 H W
     seen = torch.stack([shape_mask(image) for image in images])
     true = masks[:, 0]
     return (seen & true).sum((1, 2)) / (seen | true).sum((1, 2)).clamp(min=1)
-
-
-@torch.no_grad()
-def noised_and_drawn(
-    latents: Float[Tensor, "B C h w"],
-    prompt: str,
-    noise: Float[Tensor, "B C h w"],
-    *,
-    strength: float,
-    guidance: float,
-    steps: int,
-) -> Float[Tensor, "B C h w"]:
-    """A prompt drawn over noised latents by the bundled denoiser, as in SDEdit (arXiv 2108.01073): a cheap rival.
-
-    Args:
-        latents: to begin with. prompt: what is drawn. noise: standard normal, put on the latents.
-        strength: part of the `steps` that is taken. guidance: weight of the prompt's direction.
-    """
-    denoiser = bundled_denoiser()
-    schedule = denoiser.schedule
-    times = schedule.timesteps(steps).tolist()[round((1 - strength) * steps) :]
-    z = schedule.add_noise(latents, noise, times[0])
-    for t, lower in zip(times, [*times[1:], None], strict=True):
-        conditional, empty = denoiser.predict(z, t, [prompt, None])
-        z = schedule.step(empty + guidance * (conditional - empty), z, t, lower)
-    return z
