@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from binderclip.workbench.app import STATIC
 from binderclip.workbench.grid import FIRST, GalleryPicture, PictureRow
 from binderclip.workbench.look import gallery, picture_rows, table
 
@@ -296,3 +297,11 @@ def test_it_is_whole_and_readable_on_every_size(view: Any, theme: str) -> None:
         page.keyboard.press("Escape")
     # A few pictures have no tools that would stand in their way.
     assert shown(view, 3).locator(".grid-tools, .pick, .table-tools").count() == 0
+
+
+def test_no_cell_of_a_table_is_a_formula(view: Any) -> None:
+    script = (STATIC / "files.js").read_text(encoding="utf-8")
+    rows = [["=1+1.png", "-0.5", "-rm.png"], ["@a", "b,c", 'd"e']]
+    text = view.page.evaluate(f"(rows) => ({script})().csv(rows)", rows)
+    read = list(csv.reader(text.splitlines()))
+    assert read == [["'=1+1.png", "-0.5", "'-rm.png"], ["'@a", "b,c", 'd"e']]

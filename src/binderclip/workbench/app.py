@@ -20,7 +20,7 @@ from binderclip.workbench.tab import Bench, Tab
 STATIC = Path(__file__).with_name("static")
 STYLES = [STATIC / name for name in ("page.css", "grid.css", "map.css")]
 SCRIPTS = [STATIC / name for name in ("page.js", "grid.js", "viewer.js", "tables.js", "drop.js", "map.js")]
-"""Each is a function without arguments, which is called once when the page is there."""
+"""Each is a function that is called once when the page is there, with what `files.js` gives."""
 
 
 def build_page(
@@ -98,8 +98,9 @@ def mount(page: gr.Blocks, *, sessions: Sessions, queues: Sequence[JobQueue], po
 
 def scripts() -> str:
     """All scripts of the page as one function; none of them sees what another declares."""
-    calls = "".join(f"({path.read_text(encoding='utf-8').strip()})();\n" for path in SCRIPTS)
-    return f"() => {{\n{calls}}}"
+    files, *functions = (path.read_text(encoding="utf-8").strip() for path in (STATIC / "files.js", *SCRIPTS))
+    calls = "".join(f"({function})(files);\n" for function in functions)
+    return f"() => {{\nconst files = ({files})();\n{calls}}}"
 
 
 def theme() -> Any:

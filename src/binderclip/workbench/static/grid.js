@@ -1,4 +1,4 @@
-() => {
+({download, csv}) => {
   // Filters, sorts and selects the pictures of galleries, whose HTML `grid.py` makes, and exports the names of those that
   // are selected. Gradio puts in other HTML as it likes: all listeners are on the document, and what is known of a
   // gallery hangs on its element.
@@ -97,17 +97,6 @@
       button.hidden = !chosen.length && button !== all;
     }
   };
-
-  const download = (text, type, name) => {
-    const link = document.createElement('a');
-    link.href = URL.createObjectURL(new Blob([text], {type}));
-    link.download = name;
-    link.click();
-    // The browser reads it a little later.
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  };
-  const csv = (rows) => rows.map((row) => row.map((cell) => /[",\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell)
-    .join(',')).join('\r\n') + '\r\n';
 
   const actions = {
     all: (grid) => { for (const each of stateOf(grid).entries) if (each.fits) each.box.checked = true; },

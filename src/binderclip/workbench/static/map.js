@@ -1,4 +1,4 @@
-() => {
+({download, csv}) => {
   // A map of pictures on a canvas: thumbnails at their places, to move, enlarge and select. What it shows is in the
   // file that `data-map` names; all of it is in the table of clusters and in the list of what is selected as well.
   const RAMP = [[30, 64, 120], [90, 140, 190], [235, 200, 90], [214, 70, 20]];
@@ -7,18 +7,6 @@
   const ramp = share => {
     const at = clamp(share, 0, 1) * (RAMP.length - 1), low = Math.min(Math.floor(at), RAMP.length - 2), t = at - low;
     return `rgb(${RAMP[low].map((value, n) => Math.round(value + t * (RAMP[low + 1][n] - value))).join(',')})`;
-  };
-  const save = (name, kind, text) => {
-    const link = document.createElement('a');
-    link.href = URL.createObjectURL(new Blob([text], {type: kind}));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  };
-  const cell = text => {
-    // A leading =, +, - or @ would be a formula in a spreadsheet.
-    const plain = /^[=+\-@\t]/.test(text) ? `'${text}` : text;
-    return /[",\n\r]/.test(plain) ? `"${plain.replaceAll('"', '""')}"` : plain;
   };
 
   class PictureMap {
@@ -216,11 +204,12 @@
           canvas.style.cursor = this.mode === 'lasso' ? 'crosshair' : 'grab';
         },
         none: () => this.select([]),
-        text: () => save('selected.txt', 'text/plain', this.chosen().map(n => `${this.data.points[n][3]}\n`).join('')),
-        csv: () => save('selected.csv', 'text/csv', 'image,cluster,words\n' + this.chosen().map(n => {
-          const [, , cluster, name] = this.data.points[n];
-          return [name, String(cluster || ''), cluster ? this.data.clusters[cluster - 1].words : ''].map(cell).join(',');
-        }).join('\n') + '\n'),
+        text: () => download(this.chosen().map(n => `${this.data.points[n][3]}\n`).join(''), 'text/plain', 'selected.txt'),
+        csv: () => {
+          const rows = this.chosen().map(n => this.data.points[n]).map(([, , cluster, name]) =>
+            [name, cluster || '', cluster ? this.data.clusters[cluster - 1].words : '']);
+          download(csv([['image', 'cluster', 'words'], ...rows]), 'text/csv', 'selected.csv');
+        },
         close: () => this.find('dialog').close(),
         previous: () => this.turn(-1), next: () => this.turn(1),
       };
