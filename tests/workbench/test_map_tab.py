@@ -51,17 +51,14 @@ def test_the_map_is_that_of_the_verb(photographs: Path, run_of: Any, lines: Any,
 
 
 def test_words_colour_by_what_the_model_says_of_them(photographs: Path, run_of: Any) -> None:
-    from binderclip.workbench.tabs.atlas import KEPT, MAPS
+    from binderclip.workbench.tabs.atlas import MAPS
 
     run = run_of("everyday", folders=[photographs])
     mapped(run, photographs)
     names = [point[3] for point in json.loads((run.folder / "points.json").read_text())["points"]]
-    scores = MAPS.scores(run.folder.parent, "a cup of coffee")
-    assert scores is not None
-    assert names[int(np.argmax(scores))] == "coffee.jpg"
-    for number in range(KEPT):
-        MAPS.hold(Path(f"page-{number}"), None, None)
-    assert MAPS.scores(run.folder.parent, "a cup of coffee") is None
+    held = MAPS.get(run.folder.parent)
+    assert held is not None
+    assert names[int(np.argmax(held.scores("a cup of coffee")))] == "coffee.jpg"
 
 
 def test_what_cannot_be_mapped_is_said(photographs: Path, run_of: Any) -> None:

@@ -9,8 +9,8 @@ Where things are:
 - `tab.py` is what a tab stands on, `pictures.py` where it gets its pictures (`drop.js`: folders too), `status.py` the
   line below its buttons, `commands.py` the lines that give a result again, `look.py` tables and copies of pictures,
   `grid.py` galleries of them. `fields.py` makes a control of a request's field, `forms.py` a whole form;
-  `trained/` keeps what a page trains for its other tabs,
-  `static/` has scripts and styles.
+  `held.py` keeps what is typed into, `trained/` what a
+  page trains for its other tabs, `static/` has scripts and styles.
 
 **To add a tab, add one file** to `tabs/`. It has a `TAB`; nothing else has to be told of it:
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,17 @@ from binderclip.tasks.verbs.atlas.sheet import cluster_colours
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import source
+from binderclip.workbench.held import HeldByPage
 from binderclip.workbench.look import could_not_be_read, hint, left_out, sentences, small_copy
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from binderclip.models import ImageTextModel
     from binderclip.tasks.verbs.atlas.result import Atlas
 
 OUT = "map"
-KEPT = 6
-"""Maps whose embeddings are held for colours by words, of all pages together."""
 COPY = 400
 """Longer side of the copies that are enlarged, in pixels."""
 TILES = ((300, 128), (1500, 96), (20_000, 64))
@@ -67,31 +69,28 @@ _SHELL = """
 """
 
 
-class _Maps:
-    """Model and embeddings of the last maps, by the folder of their page's results."""
+@dataclass(frozen=True)
+class MappedPictures:
+    """What colours by words need of a map.
 
-    def __init__(self) -> None:
-        self._held: OrderedDict[Path, tuple[Any, Any]] = OrderedDict()
+    Attributes:
+        model: that made the embeddings. embeddings: (n, E) unit vectors of its pictures.
+    """
 
-    def hold(self, page: Path, model: Any, embeddings: Any) -> None:
-        self._held.pop(page, None)
-        self._held[page] = model, embeddings
-        while len(self._held) > KEPT:
-            self._held.popitem(last=False)
+    model: ImageTextModel
+    embeddings: np.ndarray
 
-    def scores(self, page: Path, text: str) -> list[float] | None:
-        """Similarities of a page's pictures with a text; None where the page has no map (any more)."""
+    def scores(self, text: str) -> list[float]:
+        """Similarities of the pictures with a text."""
         import torch
 
-        if page not in self._held:
-            return None
-        model, embeddings = self._held[page]
         with torch.no_grad():
-            rows = torch.from_numpy(embeddings).to(model.device)
-            return [round(float(score), 4) for score in model.similarity(rows, model.encode_text([text]))[:, 0]]
+            rows = torch.from_numpy(self.embeddings).to(self.model.device)
+            text_rows = self.model.encode_text([text])
+            return [round(float(score), 4) for score in self.model.similarity(rows, text_rows)[:, 0]]
 
 
-MAPS = _Maps()
+MAPS = HeldByPage[MappedPictures]()
 
 
 def build(bench: Bench) -> None:
@@ -124,7 +123,8 @@ def build(bench: Bench) -> None:
         text = (typed or "").strip()
 
         def work(_: Any) -> list[float] | None:
-            return MAPS.scores(page, text) if text else []
+            mapped = MAPS.get(page)
+            return None if mapped is None else mapped.scores(text) if text else []
 
         try:
             values = await bench.ask(request, work)
@@ -152,7 +152,8 @@ def work(
     place: dict[str, Any] = {"model": run.model_name, "device": run.bench.models.device}
     request = AtlasRequest(images=chosen.arguments, out=str(run.folder / OUT), **given, **place)
     result = atlas.run(request)
-    MAPS.hold(run.folder.parent, encoder(run.model_name, device=run.bench.models.device), result.embeddings)
+    model = encoder(run.model_name, device=run.bench.models.device)
+    MAPS.hold(run.folder.parent, MappedPictures(model, result.embeddings))
     shown = _page(run, result, chosen)
     about = sentences([*result.conclusion(), *result.remarks()]) + left_out(result.skipped)
     return Outcome(

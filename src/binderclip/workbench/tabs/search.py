@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from binderclip.tasks.verbs.search.request import SearchIndexRequest, SearchQuer
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import GalleryPicture
+from binderclip.workbench.held import HeldByPage
 from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, sentences, small_copy, table
 from binderclip.workbench.status import result_values, said_html
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.search.query import SearchHits
 
 
-KEPT = 6
-"""Indexes that are held open for what is typed, of all pages together."""
 SEEN = 8
 """Answers whose pictures stay: the browser may still be loading those of the last ones."""
 
@@ -67,24 +65,7 @@ class TypedIndex:
         return folder
 
 
-class TypedIndexes:
-    """The indexes of the last pages, by the folder of a page's results."""
-
-    def __init__(self) -> None:
-        self._held: OrderedDict[Path, TypedIndex] = OrderedDict()
-
-    def hold(self, page: Path, index: TypedIndex) -> None:
-        self._held.pop(page, None)
-        self._held[page] = index
-        while len(self._held) > KEPT:
-            self._held.popitem(last=False)
-
-    def get(self, page: Path) -> TypedIndex | None:
-        """The index of a page; None where it has none (any more)."""
-        return self._held.get(page)
-
-
-INDEXES = TypedIndexes()
+INDEXES = HeldByPage[TypedIndex]()
 
 
 def build(bench: Bench) -> None:
