@@ -131,7 +131,7 @@ def test_the_mask_is_blurred_widened_and_cut_per_channel(
 def test_wrong_words_steps_and_references_are_refused(tiny_denoiser: LatentDenoiser) -> None:
     with pytest.raises(UsageError, match="has no word 'bird'"):
         sampled(tiny_denoiser, AbsGradSAM(REFERENCE, "bird", steps=(0,)))
-    with pytest.raises(UsageError, match="and no step 28"):
+    with pytest.raises(UsageError, match="and no step 37"):
         sampled(tiny_denoiser, AbsGradSAM(REFERENCE, "dog"))
     with pytest.raises(UsageError, match="and no step 5"):
         sampled(tiny_denoiser, AbsGradSAM(REFERENCE, "dog", steps=(5,)), steps=1)
@@ -148,3 +148,9 @@ def test_wrong_words_steps_and_references_are_refused(tiny_denoiser: LatentDenoi
     exact = GaussianDenoiser(torch.zeros(4, 8, 8), torch.ones(256))
     with pytest.raises(NotSupported, match="GaussianDenoiser has no attention"):
         sample(exact, X, None, hooks=[AbsGradSAM(REFERENCE, "dog", steps=(0,))], num_inference_steps=2)
+
+
+def test_it_acts_after_the_steps_that_lead_to_the_positions_of_the_released_code() -> None:
+    """50 steps of which strength 0.8 leaves the last 40; the state at positions 5, 18 and 28 of those is changed."""
+    left = list(range(50))[50 - int(50 * 0.8) :]
+    assert AbsGradSAM(REFERENCE, "dog").steps == {left[position - 1] for position in (5, 18, 28)}
