@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data as skimage_data
 from torch.nn.functional import interpolate, normalize
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models import load, load_vision
 from binderclip.models.files import registry
-from binderclip.models.image_text.concepts import ConceptBranch, folded_lite0
+from binderclip.models.image_text.concepts import ConceptBranch, PeopleProbe, folded_lite0
 from binderclip.models.loading import load_encoder
 
 
@@ -44,12 +45,35 @@ def test_features_are_the_sum_of_the_parts(everyday: object, images: torch.Tenso
         )
         probabilities = concepts.probabilities(images)
         z = sum(probabilities[:, c : c + 1] * concepts.vectors[c] for c in range(len(concepts.names)))
-        score = concepts.features(images).mean((2, 3)) @ concepts.photograph.weight[0] + concepts.photograph.bias
+        pooled, people = concepts.features(images).mean((2, 3)), concepts.people
+        seen = ((normalize(pooled - concepts.centre, dim=1) * people.weight).sum(1) + people.bias).sigmoid()[:, None]
+        z = (1 - 0.5 * seen) * z + 0.5 * seen * people.vector
+        score = pooled @ concepts.photograph.weight[0] + concepts.photograph.bias
         gate = 1 / (1 + (-score).exp())
         expected = tower + backbone.weight * gate[:, None] * z
         torch.testing.assert_close(everyday.encode_image(images), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
     torch.testing.assert_close(everyday.encode_text(["a dog"]), small.encode_text(["a dog"]))
+
+
+def test_people_take_half_of_what_pulls_a_picture_of_them() -> None:
+    """Certain of people, the probe mixes half of their place in; certain of none, it changes nothing."""
+    probe = PeopleProbe(torch.tensor([1e4, 0.0]), torch.zeros(1), torch.tensor([0.0, 3.0, 0.0]), portion=0.5)
+    z = torch.tensor([[0.8, 0.0, 0.0], [0.8, 0.0, 0.0], [0.8, 0.0, 0.0]])
+    centred = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    expected = torch.tensor([[0.4, 0.5, 0.0], [0.8, 0.0, 0.0], [0.6, 0.25, 0.0]])
+    torch.testing.assert_close(probe.mix(z, centred), expected)
+
+
+def test_people_are_named_on_photographs_that_nothing_learned_from(everyday: object) -> None:
+    """Of scikit-image's portrait the suit comes first without the probe; its other photographs show no people."""
+    labels = ["woman", "man", "hat", "suit", "flag", "shoe", "cat", "coffee", "coin", "rocket"]
+    pictures = [getattr(skimage_data, name)() for name in ("astronaut", "chelsea", "coffee", "coins", "rocket")]
+    with torch.no_grad():
+        features = torch.cat([everyday.encode_image(Image.fromarray(picture)) for picture in pictures])
+        best = everyday.similarity(features, everyday.text_bank(labels).raw).argmax(1)
+    assert labels[int(best[0])] in {"woman", "man"}
+    assert [labels[index] for index in best[1:]] == ["cat", "coffee", "coin", "rocket"]
 
 
 def test_normalised_pixels_are_not_normalised_again(everyday: object) -> None:

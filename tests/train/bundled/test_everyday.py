@@ -12,8 +12,9 @@ from torch.nn.functional import normalize
 from binderclip.errors import UsageError
 from binderclip.models import load
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
-from binderclip.train.bundled.everyday import photograph_probe, scenes, with_people
+from binderclip.train.bundled.everyday import people_probe, photograph_probe, scenes, shows_people, with_people
 from binderclip.train.bundled.figures.photograph_figures import interval, photograph_figures
+from binderclip.train.bundled.regions import PEOPLE
 
 PHOTO = LabelledPhotograph("p", "/f", "", "forest", ("wood",), ("sky",), "photograph", True, "learn")
 
@@ -33,6 +34,37 @@ def test_the_probe_tells_photographs_from_drawings() -> None:
     drawings = torch.randn(90, 5, generator=generator) - 3
     weight, offset = photograph_probe(photographs, drawings)
     assert float((photographs @ weight + offset).min()) > 0 > float((drawings @ weight + offset).max())
+
+
+def test_people_are_told_by_a_curve_over_the_cosine_with_their_mean() -> None:
+    """Pictures on both sides of a gap: the curve crosses one half inside it, along the mean direction."""
+    generator = torch.Generator().manual_seed(0)
+    people = normalize(torch.randn(10, 64, generator=generator) + 2, dim=1)
+    others = normalize(torch.randn(200, 64, generator=generator), dim=1)
+    weight, offset = people_probe(people, others)
+    mean = normalize(people.sum(0), dim=0)
+    torch.testing.assert_close(normalize(weight, dim=0), mean)
+    crossing = -offset / float(weight.norm())
+    assert float((others @ mean).max()) < crossing < float((people @ mean).min())
+
+
+def test_people_beside_the_subject_and_cut_outs_teach_nothing_of_people() -> None:
+    assert shows_people(replace(PHOTO, also=("woman",))) is True
+    assert shows_people(replace(PHOTO, label="man", kind="cutout")) is None
+    assert shows_people(replace(PHOTO, shows=("sky", "crowd"))) is None
+    assert shows_people(PHOTO) is False
+
+
+def test_words_for_people_lie_in_one_place_so_that_women_and_men_are_pulled_alike() -> None:
+    """Of the photographs at hand two show men and one a woman; "man" alone had a scene, and women were men."""
+    concepts = load("everyday").concepts
+    scenes_of_people = set(concepts.names[1000:]) & set(PEOPLE)
+    assert scenes_of_people == {"man"}
+    place = concepts.vectors[concepts.names.index("man")]
+    torch.testing.assert_close(place, concepts.people.vector, rtol=0, atol=1e-3)
+    with torch.no_grad():
+        texts = load("small").encode_text(["man", "woman"], normalize=True)
+    assert float((place @ texts.T).diff().abs()) < 0.1
 
 
 class _Known:

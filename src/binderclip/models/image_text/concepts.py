@@ -24,13 +24,48 @@ from binderclip.models.image_text.regions import RegionClassifier
 from binderclip.models.text.word_forms import plain_forms
 from binderclip.similarity.hubness import CSLS
 
-__all__ = ["ConceptBackbone", "ConceptBranch", "folded_lite0"]
+__all__ = ["ConceptBackbone", "ConceptBranch", "PeopleProbe", "folded_lite0"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 LITE_MEAN, LITE_STD = 127 / 255, 128 / 255
 """The weights of EfficientNet-Lite take (255 p - 127) / 128 for pixels p in [0, 1]."""
 STRIDE = 32
+
+
+class PeopleProbe(nn.Module):
+    """Whether pictures show people, whom ImageNet has three classes of: what they wear is named instead.
+
+    Of z, the part q `portion` becomes the place of people among texts, q the probability of people: a portrait in a hat
+    shows both. There is one place for all people, so that women and men are pulled alike.
+
+    Args:
+        weight: (1280,) of a logistic probe on unit features less the centre. bias: its offset.
+        vector: (E,) unit place of people among texts.
+        portion: of z, in [0, 1], that people take where they are certain.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    vector: Tensor
+
+    def __init__(
+        self, weight: Float[Tensor, "D"], bias: Float[Tensor, "1"], vector: Float[Tensor, "E"], *, portion: float
+    ) -> None:
+        super().__init__()
+        self.portion = float(portion)
+        self.register_buffer("weight", weight.float())
+        self.register_buffer("bias", bias.float())
+        self.register_buffer("vector", functional.normalize(vector.float(), dim=-1))
+
+    def forward(self, centred: Float[Tensor, "*n D"]) -> Float[Tensor, "*n 1"]:
+        """The probability of people, from unit features less the centre."""
+        return (centred @ self.weight.to(centred.dtype) + self.bias.to(centred.dtype)).sigmoid().unsqueeze(-1)
+
+    def mix(self, z: Float[Tensor, "*n E"], centred: Float[Tensor, "*n D"]) -> Float[Tensor, "*n E"]:
+        """z with the place of people in it."""
+        part = self.portion * self(centred).to(z.dtype)  # (*n, 1)
+        return torch.lerp(z, self.vector.to(z.dtype).expand_as(z), part)
 
 
 class ConceptBranch(nn.Module):
@@ -51,6 +86,7 @@ class ConceptBranch(nn.Module):
         senses: words in small letters -> the concepts that they name, or that are kinds of what they name; a word that
             is not in it is known by its place among texts alone.
         regions: tells what has no outline of its own, such as sky; None for nothing of the kind.
+        people: tells whole pictures of people; None where the concepts alone say so.
 
     Raises:
         UsageError: counts that do not fit each other.
@@ -75,6 +111,7 @@ class ConceptBranch(nn.Module):
         level: float,
         senses: Mapping[str, Sequence[int]] | None = None,
         regions: RegionClassifier | None = None,
+        people: PeopleProbe | None = None,
     ) -> None:
         super().__init__()
         if not len(names) == len(vectors) == len(usual) > len(prototypes):
@@ -87,6 +124,7 @@ class ConceptBranch(nn.Module):
         if any(not 0 <= index < len(names) for own in self.senses.values() for index in own):
             raise UsageError(f"senses name concepts beyond the {len(names)}")
         self.regions = regions
+        self.people = people
         self.trunk = Lite(LITE0, STRIDE)
         for module in self.trunk.modules():
             if isinstance(module, SameConv2d):
@@ -121,7 +159,7 @@ class ConceptBranch(nn.Module):
         classes = classes.float() if classes.dtype in (torch.float16, torch.bfloat16) else classes
         if not len(self.prototypes):
             return classes
-        centred = functional.normalize(features.to(classes.dtype) - self.centre.to(classes.dtype), dim=-1)
+        centred = self._centred(features.to(classes.dtype))
         cosines = centred @ self.prototypes.to(classes.dtype).T  # (*n, S)
         return torch.cat([classes, self.sharpness * (cosines - self.level)], -1)
 
@@ -142,7 +180,12 @@ class ConceptBranch(nn.Module):
     def _pull(self, features: Float[Tensor, "B D h w"]) -> Float[Tensor, "B E"]:
         pooled = features.mean((2, 3))  # (B, D)
         z = self.embed(self.logits(pooled).softmax(-1))
+        if self.people is not None:
+            z = self.people.mix(z, self._centred(pooled.to(z.dtype)))
         return self.photograph(pooled).sigmoid().to(z.dtype) * z
+
+    def _centred(self, features: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
+        return functional.normalize(features - self.centre.to(features.dtype), dim=-1)
 
     def logit_map(self, images: Float[Tensor, "B 3 H W"], side: int = 512) -> Float[Tensor, "B K h w"]:
         """The classifier applied at each place of `feature_map`, whose arguments it takes."""
@@ -244,6 +287,7 @@ class ConceptBackbone(nn.Module):
                 "names": self.concepts.regions.names,
                 "words": self.concepts.regions.table(),
             },
+            "people": None if self.concepts.people is None else {"portion": self.concepts.people.portion},
             "weight": self.weight,
             "logit_scale": float(self.logit_scale.detach()),
             "hubness": list(self.hubness),

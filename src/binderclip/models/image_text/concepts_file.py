@@ -19,7 +19,7 @@ from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError
 from binderclip.models.files import folders, registry
 from binderclip.models.files.checkpoint import check_weights_file, guarded
-from binderclip.models.image_text.concepts import ConceptBackbone, ConceptBranch, folded_lite0
+from binderclip.models.image_text.concepts import ConceptBackbone, ConceptBranch, PeopleProbe, folded_lite0
 from binderclip.models.image_text.regions import RegionClassifier
 from binderclip.similarity.hubness import CSLS
 
@@ -60,6 +60,7 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
             level=about["level"],
             senses=about.get("senses"),  # older files have none
             regions=_regions(about["regions"], tensors) if about.get("regions") else None,
+            people=_people(about["people"], tensors) if about.get("people") else None,
         )
         apart = ("usual", "regions.")  # of no influence on embeddings, and so no part of the state
         state = {name: value.float() for name, value in tensors.items() if not name.startswith(apart)}
@@ -84,6 +85,11 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
 def _regions(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> RegionClassifier:
     words = {word: (region, whole) for word, (region, whole) in about["words"].items()}
     return RegionClassifier(about["names"], tensors["regions.weight"], tensors["regions.bias"], words)
+
+
+def _people(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PeopleProbe:
+    weight, bias, vector = (tensors[f"people.{name}"] for name in ("weight", "bias", "vector"))
+    return PeopleProbe(weight, bias, vector, portion=about["portion"])
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

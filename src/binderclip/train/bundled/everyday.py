@@ -1,7 +1,7 @@
 """How the bundled `everyday` was made: the towers of `small`, the classifier `lite0`, and a table between them.
 
 `write_everyday(".../bundled/everyday")` needs Debian's wordnet-base and the packages of `labelled_photographs`. Nothing
-is trained but a linear probe; the settings were chosen on the split "choose" with scenes of "learn" alone, and the
+is trained but two linear probes; the settings were chosen on the split "choose" with scenes of "learn" alone, and the
 scenes that ship are those of both. The split "report" was measured afterwards.
 """
 
@@ -27,7 +27,11 @@ from binderclip.models.files import folders, registry
 from binderclip.models.image_text.concepts import HEAD, ConceptBranch, folded_lite0
 from binderclip.models.image_text.preprocess import Preprocess
 from binderclip.models.image_text.word_maps import SIDES, PictureConcepts
-from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph, load_labelled_photographs
+from binderclip.train.bundled.data.labelled_photographs import (
+    LabelledPhotograph,
+    load_labelled_photographs,
+    load_region_photographs,
+)
 from binderclip.train.bundled.data.photograph_masks import load_photograph_masks, load_photograph_regions
 from binderclip.train.bundled.data.synsets import hypernym_chain, imagenet_synsets, kinds, noun_synsets, senses
 from binderclip.train.bundled.regions import PEOPLE, fit_regions, region_cells, region_vocabulary
@@ -36,8 +40,10 @@ from binderclip.train.bundled.teachers import find_part, imagenet_names
 __all__ = [
     "EverydaySettings",
     "class_vectors",
+    "people_probe",
     "photograph_probe",
     "scenes",
+    "shows_people",
     "usual_maxima",
     "with_people",
     "write_everyday",
@@ -47,6 +53,8 @@ DRAWINGS = 300
 """Of each pack, to tell photographs from."""
 WORN = ("person", "clothing", "spectacles")
 """Words of `PEOPLE` mean what these do as well."""
+PROBE_SCALE = 30.0
+"""Of the cosines of `people_probe`, whose slope is penalised in the unit of the scenes' logits."""
 LONGEST = 1024
 """Pixels of the long side that photographs are reduced to first, as for the figures of masks."""
 
@@ -63,6 +71,8 @@ class EverydaySettings:
         hubness: weights of the correction of pictures and of texts; the largest that leave recall at 10 on each pack
             of drawings (validation splits, both ways) within a point of `small`'s.
         scale: factor on the similarities, by the likelihood of the right labels.
+        people: part of z that people take where the probe is certain of them; half, since what they wear and hold is
+            right as well. It was not chosen on anything.
     """
 
     decay: float = 0.5
@@ -73,6 +83,7 @@ class EverydaySettings:
     least: int = 2
     hubness: tuple[float, float] = (0.1, 0.2)
     scale: float = 20.0
+    people: float = 0.5
 
 
 def class_vectors(
@@ -189,6 +200,37 @@ def photograph_probe(
     return torch.from_numpy(probe.coef_[0]).float(), float(probe.intercept_[0])
 
 
+def shows_people(photograph: LabelledPhotograph) -> bool | None:
+    """Whether a photograph is of people; None where they are beside its subject, or it is a cut-out."""
+    if not {photograph.label, *photograph.also}.isdisjoint(PEOPLE):
+        return True if photograph.kind == "photograph" else None
+    return False if set(photograph.shows).isdisjoint(PEOPLE) else None
+
+
+def people_probe(
+    people: Float[Tensor, "N 1280"], others: Float[Tensor, "M 1280"]
+) -> tuple[Float[Tensor, "1280"], float]:
+    """Weights and offset of a probe for people among photographs: a logistic curve over the cosine with their mean.
+
+    Ten pictures cannot carry 1,280 weights; the curve has two, and each picture of people is compared with the mean of
+    the other ones, as a new picture will be.
+
+    Args:
+        people: unit features less the centre of photographs of people, two or more.
+        others: those of photographs without.
+    """
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    mean = functional.normalize(people.sum(0), dim=0)
+    left_out = functional.normalize(people.sum(0) - people, dim=1)  # (N, 1280)
+    cosines = torch.cat([(people * left_out).sum(1), others @ mean])  # (N + M,)
+    # The scale makes the penalty on the slope small.
+    curve = LogisticRegression(C=PROBE_SCALE**2, class_weight="balanced", max_iter=1000)
+    curve.fit(cosines[:, None].double().numpy(), np.repeat([1, 0], [len(people), len(others)]))
+    return float(curve.coef_[0, 0]) * mean, float(curve.intercept_[0])
+
+
 def write_everyday(
     folder: str | Path,
     parts: Mapping[str, str] | None = None,
@@ -230,6 +272,15 @@ def write_everyday(
     weight, offset = photograph_probe(features, pooled_features(branch, drawings))
     with torch.no_grad():
         words = model.encode_text(list(places), normalize=True)
+        human = functional.normalize(model.encode_text(list(PEOPLE), normalize=True).mean(0), dim=0)
+    # Which photographs were at hand must not make people men: their words have one place.
+    words[[word in PEOPLE for word in places]] = human
+    more = [each for split in splits for each in load_region_photographs(split, root=root)]  # type: ignore[arg-type]
+    seen = torch.cat([features, pooled_features(branch, [each.open() for each in more])])
+    of_people = [shows_people(each) for each in [*photographs, *more]]
+    people = people_probe(
+        *(functional.normalize(seen[[each is what for each in of_people]] - centre, dim=1) for what in (True, False))
+    )
     branch.vectors, branch.centre = torch.cat([vectors, words]), centre
     branch.prototypes, branch.sharpness, branch.level = (
         torch.stack(list(places.values())),
@@ -250,6 +301,9 @@ def write_everyday(
         "usual_places": usual_places.half(),
         "regions.weight": regions.weight.half(),
         "regions.bias": regions.bias.half(),
+        "people.weight": people[0].half(),
+        "people.bias": torch.tensor([people[1]]).half(),
+        "people.vector": human.half(),
         "photograph.weight": weight[None].half(),
         "photograph.bias": torch.tensor([offset]).half(),
     }
@@ -260,6 +314,7 @@ def write_everyday(
         # Words of classes and of what they are kinds of; scenes have no class and are their own.
         "senses": with_people(named | {word: [len(branch.names) + place] for place, word in enumerate(places)}),
         "regions": {"names": regions.names, "words": regions.table()},
+        "people": {"portion": chosen.people},
         "weight": chosen.weight,
         "logit_scale": torch.tensor(chosen.scale).log().item(),
         "hubness": list(chosen.hubness),
@@ -274,10 +329,16 @@ def write_everyday(
         "summary": "photographs and drawings: small, with lite0's 1,000 classes as points of its text space; 224 px",
         "how": "Convex combination of semantic embeddings: a picture is unit(small) + weight g sum_c p(c) v(c), with p "
         "of lite0 and of scenes that photographs name, v the names of a class and of its WordNet hypernyms, g the "
-        "probability that the picture is a photograph. Nothing was trained but g and, for masks of what has no outline "
-        "of its own, a linear classifier of places, by regions outlined by hand.",
+        "probability that the picture is a photograph; of z half becomes the place of people where a probe sees them. "
+        "Nothing was trained but the two probes and, for masks of what has no outline of its own, a linear classifier "
+        "of places, by regions outlined by hand.",
         "settings": asdict(chosen),
-        "photographs": {"splits": list(splits), "count": len(photographs), "drawings": len(drawings)},
+        "photographs": {
+            "splits": list(splits),
+            "count": len(photographs),
+            "people": of_people.count(True),
+            "drawings": len(drawings),
+        },
         "scenes": list(places),
     }
     write_whole(folder / "card.json", json_text(card) + "\n")

@@ -6,7 +6,7 @@ that is measured here decided. "learn" holds what `small` was trained on and not
 are cut at a folder or resource file (`SPLIT_RULES`); no scene and no monument lies in two splits.
 
 `region_photographs.csv` names more of them, with people. They are looked at where regions are learned
-(`photograph_masks`) and nowhere else: the embeddings of `everyday` are made without them and stay as they are.
+(`photograph_masks`) and where people are (`everyday.people_probe`), and nowhere else.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def photograph_rows() -> tuple[LabelledPhotograph, ...]:
 
 
 def region_photograph_rows() -> tuple[LabelledPhotograph, ...]:
-    """Rows of photographs that only regions are learned from, by package and file; needs no package."""
+    """Rows of photographs that only regions and people are learned from, by package and file; needs no package."""
     return _rows("region_photographs.csv")
 
 
@@ -238,7 +238,7 @@ def load_labelled_photographs(
 def load_region_photographs(
     split: PhotographSplit | None = None, *, root: str | Path | Mapping[str, str | Path] = "/"
 ) -> list[LabelledPhotograph]:
-    """Find the photographs that only regions are learned from, as `load_labelled_photographs` finds the others.
+    """Find the photographs that regions and people are learned from and nothing else, as others are found.
 
     Args:
         split: "choose" (8); the others have none.
