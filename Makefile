@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Test processes; one thread each, so that two cores are not fought over.
 JOBS ?= 2
+# Each process compiles what is not kept compiled: the tests alone take 25 s of a processor, in every worker.
+export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(shell cksum pyproject.toml | cut -d ' ' -f 1)
 
 .PHONY: demo test test-all test-slow doctest shapes lint types imports check bench reproduce docs clean
