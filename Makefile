@@ -8,7 +8,7 @@ JOBS ?= 2
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(shell cksum pyproject.toml | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all test-slow doctest shapes lint types imports check bench reproduce docs clean
+.PHONY: demo test test-all test-once doctest shapes lint types imports check bench reproduce docs clean
 
 demo: $(VENV)/.demo-$(STAMP)
 	$(BIN)/binderclip demo --out demo
@@ -20,10 +20,12 @@ test: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 test-all: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-# What neither `make test` nor `make shapes` runs: the three together run every test.
-test-slow: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m slow \
-		--leave-out tests/shapes.txt
+# Every test once: under checked annotations where they are true, and what did not pass there (it is not among them, or an
+# annotation refuses its wrong input before the library does) as a user runs it.
+# (With `=`, since pytest takes the value of an option that it does not know yet for a path of tests.)
+ANNOTATED := $(VENV)/annotated.json
+test-once: shapes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests --leave-out=$(ANNOTATED)
 
 # The examples in docstrings.
 doctest: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
@@ -32,8 +34,9 @@ doctest: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 # Tests of what has only true annotations so far (tests/shapes.txt, a path a line), with every type and shape checked at
 # every call.
 SHAPES ?= $(shell cat tests/shapes.txt)
-shapes: $(VENV)/.dev-$(STAMP)
+shapes: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(SHAPES) \
+		--passed-to=$(ANNOTATED) \
 		"--jaxtyping-packages=binderclip,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 
 lint: $(VENV)/.dev-$(STAMP)
@@ -46,7 +49,7 @@ imports: $(VENV)/.dev-$(STAMP)
 types: $(VENV)/.dev-$(STAMP)
 	$(BIN)/mypy
 
-check: lint imports types doctest test shapes test-slow
+check: lint imports types doctest test-once
 
 bench: $(VENV)/.dev-$(STAMP)
 	$(BIN)/python -m benchmarks --out docs/BENCHMARKS.md

@@ -52,21 +52,24 @@ def slow_tests() -> tuple[set[str], set[str]]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--leave-out FILE`: not the tests under the paths of a file, but for those that skip where those are run."""
-    parser.addoption("--leave-out", type=Path, help="a file of paths: tests that `make shapes` runs")
+    """Run in two parts, the second without what passed in the first: `--passed-to FILE`, then `--leave-out FILE`."""
+    parser.addoption("--passed-to", type=Path, help="write the names of the tests that passed")
+    parser.addoption("--leave-out", type=Path, help="run none of the tests that such a file names")
 
 
 def left_out(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.Item]:
-    """Tests under the paths of `--leave-out`; what skips under checked annotations is run."""
+    """Tests that the file of `--leave-out` names. What was skipped when it was written is run."""
     if (listed := config.getoption("leave_out")) is None:
         return []
-    paths = tuple(line.rstrip("/") for line in listed.read_text(encoding="utf-8").split())
-    return [
-        item
-        for item in items
-        if any(item.nodeid.startswith((f"{path}/", f"{path}::")) for path in paths)
-        and "unchecked_annotations" not in getattr(item, "fixturenames", ())
-    ]
+    passed = set(json.loads(listed.read_text(encoding="utf-8")))
+    return [item for item in items if item.nodeid in passed]
+
+
+def write_passed(config: pytest.Config, reports: list[Any]) -> None:
+    """Write the file of `--passed-to`; what has a skipped part did not pass."""
+    if (path := config.getoption("passed_to")) is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(sorted({report.nodeid for report in reports})), encoding="utf-8")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -96,8 +99,9 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         item.user_properties.append(("unmarked", f"{spent:.1f}"))
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Name the tests that `slow.txt` should have, which is no failure: another processor may be slower."""
+    write_passed(config, terminalreporter.stats.get("passed", []))
     kept = slow_tests()[1]
     unmarked = [
         (dict(report.user_properties)["unmarked"], report.nodeid)
@@ -122,6 +126,8 @@ def _raises(expected: Any, **options: Any) -> Iterator[Any]:
     try:
         with _PYTEST_RAISES(expected, **options) as info:
             yield info
+        if _refused(info.value) and expected is not jaxtyping.TypeCheckError:
+            pytest.skip("its wrong input does not get past the annotation")
     except (jaxtyping.TypeCheckError, AssertionError) as error:
         if _refused(error):
             pytest.skip("its wrong input does not get past the annotation")

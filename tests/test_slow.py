@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import left_out, slow_tests
+from .conftest import left_out, slow_tests, write_passed
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,15 +35,19 @@ def test_what_is_kept_would_be_slow() -> None:
         assert {path, f"{path}::{name.partition('[')[0]}"} & slow, line
 
 
-def test_only_what_is_run_elsewhere_is_left_out(tmp_path: Path) -> None:
-    listed = tmp_path / "paths"
-    listed.write_text("tests/optim/clip\ntests/test_a.py\n")
-    config: Any = SimpleNamespace(getoption={"leave_out": listed}.get)
-    names = ("tests/optim/clip/test_b.py::test_c", "tests/optim/clip_d.py::test_c", "tests/test_a.py::test_e[1]")
+def test_every_test_is_run_in_one_of_two_parts(tmp_path: Path) -> None:
+    passed = [SimpleNamespace(nodeid="tests/a.py::test_b[1]"), SimpleNamespace(nodeid="tests/a.py::test_b[1]")]
+    options = {"passed_to": tmp_path / "new" / "passed.json", "leave_out": tmp_path / "new" / "passed.json"}
+    config: Any = SimpleNamespace(getoption=options.get)
+    write_passed(config, passed)
+    # [2] was skipped, test_c is of no part of the first run, and a file is no test of its name's beginning
+    names = ("tests/a.py::test_b[1]", "tests/a.py::test_b[2]", "tests/a.py::test_c", "tests/a.py::test_b[1]-2")
     items: Any = [SimpleNamespace(nodeid=name) for name in names]
-    items += [SimpleNamespace(nodeid=names[0], fixturenames=["tmp_path", "unchecked_annotations"])]
-    assert [item.nodeid for item in left_out(config, items)] == [names[0], names[2]]
-    assert left_out(SimpleNamespace(getoption={"leave_out": None}.get), items) == []  # type: ignore[arg-type]
+    assert [item.nodeid for item in left_out(config, items)] == [names[0]]
+    neither: Any = SimpleNamespace(getoption={}.get)
+    write_passed(neither, passed)
+    assert left_out(neither, items) == []
+    assert list(tmp_path.rglob("*.*")) == [options["passed_to"]]
 
 
 def test_tests_here_are_quick(request: pytest.FixtureRequest) -> None:

@@ -12,12 +12,16 @@ ROOT = Path(__file__).parents[1]
 GIVEN = {*dir(builtins), "__file__", "__name__", "__doc__", "__path__", "__annotations__", "__spec__"}
 
 
+def names_made(code: CodeType) -> set[str]:
+    """Names that the outermost code itself makes."""
+    return {line.argval for line in dis.get_instructions(code) if line.opname == "STORE_NAME"}
+
+
 def names_of(code: CodeType) -> tuple[set[str], set[str], set[str], set[str]]:
     """Of code and all functions and classes in it: globals made, names made inside of them, globals read.
 
     First what the outermost code itself makes. Annotations are no code, they stay text.
     """
-    top: set[str] = set()
     made: set[str] = set()
     inside: set[str] = set()
     read: set[str] = set()
@@ -32,9 +36,7 @@ def names_of(code: CodeType) -> tuple[set[str], set[str], set[str], set[str]]:
                 made.add(line.argval)
             elif line.opname in ("STORE_NAME", "STORE_FAST", "STORE_DEREF"):
                 inside.add(line.argval)
-                if each is code and line.opname == "STORE_NAME":
-                    top.add(line.argval)
-    return top, made, inside, read
+    return names_made(code), made, inside, read
 
 
 def annotated(tree: ast.Module) -> set[str]:
@@ -54,6 +56,33 @@ def undefined(source: str, name: str) -> list[str]:
     top, made, inside, read = names_of(compile(tree, name, "exec"))
     known = top | made | GIVEN
     return sorted((read - known) | (annotated(tree) - known - inside))
+
+
+def hidden(source: str, name: str) -> list[str]:
+    """Names that code reads and that `if TYPE_CHECKING:` alone makes.
+
+    A run under checked annotations makes them, so it would not miss them.
+    """
+    if "TYPE_CHECKING" not in source:
+        return []
+    tree = ast.parse(source, name)
+    kept = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    made = names_made(compile(ast.Module(kept, []), name, "exec"))
+    top, elsewhere, _, read = names_of(compile(tree, name, "exec"))
+    return sorted(read & top - made - elsewhere)
+
+
+def test_a_name_for_type_checkers_alone_is_found() -> None:
+    source = "if TYPE_CHECKING:\n    from x import Y\n\ndef f(y: Y) -> Y:\n    return {}\n"
+    assert hidden("from __future__ import annotations\n" + source.format("y"), "a") == []
+    assert hidden("from __future__ import annotations\n" + source.format("Y(y)"), "b") == ["Y"]
+
+
+def test_code_runs_without_the_imports_of_type_checkers() -> None:
+    files = list((ROOT / "src").rglob("*.py"))
+    assert len(files) > 600
+    found = {str(path.relative_to(ROOT)): hidden(path.read_text(encoding="utf-8"), str(path)) for path in files}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
 def test_what_is_not_there_is_found() -> None:
