@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -39,22 +41,30 @@ def vague_locals(node: ast.AST, inside: bool = False) -> list[str]:
 
 def test_locals_say_what_they_are() -> None:
     assert vague_locals(ast.parse("def f(found):\n    for said in found:\n        pass")) == ["1: found", "2: said"]
-    named = {}
+    assert not parsed()[1]
+
+
+@functools.cache
+def parsed() -> tuple[list[tuple[type[ast.stmt], str, Path]], dict[str, list[str]]]:
+    """Kind, name and file of every class and function at the top of a module; and vague locals outside of studies.
+
+    All modules are parsed once for all tests.
+    """
+    defined, vague = [], {}
+    word = re.compile(rf"\b({'|'.join(VAGUE)})\b")
     for path in sorted(PACKAGE.rglob("*.py")):
-        file = path.relative_to(PACKAGE)
-        if file.parts[0] != "studies" and (lines := vague_locals(ast.parse(path.read_text(encoding="utf-8")))):
-            named[file.as_posix()] = lines
-    assert not named
+        file, source = path.relative_to(PACKAGE), path.read_text(encoding="utf-8")
+        tree = ast.parse(source)
+        nodes = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        defined += [(type(node), node.name, file) for node in nodes]
+        if file.parts[0] != "studies" and word.search(source) and (lines := vague_locals(tree)):
+            vague[file.as_posix()] = lines
+    return defined, vague
 
 
 def classes() -> list[tuple[str, Path]]:
     """Name and file of every class at the top of a module."""
-    found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef):
-                found.append((node.name, path.relative_to(PACKAGE)))
-    return found
+    return [(name, path) for kind, name, path in parsed()[0] if kind is ast.ClassDef]
 
 
 def repeated(places: dict[object, list[str]]) -> dict[object, list[str]]:
@@ -81,14 +91,10 @@ def test_private_class_names_are_unique_in_a_room() -> None:
 
 def test_public_function_names_are_unique_in_the_library() -> None:
     places: dict[object, list[str]] = defaultdict(list)
-    for path in sorted(PACKAGE.rglob("*.py")):
-        file = path.relative_to(PACKAGE)
-        if file.parts[0] in APPLICATIONS or file.as_posix() in BY_MODULE:
-            continue
-        functions = {n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef)}
-        for name in functions:  # a set: an overload stands several times in its file
-            if not name.startswith("_"):
-                places[name].append(file.as_posix())
+    # a set: an overload stands several times in its file
+    for name, file in sorted({(name, file) for kind, name, file in parsed()[0] if kind is ast.FunctionDef}):
+        if file.parts[0] not in APPLICATIONS and file.as_posix() not in BY_MODULE and not name.startswith("_"):
+            places[name].append(file.as_posix())
     assert len(places) > 1500
     assert repeated(places).keys() == REPEATED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 
@@ -140,20 +141,21 @@ def runs(name, kind, world):
     return kind == "all" or (world == 4 if kind == "hybrid" else world == 2 or name in METHODS)
 
 
-def main(rank, world, store, out):
+def main(rank, world, store, out, asked):
+    """`asked`: pairs of a case and how it is sharded, then the names of those of single precision, as JSON."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     kinds = {"all": shard_all, "mixed": shard_some, "hybrid": shard_hybrid}
     results = {
         (name, kind): run(make(), shard, steps_of(name, kind))
         for name, make in CASES.items()
         for kind, shard in kinds.items()
-        if runs(name, kind, world)
+        if [name, kind] in asked[0] and runs(name, kind, world)
     }
-    single = {name: run_single_steps(CASES[name](), shard_all) for name in METHODS}
+    single = {name: run_single_steps(CASES[name](), shard_all) for name in METHODS if name in asked[1]}
     torch.save((results, single), f"{out}.{rank}")
     dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], json.loads(sys.argv[5]))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import functools
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -15,14 +17,23 @@ cases = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(cases)
 
 
+def cases_asked(items, world):
+    """What the selected tests of this file look at, each process computes no more: a quick run has one of them."""
+    own = [item.callspec.params for item in items if item.path == Path(__file__)]
+    own = [params for params in own if params["processes"] == world]
+    pairs = [[params["name"], params["kind"]] for params in own if "kind" in params]
+    return pairs, [params["name"] for params in own if "kind" not in params]
+
+
 @pytest.fixture(scope="module", params=[2, 4])
 def processes(request, tmp_path_factory):
     """World size and what each real gloo process computed."""
     world, folder = request.param, tmp_path_factory.mktemp("sharded")
+    asked = json.dumps(cases_asked(request.session.items, world))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), str(world), str(folder / "store"), str(folder / "out")],
+            [sys.executable, str(SCRIPT), str(rank), str(world), str(folder / "store"), str(folder / "out"), asked],
             env=environment,
         )
         for rank in range(world)
@@ -35,24 +46,20 @@ def processes(request, tmp_path_factory):
     return world, [torch.load(folder / f"out.{rank}", weights_only=True) for rank in range(world)]
 
 
-@pytest.fixture(scope="module")
-def alone():
+@functools.cache
+def alone(name, steps):
     """What one process computes without any sharding."""
-    return {
-        (name, steps): cases.run(make(), lambda model: model, steps)
-        for name, make in cases.CASES.items()
-        for steps in {cases.steps_of(name, kind) for kind in ("all", "mixed")}
-    }
+    return cases.run(cases.CASES[name](), lambda model: model, steps)
 
 
 @pytest.mark.parametrize("kind", ["all", "mixed", "hybrid"])
 @pytest.mark.parametrize("name", cases.CASES)
-def test_shards_are_clipped_like_the_whole_model(processes, alone, name, kind):
+def test_shards_are_clipped_like_the_whole_model(processes, name, kind):
     world, results = processes
     if not cases.runs(name, kind, world):
         assert (name, kind) not in results[0][0]
         return
-    expected = alone[name, cases.steps_of(name, kind)]
+    expected = alone(name, cases.steps_of(name, kind))
     assert expected["clipped"] >= 1 or not expected["norms"]
     for result, _ in results:
         mine = result[name, kind]
