@@ -80,6 +80,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
         "made",
     ],
     ("atlas",): ["../world/pictures", "--out", "made"],
+    ("duplicates",): ["../world/pictures", "--out", "made"],
     ("erase",): ["../world/good.png", "--mask", "../world/good.png"],
     ("inpaint",): ["../world/good.png", "--mask", "../world/good.png", "--text", "a cat", "--steps", "1"],
     ("personalize",): ["../world/pictures", "--class", "cat", "--steps", "1"],

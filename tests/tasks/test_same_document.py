@@ -290,6 +290,11 @@ def heads(inputs: Inputs) -> Request:
     )
 
 
+@case("duplicates")
+def duplicates(inputs: Inputs) -> Request:
+    return tasks.duplicates.request(images=[inputs.pictures], keep="sharpest", similarity=0.9)
+
+
 @case("atlas")
 def atlas(inputs: Inputs) -> Request:
     return tasks.atlas.request(

@@ -17,6 +17,7 @@ PANELS: dict[str, dict[str, str]] = {
         "edges": "where in a picture one thing ends and another begins",
         "locate": "which of your boxes or masks a text means",
         "atlas": "a map of a folder: what is alike, in named clusters",
+        "duplicates": "pictures that are there twice, and which one to keep",
         "anomaly": "which pictures are damaged, and where",
         "explain": "where in a picture the evidence for a label is",
         "workbench": "all of it on a local web page: drop pictures, look",

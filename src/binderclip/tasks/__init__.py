@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.functions import descriptions as descriptions
     from binderclip.tasks.verbs.functions import detect as detect
     from binderclip.tasks.verbs.functions import draw as draw
+    from binderclip.tasks.verbs.functions import duplicates as duplicates
     from binderclip.tasks.verbs.functions import edges as edges
     from binderclip.tasks.verbs.functions import edit as edit
     from binderclip.tasks.verbs.functions import embed as embed

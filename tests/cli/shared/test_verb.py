@@ -35,6 +35,7 @@ READ_THERE = {
     ("clean",): {"of"},
     ("compress",): {"parts", "sides", "template"},
     ("draw",): {"judge", "text"},
+    ("duplicates",): {"keep"},
     ("edges",): {"truth"},
     ("edit",): {"new_word", "source", "word"},
     ("erase",): {"adapter", "background_point", "image_model", "mask"},

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.detect.task import run as detect
     from binderclip.tasks.verbs.draw.request import DrawRequest as DrawRequest
     from binderclip.tasks.verbs.draw.run import run as draw
+    from binderclip.tasks.verbs.duplicates.request import DuplicatesRequest as DuplicatesRequest
+    from binderclip.tasks.verbs.duplicates.run import run as duplicates
     from binderclip.tasks.verbs.edges.request import EdgesRequest as EdgesRequest
     from binderclip.tasks.verbs.edges.run import run as edges
     from binderclip.tasks.verbs.edit.request import EditRequest as EditRequest

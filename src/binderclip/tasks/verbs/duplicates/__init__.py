@@ -1,0 +1,1 @@
+"""What `duplicates` does: `request` is what it is asked, `run` the work, `result` the groups, `report` a page."""
