@@ -18,8 +18,10 @@ from binderclip.workbench.sessions import Sessions
 from binderclip.workbench.tab import Bench, Tab
 
 STATIC = Path(__file__).with_name("static")
-STYLES = [STATIC / name for name in ("page.css", "grid.css", "map.css")]
-SCRIPTS = [STATIC / name for name in ("page.js", "grid.js", "viewer.js", "tables.js", "drop.js", "map.js")]
+STYLES = [STATIC / name for name in ("page.css", "grid.css", "map.css", "duplicates.css")]
+SCRIPTS = [
+    STATIC / name for name in ("page.js", "grid.js", "viewer.js", "tables.js", "drop.js", "map.js", "duplicates.js")
+]
 """Each is a function that is called once when the page is there, with what `files.js` gives."""
 
 

@@ -1,6 +1,7 @@
 () => {
   // Shows the pictures of a gallery one by one, as large as the window or at their own size. The one dialog of the page is
   // made when it is first asked for.
+  const GALLERIES = '.picture-grid, .duplicate-groups';
   let dialog, stage, image, shown = [], place = 0, actual = false;
   const part = (name) => dialog.querySelector(`.viewer-${name}`);
 
@@ -120,10 +121,10 @@
   };
 
   document.addEventListener('click', (event) => {
-    const button = event.target.closest?.('.picture-grid .enlarge');
+    const button = event.target.closest?.(`:is(${GALLERIES}) .enlarge`);
     if (!button) return;
     if (!dialog) make();
-    shown = [...button.closest('.picture-grid').querySelectorAll('li:not([data-out]) .enlarge')];
+    shown = [...button.closest(GALLERIES).querySelectorAll('li:not([data-out]) .enlarge')];
     dialog.showModal();
     show(shown.indexOf(button));
   });
