@@ -16,11 +16,22 @@ from binderclip.workbench.models import ModelShelf
 from binderclip.workbench.place import PicturePlace
 from binderclip.workbench.sessions import Sessions
 from binderclip.workbench.tab import Bench, Tab
+from binderclip.workbench.tags.store import TagStore
 
 STATIC = Path(__file__).with_name("static")
-STYLES = [STATIC / name for name in ("page.css", "grid.css", "map.css", "duplicates.css")]
+STYLES = [STATIC / name for name in ("page.css", "grid.css", "map.css", "duplicates.css", "tags.css")]
 SCRIPTS = [
-    STATIC / name for name in ("page.js", "grid.js", "viewer.js", "tables.js", "drop.js", "map.js", "duplicates.js")
+    STATIC / name
+    for name in (
+        "page.js",
+        "grid.js",
+        "viewer.js",
+        "tables.js",
+        "drop.js",
+        "map.js",
+        "duplicates.js",
+        "tags.js",
+    )
 ]
 """Each is a function that is called once when the page is there, with what `files.js` gives."""
 
@@ -71,7 +82,9 @@ def build_page(
     return page
 
 
-def mount(page: gr.Blocks, *, sessions: Sessions, queues: Sequence[JobQueue], port: int, key: str) -> Application:
+def mount(
+    page: gr.Blocks, *, sessions: Sessions, queues: Sequence[JobQueue], port: int, key: str, tags: TagStore
+) -> Application:
     """The page as an ASGI application behind its guard."""
     import fastapi
 
@@ -95,7 +108,7 @@ def mount(page: gr.Blocks, *, sessions: Sessions, queues: Sequence[JobQueue], po
         css_paths=STYLES,
         js=scripts(),
     )
-    return Guard(application, sessions=sessions, queues=queues, port=port, key=key)
+    return Guard(application, sessions=sessions, queues=queues, port=port, key=key, tags=tags)
 
 
 def scripts() -> str:

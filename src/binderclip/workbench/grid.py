@@ -59,11 +59,13 @@ class PictureCopies:
     Args:
         small: shown in the gallery. large: shown when it is enlarged; None where the small one is.
         size: (width, height) of the picture itself, upright, in pixels.
+        key: `tags.store.picture_key` of the picture itself; empty where it is no file.
     """
 
     small: Path
     large: Path | None
     size: tuple[int, int]
+    key: str = ""
 
     def image(self, what: str) -> str:
         """The small copy as a button that enlarges it.
@@ -72,9 +74,10 @@ class PictureCopies:
             what: it shows, read aloud.
         """
         large = "" if self.large is None else f' data-large="{source(self.large)}"'
+        key = f' data-key="{self.key}"' if self.key else ""
         return (
             f'<button type="button" class="enlarge"><img src="{source(self.small)}" alt="{_attribute(what)}" '
-            f'loading="lazy" decoding="async" data-size="{self.size[0]} x {self.size[1]}"{large}></button>'
+            f'loading="lazy" decoding="async" data-size="{self.size[0]} x {self.size[1]}"{large}{key}></button>'
         )
 
 

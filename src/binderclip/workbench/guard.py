@@ -20,6 +20,7 @@ from binderclip.errors import BinderclipError
 from binderclip.workbench.answers import AnswerStreams, Application, Receive, Send
 from binderclip.workbench.jobs import JobQueue
 from binderclip.workbench.sessions import Sessions, remove
+from binderclip.workbench.tags.store import TagStore, answer_tags
 from binderclip.workbench.uploads import UploadTooLarge, receive_upload
 
 API = "/gradio_api"
@@ -29,6 +30,7 @@ READ = frozenset({"/", "/config", "/theme.css", f"{API}/theme.css", f"{API}/app_
 FILE, HEARTBEAT, PROGRESS = f"{API}/file=", f"{API}/heartbeat/", f"{API}/upload_progress"
 UPLOAD, JOIN, ANSWERS = f"{API}/upload", f"{API}/queue/join", f"{API}/queue/data"
 WRITE = frozenset({UPLOAD, JOIN, f"{API}/cancel", f"{API}/reset"})
+TAGS = "/tags"
 MOST_BODY = 8 * 2**20
 """Bytes of a request that is no upload."""
 GRACE = 5.0
@@ -59,12 +61,20 @@ class Guard:
         sessions: of the server. queues: of runs and clicks, which are stopped when their page is closed.
         port: where the server listens; the names it goes by are 127.0.0.1 and localhost.
         key: the secret in the link that the command printed.
+        tags: of pictures, which pages read and change.
     """
 
     def __init__(
-        self, inside: Application, *, sessions: Sessions, queues: Sequence[JobQueue], port: int, key: str
+        self,
+        inside: Application,
+        *,
+        sessions: Sessions,
+        queues: Sequence[JobQueue],
+        port: int,
+        key: str,
+        tags: TagStore,
     ) -> None:
-        self.inside, self.sessions, self.queues, self.key = inside, sessions, tuple(queues), key
+        self.inside, self.sessions, self.queues, self.key, self.tags = inside, sessions, tuple(queues), key, tags
         self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self.origins = {f"http://{host}" for host in self.hosts}
         # Cookies know no ports: two servers on one machine need two names.
@@ -143,12 +153,18 @@ class Guard:
             elif path == PROGRESS:
                 # The upload is one request; nothing is told of it before it is over.
                 await _answer(send, 200, _DONE, [("content-type", "text/event-stream")])
+            elif path == TAGS:
+                await self._tags(send, None)
             elif path in READ and all(self._own_page(page, session) for page in pages):
                 await self.inside(scope, receive, send)
             elif path == ANSWERS and pages and all(self._own_page(page, session) for page in pages):
                 await self._answers.serve(scope, receive, send, pages[0])
             else:
                 await _answer(send, 404, "there is nothing here")
+        elif method == "POST" and path == TAGS:
+            body = await _body(receive, send)
+            if body is not None:
+                await self._tags(send, body)
         elif method == "POST" and path in WRITE:
             await self._write(scope, receive, send, path, session)
         else:
@@ -209,17 +225,9 @@ class Guard:
                 return
             await _answer(send, 200, json.dumps(paths).encode(), [("content-type", "application/json")])
             return
-        body = b""
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            if len(body) > MOST_BODY:
-                await _answer(send, 413, f"a request of more than {MOST_BODY >> 20} MB")
-                return
-            if not message.get("more_body"):
-                break
+        body = await _body(receive, send)
+        if body is None:
+            return
         try:
             document = parse_json(body)
             page = document.get("session_hash") if isinstance(document, dict) else None
@@ -243,6 +251,10 @@ class Guard:
             await self._answers.free(page)
         await self.inside(scope, again, send)
 
+    async def _tags(self, send: Send, body: bytes | None) -> None:
+        answer = await asyncio.to_thread(answer_tags, self.tags, body)
+        await _answer(send, 200, json.dumps(answer).encode(), [("content-type", "application/json")])
+
     def _may_name(self, named: tuple[str, Any], session: str) -> bool:
         kind, value = named
         if value is None or value == "":
@@ -259,6 +271,21 @@ class Guard:
                 return False
             value = unquote(value.removeprefix(FILE))
         return self.sessions.owns(session, value)
+
+
+async def _body(receive: Receive, send: Send) -> bytes | None:
+    """The body of a request; None where it is given up or, which is answered, too long."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > MOST_BODY:
+            await _answer(send, 413, f"a request of more than {MOST_BODY >> 20} MB")
+            return None
+        if not message.get("more_body"):
+            return body
 
 
 def _files_named(document: Any) -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from binderclip.errors import DataError
 from binderclip.workbench.grid import GalleryPicture, PictureCopies, PictureRow, grid_html
+from binderclip.workbench.tags.store import picture_key
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,7 +135,7 @@ def copies_of(source: Any, folder: Path, number: int, *, large: bool) -> Picture
     if larger is None and large and max(size) > SMALL:
         larger = folder / f"{number:05d}-large.jpg"
         _reduced(source, larger, LARGE)
-    return PictureCopies(small, larger, size)
+    return PictureCopies(small, larger, size, "" if path is None else picture_key(path))
 
 
 def _itself(path: Path, folder: Path, number: int, *, copied: bool) -> Path | None:

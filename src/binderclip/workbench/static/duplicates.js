@@ -48,7 +48,7 @@
 
     card(member) {
       const image = made('img', {src: member.small, alt: member.name, loading: 'lazy', decoding: 'async',
-        'data-size': `${member.width} x ${member.height}`, ...(member.large && {'data-large': member.large})});
+        'data-size': `${member.width} x ${member.height}`, ...(member.large && {'data-large': member.large}), ...(member.key && {'data-key': member.key})});
       const about = `${member.width} x ${member.height}, ${size(member.bytes)}, ${member.date}, sharpness ${Math.round(member.sharpness)}`;
       return made('li', {},
         made('figure', {'data-name': member.name}, made('button', {type: 'button', class: 'enlarge'}, image),

@@ -58,8 +58,9 @@
     // A picture without a score is in no range.
     const inRange = (score) => (score >= least && score <= most) || (ends[0] === '' && ends[1] === '');
     let shown = 0;
+    // Another script bars what it does not want to be seen, such as `tags.js`.
     for (const each of entries) {
-      const fits = (!label || each.label === label) && inRange(each.score) && words.every((w) => each.text.includes(w));
+      const fits = !each.item.hasAttribute('data-barred') && (!label || each.label === label) && inRange(each.score) && words.every((w) => each.text.includes(w));
       // By the attribute, `viewer.js` knows what to leave out.
       if (each.fits !== fits) each.item.toggleAttribute('data-out', !fits);
       each.fits = fits;
@@ -98,6 +99,7 @@
     }
   };
 
+  const tagsOf = ({item}) => item.firstElementChild.dataset.tags ?? '';
   const actions = {
     all: (grid) => { for (const each of stateOf(grid).entries) if (each.fits) each.box.checked = true; },
     none: (grid) => { for (const each of picked(grid)) each.box.checked = false; },
@@ -107,7 +109,8 @@
       const columns = [['name', 'name']];
       if (entries.some((each) => each.written)) columns.push([grid.dataset.scoreName, 'written']);
       if (entries.some((each) => each.label)) columns.push(['label', 'label']);
-      const rows = picked(grid).map((each) => columns.map(([, key]) => each[key]));
+      if (entries.some((each) => tagsOf(each))) columns.push(['tags', 'tags']);
+      const rows = picked(grid).map((each) => columns.map(([, key]) => (key === 'tags' ? tagsOf(each) : each[key])));
       download(csv([columns.map(([head]) => head), ...rows]), 'text/csv', 'selection.csv');
     },
     copy: async (grid) => {

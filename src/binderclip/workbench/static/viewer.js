@@ -68,6 +68,8 @@
     part('pick').hidden = !box;
     part('pick').firstElementChild.checked = !!box?.checked;
     zoom(false);
+    // Others show in the dialog what they know of this picture.
+    button.dispatchEvent(new Event('enlarged', {bubbles: true}));
     for (const near of [shown[place + 1], shown[place - 1]]) {
       const thumbnail = near?.querySelector('img');
       if (thumbnail) new Image().src = thumbnail.dataset.large ?? thumbnail.src;

@@ -165,7 +165,7 @@ def _page(run: Run, result: Duplicates, chosen: ChosenPictures) -> str:
                 "name": chosen.label(each.path), "width": each.width, "height": each.height, "bytes": each.bytes,
                 "date": each.date.isoformat(" ", "minutes"), "sharpness": round(each.sharpness, 2),
                 "small": source(copies.small) if copies else "",
-                "large": source(copies.large) if copies and copies.large else "",
+                "large": source(copies.large) if copies and copies.large else "", "key": copies.key if copies else "",
             })  # fmt: skip
             number += 1
         pairs = [[one.first, one.second, round(one.similarity, 4), one.why] for one in group.relations]

@@ -1,0 +1,1 @@
+"""Tags of pictures: `store` keeps them in a file; the page shows them by `static/tags.js`."""
