@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from binderclip.tasks.fields import SMALL_SAM
 from binderclip.tasks.models import promptable_model
@@ -50,12 +49,9 @@ def pointed_mask(
         inside, outside: (x, y) in pixels on the object, and beside it.
         box: around the object.
     """
-    from binderclip.segment import Prompts
+    from binderclip.segment.clicks import PointedObject, object_mask
 
-    labels = [1] * len(inside) + [0] * len(outside)
-    prompts = Prompts.of(points=[*inside, *outside] or None, labels=labels or None, box=box)
-    # One click may mean a part or the whole: the best of three. More prompts are unambiguous.
-    with torch.no_grad():
-        state = segmenter.encode(picture)
-        masks = segmenter.predict(state, prompts, multimask=len(labels) == 1 and box is None).pick()
-    return (masks.logits[0, 0] > 0).cpu().numpy(), float(masks.scores[0, 0])
+    one = PointedObject(1, inside=tuple(inside), outside=tuple(outside), box=box)
+    mask, certainty = object_mask(segmenter, segmenter.encode(picture), one)
+    assert certainty is not None  # it has prompts
+    return mask, certainty

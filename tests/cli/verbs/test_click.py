@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +214,122 @@ def test_neither_the_picture_nor_a_device_nor_another_file_is_replaced(
         assert done.code in (1, 2), done.out
     assert picture.read_bytes() == before
     assert (tmp_path / "mine.json").read_text() == '{"mine": 1}'
+
+
+def objects_of(path: Path) -> dict[str, Any]:
+    """A session of two pictures, as the workbench keeps it."""
+    steps = [
+        {"kind": "point", "object": 1, "at": [20, 12], "inside": True},
+        {"kind": "point", "object": 1, "at": [60, 4], "inside": False},
+        {"kind": "name", "object": 1, "name": "a cup/mug"},
+        {"kind": "box", "object": 2, "box": [5, 5, 50, 38]},
+        {"kind": "box", "object": 3, "box": [5, 5, 50, 38]},
+        {"kind": "delete", "object": 3},
+    ]
+    document = {
+        "format": "binderclip objects 1",
+        "model": "",
+        "pictures": [
+            {"image": "one.png", "size": [40, 64], "steps": steps, "undone": [], "hidden": [2], "done": True},
+            {"image": "sub/two.png", "size": [40, 64], "steps": steps[:1], "undone": steps[1:2]},
+        ],
+    }
+    path.write_text(json.dumps(document))
+    return document
+
+
+@pytest.fixture
+def clicked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two pictures of noise in a folder, and a session of them."""
+    rng = np.random.default_rng(0)
+    for name in ("one.png", "sub/two.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 64, 3), dtype=np.uint8)).save(tmp_path / "photos" / name)
+    objects_of(tmp_path / "clicks.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A promptable model of random weights finds little: here a pixel is its where its logit is above the median."""
+    predict = PromptModel.predict
+
+    def changed(self: Any, *given: Any, **more: Any) -> Any:
+        masks = predict(self, *given, **more)
+        return replace(masks, logits=masks.logits - masks.logits.flatten(2).median(-1).values[..., None, None])
+
+    monkeypatch.setattr(PromptModel, "predict", changed)
+
+
+def test_all_objects_of_a_session_are_cut_out_again(
+    command: Command, clicked: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = pytest.importorskip("pycocotools.coco")
+    everything(monkeypatch)
+    words = ("click", "photos", "--objects", "clicks.json", "-m", folder)
+    told = command(*words, "--json").json()
+    coco = decoder.COCO(told["coco"])
+    assert [(image["file_name"], image["height"], image["width"]) for image in coco.loadImgs(coco.getImgIds())] == [
+        ("one.png", 40, 64), ("sub/two.png", 40, 64)]  # fmt: skip
+    assert {entry["name"] for entry in coco.loadCats(coco.getCatIds())} == {"a cup/mug", "object"}
+    segmenter = load_promptable(folder)
+    with Image.open("photos/one.png") as image, torch.no_grad():
+        state = segmenter.encode(image.convert("RGB"))
+        pointed = Prompts.of(points=[(20, 12), (60, 4)], labels=[1, 0])
+        boxed = Prompts.of(box=(5, 5, 50, 38))
+        want = [segmenter.predict(state, each, multimask=False).masks()[0].numpy() for each in (pointed, boxed)]
+    annotations = coco.loadAnns(coco.getAnnIds(imgIds=1))
+    assert len(annotations) == 2
+    for annotation, mask in zip(annotations, want, strict=True):
+        np.testing.assert_array_equal(coco.annToMask(annotation), mask)
+        rows, columns = mask.nonzero()
+        assert annotation["area"] == mask.sum()
+        assert annotation["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+    # The PNG of labels: later objects over earlier ones, each in the colour that its number has everywhere.
+    with Image.open("objects/one-labels.png") as labels:
+        assert labels.mode == "P"
+        np.testing.assert_array_equal(np.asarray(labels), np.where(want[1], 2, np.where(want[0], 1, 0)))
+    with Image.open("objects/one-1-a-cup-mug.png") as cut_out, Image.open("photos/one.png") as image:
+        rows, columns = want[0].nonzero()
+        place = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+        np.testing.assert_array_equal(np.asarray(cut_out)[..., 3] == 255, want[0][place])
+        np.testing.assert_array_equal(np.asarray(cut_out)[..., :3], np.asarray(image)[place])
+    assert len(coco.getAnnIds(imgIds=2)) == 1
+    # What it wrote can be opened in place of the session: the same masks, without a click.
+    again = command("click", "photos", "--objects", told["coco"], "-m", folder, "--out", "again", "--json").json()
+    first, second = (json.loads(Path(each["coco"]).read_text()) for each in (told, again))
+    assert first["annotations"] == second["annotations"]
+    # Twice the same call replaces what is its own; --coco says where.
+    assert command(*words, "--coco", "all.json").code == 0
+    assert json.loads(Path("all.json").read_text())["annotations"] == first["annotations"]
+
+
+def test_objects_of_one_picture_and_what_is_missing(
+    command: Command, clicked: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything(monkeypatch)
+    words = ("--objects", "clicks.json", "-m", folder)
+    one = command("click", "photos/one.png", *words, "--json").json()
+    assert [entry["image"] for entry in one["images"]] == ["photos/one.png"]
+    refused = command("click", "photos", *words, "--coco", "clicks.json")
+    assert (refused.code, "is read here" in refused.err) == (2, True)
+    Path("photos/sub/two.png").unlink()
+    done = command("click", "photos", *words)
+    assert done.code == 1
+    assert "sub/two.png" in done.err
+    Image.new("RGB", (9, 9)).save("photos/one.png")
+    done = command("click", "photos", *words)
+    assert done.code == 1
+    assert "clicked on 64 x 40 pixels, the picture has 9 x 9" in done.err
+    Path("photos/one.png").rename("photos/three.png")
+    done = command("click", "photos", *words)
+    assert (done.code, "none of them is in photos" in done.err) == (2, True)
+    for options, message in (
+        (("--objects", "clicks.json", "--point", "3,3"), "--objects has points and boxes of its own"),
+        (("--point", "3,3", "--coco", "c.json"), "--coco goes with --objects"),
+        (("--objects", "photos/three.png"), "neither a session of clicks nor COCO"),
+        (("--objects", "none.json"), "none.json"),
+    ):
+        done = command("click", "photos", "-m", folder, *options)
+        assert done.code in (1, 2)
+        assert message in done.err

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from binderclip.segment.clicks.clickers import error_region as error_region
     from binderclip.segment.clicks.evaluation import ClickCurves as ClickCurves
     from binderclip.segment.clicks.evaluation import InteractiveEvaluation as InteractiveEvaluation
+    from binderclip.segment.clicks.object_session import ObjectSession as ObjectSession
+    from binderclip.segment.clicks.object_session import read_object_session as read_object_session
+    from binderclip.segment.clicks.object_session import write_object_session as write_object_session
+    from binderclip.segment.clicks.object_steps import ObjectStep as ObjectStep
+    from binderclip.segment.clicks.object_steps import PictureObjects as PictureObjects
+    from binderclip.segment.clicks.object_steps import PointedObject as PointedObject
+    from binderclip.segment.clicks.object_steps import object_mask as object_mask
     from binderclip.segment.clicks.objects import ObjectClicks as ObjectClicks
     from binderclip.segment.clicks.point_prompts import ExplainedIoU as ExplainedIoU
     from binderclip.segment.clicks.point_prompts import PointPromptTable as PointPromptTable

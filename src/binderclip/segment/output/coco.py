@@ -59,14 +59,14 @@ def coco_document(
 
 
 def instance_records(
-    masks: Bool[Tensor, "N H W"], classes: Sequence[str], scores: Float[Tensor, "N"]
+    masks: Bool[Tensor, "N H W"], classes: Sequence[str], scores: Float[Tensor, "N"] | None = None
 ) -> list[dict[str, Any]]:
     """Class, score, area, box (x, y, width, height) and run lengths of each mask.
 
     Args:
         masks: each with a pixel; they may overlap.
         classes: name of each.
-        scores: of each.
+        scores: of each; None for instances that people have made, which have none.
 
     Raises:
         UsageError: an empty mask.
@@ -74,18 +74,19 @@ def instance_records(
     if not bool(masks.flatten(1).any(1).all()):
         raise UsageError("a mask without a pixel is no instance")
     records = []
-    for name, score, mask in zip(classes, scores.tolist(), masks.cpu().numpy(), strict=True):
+    given = [{} if scores is None else {"score": round(float(scores[row]), 6)} for row in range(len(masks))]
+    for name, score, mask in zip(classes, given, masks.cpu().numpy(), strict=True):
         rows, columns = np.nonzero(mask)
         top, left = int(rows.min()), int(columns.min())
         box = [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
-        records.append({"class": name, "score": round(score, 6), **_mask_entries(mask, len(rows), box)})
+        records.append({"class": name, **score, **_mask_entries(mask, len(rows), box)})
     return records
 
 
 def coco_instances(
     pictures: Iterable[tuple[str, tuple[int, int], Sequence[Mapping[str, Any]]]],
 ) -> dict[str, Any]:
-    """A COCO document of instances with scores, which may overlap; classes are numbered as they appear.
+    """A COCO document of instances, which may overlap, with their scores if any; classes are numbered as they appear.
 
     Args:
         pictures: (file name, (H, W), records as `instance_records` gives them).
@@ -98,7 +99,7 @@ def coco_instances(
         for record in records:
             category = classes.setdefault(record["class"], len(classes) + 1)
             numbers = {"id": len(annotations) + 1, "image_id": number, "category_id": category}
-            own = {key: record[key] for key in ("area", "bbox", "segmentation", "score")}
+            own = {key: record[key] for key in ("area", "bbox", "segmentation", "score") if key in record}
             annotations.append(numbers | own | {"iscrowd": 0})
     categories = [{"id": index, "name": name} for name, index in classes.items()]
     return {"images": images, "annotations": annotations, "categories": categories}

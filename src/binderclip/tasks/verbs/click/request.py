@@ -49,12 +49,17 @@ class ClickRequest(Request):
 
         binderclip click photo.jpg --session photo.json --undo 1 --not 60,40
 
+        binderclip click photos/ --objects clicks.json --out objects
+
+    With --objects the masks of several objects are cut out as they were clicked on the workbench's tab Click: a COCO
+    file of all, and of each picture a PNG of labels, the objects on transparent ground, and an overlay.
+
     A second click on the same picture writes NAME-mask-2.png: a mask is replaced only where --out names it.
     """
 
     task: ClassVar[str] = "click"
 
-    image: Annotated[str, Option("The image file.", positional=True)]
+    image: Annotated[str, Option("The image file; with --objects a folder as well.", positional=True)]
     point: Annotated[
         list[Point],
         Option(
@@ -90,10 +95,22 @@ class ClickRequest(Request):
     ] = None  # fmt: skip
     undo: Annotated[int, Field(ge=0, le=10_000), Option("With --session: steps to take back first.")] = 0
     redo: Annotated[int, Field(ge=0, le=10_000), Option("With --session: steps to do again.")] = 0
+    objects: Annotated[
+        str | None,
+        Option(
+            "JSON of what was clicked on the workbench, or COCO instances: all objects in it, in place of --point.",
+            metavar="FILE",
+        ),
+    ] = None  # fmt: skip
+    coco: Annotated[
+        str | None,
+        Option("With --objects: JSON of all masks, as COCO instances [default: coco.json in --out].", output=True),
+    ] = None
     out: Annotated[
         str | None,
         Option(
-            "PNG of the mask, 255 inside [default: NAME-mask.png; NAME-mask-2.png and so on where it is taken].",
+            "PNG of the mask, 255 inside [default: NAME-mask.png; NAME-mask-2.png and so on where it is taken]; with "
+            "--objects a folder [default: objects].",
             ("--out", "-o"),
             output=True,
         ),
@@ -110,6 +127,12 @@ class ClickRequest(Request):
 
     @model_validator(mode="after")
     def _fits(self) -> ClickRequest:
+        if self.objects is not None:
+            if self.point or self.outside or self.box or self.session is not None or self.scribble or self.overlay:
+                raise UsageError("--objects has points and boxes of its own: leave out the others, and --overlay")
+            return self
+        if self.coco is not None:
+            raise UsageError("--coco goes with --objects FILE")
         if self.session is None and (self.undo or self.redo or self.scribble):
             raise UsageError("--undo, --redo and --scribble go with --session FILE")
         if self.session is None and not self.point and self.box is None:

@@ -19,6 +19,7 @@ from binderclip.tasks.files.outputs import new_paths, writable_path
 from binderclip.tasks.pointing import opened_segmenter, pointed_mask
 from binderclip.tasks.report.sheet import save_picture
 from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.click.objects import ObjectsReport, run_objects
 from binderclip.tasks.verbs.click.request import Box, ClickRequest, Point
 from binderclip.tasks.verbs.click.session import session_after
 
@@ -93,14 +94,16 @@ class ClickReport(VerbResult):
         }
 
 
-def run(request: ClickRequest) -> ClickReport:
-    """Find the mask of the prompts, and write it.
+def run(request: ClickRequest) -> ClickReport | ObjectsReport:
+    """Find the mask of the prompts, or of all objects of a session, and write it.
 
     Raises:
         UsageError: a prompt outside the picture, a session that cannot be gone on with, or a result that would
             replace what is none of ours.
         DataError: the picture or the session cannot be read, or a file cannot be written.
     """
+    if request.objects is not None:
+        return run_objects(request)
     path = one_image(request.image)
     mask_path, overlay_path = new_paths(path, (request.out, "mask.png"), (request.overlay, "clicked.png"))
     if request.session is not None:
