@@ -19,19 +19,9 @@ from binderclip.workbench.tab import Bench, Tab
 from binderclip.workbench.tags.store import TagStore
 
 STATIC = Path(__file__).with_name("static")
-STYLES = [STATIC / name for name in ("page.css", "grid.css", "map.css", "duplicates.css", "tags.css")]
+STYLES = [STATIC / f"{name}.css" for name in ("page", "grid", "map", "duplicates", "tags", "click")]
 SCRIPTS = [
-    STATIC / name
-    for name in (
-        "page.js",
-        "grid.js",
-        "viewer.js",
-        "tables.js",
-        "drop.js",
-        "map.js",
-        "duplicates.js",
-        "tags.js",
-    )
+    STATIC / f"{name}.js" for name in ("page", "grid", "viewer", "tables", "drop", "map", "duplicates", "tags", "click")
 ]
 """Each is a function that is called once when the page is there, with what `files.js` gives."""
 

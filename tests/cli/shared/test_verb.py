@@ -33,6 +33,7 @@ READ = frozenset(
 READ_THERE = {
     ("atlas",): {"clustering", "layout"},
     ("clean",): {"of"},
+    ("click",): {"objects"},
     ("compress",): {"parts", "sides", "template"},
     ("draw",): {"judge", "text"},
     ("duplicates",): {"keep"},

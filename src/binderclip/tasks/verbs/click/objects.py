@@ -190,15 +190,15 @@ def _chosen(
         UsageError: none is there.
     """
     root = _root(request.image)
-    found = {
+    present = {
         path.name if root is None else path.relative_to(root).as_posix(): path
         for path in find_images([request.image], without=out if root is not None else None).paths
     }
-    chosen = [(found[name], name) for name in session.pictures if name in found]
+    chosen = [(present[name], name) for name in session.pictures if name in present]
     if not chosen:
         names = ", ".join(list(session.pictures)[:3]) or "no picture"
         raise UsageError(f"{request.objects} is of {names}: none of them is in {request.image}")
-    missing = [name for name in session.pictures if name not in found] if root is not None else []
+    missing = [name for name in session.pictures if name not in present] if root is not None else []
     return chosen, [(name, f"it is not in {request.image}") for name in missing]
 
 
