@@ -128,7 +128,8 @@ def test_five_objects_are_cut_out_of_two_pictures(
     kept = json.loads((folder / KEPT_IN).read_text())
     assert [entry["image"] for entry in kept["pictures"]] == ["coffee.jpg", "rocket.jpg"]
 
-    assert view.run(hand.panel, "Save COCO and PNG").startswith("Done in")
+    hand.panel.get_by_role("button", name="Save COCO and PNG", exact=True).click()
+    assert view.ended(hand.panel).startswith("Done in")
     with view.page.expect_download() as download:
         hand.panel.locator("a[download='coco.json']").first.click()
     shutil.copy(download.value.path(), tmp_path / "page.json")
