@@ -13,7 +13,7 @@ from PIL import Image
 
 from binderclip.data.formats.run_lengths import from_run_lengths
 from binderclip.errors import UsageError
-from binderclip.workbench.clicked import KEPT_IN, ClickedPictures, mask_png, open_pictures
+from binderclip.workbench.clicks.clicked import KEPT_IN, ClickedPictures, mask_png, open_pictures
 from binderclip.workbench.pictures import chosen_pictures
 
 IDLE = """() => {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from binderclip.data.formats.coco_instances import coco_instance_pictures, polygon_mask, unpacked_run_lengths
+from binderclip.data.formats.coco_instances import coco_instance_pictures, polygon_interior, unpacked_run_lengths
 from binderclip.data.formats.run_lengths import from_run_lengths, run_lengths
 from binderclip.errors import DataError
 
@@ -37,7 +37,7 @@ def test_compressed_run_lengths_are_those_of_pycocotools(seed: int) -> None:
 
 
 def test_polygons_hold_the_pixels_whose_centres_are_inside() -> None:
-    np.testing.assert_array_equal(np.argwhere(polygon_mask([2, 1, 5, 1, 5, 3, 2, 3], (5, 8))),
+    np.testing.assert_array_equal(np.argwhere(polygon_interior([2, 1, 5, 1, 5, 3, 2, 3], (5, 8))),
                                   [(r, c) for r in (1, 2) for c in (2, 3, 4)])  # fmt: skip
     # A star whose middle is wound twice, against a point-in-polygon test of another library.
     from matplotlib.path import Path as Outline
@@ -51,11 +51,11 @@ def test_polygons_hold_the_pixels_whose_centres_are_inside() -> None:
         right = (y0 > centres[:, 1]) != (y1 > centres[:, 1])
         at = x0 + (centres[:, 1] - y0) / (y1 - y0) * (x1 - x0)
         crossings += right & (at > centres[:, 0])
-    mask = polygon_mask(corners.ravel().tolist(), SIZE)
+    mask = polygon_interior(corners.ravel().tolist(), SIZE)
     np.testing.assert_array_equal(mask.ravel(), crossings % 2 == 1)
     convex = [3.2, 4.1, 50.7, 9.3, 41.0, 35.5, 8.8, 30.1]
     outline = Outline(np.reshape(convex, (-1, 2))).contains_points(centres)
-    np.testing.assert_array_equal(polygon_mask(convex, SIZE).ravel(), outline)
+    np.testing.assert_array_equal(polygon_interior(convex, SIZE).ravel(), outline)
 
 
 def test_polygons_are_nearly_those_of_pycocotools() -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from binderclip.data.formats.run_lengths import run_lengths
 from binderclip.errors import DataError
 
-__all__ = ["CocoPicture", "coco_instance_pictures", "is_coco_instances", "polygon_mask", "unpacked_run_lengths"]
+__all__ = ["CocoPicture", "coco_instance_pictures", "is_coco_instances", "polygon_interior", "unpacked_run_lengths"]
 
 MOST_SIDE = 65_535
 """Pixels of a side: a file that says more would fill the memory."""
@@ -105,7 +105,7 @@ def _counts(segmentation: Any, size: tuple[int, int]) -> list[int]:
         raise ValueError("a segmentation is a list of polygons, or run lengths")
     mask = np.zeros(size, dtype=bool)
     for polygon in segmentation:
-        mask |= polygon_mask(polygon, size)
+        mask |= polygon_interior(polygon, size)
     return run_lengths(mask)
 
 
@@ -138,7 +138,7 @@ def unpacked_run_lengths(packed: str) -> list[int]:
     return counts
 
 
-def polygon_mask(polygon: Sequence[float], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+def polygon_interior(polygon: Sequence[float], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     """The pixels whose centres lie in a polygon, by the even-odd rule.
 
     Args:

@@ -21,7 +21,7 @@ from binderclip.tasks.models import cached_models
 from binderclip.tasks.pointing import opened_segmenter
 from binderclip.tasks.verbs.click.objects import OUT
 from binderclip.tasks.verbs.click.request import ClickRequest
-from binderclip.workbench.clicked import ClickedPictures, kept_sentence, mask_png, open_pictures
+from binderclip.workbench.clicks.clicked import ClickedPictures, kept_sentence, mask_png, open_pictures
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import source
