@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -17,6 +16,7 @@ from binderclip.workbench.place import PicturePlace
 from binderclip.workbench.sessions import Sessions
 from binderclip.workbench.tab import Bench, Tab
 from binderclip.workbench.tags.store import TagStore
+from binderclip.workbench.theme import theme
 
 STATIC = Path(__file__).with_name("static")
 STYLES = [STATIC / f"{name}.css" for name in ("page", "grid", "map", "duplicates", "tags", "click")]
@@ -106,29 +106,3 @@ def scripts() -> str:
     files, *functions = (path.read_text(encoding="utf-8").strip() for path in (STATIC / "files.js", *SCRIPTS))
     calls = "".join(f"({function})(files);\n" for function in functions)
     return f"() => {{\nconst files = ({files})();\n{calls}}}"
-
-
-def theme() -> Any:
-    """Gradio's plain theme in the fonts of the user's own system: nothing is fetched."""
-    return gr.themes.Base(
-        primary_hue="blue",
-        neutral_hue="slate",
-        radius_size="sm",
-        font=[gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")],
-        font_mono=[gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")],
-    ).set(
-        # Gradio's own greys are too light to be read on white.
-        body_text_color_subdued="*neutral_600",
-        body_text_color_subdued_dark="*neutral_300",
-        block_info_text_color="*neutral_600",
-        block_info_text_color_dark="*neutral_300",
-        block_label_text_color="*neutral_700",
-        block_title_text_color="*neutral_700",
-        input_placeholder_color="*neutral_500",
-        input_placeholder_color_dark="*neutral_400",
-        color_accent="*primary_700",
-        slider_color="*primary_700",
-        slider_color_dark="*primary_500",
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-    )

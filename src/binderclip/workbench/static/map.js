@@ -26,6 +26,9 @@
       this.list();
     }
 
+    // A token of the page's theme, by day or by night.
+    token(name) { return getComputedStyle(this.canvas).getPropertyValue(`--b-${name}`).trim(); }
+
     fit() { this.zoom = 1; this.x = 0; this.y = 0; }
 
     resize() {
@@ -53,7 +56,7 @@
     colour(index) {
       if (this.scores) return ramp(this.scores[index]);
       const cluster = this.data.points[index][2];
-      return cluster ? this.data.clusters[cluster - 1].colour : '#969ba5';
+      return cluster ? this.data.clusters[cluster - 1].colour : this.unclustered;
     }
 
     draw() {
@@ -64,6 +67,7 @@
     paint() {
       if (!this.width) return;
       const {context, data, side} = this, ready = this.sprite.complete && this.sprite.naturalWidth > 0;
+      this.unclustered = this.token('border-strong');
       context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
       context.clearRect(0, 0, this.width, this.height);
       const order = this.scores
@@ -89,15 +93,16 @@
         context.beginPath();
         this.lasso.forEach(([x, y], n) => n ? context.lineTo(x, y) : context.moveTo(x, y));
         context.closePath();
-        context.fillStyle = 'rgba(29, 78, 216, .15)'; context.fill();
-        context.strokeStyle = '#1d4ed8'; context.lineWidth = 2; context.stroke();
+        context.strokeStyle = context.fillStyle = this.token('focus');
+        context.globalAlpha = 0.15; context.fill();
+        context.globalAlpha = 1; context.lineWidth = 2; context.stroke();
       }
     }
 
     contain(image, left, top, side) {
       const scale = side / Math.max(image.naturalWidth, image.naturalHeight);
       const width = image.naturalWidth * scale, height = image.naturalHeight * scale;
-      this.context.fillStyle = '#eef1f5';
+      this.context.fillStyle = this.token('raised');
       this.context.fillRect(left, top, side, side);
       this.context.drawImage(image, left + (side - width) / 2, top + (side - height) / 2, width, height);
     }
