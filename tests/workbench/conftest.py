@@ -102,13 +102,17 @@ class Client:
         """
         config = json.loads(self.ask("GET", "/config").body)
         parts = {part["id"]: part["props"] for part in config["components"]}
-        event = next(
+        events = [
             each
             for each in config["dependencies"]
             if each["inputs"] and any(parts.get(place, {}).get("value") == button for place, _ in each["targets"])
-        )
-        labels = [str(parts[each].get("label") or "").split(",")[0].split()[:1] for each in event["inputs"]]
-        named = ["".join(words).lower() for words in labels]
+        ]
+        # Two tabs may have a button of this name: it is the one with these inputs.
+        for event in events:
+            labels = [str(parts[each].get("label") or "").split(",")[0].split()[:1] for each in event["inputs"]]
+            named = ["".join(words).lower() for words in labels]
+            if set(values) <= set(named):
+                break
         assert set(values) <= set(named), named
         data = [
             values.pop(name) if name in values else parts[each].get("value")

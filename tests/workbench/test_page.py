@@ -232,7 +232,53 @@ def test_the_keyboard_reaches_everything_that_a_run_needs(view: Any) -> None:
 def test_every_tab_is_readable_and_whole_before_anything_is_done(view: Any) -> None:
     titles = [tab.inner_text() for tab in view.page.get_by_role("tab").all() if tab.inner_text() != WAITING]
     assert {"Classify", "Search", "Segment", "Click"} <= set(titles)
+    colours = view.page.get_by_label("Colours", exact=True)
     for title in dict.fromkeys(titles):
         view.tab(title)
         assert view.look(f"{title.lower()}-empty") == [], title
         assert view.axe() == [], title
+        colours.select_option("dark")
+        assert view.axe() == [], f"{title} by night"
+        colours.select_option("system")
+
+
+def test_the_colours_are_those_of_the_system_until_others_are_chosen(view: Any) -> None:
+    dark = "() => document.body.classList.contains('dark')"
+    assert not view.page.evaluate(dark)
+    view.page.emulate_media(color_scheme="dark")
+    view.page.wait_for_function(dark)
+    view.page.get_by_label("Colours", exact=True).select_option("light")
+    assert not view.page.evaluate(dark)
+    # It is kept, and is there before the page is.
+    view.page.reload()
+    view.page.get_by_role("tab").first.wait_for()
+    assert not view.page.evaluate(dark)
+    assert view.page.get_by_label("Colours", exact=True).input_value() == "light"
+
+
+def test_tabs_are_gone_through_by_arrows_and_on_a_phone_stand_behind_a_button(view: Any) -> None:
+    tabs = view.page.get_by_role("tab")
+    tabs.first.focus()
+    for key, place in (("ArrowDown", 1), ("End", tabs.count() - 1), ("ArrowDown", 0), ("ArrowUp", tabs.count() - 1)):
+        view.page.keyboard.press(key)
+        assert tabs.nth(place).evaluate("tab => tab === document.activeElement"), key
+    assert tabs.evaluate_all("tabs => tabs.filter(tab => tab.tabIndex === 0).length") == 1
+    view.page.set_viewport_size({"width": 390, "height": 844})
+    button = view.page.get_by_role("button", name="Choose a task")
+    assert not tabs.first.is_visible()
+    button.click()
+    assert view.axe() == []
+    view.page.get_by_role("tab", name="Quality", exact=True).click()
+    assert not tabs.first.is_visible()
+    assert "Quality" in button.inner_text()
+    # The button of the run is in sight, at the lower edge of the window.
+    box = view.page.get_by_role("button", name="Judge", exact=True).bounding_box()
+    assert 700 < box["y"] + box["height"] <= 844
+
+
+def test_an_empty_tab_brings_the_examples_and_words_to_go_with_them(view: Any) -> None:
+    panel = view.tab("Classify")
+    panel.get_by_role("button", name="Try it with example pictures").click()
+    panel.get_by_text("chosen above").wait_for()
+    assert panel.get_by_label("Labels, separated by commas").input_value() == "cat, dog, a cup of coffee"
+    assert not panel.get_by_role("button", name="Try it with example pictures").is_visible()

@@ -12,6 +12,8 @@ import pytest
 
 CODE = re.compile(r"(?<![\w-])--?[a-z][\w-]*|\b\w+\(|\.py\b|\w=\[|Traceback|\b[a-z]+_[a-z_]+\b")
 """An option, a call, a file of Python, a keyword argument, a name with underscores."""
+NAMES = {"open_clip", "clip_dinoiser"}
+"""Names as a user types or picks them."""
 SAID = re.compile(r'class=\\?"status failed\\?"[^>]*>(.*?)<')
 
 
@@ -29,7 +31,8 @@ def picture(client: Any, png: bytes) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "button",
     ["Classify", "Search", "Segment", "Inspect", "Judge", "Attack", "Detect", "Show the evidence", "Colour the words",
-     "Find edges", "Enhance", "Vectorise", "Edit", "Erase", "Foveate", "Generate"],
+     "Find edges", "Enhance", "Vectorise", "Edit", "Erase", "Foveate", "Generate", "Map", "Draw", "Translate",
+     "Reconstruct"],
 )  # fmt: skip
 def test_a_press_with_nothing_chosen_is_answered_in_words_of_the_page(client: Any, button: str) -> None:
     said = failure(client.run(button))
@@ -51,15 +54,62 @@ def test_a_press_with_nothing_chosen_is_answered_in_words_of_the_page(client: An
         ("Show the evidence", {"what": "a cat", "methods": []}),
         ("Colour the words", {"caption": ""}),
         ("Enhance", {}),
+        ("Edit", {"it": ""}),
+        ("Find edges", {"method": "network"}),
+        ("Foveate", {"where": "nowhere"}),
+        ("Erase", {"points": "here"}),
     ],
 )
 def test_wrong_words_and_numbers_are_said_as_the_page_calls_them(
     client: Any, picture: dict[str, Any], button: str, values: dict[str, Any]
 ) -> None:
-    one = button in ("Show the evidence", "Colour the words")
+    one = button in ("Show the evidence", "Colour the words", "Edit", "Foveate", "Erase")
     said = failure(client.run(button, **{"picture" if one else "pictures": picture if one else [picture], **values}))
     assert said
     assert not CODE.search(said), said
+
+
+@pytest.mark.parametrize(
+    ("button", "values"),
+    [
+        ("Draw", {"what": ""}),
+        ("Adapt", {"pictures": ""}),
+        ("Adapt", {"pictures": "/nowhere"}),
+        ("Train", {"other": "stage.lrr=1"}),
+        ("Train", {"other": "stage.lr"}),
+        ("Train", {"other": "model=/etc/passwd"}),
+        ("Compress", {"data": ""}),
+        ("Compress", {"data": "/nowhere"}),
+        ("Draw", {"data": ""}),
+        ("Interpolate", {"second": ""}),
+        ("Interpolate", {"second": "no-such-model"}),
+        ("Probe", {"pictures": ""}),
+        ("Probe", {"pictures": "/nowhere"}),
+    ],
+)
+def test_a_model_or_folder_that_is_missing_is_said_as_the_page_calls_it(
+    client: Any, button: str, values: dict[str, Any]
+) -> None:
+    said = failure(client.run(button, **values))
+    assert said
+    assert {*CODE.findall(said)} <= NAMES, said
+
+
+def test_no_text_of_any_tab_is_code(client: Any) -> None:
+    """Labels, notes, placeholders, buttons and what stands where results will be, before anything is done."""
+    config = json.loads(client.ask("GET", "/config").body)
+    texts = []
+    for part in config["components"]:
+        kinds = ["label", "info", "placeholder", *(["value"] if part["type"] in ("html", "button") else [])]
+        values = [part["props"].get(kind) for kind in kinds]
+        texts += [value for value in values if isinstance(value, str)]
+    plain = [html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", text, flags=re.DOTALL)) for text in texts]
+    assert {"Adapt", "Train", "Map", "Undo"} <= {*texts}
+    # Papers are about code: their table names functions.
+    about_code = [text for text in plain if "182 papers" in text or "from binderclip" in text]
+    assert len(about_code) <= 2
+    left = {text: found for text in plain if text not in about_code and (found := {*CODE.findall(text)} - NAMES)}
+    assert left == {}
 
 
 def test_no_method_is_offered_that_a_single_text_cannot_have(client: Any) -> None:

@@ -10,7 +10,7 @@ Where things are:
   line below its buttons, `commands.py` the lines that give a result again, `look.py` tables and copies of pictures,
   `grid.py` galleries of them. `fields.py` makes a control of a request's field, `forms.py` a whole form;
   `held.py` keeps what is typed into, `trained/` what a
-  page trains for its other tabs, `static/` has scripts and styles.
+  page trains for its other tabs, `theme/` has the tokens of colour and size that the styles in `static/` name.
 
 **To add a tab, add one file** to `tabs/`. It has a `TAB`; nothing else has to be told of it:
 
@@ -40,7 +40,7 @@ Where things are:
         columns, rows = result.table()
         return Outcome((table(columns, rows, result.title),), files=result.files(), again=again)
 
-    TAB = Tab("Attack", "How little has to change.", build, order=90)
+    TAB = Tab("Attack", "How little has to change.", build, order=90, group="See why")
 
 `work` runs in a thread of its own, one at a time on the whole server; it is stopped from outside (`jobs.JobStopped`),
 also between two of its lines, when its user presses Stop or closes the page. It asks the tasks that the verbs

@@ -19,11 +19,18 @@ from binderclip.workbench.tags.store import TagStore
 from binderclip.workbench.theme import theme
 
 STATIC = Path(__file__).with_name("static")
-STYLES = [STATIC / f"{name}.css" for name in ("page", "grid", "map", "duplicates", "tags", "click")]
+STYLES = [STATIC / f"{name}.css" for name in ("page", "tabs", "grid", "map", "duplicates", "tags", "click")]
 SCRIPTS = [
-    STATIC / f"{name}.js" for name in ("page", "grid", "viewer", "tables", "drop", "map", "duplicates", "tags", "click")
+    STATIC / f"{name}.js"
+    for name in ("page", "tabs", "grid", "viewer", "tables", "drop", "map", "duplicates", "tags", "click")
 ]
 """Each is a function that is called once when the page is there, with what `files.js` gives."""
+HEADER = """<h1>binderclip <span>workbench</span></h1>
+<button type="button" class="tasks-button" aria-expanded="false" aria-label="Choose a task"><span></span></button>
+<p class="lead">Choose pictures, then a task, then press its button. Nothing leaves this machine.</p>
+<label class="colours"><span>Colours</span><select class="colours" aria-label="Colours">
+<option value="system">System</option><option value="light">Light</option><option value="dark">Dark</option>
+</select></label>"""
 
 
 def build_page(
@@ -48,8 +55,8 @@ def build_page(
 
     names = list(list_models())
     with gr.Blocks(title="binderclip workbench", analytics_enabled=False, fill_width=True) as page:
-        with gr.Row(elem_classes="head", equal_height=True):
-            gr.HTML("<h1>binderclip <span>workbench</span></h1>", elem_classes="title")
+        with gr.Row(elem_classes="head", equal_height=False):
+            gr.HTML(HEADER, elem_classes="title", padding=False)
             chosen = gr.Dropdown(
                 names if model in names else [model, *names],
                 value=model,
@@ -60,8 +67,10 @@ def build_page(
             )
         bench = Bench(model=chosen, jobs=jobs, clicks=clicks, sessions=sessions, models=models, folders=folders)
         place = PicturePlace(bench)
-        with gr.Tabs():
-            for tab in (tab for tab in tabs if tab.offered(bench)):
+        offered = [tab for tab in tabs if tab.offered(bench)]
+        gr.HTML(f"<style>{_group_names(offered)}</style>", visible="hidden", padding=False)
+        with gr.Tabs(elem_classes="tasks", overflow_behavior="wrap"):
+            for tab in offered:
                 with gr.Tab(tab.title, id=tab.title.lower()):
                     gr.HTML(f'<p class="about">{html.escape(tab.about)}</p>')
                     tab.build(bench)
@@ -97,6 +106,7 @@ def mount(
         theme=theme(),
         css_paths=STYLES,
         js=scripts(),
+        head=f"<script>{(STATIC / 'colours.js').read_text(encoding='utf-8')}</script>",
     )
     return Guard(application, sessions=sessions, queues=queues, port=port, key=key, tags=tags)
 
@@ -106,3 +116,16 @@ def scripts() -> str:
     files, *functions = (path.read_text(encoding="utf-8").strip() for path in (STATIC / "files.js", *SCRIPTS))
     calls = "".join(f"({function})(files);\n" for function in functions)
     return f"() => {{\nconst files = ({files})();\n{calls}}}"
+
+
+def _group_names(tabs: Sequence[Tab]) -> str:
+    """A style that writes the name of each group above its first tab; what is read aloud are the tabs alone."""
+    first: dict[str, Tab] = {}
+    for tab in tabs:
+        first.setdefault(tab.group, tab)
+    names = "".join(
+        f'.tasks [data-tab-id="{tab.title.lower()}"]::before {{ content: "{group}" / ""; }}\n'
+        for group, tab in first.items()
+    )
+    opening = ", ".join(f'.tasks [role="tab"][data-tab-id="{tab.title.lower()}"]' for tab in first.values())
+    return f"{names}{opening} {{ margin-top: var(--b-space-6); }}"

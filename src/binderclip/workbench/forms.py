@@ -101,7 +101,8 @@ class Form:
             raise type(error)(self._with_labels(str(error))) from error
 
     def _with_labels(self, text: str) -> str:
-        for name in self.names:
+        # What the page gives in another way has a name there as well.
+        for name in [*self.names, *(name for name in self.without if name in self.own)]:
             flag = option_of(self.request.model_fields[name]).flag(name)
             label = self.own.get(name, {}).get("label") or label_of(self.request, name)
             # The whole word: --template stands in --templates.

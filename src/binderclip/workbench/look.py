@@ -199,8 +199,10 @@ def _reduced(source: Any, path: Path, side: int) -> tuple[int, int] | None:
 
 
 def in_page_words(text: str) -> str:
-    """A sentence of a task in which the option of the model is called as the page calls it."""
-    return re.sub(r"--model (\S*[\w/])", r"\1 as Model for all tabs", text)
+    """A sentence of a task in which options are called as the page calls them, and no Python is advised."""
+    text = re.sub(r"--model (\S*[\w/])", r"\1 as Model for all tabs", text)
+    text = re.sub(r"^--set ", "Other settings, ", text).replace("--set ", "")
+    return re.sub(r" \(\w+\(\)[^()]*\)", "", text)  # "(list_models() names what is known)"
 
 
 def sentences(lines: Sequence[str]) -> str:
@@ -329,4 +331,6 @@ def report_frame(path: Path, caption: str) -> str:
 
 def hint(text: str) -> str:
     """What stands where results will: how to get some."""
-    return f'<p class="hint">{html.escape(text)}</p>'
+    # The button is seen where the tab takes pictures and none are chosen yet; `tabs.js` makes it work.
+    button = '<button type="button">Try it with example pictures</button>'
+    return f'<div class="hint"><p>{html.escape(text)}</p>{button}</div>'

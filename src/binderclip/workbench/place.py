@@ -58,7 +58,9 @@ class PicturePlace:
                 self.strip = gr.HTML(_strip(None, ""), padding=False)
                 self.message = gr.HTML("", visible=False, padding=False)
                 with gr.Row(elem_classes="place-buttons"):
-                    self.examples = gr.Button("Try example pictures", size="sm", scale=0, min_width=170)
+                    self.examples = gr.Button(
+                        "Try example pictures", size="sm", scale=0, min_width=170, elem_classes="examples"
+                    )
                     self.clear = gr.Button("Use none of these", size="sm", scale=0, min_width=150, visible=False)
 
     def connect(self, page: gr.Blocks) -> None:

@@ -39,6 +39,10 @@ LOOKS, MOST_SEEN, SMALLEST_SEEN = 20, 8, 256
 """Looks at a run that are kept, since the browser may ask a little later; pictures in one; their least side."""
 LOOK_AGAIN = 0.4
 """Seconds between two looks: drawing one takes time from the run."""
+GROUPS = FIND, CUT, WHY, MAKE, LEARN = (
+    "Find and sort", "Cut out and measure", "See why", "Make and mend", "Models and papers"
+)  # fmt: skip
+"""Tabs of a group stand together, below its name."""
 TOWER = "small"
 """The bundled model whose image tower methods are tuned to."""
 MODELS = "models"
@@ -52,8 +56,9 @@ class Tab:
     Args:
         title: on the tab. about: one sentence below it.
         build: makes the components, inside the tab, and connects them.
-        order: tabs stand in this order.
+        order: tabs of a group stand in this order.
         offered: whether a page has it; one that needs what a page cannot give, such as weights, is not in the way.
+        group: one of `GROUPS`.
     """
 
     title: str
@@ -61,6 +66,11 @@ class Tab:
     build: Callable[[Bench], None]
     order: int = 100
     offered: Callable[[Bench], bool] = lambda bench: True
+    group: str = FIND
+
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS:
+            raise ValueError(f"tab {self.title}: there is no group {self.group!r}, only {', '.join(GROUPS)}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.forms import data_control
 from binderclip.workbench.look import could_not_be_read, hint, packed, report_frame, sentences, table
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import LEARN, Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
     from binderclip.adapt.selection import MethodScore
@@ -128,5 +128,5 @@ class _TableWatcher:
 
 TAB = Tab(
     "Adapt", "The best classifier for your labelled pictures among all methods, and how far to trust it.", build,
-    order=60,
+    order=60, group=LEARN,
 )  # fmt: skip

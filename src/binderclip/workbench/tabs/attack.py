@@ -23,7 +23,7 @@ from binderclip.workbench.look import (
     sentences,
     table,
 )
-from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+from binderclip.workbench.tab import WHY, Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
     from binderclip.tasks.verbs.attack.run import AttackedPicture, AttackReport
@@ -130,4 +130,6 @@ def _said(each: AttackedPicture) -> str:
     return f"{before} became {after}" if each.success_8bit else f"{before} stayed {after}"
 
 
-TAB = Tab("Attack", "How little has to change until the model takes a picture for something else.", build, order=54)
+TAB = Tab(
+    "Attack", "How little has to change until the model takes a picture for something else.", build, order=54, group=WHY
+)

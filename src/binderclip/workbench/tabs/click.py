@@ -29,7 +29,7 @@ from binderclip.workbench.held import HeldByPage
 from binderclip.workbench.look import gathered, packed, result_html, small_copy
 from binderclip.workbench.pictures import chosen_pictures
 from binderclip.workbench.status import lines_html, said_html
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import CUT, Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
     from binderclip.segment.clicks import PictureObjects
@@ -399,4 +399,4 @@ def _reply(document: dict[str, Any]) -> str:
     return f'<div class="click-reply" hidden data-reply="{html.escape(json.dumps(document), quote=True)}"></div>'
 
 
-TAB = Tab("Click", "Cut out objects by points and boxes, picture after picture.", build, order=35)
+TAB = Tab("Click", "Cut out objects by points and boxes, picture after picture.", build, order=35, group=CUT)

@@ -9,7 +9,7 @@ from binderclip.tasks.verbs.compress.request import SIDES, CompressRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import hint, result_html
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import LEARN, Bench, Outcome, Run, Tab
 from binderclip.workbench.trained.page_models import keep_model, said_of
 
 OUT = "smaller"
@@ -67,4 +67,5 @@ TAB = Tab(
     "The model (for everyday: small) without the parts that matter least, or in fewer bits, and what that costs.",
     build,
     order=72,
+    group=LEARN,
 )

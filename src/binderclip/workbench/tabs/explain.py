@@ -18,8 +18,8 @@ from binderclip.tasks.verbs.explain.request import ExplainRequest
 from binderclip.tasks.verbs.explain.task import explain
 from binderclip.workbench.commands import Equivalent, named_pictures
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import check_size, sentences, table
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.look import check_size, hint, sentences, table
+from binderclip.workbench.tab import WHY, Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
     from binderclip.tasks.verbs.explain.caption import CaptionReport
@@ -51,7 +51,12 @@ def build(bench: Bench) -> None:
                 label="Evidence", columns=2, height="auto", object_fit="contain", interactive=False,
                 buttons=["fullscreen"],
             )  # fmt: skip
-            numbers = gr.HTML()
+            numbers = gr.HTML(
+                hint(
+                    "Choose a picture, type what to look for, press Show the evidence: what speaks for it lights up, "
+                    "method by method."
+                )
+            )
             results = bench.results()
     bench.connect(controls, work, [picture.files, label, methods], [gallery, numbers], results, also=[label.submit])
     bench.connect(word_controls, colour_words, [picture.files, caption], [words], word_results, also=[caption.submit])
@@ -150,4 +155,4 @@ def _request(run: Run, images: list[str], **asked: Any) -> ExplainRequest:
     return ExplainRequest(images=images, model=run.model_name, device=run.bench.models.device, **asked)
 
 
-TAB = Tab("Explain", "Where in a picture the evidence for a text is; methods side by side.", build, order=50)
+TAB = Tab("Explain", "Where in a picture the evidence for a text is; methods side by side.", build, order=50, group=WHY)

@@ -10,7 +10,7 @@ from binderclip.tasks.verbs.interpolate.request import InterpolateRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import drawn, hint, report_frame, result_html
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import LEARN, Bench, Outcome, Run, Tab
 from binderclip.workbench.trained.page_models import keep_model, said_of
 
 OUT, BEST = "interpolate.html", "between"
@@ -70,4 +70,5 @@ TAB = Tab(
     "The best model between the one at the top (for everyday: small) and another, and the layers that break the way.",
     build,
     order=76,
+    group=LEARN,
 )

@@ -9,7 +9,7 @@ from binderclip.tasks.verbs.landscape.request import LandscapeRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import could_not_be_read, drawn, hint, report_frame, result_html
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import LEARN, Bench, Outcome, Run, Tab
 
 OUT = "landscape.html"
 FORM = Form(
@@ -63,4 +63,5 @@ TAB = Tab(
     "How the loss rises around the model (for everyday: around small): wide and flat, or narrow and steep.",
     build,
     order=74,
+    group=LEARN,
 )

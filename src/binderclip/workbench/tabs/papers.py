@@ -13,7 +13,7 @@ from binderclip.errors import UsageError
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.look import table
 from binderclip.workbench.status import short_time
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import LEARN, Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,4 +182,10 @@ def _stored_figure(bench: Bench, request: gr.Request, identifier: str) -> Path |
     return shutil.copyfile(figure, folder / figure.name)
 
 
-TAB = Tab("Papers", "What each paper claims, what was measured here, and its study to run again.", build, order=80)
+TAB = Tab(
+    "Papers",
+    "What each paper claims, what was measured here, and its study to run again.",
+    build,
+    order=80,
+    group=LEARN,
+)

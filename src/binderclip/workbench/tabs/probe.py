@@ -11,7 +11,7 @@ from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.forms import data_control
 from binderclip.workbench.look import could_not_be_read, hint, report_frame, result_html
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import WHY, Bench, Outcome, Run, Tab
 
 SETS = ("openmoji", "emoji", "openclipart")
 """Named sets that are offered; the others are taken as well."""
@@ -76,5 +76,9 @@ def work(run: Run, data: str | None, groups: str, labels: str, positive: str, li
 
 
 TAB = Tab(
-    "Probe", "For which groups of pictures the model is worse, and whether chance could be the reason.", build, order=55
+    "Probe",
+    "For which groups of pictures the model is worse, and whether chance could be the reason.",
+    build,
+    order=55,
+    group=WHY,
 )

@@ -21,7 +21,7 @@ from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import source
 from binderclip.workbench.look import check_size, could_not_be_read, hint, packed, sentences, small_copy, table
-from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+from binderclip.workbench.tab import CUT, Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
     from binderclip.tasks.verbs.segment.label_maps import LabelMapReport
@@ -245,4 +245,4 @@ def _shown(page: list[_Segmented]) -> str:
     return f'<div class="segmented">{"".join(rows)}{more}</div>'
 
 
-TAB = Tab("Segment", "Which label every pixel belongs to; nothing is trained.", build, order=30)
+TAB = Tab("Segment", "Which label every pixel belongs to; nothing is trained.", build, order=30, group=CUT)

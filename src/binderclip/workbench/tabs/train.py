@@ -12,9 +12,9 @@ from binderclip.tasks import train
 from binderclip.tasks.verbs.train.request import TrainRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import table
+from binderclip.workbench.look import hint, table
 from binderclip.workbench.recipe_check import check_recipe
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import LEARN, Bench, Outcome, Run, Tab
 from binderclip.workbench.trained.page_models import keep_model, said_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=3, min_width=320):
             loss = gr.Image(label="Loss", interactive=False, buttons=["fullscreen"])
             norm = gr.Image(label="Gradient norm, its limit, spikes marked", interactive=False, buttons=["fullscreen"])
-            figures = gr.HTML()
+            figures = gr.HTML(
+                hint("Choose a recipe, press Train: loss and gradient norm are drawn here while the model learns.")
+            )
             results = bench.results()
     last = gr.State("")
     inputs = [recipe, folder, length, clip, settings, goes_on, last]
@@ -158,4 +160,10 @@ def _figures(result: RunResult) -> str:
     )
 
 
-TAB = Tab("Train", "Carry out a recipe and watch its loss and gradient norms; stop it, and go on.", build, order=70)
+TAB = Tab(
+    "Train",
+    "Carry out a recipe and watch its loss and gradient norms; stop it, and go on.",
+    build,
+    order=70,
+    group=LEARN,
+)

@@ -15,7 +15,7 @@ from binderclip.tasks.verbs.clean.run import CleanedPictures
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, sentences, table
-from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+from binderclip.workbench.tab import MAKE, Bench, ChosenPictures, Outcome, Run, Tab
 from binderclip.workbench.trained.trained_files import TrainedNetworks
 
 SHOWN = 12
@@ -101,5 +101,6 @@ TAB = Tab(
     "Fences or reflections taken out of pictures, by weights that you have.",
     build,
     order=57,
+    group=MAKE,
     offered=_has_weights,
 )

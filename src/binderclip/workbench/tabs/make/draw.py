@@ -13,7 +13,7 @@ from binderclip.tasks.verbs.draw.request import DrawRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import hint, result_html
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import MAKE, Bench, Outcome, Run, Tab
 
 OUT = "drawing.png"
 FORM = Form(
@@ -67,4 +67,6 @@ def _files(picture: Path) -> list[Path]:
     return [path for path in (picture, picture.with_suffix(".svg")) if path.is_file()]
 
 
-TAB = Tab("Draw", "A text as a picture: strokes that a model guides, seen while they move.", build, order=57)
+TAB = Tab(
+    "Draw", "A text as a picture: strokes that a model guides, seen while they move.", build, order=57, group=MAKE
+)

@@ -14,7 +14,7 @@ from binderclip.tasks.verbs.edges.result import FolderEdges
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, sentences, table
-from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+from binderclip.workbench.tab import CUT, Bench, ChosenPictures, Outcome, Run, Tab
 
 SHOWN = 24
 """Pictures on the page, each beside its map; the table and the files have all."""
@@ -23,7 +23,12 @@ FORM = Form(
     EdgesRequest,
     first=("method", "thin"),
     without=("images", "model", "truth", "tolerance"),
-    own={"sigma": {"maximum": 5}, "window": {"maximum": 2048}, "threshold": {"minimum": 0, "maximum": 1}},
+    own={
+        "method": {"info": "sobel: the slope; canny: the share of twelve thresholds; network: the one chosen above"},
+        "sigma": {"maximum": 5},
+        "window": {"maximum": 2048},
+        "threshold": {"minimum": 0, "maximum": 1},
+    },
 )
 
 
@@ -92,4 +97,6 @@ def _pictures(run: Run, chosen: ChosenPictures, result: FolderEdges) -> str:
     return picture_rows(entries, "pictures and their edges", run.folder / "small")
 
 
-TAB = Tab("Edges", "Where in a picture one thing ends and another begins: a map of every picture.", build, order=44)
+TAB = Tab(
+    "Edges", "Where in a picture one thing ends and another begins: a map of every picture.", build, order=44, group=CUT
+)

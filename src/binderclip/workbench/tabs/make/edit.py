@@ -13,7 +13,7 @@ from binderclip.tasks.verbs.edit.request import EditRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import check_size, hint, result_html
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import MAKE, Bench, Outcome, Run, Tab
 
 OUT = "edited"
 ABOUT = {
@@ -76,4 +76,6 @@ def work(run: Run, files: list[str] | str | None, folder: str | None, *values: A
     )
 
 
-TAB = Tab("Edit", "A picture changed from one text to another, by the method of your choice.", build, order=58)
+TAB = Tab(
+    "Edit", "A picture changed from one text to another, by the method of your choice.", build, order=58, group=MAKE
+)

@@ -23,7 +23,7 @@ from binderclip.workbench.look import (
     picture_rows,
     table,
 )
-from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+from binderclip.workbench.tab import MAKE, Bench, ChosenPictures, Outcome, Run, Tab
 from binderclip.workbench.trained.trained_files import TrainedFiles
 
 if TYPE_CHECKING:
@@ -143,4 +143,10 @@ def _pictures(run: Run, chosen: ChosenPictures, rows: Sequence[EnhancedPicture])
     return picture_rows(entries, "pictures before and after", run.folder / "small")
 
 
-TAB = Tab("Enhance", "More even light in backlit and dark pictures, as two folders of yours have it.", build, order=56)
+TAB = Tab(
+    "Enhance",
+    "More even light in backlit and dark pictures, as two folders of yours have it.",
+    build,
+    order=56,
+    group=MAKE,
+)

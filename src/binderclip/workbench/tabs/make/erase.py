@@ -14,9 +14,9 @@ from binderclip.tasks.models import cached_models
 from binderclip.tasks.verbs.erase.request import EraseRequest, Point
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
-from binderclip.workbench.look import check_size
+from binderclip.workbench.look import check_size, hint
 from binderclip.workbench.status import said_html
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import MAKE, Bench, Outcome, Run, Tab
 
 SIDE = 900
 """Longer side of the picture that is clicked on, in pixels."""
@@ -48,7 +48,9 @@ def build(bench: Bench) -> None:
                 elem_classes="canvas", visible=False,
             )  # fmt: skip
             slider = gr.ImageSlider(label="Before and after", interactive=False, type="filepath", visible=False)
-            summary = gr.HTML()
+            summary = gr.HTML(
+                hint("Choose a picture, click on what is to go, press Erase: before and after stand here.")
+            )
             results = bench.results()
     settings: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
     segmenter = inputs[FORM.names.index("segmenter")]
@@ -150,4 +152,4 @@ def _marked(bench: Bench, path: Path, inside: str, beside: str, name: str, out: 
     return message
 
 
-TAB = Tab("Erase", "Take what you click on out of a picture; all else stays as it is.", build, order=57)
+TAB = Tab("Erase", "Take what you click on out of a picture; all else stays as it is.", build, order=57, group=MAKE)

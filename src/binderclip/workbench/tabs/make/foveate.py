@@ -15,7 +15,7 @@ from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import check_size, hint, packed, picture_rows, result_html
 from binderclip.workbench.status import said_html
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import WHY, Bench, Outcome, Run, Tab
 
 OUT = "foveated"
 SIDE = 900
@@ -26,6 +26,7 @@ FORM = Form(
     first=("method", "scale", "field"),
     without=("images", "at", "pixels_per_degree"),
     own={
+        "at": {"label": "Where the eye rests"},
         "method": {"about": {"blur": "blur: a Gaussian as wide as the region", "texture": "texture: its statistics"}},
         "scale": {"minimum": 0.1, "maximum": 1.5, "step": 0.05},
         "field": {"minimum": 5, "maximum": 120, "step": 1},
@@ -140,4 +141,4 @@ def work(run: Run, file: str | None, at: str | None, *values: Any) -> Outcome:
     )
 
 
-TAB = Tab("Foveate", "What an eye sees that rests on one point of a picture.", build, order=57)
+TAB = Tab("Foveate", "What an eye sees that rests on one point of a picture.", build, order=57, group=WHY)

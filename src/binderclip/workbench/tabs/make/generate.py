@@ -12,7 +12,7 @@ from binderclip.tasks.verbs.generate.request import GenerateRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import could_not_be_read, hint, packed, result_html
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import MAKE, Bench, Outcome, Run, Tab
 
 OUT, FEW = "generated", 8
 """Folder of the pictures; how many are downloaded one by one."""
@@ -74,4 +74,4 @@ def work(run: Run, texts: str | None, folder: str | None, *values: Any) -> Outco
     )
 
 
-TAB = Tab("Generate", "Pictures of your texts, or out of your own pictures.", build, order=57)
+TAB = Tab("Generate", "Pictures of your texts, or out of your own pictures.", build, order=57, group=MAKE)

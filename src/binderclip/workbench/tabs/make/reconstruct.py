@@ -15,7 +15,7 @@ from binderclip.tasks.verbs.reconstruct.slices import natural_key
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import could_not_be_read, hint, result_html
-from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+from binderclip.workbench.tab import MAKE, Bench, ChosenPictures, Outcome, Run, Tab
 
 MESH, PICTURE = "solid", "solid.png"
 FORMATS = (".ply", ".obj")
@@ -91,4 +91,6 @@ def work(
     )
 
 
-TAB = Tab("Reconstruct", "A solid out of pictures of its cross-sections: a mesh to take along.", build, order=59)
+TAB = Tab(
+    "Reconstruct", "A solid out of pictures of its cross-sections: a mesh to take along.", build, order=59, group=MAKE
+)

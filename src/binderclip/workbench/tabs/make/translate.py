@@ -16,7 +16,7 @@ from binderclip.tasks.verbs.translate.train import CARD, CHECKPOINTS, SAMPLES
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, sentences, table
-from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import MAKE, Bench, Outcome, Run, Tab
 from binderclip.workbench.trained.trained_files import TrainedNetworks
 
 SHOWN = 12
@@ -149,5 +149,6 @@ def _kept(run: Run, method: str, about: str, again: Equivalent, message: str) ->
 
 TAB = Tab(
     "Translate", "Pictures of one folder made to look like those of another, without pairs.", build, order=58,
+    group=MAKE,
     offered=lambda bench: bool(bench.folders),  # it learns from folders, and reads networks in them
 )  # fmt: skip

@@ -13,7 +13,7 @@ from binderclip.tasks.verbs.vectorize.result import TABLE, VectorizedPictures
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, sentences, table
-from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+from binderclip.workbench.tab import MAKE, Bench, ChosenPictures, Outcome, Run, Tab
 
 OUT = "vectorized"
 FEW = 6
@@ -83,4 +83,4 @@ def _pairs(run: Run, chosen: ChosenPictures, result: VectorizedPictures) -> str:
     return picture_rows(entries, "pictures and their drawings", run.folder / "small")
 
 
-TAB = Tab("Vectorise", "Pictures as few paths with gradient fills, to take as SVG.", build, order=58)
+TAB = Tab("Vectorise", "Pictures as few paths with gradient fills, to take as SVG.", build, order=58, group=MAKE)

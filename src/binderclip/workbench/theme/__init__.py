@@ -65,7 +65,7 @@ SIZES: dict[str, str] = {
     "space-6": "2.5rem",
     "radius-sm": "4px", "radius-md": "8px", "radius-lg": "12px",
     # What a finger hits, and the column of tabs.
-    "target": "44px", "tabs-width": "11.5rem",
+    "target": "44px", "tabs-width": "12.5rem",
 }  # fmt: skip
 """Type scale, spacing, corners; `--b-NAME` in styles."""
 _GRADIO = {
@@ -136,6 +136,7 @@ def theme() -> Any:
         "color_accent": COLOURS["accent"].light, "input_border_width": "1px", "button_border_width": "1px",
         "block_border_width": "0px", "button_large_text_size": SIZES["text-lg"], "button_large_text_weight": "600",
         "block_title_text_weight": "600", "block_info_text_size": SIZES["text-sm"], "block_padding": "0px",
+        "form_gap_width": "0px",
     }  # fmt: skip
     for name, token in _GRADIO.items():
         values[name], values[f"{name}_dark"] = COLOURS[token].light, COLOURS[token].dark
