@@ -123,7 +123,14 @@ def theme() -> Any:
         secondary_hue="amber",
         neutral_hue="slate",
         text_size=gr.themes.Size(
-            "0.6875rem", *(SIZES[f"text-{step}"] for step in ("xs", "sm", "md", "lg", "xl")), "1.5rem", name="text"
+            xxs="0.6875rem",
+            xs=SIZES["text-xs"],
+            sm=SIZES["text-sm"],
+            md=SIZES["text-md"],
+            lg=SIZES["text-lg"],
+            xl=SIZES["text-xl"],
+            xxl="1.5rem",
+            name="text",
         ),
         spacing_size="sm",
         radius_size=gr.themes.Size(
