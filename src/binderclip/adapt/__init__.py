@@ -63,6 +63,10 @@ if TYPE_CHECKING:
     from binderclip.adapt.multi_label.labels import indicator as indicator
     from binderclip.adapt.multi_label.labels import multilabel_average_precision as multilabel_average_precision
     from binderclip.adapt.multi_label.one_vs_rest import OneVsRest as OneVsRest
+    from binderclip.adapt.relabel.label_quality import ReviewEntry as ReviewEntry
+    from binderclip.adapt.relabel.label_quality import review_order as review_order
+    from binderclip.adapt.relabel.learning import LearnedLabels as LearnedLabels
+    from binderclip.adapt.relabel.learning import learn_labels as learn_labels
     from binderclip.adapt.selection.conformal import conformal_sets as conformal_sets
     from binderclip.adapt.selection.conformal import conformal_thresholds as conformal_thresholds
     from binderclip.adapt.tuning.full_finetune import FullFineTune as FullFineTune

@@ -27,6 +27,8 @@ class Answers:
         said: the labels of each picture; empty where the head has several labels and none applies, `NONE` where the
             best probability is below the head's threshold.
         paths: the N pictures. skipped: (key, reason) of the others.
+        features: (N, E) that the head looked at; None of one that looks at something else.
+        several: whether a picture has any number of labels.
     """
 
     labels: list[str]
@@ -35,6 +37,8 @@ class Answers:
     paths: list[Any]
     skipped: list[tuple[str, str]]
     model: str
+    features: np.ndarray | None = None
+    several: bool = False
 
     def best(self, row: int, top: int) -> list[tuple[str, float]]:
         """(label, probability), likeliest first; a refusal first of all."""
@@ -91,7 +95,8 @@ def answers_of(
             answers = [[labels[int(row.argmax())]] if row.max() >= least else [NONE] for row in probs]
     except ValueError as error:
         raise UsageError(f"{folder} stands on another model than {name}: {error}") from error
-    return Answers(labels, probs, answers, kept, skipped, name)
+    features = x if head.input_level == "features" else None
+    return Answers(labels, probs, answers, kept, skipped, name, features, isinstance(head, OneVsRest))
 
 
 def _inputs(head: Any, clip: ImageTextModel, paths: Sequence[Any], batch_size: int) -> tuple[Any, list[Any], list]:

@@ -31,6 +31,10 @@ class ClassifyRequest(Request):
 
         binderclip classify new/ --head adapt
 
+        binderclip classify photos/ -l cat,dog --review 10
+
+        binderclip classify photos/ -l cat,dog --corrected labels.csv
+
     A file that cannot be read is left out and named; the others are done.
     """
 
@@ -95,6 +99,18 @@ class ClassifyRequest(Request):
         ),
     ] = None
     box: Annotated[str | None, Option("The part, `x0,y0,x1,y1` in pixels, the same for every image.")] = None
+    corrected: Annotated[
+        Path | None,
+        Option(
+            "Table with the columns file,label of pictures whose label you know, as the workbench saves it: a head "
+            "learns from them, and all pictures are classified again."
+        ),
+    ] = None
+    review: Annotated[
+        int,
+        Field(ge=0, le=10_000),
+        Option("Also list so many pictures that are worth a look: unsure, or unlike those most like them."),
+    ] = 0
     top: Annotated[int, Field(ge=1, le=10_000), Option("Labels to show for each image.")] = 3
     picture: Annotated[
         str | None, Option("Also save a sheet of the images with their labels to this PNG.", output=True)

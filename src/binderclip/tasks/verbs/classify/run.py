@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from binderclip.display import number_of
+from binderclip.errors import UsageError
 from binderclip.models.files.registry import DEFAULT
 from binderclip.tasks.arguments.marks import encode_marked, parse_mark
 from binderclip.tasks.arguments.transform import fitted, parse_transform
@@ -18,6 +19,12 @@ from binderclip.tasks.files.outputs import picture_path
 from binderclip.tasks.models import encoder, image_text_model
 from binderclip.tasks.report.photographs import weak_on_photographs
 from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.classify.corrected import (
+    ScoredPictures,
+    check_labels,
+    correct,
+    corrected_table,
+)
 from binderclip.tasks.verbs.classify.request import ClassifyRequest
 from binderclip.tasks.verbs.classify.zero_shot import ZeroShotOptions, classify_views, zero_shot_options
 
@@ -40,6 +47,7 @@ class Classified(VerbResult):
         skipped: (image, reason) of those that could not be read.
         preprocess: of the model, where it saw each picture as a whole, cropped as it does; else None.
         complete: whether there is a row, and every picture that was named one by one could be read.
+        scored: probabilities of all labels and embeddings, for what is made of corrected labels.
     """
 
     whole: ClassVar[bool] = True
@@ -51,6 +59,7 @@ class Classified(VerbResult):
     skipped: list[tuple[str, str]]
     preprocess: Any = None
     complete: bool = True
+    scored: ScoredPictures | None = field(default=None, repr=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -64,6 +73,25 @@ class Classified(VerbResult):
         # Where several labels apply, or none, rows are not of one length.
         rows = [(*row, *[""] * (2 + shown - len(row))) for row in rows]
         return ("image", "label", "prob", *(f"{n}." for n in range(2, shown + 1))), rows
+
+    def more_tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
+        """The pictures that are worth a look."""
+        rows = [(entry["image"], entry["label"], entry["why"]) for entry in self.review()]
+        return [("worth a look first", ("image", "label", "why"), rows)] if rows else []
+
+    def review(self) -> list[dict[str, str]]:
+        """Image, label and why of the pictures that `request.review` asks for."""
+        if self.scored is None or not self.request.review:
+            return []
+        called, names = self.scored.called, self.scored.labels
+        return [
+            {"image": str(self.scored.paths[entry.row]), "label": names[called[entry.row]], "why": entry.reason}
+            for entry in self.scored.review()[: self.request.review]
+        ]
+
+    def conclusion(self) -> list[str]:
+        """What was learned from corrected labels."""
+        return [] if self.scored is None else self.scored.conclusion()
 
     def remarks(self) -> list[str]:
         """That the model is weak on photographs, where it is."""
@@ -89,6 +117,8 @@ class Classified(VerbResult):
                 for path, best in self.rows
             ],
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
+            **({"review": self.review()} if self.request.review else {}),
+            **({"corrected": self.scored.as_dict()} if self.request.corrected and self.scored else {}),
             "request": self.request.as_document(),
         }
 
@@ -122,11 +152,13 @@ def run(request: ClassifyRequest) -> Classified:
     """Classify the pictures of a request, and write the sheet.
 
     Raises:
-        UsageError: an unknown name, or a sheet that would replace what is none of ours.
+        UsageError: an unknown name, corrected labels of none of the pictures, or a sheet that would replace what is
+            none of ours.
         DataError: no picture under a head can be read, or a file of boxes or sentences holds something else.
         CheckpointError: there is no such head.
     """
     choice, mark = parse_transform(request.transform), parse_mark(request.mark, request.box)
+    table = corrected_table(request)
     inputs = find_images(request.images)
     sheet = picture_path(request.picture) if request.picture else None
     if request.head is not None:
@@ -141,6 +173,8 @@ def run(request: ClassifyRequest) -> Classified:
         start(f"looking at {number_of(len(inputs.paths), 'picture')}")
         result = _by_labels(request, options, model, inputs.paths, mark)
     skip(result.skipped)
+    if table is not None and result.rows:
+        result = _corrected(result, table)
     result = replace(result, complete=bool(result.rows) and not inputs.exit_code(result.skipped))
     if sheet is not None and result.rows:
         result.write_sheet(sheet)
@@ -156,9 +190,10 @@ def _by_labels(
     names, step = options.names, batches("picture")
     kept: list[Any]
     if not options.plain:
-        kept, skipped, probabilities = classify_views(
+        kept, skipped, probabilities, features = classify_views(
             model, options, paths, mark=mark, batch_size=request.batch_size, progress=step
         )
+        bank = model.text_bank(options.descriptions or names, options.templates)
     else:
         bank = model.text_bank(names, options.templates or "simple")
         if mark is None:
@@ -167,15 +202,38 @@ def _by_labels(
             )
         else:
             encoded = encode_marked(model, paths, mark, batch_size=request.batch_size)
-        kept, skipped = encoded.paths, encoded.skipped
-        probabilities = model.classify_features(encoded.features, bank).probs
+        kept, skipped, features = encoded.paths, encoded.skipped, encoded.features
+        probabilities = model.classify_features(features, bank).probs
     order = probabilities.argsort(dim=-1, descending=True)[:, : request.top]
     rows = [
         (str(path), [(names[c], float(probabilities[row, c])) for c in order[row].tolist()])
         for row, path in enumerate(kept)
     ]
     seen_whole = options.views is None and mark is None
-    return Classified(request, model.name, names, rows, skipped, model.preprocess if seen_whole else None)
+    scored = ScoredPictures(
+        list(kept), names, probabilities.double().cpu().numpy(), features.double().cpu().numpy(), bank
+    )
+    return Classified(
+        request, model.name, names, rows, skipped, model.preprocess if seen_whole else None, scored=scored
+    )  # fmt: skip
+
+
+def _corrected(result: Classified, table: dict[str, str]) -> Classified:
+    """The result again by what was learned from the labels of a table.
+
+    Raises:
+        UsageError: the head gives a picture several labels, or as `correct`.
+    """
+    if result.scored is None:
+        raise UsageError("--corrected is about one label a picture, and this head gives several")
+    check_labels(result.labels, table.values(), f"--corrected {result.request.corrected}")
+    scored = correct(result.request, result.scored, table)
+    order = (-scored.probabilities).argsort(axis=1, kind="stable")[:, : result.request.top]
+    rows = [
+        (str(path), [(scored.labels[c], float(scored.probabilities[row, c])) for c in order[row].tolist()])
+        for row, path in enumerate(scored.paths)
+    ]
+    return replace(result, rows=rows, scored=scored)
 
 
 def _by_head(request: ClassifyRequest, paths: Sequence[Path]) -> Classified:
@@ -188,4 +246,7 @@ def _by_head(request: ClassifyRequest, paths: Sequence[Path]) -> Classified:
         batch_size=request.batch_size,
     )  # fmt: skip
     rows = [(str(path), answers.best(row, request.top)) for row, path in enumerate(answers.paths)]
-    return Classified(request, answers.model, answers.labels, rows, answers.skipped)
+    scored = None
+    if not answers.several:
+        scored = ScoredPictures(answers.paths, answers.labels, answers.probs, answers.features)
+    return Classified(request, answers.model, answers.labels, rows, answers.skipped, scored=scored)

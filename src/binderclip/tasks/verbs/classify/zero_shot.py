@@ -128,7 +128,7 @@ def classify_views(
     mark: tuple[Edit, Region] | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], object],
-) -> tuple[list[Any], list[tuple[str, str]], Float[Tensor, "N C"]]:
+) -> tuple[list[Any], list[tuple[str, str]], Float[Tensor, "N C"], Float[Tensor, "N E"]]:
     """Encode what is to be seen of each image, and classify it.
 
     Args:
@@ -140,15 +140,18 @@ def classify_views(
         progress: called with (done, of how many).
 
     Returns:
-        The N images that could be read, (path, reason) of the others, and the probabilities of the C labels.
+        The N images that could be read, (path, reason) of the others, the probabilities of the C labels, and the
+        features, of several views their mean direction.
     """
     import torch
+    import torch.nn.functional as F
 
     classifier = build_classifier(model, options)
     boxes = None if options.boxes is None else match_boxes(paths, options.boxes)
     kept: list[Any] = []
     skipped: list[tuple[str, str]] = []
     probabilities = [torch.zeros(0, len(options.names))]
+    features: list[Tensor] = []
     for begin in range(0, len(paths), batch_size):
         part = paths[begin : begin + batch_size]
         if mark is not None:
@@ -158,10 +161,12 @@ def classify_views(
             encoded = classifier.encode(model, list(part), batch_size=batch_size, on_error="skip", **extra)
         if len(encoded):
             probabilities.append(_probabilities(classifier, options, encoded).cpu())
+            unit = F.normalize(encoded.features.float(), dim=-1).cpu()  # (B, E) or (B, V, E)
+            features.append(unit if unit.ndim == 2 else unit.mean(dim=1))
         kept += encoded.paths
         skipped += encoded.skipped
         progress(begin + len(part), len(paths))
-    return kept, skipped, torch.cat(probabilities)
+    return kept, skipped, torch.cat(probabilities), torch.cat(features) if features else torch.zeros(0, 1)
 
 
 def _probabilities(
