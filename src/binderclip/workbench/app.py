@@ -19,10 +19,10 @@ from binderclip.workbench.tags.store import TagStore
 from binderclip.workbench.theme import theme
 
 STATIC = Path(__file__).with_name("static")
-STYLES = [STATIC / f"{name}.css" for name in ("page", "tabs", "grid", "map", "duplicates", "tags", "click")]
+STYLES = [STATIC / f"{name}.css" for name in ("page", "tabs", "grid", "labels", "map", "duplicates", "tags", "click")]
 SCRIPTS = [
     STATIC / f"{name}.js"
-    for name in ("page", "tabs", "grid", "viewer", "tables", "drop", "map", "duplicates", "tags", "click")
+    for name in ("page", "tabs", "grid", "viewer", "labels", "tables", "drop", "map", "duplicates", "tags", "click")
 ]
 """Each is a function that is called once when the page is there, with what `files.js` gives."""
 HEADER = """<h1>binderclip <span>workbench</span></h1>

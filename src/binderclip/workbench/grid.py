@@ -26,6 +26,8 @@ class GalleryPicture(NamedTuple):
         name: what a list of selected pictures calls it; the caption where it is empty.
         score: what it can be sorted and filtered by; None where there is none, or it is not finite.
         label: what it can be filtered by; empty where there is none.
+        data: (name, value) of further attributes `data-name`, for scripts; `first` is its place in the order in which
+            pictures are worth a look.
     """
 
     picture: Any
@@ -34,13 +36,14 @@ class GalleryPicture(NamedTuple):
     name: str = ""
     score: float | None = None
     label: str = ""
+    data: Sequence[tuple[str, str]] = ()
 
 
 class PictureRow(NamedTuple):
     """A picture with what was made of it beside it.
 
     Args:
-        caption, more, name, score, label: as of `GalleryPicture`.
+        caption, more, name, score, label, data: as of `GalleryPicture`.
         parts: (picture, as `look.small_copy` takes it, what it shows, read aloud).
     """
 
@@ -50,6 +53,7 @@ class PictureRow(NamedTuple):
     name: str = ""
     score: float | None = None
     label: str = ""
+    data: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -98,19 +102,21 @@ def figure_html(drawn: str, entry: GalleryPicture | PictureRow, *, tick: bool, h
         data += f' data-score="{score:.6g}"'
     if entry.label:
         data += f' data-label="{_attribute(entry.label)}"'
+    data += _data(entry.data)
     below = f"<figcaption>{html.escape(entry.caption)}<span>{html.escape(entry.more)}</span></figcaption>"
     box = f'<label class="pick"><input type="checkbox" aria-label="Select {name}"></label>' if tick else ""
     return f"<li{' hidden' * hidden}><figure{data}>{drawn}{below}{box}</figure></li>"
 
 
 def grid_html(
-    shown: Sequence[tuple[GalleryPicture | PictureRow, str]], name: str, *, kind: str = "", score: str = "score"
-) -> str:
+    shown: Sequence[tuple[GalleryPicture | PictureRow, str]], name: str, *, kind: str = "", score: str = "score",
+    data: Sequence[tuple[str, str]] = (),
+) -> str:  # fmt: skip
     """A gallery, with what filters, sorts and selects its pictures above it where there are more than `FEW`.
 
     Args:
         shown: entries, and their pictures as HTML. name: what they are, read aloud.
-        kind: further class of the list. score: what the scores are.
+        kind: further class of the list. score: what the scores are. data: as of `GalleryPicture`, of the whole.
     """
     tools = len(shown) > FEW
     items = "".join(
@@ -122,7 +128,8 @@ def grid_html(
     tag = f"picture-grid-{next(_made)}"
     listed = f'<ul class="{f"gallery {kind}".strip()}" aria-label="{_attribute(name)}">{items}</ul>'
     return (
-        f'<{tag} class="picture-grid" data-score-name="{_attribute(score)}" data-step="{FIRST}">{above}{listed}</{tag}>'
+        f'<{tag} class="picture-grid" data-score-name="{_attribute(score)}" data-step="{FIRST}"{_data(data)}>'
+        f"{above}{listed}</{tag}>"
     )
 
 
@@ -145,6 +152,8 @@ def _tools(entries: Sequence[GalleryPicture | PictureRow], name: str, score: str
             for end, text, value in ends
         )
         parts.append(f'<span class="grid-range"><span>{what}</span>{boxes}</span>')
+    if any(name == "first" for entry in entries for name, _ in entry.data):
+        orders.append(("first", "Worth a look first"))
     parts.append(_choice("grid-order", "Order", orders))
     count = f'<output class="grid-count" aria-live="polite">{len(entries)} of {len(entries)}</output>'
     buttons = (
@@ -164,6 +173,10 @@ def _tools(entries: Sequence[GalleryPicture | PictureRow], name: str, score: str
 def _choice(kind: str, label: str, options: Sequence[tuple[str, str]]) -> str:
     listed = "".join(f'<option value="{_attribute(value)}">{html.escape(text)}</option>' for value, text in options)
     return f'<select class="{kind}" aria-label="{label}">{listed}</select>'
+
+
+def _data(attributes: Sequence[tuple[str, str]]) -> str:
+    return "".join(f' data-{name}="{_attribute(value)}"' for name, value in attributes)
 
 
 def _attribute(text: str) -> str:

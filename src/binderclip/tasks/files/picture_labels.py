@@ -177,13 +177,13 @@ def match_labels(paths: Sequence[Path], labels: Mapping[str, str]) -> dict[int, 
     Raises:
         DataError: a name that fits several of the pictures.
     """
-    wanted = {Path(name).parts: name for name in labels}
+    ends = {Path(name).parts: name for name in labels}
     rows: dict[int, str] = {}
     used: dict[str, Path] = {}
     for row, path in enumerate(paths):
         # The longest match is the most particular one.
         for start in range(len(path.parts)):
-            if (name := wanted.get(path.parts[start:])) is not None:
+            if (name := ends.get(path.parts[start:])) is not None:
                 if name in used:
                     raise DataError(f"{name} may be {used[name]} or {path}: write its folder with it")
                 used[name], rows[row] = path, labels[name]

@@ -14,7 +14,7 @@
         item, given, name, label, fits: true, score: score === undefined ? NaN : Number(score), written: score ?? '',
         // Not `innerText`, which lays out what is out of sight.
         text: `${figure.querySelector('figcaption').textContent} ${name} ${label}`.toLowerCase(),
-        box: figure.querySelector('.pick input'),
+        box: figure.querySelector('.pick input'), first: Number(figure.dataset.first ?? Infinity),
       };
     });
     const state = {list, entries, ordered: entries, drawn: Number(grid.dataset.step), last: null};
@@ -58,9 +58,12 @@
     // A picture without a score is in no range.
     const inRange = (score) => (score >= least && score <= most) || (ends[0] === '' && ends[1] === '');
     let shown = 0;
+    // So many of those that are worth a look, where `labels.js` asks for them.
+    const few = Number(grid.dataset.only ?? Infinity);
     // Another script bars what it does not want to be seen, such as `tags.js`.
     for (const each of entries) {
-      const fits = !each.item.hasAttribute('data-barred') && (!label || each.label === label) && inRange(each.score) && words.every((w) => each.text.includes(w));
+      const open = !each.item.hasAttribute('data-barred') && !(each.first > few);
+      const fits = open && (!label || each.label === label) && inRange(each.score) && words.every((w) => each.text.includes(w));
       // By the attribute, `viewer.js` knows what to leave out.
       if (each.fits !== fits) each.item.toggleAttribute('data-out', !fits);
       each.fits = fits;
@@ -76,6 +79,7 @@
     name: (a, b) => collator.compare(a.name, b.name),
     label: (a, b) => (!a.label - !b.label) || collator.compare(a.label, b.label),
     rising: (a, b) => (isNaN(a.score) - isNaN(b.score)) || a.score - b.score,
+    first: (a, b) => (a.first === b.first ? 0 : a.first - b.first),
     falling: (a, b) => (isNaN(a.score) - isNaN(b.score)) || b.score - a.score,
   };
   const sort = (grid, order) => {
@@ -129,6 +133,12 @@
   document.addEventListener('input', (event) => {
     const grid = event.target.closest?.('.picture-grid');
     if (grid && event.target.matches('.grid-words, .grid-least, .grid-most')) filter(grid);
+  });
+  // `labels.js` says so of a picture that is called otherwise now.
+  document.addEventListener('relabelled', ({target}) => {
+    const each = stateOf(target.closest('.picture-grid')).entries.find(({item}) => item === target.closest('li'));
+    each.label = target.dataset.label;
+    each.text = `${target.querySelector('figcaption').textContent} ${each.name} ${each.label}`.toLowerCase();
   });
   document.addEventListener('change', (event) => {
     const grid = event.target.closest?.('.picture-grid');

@@ -68,7 +68,7 @@
     part('pick').hidden = !box;
     part('pick').firstElementChild.checked = !!box?.checked;
     zoom(false);
-    // Others show in the dialog what they know of this picture.
+    // Others show in the dialog what they know of this picture, such as `labels.js`.
     button.dispatchEvent(new Event('enlarged', {bubbles: true}));
     for (const near of [shown[place + 1], shown[place - 1]]) {
       const thumbnail = near?.querySelector('img');

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from binderclip.errors import UsageError
+from binderclip.files import write_whole
 from binderclip.tasks import adapt
 from binderclip.tasks.events import Event, PartialResult
 from binderclip.tasks.verbs.adapt.request import GROUPS, AdaptRequest
@@ -16,6 +17,7 @@ from binderclip.tasks.verbs.adapt.wording import COLUMNS, score_row
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.forms import data_control
+from binderclip.workbench.labels.labelling import ARCHIVE, saved_labels
 from binderclip.workbench.look import could_not_be_read, hint, packed, report_frame, sentences, table
 from binderclip.workbench.tab import LEARN, Bench, Outcome, Run, Tab
 
@@ -26,6 +28,8 @@ SETS = ("digits", "fashion-mnist")
 """Named sets that are offered; the others are taken as well."""
 OUT = "adapt"
 """Folder of a page's heads, beside those of its runs: what is finished there is not done again."""
+SAVED = "the labels saved in Classify"
+"""What the list calls the pictures that this page has saved with their labels."""
 NO_HEAD = ("report.html", "figures.json", "head.zip")
 """Files there that are not of the head."""
 
@@ -36,7 +40,7 @@ def build(bench: Bench) -> None:
     groups = [("auto: all that fit the budget, but those trained on images", "auto"), ("all", "all")]
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            data = data_control(bench, AdaptRequest, SETS, "a folder of class-named folders")
+            data = data_control(bench, AdaptRequest, (*SETS, SAVED), "a folder of class-named folders")
             shots = control(AdaptRequest, "shots", maximum=64)
             methods = control(
                 AdaptRequest, "methods", choices=[*groups, *((name, name) for name in sorted(catalogue()))],
@@ -72,8 +76,9 @@ def work(
     if not names:
         raise UsageError("choose methods: auto, all, or some by name")
     out = run.folder.parent / OUT
+    labels = str(saved_labels(run.folder.parent)) if data == SAVED else ""
     request = AdaptRequest(
-        data=run.data(data), shots=int(shots), methods=names, seeds=int(draws), budget=60.0 * float(budget),
+        data=labels or run.data(data), shots=int(shots), methods=names, seeds=int(draws), budget=60.0 * float(budget),
         out=out, model=run.model_name, device=run.bench.models.device,
     )  # fmt: skip
     count = len(candidates(names[0] if names[0] in GROUPS else names, None, None, catalogue()))
@@ -82,16 +87,22 @@ def work(
     run.show("", "", "", gr.skip())
     result = adapt.run(request, progress=_TableWatcher(run, count))
     columns, rows = result.table()
+    title = result.title
+    if labels:
+        # Where the page keeps them is no use to anybody: they are called as what it lets one download.
+        title = title.replace(labels, SAVED)
+        for path in (out / "report.html", out / "figures.json"):
+            write_whole(path, path.read_text(encoding="utf-8").replace(labels, ARCHIVE))
     head = [path for path in sorted(out.iterdir()) if path.is_file() and path.name not in NO_HEAD]
     return Outcome(
         (
             sentences([*result.conclusion(), *result.remarks()]),
-            table(columns, rows, result.title) if rows else "",
+            table(columns, rows, title) if rows else "",
             report_frame(out / "report.html", "The report: curves, confusion, calibration, mistakes"),
             gr.update(value=True, interactive=True),
         ),
         [out / "report.html", packed(out, head, "head.zip"), out / "figures.json"],
-        Equivalent.of(request.replaced(out=OUT)),
+        Equivalent.of(request.replaced(out=OUT, data=ARCHIVE if labels else request.data)),
         could_not_be_read(len(result.selection.encoded.skipped)),
     )
 

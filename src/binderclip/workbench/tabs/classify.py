@@ -18,6 +18,7 @@ from binderclip.tasks.verbs.classify.request import ClassifyRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import GalleryPicture
+from binderclip.workbench.labels.labelling import MOST_SHOWN, LabelActions, hold, labelling_gallery
 from binderclip.workbench.look import could_not_be_read, gallery, hint, left_out, sentences, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from binderclip.tasks.verbs.classify.run import Classified
 
 SHOWN = 60
-"""Pictures in the gallery; the table has all."""
+"""Pictures in the gallery where each may have several labels; the table has all."""
 MOST_SETTINGS = 12
 VIEWS = [("Whole picture", "whole"), ("Tiles, 3 x 3", "tiles"), ("Crops around the object", "crops")]
 POOLS = [
@@ -64,10 +65,12 @@ def build(bench: Bench) -> None:
             shown = gr.HTML(
                 hint("Drop pictures, type labels, press Classify: each appears here with its likeliest label.")
             )
+            actions = LabelActions.build(bench)
             answers = gr.HTML()
             results = bench.results()
     inputs = [*pictures.inputs, labels, views, pools, templates, descriptions, heads]
     bench.connect(controls, work, inputs, [shown, answers], results, also=[labels.submit])
+    actions.connect(bench, [shown, answers], results)
 
 
 def work(
@@ -105,21 +108,30 @@ def work(
     if not first.rows:
         raise DataError(f"none of {len(chosen.paths)} pictures could be read: {first.skipped[0][1]}")
     run.say("drawing")
+    again = Equivalent.of(*(request.replaced(images=chosen.names()) for request in requests.values()))
+    shown, most = _gallery(run, first, chosen, next(iter(requests.values())))
+    left_out_text = could_not_be_read(len(first.skipped))
+    if len(first.rows) > most:
+        left_out_text += f" The gallery has {most} of the pictures, the table all {len(first.rows)}."
+    return Outcome(
+        (shown, _table(results, chosen) + sentences(first.remarks()) + left_out(first.skipped)),
+        files=_files(run.folder, results, chosen),
+        again=again,
+        said=left_out_text.strip(),
+    )
+
+
+def _gallery(run: Run, first: Classified, chosen: ChosenPictures, request: ClassifyRequest) -> tuple[str, int]:
+    """The pictures by the first setting, to be corrected where each has one label; and how many are shown."""
+    if first.scored is not None:
+        held = hold(run, first.scored, chosen, request, Equivalent.of(request.replaced(images=chosen.names())))
+        return labelling_gallery(held), MOST_SHOWN
     cards = [
         GalleryPicture(path, f"{label} {probability:.2f}", name, name=name, score=probability, label=label)
         for path, ((label, probability), *_) in first.rows[:SHOWN]
         for name in [chosen.label(Path(path))]
     ]
-    shown = gallery(cards, "pictures with their likeliest label", run.folder / "small", score="probability")
-    left_out_text = could_not_be_read(len(first.skipped))
-    if len(first.rows) > SHOWN:
-        left_out_text += f" The gallery has the first {SHOWN}, the table all {len(first.rows)}."
-    return Outcome(
-        (shown, _table(results, chosen) + sentences(first.remarks()) + left_out(first.skipped)),
-        files=_files(run.folder, results, chosen),
-        again=Equivalent.of(*(request.replaced(images=chosen.names()) for request in requests.values())),
-        said=left_out_text.strip(),
-    )
+    return gallery(cards, "pictures with their likeliest label", run.folder / "small", score="probability"), SHOWN
 
 
 def _listener(run: Run, name: str, place: int, count: int) -> Any:
@@ -206,4 +218,7 @@ def _heads_below(folders: Sequence[Path], most: int = 50) -> list[tuple[str, str
     return sorted(heads)[:most]
 
 
-TAB = Tab("Classify", "Which of your labels fits each picture; nothing is trained.", build, order=10)
+TAB = Tab(
+    "Classify", "Which of your labels fits each picture; correct what is wrong, and it learns from that.", build,
+    order=10,
+)  # fmt: skip

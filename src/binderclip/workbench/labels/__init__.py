@@ -1,0 +1,1 @@
+"""Labels of pictures that a person corrects on a page."""
