@@ -215,7 +215,7 @@ class LabelActions:
                 except BinderclipError:
                     return  # marks of a gallery that is no longer there
 
-        self.marks.input(
+        self.marks.change(
             keep, [self.marks], None, show_progress="hidden", api_visibility="private", trigger_mode="always_last",
             concurrency_limit=None,
         )  # fmt: skip
