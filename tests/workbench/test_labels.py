@@ -268,3 +268,23 @@ def test_fix_ten_labels_and_learn_again(view: Any, digits: list[Path], tmp_path:
         rows = [(row["file"], row["label"]) for row in csv.DictReader(file)]
     assert len(rows) == 16
     assert all(truth(name) == label for name, label in rows)
+
+
+def test_corrections_survive_a_reload(view: Any, digits: list[Path]) -> None:
+    panel = view.tab("Classify")
+    view.drop(panel, *digits[:8])
+    panel.get_by_label("Labels, separated by commas").fill(LABELS)
+    view.run(panel, "Classify")
+    panel.get_by_label("Label of zero-03.png", exact=True).select_option("four")
+    # As soon as the server knows of it.
+    end = [each for each in range(200) if view.page.wait_for_timeout(50) or any(labelling.KEPT._held.values())][:1]
+    assert end
+    view.page.reload()
+    view.page.get_by_role("tab").first.wait_for()
+    view.page.wait_for_timeout(1500)
+    panel = view.tab("Classify")
+    view.drop(panel, *digits[:8])
+    panel.get_by_label("Labels, separated by commas").fill(LABELS)
+    view.run(panel, "Classify")
+    assert "1 marked" in panel.locator(".label-bar").inner_text()
+    assert panel.get_by_label("Label of zero-03.png", exact=True).input_value() == "four"
