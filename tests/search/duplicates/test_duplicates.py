@@ -68,6 +68,20 @@ def test_a_crop_is_told_from_the_whole_by_its_place_alone(pictures: list[Image.I
     assert np.corrcoef(whole.ravel(), part.ravel())[0, 1] < LEAST
 
 
+def test_landscapes_of_one_light_and_other_details_do_not_agree() -> None:
+    """Light above and dark below, as two views of a city are; their details are drawn apart, a copy's are its own."""
+    random = np.random.default_rng(0)
+    slope = np.linspace(220, 40, COPY)[:, None]
+    noise = [np.kron(random.normal(0, 14, (COPY // 3, COPY // 3)), np.ones((3, 3))) for _ in range(2)]
+    views = [np.repeat((slope + each).clip(0, 255).astype(np.uint8)[..., None], 3, 2) for each in noise]
+    darker = (views[0] * 0.8).astype(np.uint8)
+    pairs = alike_pairs(np.stack([*views, darker]), least=LEAST)
+    assert list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == [(0, 2)]
+    # without their details the two are alike
+    a, b = (each.astype(float).mean(2).ravel() for each in views)
+    assert np.corrcoef(a, b)[0, 1] > 0.9
+
+
 def test_drawings_of_one_shape_that_differ_in_a_part_or_a_colour_do_not_agree() -> None:
     from PIL import ImageDraw
 
