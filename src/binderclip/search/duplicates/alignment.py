@@ -26,7 +26,7 @@ COLOUR = 4
 """Weight of the blocks' mean differences, in which noise is averaged away: by it a green heart is no brown one."""
 DETAIL = 0.5
 """Weight of the details' disagreement, 1 less their correlation: without it two landscapes, light above and dark below,
-are one picture. Details of 1,189 photographs and drawings and copies correlate by .85 or more, such landscapes by .21."""
+are one picture. Details of 1,189 pictures and of their copies correlate by .85 or more, of such landscapes by .21."""
 LEAST_DETAIL = 0.02
 """Length of the details, of a picture of length 1, below which they are rounding."""
 STEPS = (0.0125, 0.00625, 0.003125)
