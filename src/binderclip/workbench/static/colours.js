@@ -5,7 +5,14 @@
   const apply = () => {
     const dark = root.dataset.colours === 'dark' || (root.dataset.colours !== 'light' && system.matches);
     // Gradio sets the class itself, by the system alone.
-    if (document.body && document.body.classList.contains('dark') !== dark) document.body.classList.toggle('dark', dark);
+    if (!document.body || document.body.classList.contains('dark') === dark) return;
+    // All at once: a colour that is still on its way cannot be read on one that is there already.
+    const still = document.createElement('style');
+    still.textContent = '* { transition: none !important; }';
+    document.head.append(still);
+    document.body.classList.toggle('dark', dark);
+    void document.body.offsetHeight;  // computes all colours now
+    requestAnimationFrame(() => still.remove());
   };
   const choose = (colours) => { root.dataset.colours = colours; apply(); };
   // A browser that keeps nothing goes by its system.
