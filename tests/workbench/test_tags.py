@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 from binderclip.errors import UsageError
-from binderclip.workbench.tags.store import MOST_TAGS, PLACE, TagStore, answer_tags, picture_key
+from binderclip.workbench.tags.store import MOST_TAGS, NAME, TagStore, answer_tags, picture_key
 
 A, B = "a" * 32, "b" * 32
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> TagStore:
-    return TagStore(tmp_path / PLACE)
+    return TagStore(tmp_path / NAME)
 
 
 def test_a_picture_is_known_by_its_bytes_wherever_it_lies(tmp_path: Path) -> None:
@@ -35,13 +35,15 @@ def test_a_picture_is_known_by_its_bytes_wherever_it_lies(tmp_path: Path) -> Non
 
 def test_tags_are_given_taken_away_and_read_again(store: TagStore, tmp_path: Path) -> None:
     assert store.tags() == {}
-    assert not (tmp_path / ".binderclip").exists()
+    assert list(tmp_path.iterdir()) == []
     store.change({A: "cat.jpg", B: "dog.jpg"}, add="  to  print ")
     store.change({A: "cat.jpg"}, add="Vögel")
     store.change({A: "cat.jpg"}, add="to print")  # once is enough; it is the last one now
     assert TagStore(store.path).tags() == {A: ["Vögel", "to print"], B: ["to print"]}
     assert store.change({B: "dog.jpg", A: "cat.jpg"}, remove="to print") == {A: ["Vögel"]}
     document = json.loads(store.path.read_text(encoding="utf-8"))
+    # A folder `.binderclip` that is no index would be refused by `search index`.
+    assert list(tmp_path.iterdir()) == [store.path]
     assert document["pictures"] == {A: {"name": "cat.jpg", "tags": ["Vögel"]}}
 
 
@@ -50,7 +52,6 @@ def test_tags_are_given_taken_away_and_read_again(store: TagStore, tmp_path: Pat
     ["{", "[]", '{"mine": 1}', '{"made_by": "binderclip", "pictures": {"x": 1}}', '{"made_by": "binderclip"}'],
 )
 def test_a_damaged_file_is_named_and_left_as_it_is(store: TagStore, content: str) -> None:
-    store.path.parent.mkdir()
     store.path.write_text(content)
     for ask in (store.tags, lambda: store.change({A: "cat.jpg"}, add="a")):
         with pytest.raises(UsageError, match=r"tags\.json .*is left as it is"):
@@ -90,8 +91,8 @@ def test_tags_go_to_who_came_by_the_link_alone(client: Any, stranger: Any, kept_
 @pytest.fixture
 def kept_tags(server: Any, photographs: Path) -> Iterator[Path]:
     """The file of the server's tags, which other tests do not find."""
-    yield photographs / PLACE
-    shutil.rmtree(photographs / PLACE.parent, ignore_errors=True)
+    yield photographs / NAME
+    (photographs / NAME).unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_tags_survive_a_reload_and_are_shown_in_another_tab(page_of_two: Any, pi
     panel.get_by_role("button", name="Take tag away").click()
     panel.get_by_text("1 picture no longer tagged best").wait_for()
     assert tagged(panel)["1.png"] == "to print"
-    kept = json.loads((pictures / PLACE).read_text())["pictures"]
+    kept = json.loads((pictures / NAME).read_text())["pictures"]
     assert {key: entry["name"] for key, entry in kept.items()} == {
         picture_key(pictures / name): name for name in ("1.png", "3.png")
     }

@@ -81,7 +81,7 @@ class WorkbenchServer:
         from binderclip.workbench.models import ModelShelf
         from binderclip.workbench.sessions import Sessions
         from binderclip.workbench.tabs import TABS
-        from binderclip.workbench.tags.store import NAME, PLACE, TagStore
+        from binderclip.workbench.tags.store import NAME, TagStore
 
         # What takes a moment, such as a click, does not wait for runs of hours.
         self.jobs, self.clicks = JobQueue(), JobQueue()
@@ -97,7 +97,7 @@ class WorkbenchServer:
             folders=tuple(folders),
         )
         queues = (self.jobs, self.clicks)
-        tags = TagStore(Path(folders[0]) / PLACE if folders else root / NAME)
+        tags = TagStore((Path(folders[0]) if folders else root) / NAME)
         self._application = mount(page, sessions=self.sessions, queues=queues, port=self.port, key=self.key, tags=tags)
         self._server: Any = None
 

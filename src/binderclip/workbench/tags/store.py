@@ -10,16 +10,14 @@ from typing import Any
 
 from binderclip.documents import parse_json
 from binderclip.errors import BinderclipError, UsageError
-from binderclip.files import make_folder
 from binderclip.tasks.files.maker import KEY, MAKER
 from binderclip.tasks.files.writing import write_json
 
 LONGEST, MOST_TAGS = 60, 20
 """Characters of a tag, and tags of one picture."""
 BLOCK = 1 << 20
-NAME = "tags.json"
-PLACE = Path(".binderclip") / NAME
-"""Of the file in a folder that the workbench was opened on, beside the search index."""
+NAME = ".binderclip-tags.json"
+"""Of the file in a folder that the workbench was opened on; the folder `.binderclip` is the search index's alone."""
 
 
 def picture_key(path: Path) -> str:
@@ -39,7 +37,7 @@ class TagStore:
     """Tags of pictures in a JSON file, read again before each change: two workbenches may share a folder.
 
     Args:
-        path: of the file, which need not be there; its folder is made with the first tag.
+        path: of the file, which need not be there; its folder is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +78,6 @@ class TagStore:
                     entries[key] = {"name": name, "tags": tags}
                 else:
                     entries.pop(key, None)
-            make_folder(self.path.parent)
             write_json({"pictures": entries}, self.path)
         return {key: list(entry["tags"]) for key, entry in entries.items()}
 
