@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -353,15 +353,23 @@ class View:
         self.page.on("response", lambda got: got.status >= 400 and self.faults.append(f"{got.status} {got.url}"))
         self.page.on("request", self._asked)
         self.page.on("console", lambda said: "Security Policy" in said.text and self.faults.append(said.text))
-        answered: list[str] = []
+        self._answered: list[str] = []
         for ended in ("requestfinished", "requestfailed"):
-            self.page.on(ended, lambda asked: "/queue/data" in asked.url and answered.append(asked.url))
-        self.page.goto(server.address)
+            self.page.on(ended, lambda asked: "/queue/data" in asked.url and self._answered.append(asked.url))
+        self._opened(lambda: self.page.goto(server.address))
+
+    def reload(self) -> None:
+        """Open the page anew, as its user does."""
+        self._opened(self.page.reload)
+
+    def _opened(self, open_page: Callable[[], object]) -> None:
+        self._answered.clear()
+        open_page()
         self.page.get_by_role("tab").first.wait_for()
         # What the page asks for by itself when it opens (the first paper) goes the way of every press: its answer
         # shows that the handlers are bound and that the way is free.
         end = time.monotonic() + LONG
-        while not answered:
+        while not self._answered:
             assert time.monotonic() < end, "the page has had no answer"
             self.page.wait_for_timeout(20)
 
@@ -373,9 +381,8 @@ class View:
         """Open a tab; its panel, in which everything else is looked for."""
         handle = self.page.get_by_role("tab", name=title, exact=True).locator("visible=true")
         if not handle.count():
-            # What does not fit is behind a button, and no tab there.
-            self.page.get_by_role("button", name="More tabs").click()
-            handle = self.page.locator(".overflow-dropdown button").get_by_text(title, exact=True)
+            # On a phone they stand behind a button.
+            self.page.get_by_role("button", name="Choose a task").click()
         handle.first.click()
         panel = self.page.get_by_role("tabpanel").locator("visible=true")
         panel.first.wait_for()

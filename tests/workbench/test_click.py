@@ -40,7 +40,8 @@ class Clicking:
         return self.page.evaluate(STATE)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        self.canvas.scroll_into_view_if_needed()
+        # In the middle: at the bottom the button of the run stands over it.
+        self.canvas.evaluate("canvas => canvas.scrollIntoView({block: 'center'})")
         box, place = self.canvas.bounding_box(), self.page.evaluate(PLACE)
         return box["x"] + place["left"] + x * place["scale"], box["y"] + place["top"] + y * place["scale"]
 

@@ -279,9 +279,7 @@ def test_corrections_survive_a_reload(view: Any, digits: list[Path]) -> None:
     # As soon as the server knows of it.
     end = [each for each in range(200) if view.page.wait_for_timeout(50) or any(labelling.KEPT._held.values())][:1]
     assert end
-    view.page.reload()
-    view.page.get_by_role("tab").first.wait_for()
-    view.page.wait_for_timeout(1500)
+    view.reload()
     panel = view.tab("Classify")
     view.drop(panel, *digits[:8])
     panel.get_by_label("Labels, separated by commas").fill(LABELS)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from binderclip.workbench import look
 from binderclip.workbench.grid import FEW, GalleryPicture, PictureCopies, PictureRow
+from binderclip.workbench.tags.store import picture_key
 
 HOSTILE = '"><script>x</script><img src=x onerror=y>.png'
 
@@ -118,7 +119,7 @@ def test_where_no_link_can_be_made_it_is_copied_or_reduced(
     assert copied.large.read_bytes() == picture.read_bytes()
     assert not copied.large.samefile(picture)
     assert look.copies_of(picture, tmp_path / "many", 0, large=False) == PictureCopies(
-        tmp_path / "many" / "00000.jpg", None, (1000, 500)
+        tmp_path / "many" / "00000.jpg", None, (1000, 500), picture_key(picture)
     )
     monkeypatch.setattr(look, "MOST_COPIED", 10)
     reduced = look.copies_of(picture, tmp_path / "reduced", 0, large=True)

@@ -104,7 +104,7 @@ def test_no_text_of_any_tab_is_code(client: Any) -> None:
         values = [part["props"].get(kind) for kind in kinds]
         texts += [value for value in values if isinstance(value, str)]
     plain = [html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", text, flags=re.DOTALL)) for text in texts]
-    assert {"Adapt", "Train", "Map", "Undo"} <= {*texts}
+    assert {"Adapt", "Train", "Map", "Save COCO and PNG"} <= {*texts}
     # Papers are about code: their table names functions.
     about_code = [text for text in plain if "182 papers" in text or "from binderclip" in text]
     assert len(about_code) <= 2

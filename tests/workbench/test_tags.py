@@ -191,9 +191,7 @@ def test_tags_survive_a_reload_and_are_shown_in_another_tab(page_of_two: Any, pi
     assert view.look("tags") == []
     assert view.axe() == []
     # After a reload another tab knows the same pictures by what is in them.
-    page.reload()
-    page.get_by_role("tab").first.wait_for()
-    page.wait_for_load_state("networkidle")
+    view.reload()
     panel = shown_in(view, "Other")
     assert tagged(panel) == {"1.png": "to print; best", "3.png": "to print"}
     panel.get_by_label("Select 1.png", exact=True).check(force=True)
