@@ -191,7 +191,8 @@ def test_a_mask_of_another_program_stays_until_it_is_clicked(segmenter: PromptMo
     asked = []
 
     class Watched:
-        image_size = segmenter.image_size
+        image_size, differentiable = segmenter.image_size, segmenter.differentiable
+        encode = segmenter.encode
 
         def predict(self, state: Any, prompts: Any, *, multimask: bool = True) -> Any:
             asked.append((prompts, multimask))

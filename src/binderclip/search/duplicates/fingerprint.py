@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
-from binderclip.data.images import open_image
+from binderclip.data.images import open_header, open_image
 from binderclip.errors import DataError
 
 __all__ = ["COPY", "Fingerprint", "fingerprint_of", "sharpness_of"]
@@ -99,7 +99,7 @@ def _taken(path: Path) -> datetime | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
+            with open_header(path) as picture:
                 exif = picture.getexif()
         inner = exif.get_ifd(ExifTags.IFD.Exif)
         text = inner.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
