@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from binderclip.data.cache.features import content_hash
 from binderclip.workbench import look
 from binderclip.workbench.grid import FEW, GalleryPicture, PictureCopies, PictureRow
-from binderclip.workbench.tags.store import picture_key
 
 HOSTILE = '"><script>x</script><img src=x onerror=y>.png'
 
@@ -119,7 +119,7 @@ def test_where_no_link_can_be_made_it_is_copied_or_reduced(
     assert copied.large.read_bytes() == picture.read_bytes()
     assert not copied.large.samefile(picture)
     assert look.copies_of(picture, tmp_path / "many", 0, large=False) == PictureCopies(
-        tmp_path / "many" / "00000.jpg", None, (1000, 500), picture_key(picture)
+        tmp_path / "many" / "00000.jpg", None, (1000, 500), content_hash(picture)
     )
     monkeypatch.setattr(look, "MOST_COPIED", 10)
     reduced = look.copies_of(picture, tmp_path / "reduced", 0, large=True)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from binderclip.data.cache.features import content_hash
 from binderclip.errors import UsageError
-from binderclip.workbench.tags.store import MOST_TAGS, NAME, TagStore, answer_tags, picture_key
+from binderclip.workbench.tags.store import MOST_TAGS, NAME, TagStore, answer_tags
 
 A, B = "a" * 32, "b" * 32
 
@@ -28,7 +29,7 @@ def store(tmp_path: Path) -> TagStore:
 def test_a_picture_is_known_by_its_bytes_wherever_it_lies(tmp_path: Path) -> None:
     for name, content in (("a.png", b"one"), ("b.png", b"one"), ("c.png", b"two")):
         (tmp_path / name).write_bytes(content)
-    keys = [picture_key(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
+    keys = [content_hash(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
     assert keys[0] == keys[1] != keys[2]
     assert {len(key) for key in keys} == {32}
 
@@ -201,5 +202,5 @@ def test_tags_survive_a_reload_and_are_shown_in_another_tab(page_of_two: Any, pi
     assert tagged(panel)["1.png"] == "to print"
     kept = json.loads((pictures / NAME).read_text())["pictures"]
     assert {key: entry["name"] for key, entry in kept.items()} == {
-        picture_key(pictures / name): name for name in ("1.png", "3.png")
+        content_hash(pictures / name): name for name in ("1.png", "3.png")
     }

@@ -63,7 +63,7 @@ class PictureCopies:
     Args:
         small: shown in the gallery. large: shown when it is enlarged; None where the small one is.
         size: (width, height) of the picture itself, upright, in pixels.
-        key: `tags.store.picture_key` of the picture itself; empty where it is no file.
+        key: `content_hash` of the picture's file; empty where it is no file.
     """
 
     small: Path

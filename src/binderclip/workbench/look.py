@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from binderclip.errors import DataError
 from binderclip.workbench.grid import GalleryPicture, PictureCopies, PictureRow, grid_html
-from binderclip.workbench.tags.store import picture_key
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,6 +123,8 @@ def copies_of(source: Any, folder: Path, number: int, *, large: bool) -> Picture
         source, folder, number: as of `small_copy`.
         large: whether a picture of more than `SMALL` pixels gets a larger copy where the browser cannot have it itself.
     """
+    from binderclip.data.cache.features import content_hash
+
     small = folder / f"{number:05d}.jpg"
     folder.mkdir(exist_ok=True)
     decoded = _reduced(source, small, SMALL)
@@ -135,7 +136,7 @@ def copies_of(source: Any, folder: Path, number: int, *, large: bool) -> Picture
     if larger is None and large and max(size) > SMALL:
         larger = folder / f"{number:05d}-large.jpg"
         _reduced(source, larger, LARGE)
-    return PictureCopies(small, larger, size, "" if path is None else picture_key(path))
+    return PictureCopies(small, larger, size, "" if path is None else content_hash(path))
 
 
 def _itself(path: Path, folder: Path, number: int, *, copied: bool) -> Path | None:

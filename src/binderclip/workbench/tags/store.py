@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,26 +14,14 @@ from binderclip.tasks.files.writing import write_json
 
 LONGEST, MOST_TAGS = 60, 20
 """Characters of a tag, and tags of one picture."""
-BLOCK = 1 << 20
 NAME = ".binderclip-tags.json"
 """Of the file in a folder that the workbench was opened on; the folder `.binderclip` is the search index's alone."""
 
 
-def picture_key(path: Path) -> str:
-    """What a picture is known by, whatever it is called and wherever it lies: a hash of its bytes; 32 hex digits.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 class TagStore:
-    """Tags of pictures in a JSON file, read again before each change: two workbenches may share a folder.
+    """Tags of pictures, each known by its `content_hash`, in a JSON file.
+
+    It is read again before each change: two workbenches may share a folder.
 
     Args:
         path: of the file, which need not be there; its folder is.
