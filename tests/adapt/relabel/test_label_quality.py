@@ -64,6 +64,24 @@ def test_planted_wrong_labels_come_first_though_the_classifier_is_sure_of_them()
     assert listed[-1].reason.startswith("nothing speaks against")
 
 
+def test_a_picture_is_not_suspicious_because_few_have_its_label() -> None:
+    """One cup and two dogs among cats: their neighbours are cats for want of others."""
+    features = np.concatenate([np.eye(3, 8)[[0] * 12], np.eye(3, 8)[[1, 1, 2]]])
+    features = features + 0.02 * np.random.default_rng(0).normal(size=features.shape)
+    labels = np.array([0] * 12 + [1, 1, 2])
+    rows = np.full((15, 3), 0.02)
+    rows[np.arange(15), labels] = 0.96
+    listed = review_order(rows, labels, NAMES, features=features)
+    assert all(entry.reason.startswith("nothing speaks against") for entry in listed)
+    # A dog that lies among the cats, far from the other one, is told by its neighbours still.
+    labels[3] = 1
+    rows[3] = rows[12]
+    assert (
+        "10 of the 10 pictures most like it have another label, most of them cat"
+        in {entry.row: entry.reason for entry in review_order(rows, labels, NAMES, features=features)}[3]
+    )
+
+
 def test_an_unsure_picture_says_what_it_may_be() -> None:
     features, labels = clusters()
     rows = np.full((60, 3), 0.02)

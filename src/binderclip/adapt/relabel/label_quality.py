@@ -115,9 +115,9 @@ def review_order(
 ) -> list[ReviewEntry]:
     """Pictures in the order in which a look at them is worth most: the label is unsure, or their neighbours differ.
 
-    Ordered by the mean of two ranks, of the normalized margin and of the agreement of the nearest neighbours: ranks,
-    since the probabilities of a model may all be near 1. First of all come labels that a person gave and that a
-    classifier, fitted without them, contradicts.
+    Ordered by the mean of two ranks, of the normalized margin and of the agreement of the nearest neighbours as a part
+    of what it can be with so few pictures of that label: ranks, since the probabilities of a model may all be near 1.
+    First of all come labels that a person gave and that a classifier, fitted without them, contradicts.
 
     Args:
         probabilities: of the C labels.
@@ -137,18 +137,27 @@ def review_order(
     if not len(labels):
         return []
     rank = stats.rankdata(margin)
-    agreement, common = None, labels
+    asked = min(neighbours, len(labels) - 1)
+    unlike, common = np.zeros(len(labels), dtype=int), labels
     if features is not None:
         agreement, common = neighbour_agreement(features, labels, neighbours=neighbours)
-        rank = (rank + stats.rankdata(agreement)) / 2
+        possible = _of_possible(agreement, labels, asked)
+        unlike = np.where(possible <= 0.5, np.rint((1 - agreement) * asked), 0).astype(int)
+        rank = (rank + stats.rankdata(possible)) / 2
     first = _contradicted(labels, names, confirmed, held_out)
     kept = set(confirmed)
     rest = [row for row in np.argsort(rank, kind="stable").tolist() if row not in kept]
-    asked = min(neighbours, len(labels) - 1)
     return first + [
-        ReviewEntry(row, "; ".join(_reasons(probabilities[row], agreement, common, labels, names, row, asked)))
+        ReviewEntry(row, "; ".join(_reasons(probabilities[row], unlike, common, labels, names, row, asked)))
         for row in rest
     ]
+
+
+def _of_possible(agreement: Float[np.ndarray, "N"], labels: Int[np.ndarray, "N"], asked: int) -> Float[np.ndarray, "N"]:
+    """Agreement as a part of the largest that there can be; 1 for the only picture of a label, against which no
+    neighbour speaks: a small class is not wrong for being small."""
+    others = np.minimum(np.bincount(labels)[labels] - 1, asked)  # (N,) neighbours that might have the label
+    return np.where(others > 0, agreement * asked / np.maximum(others, 1), 1.0)
 
 
 def _contradicted(
@@ -169,7 +178,7 @@ def _contradicted(
 
 
 def _reasons(
-    probability: Float[np.ndarray, "C"], agreement: Float[np.ndarray, "N"] | None, common: Int[np.ndarray, "N"],
+    probability: Float[np.ndarray, "C"], unlike: Int[np.ndarray, "N"], common: Int[np.ndarray, "N"],
     labels: Int[np.ndarray, "N"], names: Sequence[str], row: int, asked: int,
 ) -> list[str]:  # fmt: skip
     """What speaks against the label of a row; where nothing does, how sure it is."""
@@ -179,10 +188,9 @@ def _reasons(
     if others and probability[labels[row]] - probability[others[0]] < 0.5:
         # Less than three times as likely as the next one, where there are two.
         reasons.append(f"unsure: {own}, {names[others[0]]} {probability[others[0]]:.2f}")
-    if agreement is not None and agreement[row] <= 0.5 and common[row] != labels[row]:
+    if unlike[row] and common[row] != labels[row]:
         most = f"most of them {names[common[row]]}"
-        unlike = round((1 - agreement[row]) * asked)
-        reasons.append(f"{unlike} of the {number_of(asked, 'picture')} most like it have another label, {most}")
+        reasons.append(f"{unlike[row]} of the {number_of(asked, 'picture')} most like it have another label, {most}")
     return reasons or [f"nothing speaks against {own}"]
 
 
