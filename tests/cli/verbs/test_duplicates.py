@@ -14,6 +14,9 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from binderclip.data import load_data
+from binderclip.errors import OutputError
+from binderclip.tasks.verbs.duplicates import run
+from binderclip.tasks.verbs.duplicates.request import DuplicatesRequest
 
 Command = Callable[..., Any]
 
@@ -106,6 +109,30 @@ def test_a_second_run_replaces_its_own_lists_and_nothing_else(command: Command, 
     refused = command("duplicates", album)
     assert (refused.code, "remove.txt" in refused.err) == (2, True)
     assert Path("duplicates/remove.txt").read_text() == "mine"
+
+
+def test_a_name_of_two_lines_is_no_line_of_the_list(command: Command, album: Path) -> None:
+    """Its second line is a picture that stays, and would be removed by who goes through the list."""
+    shutil.copy(album / "coffee.png", album / "zoo\nrocket.png")
+    done = command("duplicates", album)
+    listed = Path("duplicates/remove.txt").read_text().splitlines()
+    assert {Path(each).name for each in listed} == {"coffee.png", "chelsea.png", "cat small.jpg", "night.png"}
+    assert "remove.txt leaves out 1 picture with a line break in the name" in done.out + done.err
+    document = json.loads(Path("duplicates/duplicates.json").read_text())
+    assert str(album / "zoo\nrocket.png") in document["remove"]
+
+
+def test_lists_are_there_where_those_kept_cannot_be_copied(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OutputError("no space left on device")
+
+    monkeypatch.setattr(run, "copy_kept", full)
+    request = DuplicatesRequest(images=[str(album)], out=str(tmp_path / "lists"), kept_folder=str(tmp_path / "once"))
+    with pytest.raises(OutputError, match="no space left"):
+        run.run(request)
+    assert len((tmp_path / "lists" / "remove.txt").read_text().splitlines()) == 4
 
 
 def test_a_folder_for_those_kept_is_new_and_outside(command: Command, album: Path, tmp_path: Path) -> None:

@@ -116,8 +116,8 @@
         for (const group of this.groups) { Object.assign(group.state, {kept: 0, whole: ''}); this.update(group); }
         this.count();
       } else if (act === 'text') {
-        const lines = [];
-        this.each((group, member, place) => { if (this.goes(group, place)) lines.push(`${member.name}\n`); });
+        const lines = [];  // a name with a line break would be two
+        this.each((group, member, place) => { if (this.goes(group, place) && !/[\r\n]/.test(member.name)) lines.push(`${member.name}\n`); });
         download(lines.join(''), 'text/plain', 'remove.txt');
       } else if (act === 'csv') {
         const rows = [];

@@ -84,6 +84,14 @@ class Duplicates(VerbResult):
         """The pictures that would go."""
         return [each for group in self.groups for each in group.removed]
 
+    @property
+    def listed(self) -> list[str]:
+        """Paths of those that would go, for a list with one a line: without names that have a line break in them.
+
+        Such a name would be two lines, and the second may be the name of a picture that is to stay.
+        """
+        return [str(each.path) for each in self.removed if len(str(each.path).splitlines()) == 1]
+
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Columns, and a row a picture of a group."""
         rows = [
@@ -107,6 +115,10 @@ class Duplicates(VerbResult):
         lines = []
         if any(each.why == NEAR for group in self.groups for each in group.relations):
             lines.append("near-duplicates are judged by how they look: look at the report before you delete any")
+        if unlisted := len(self.removed) - len(self.listed):
+            lines.append(
+                f"{REMOVE} leaves out {number_of(unlisted, 'picture')} with a line break in the name: see {TABLE}"
+            )
         if self.request.kept_folder is not None:
             lines.append(f"{number_of(self.copied, 'picture')} copied to {self.request.kept_folder}")
             if self.skipped:
@@ -140,13 +152,14 @@ class Duplicates(VerbResult):
         return rows
 
     def as_dict(self) -> dict[str, Any]:
-        rows = [dict(zip(COLUMNS, row, strict=True)) for row in self.rows()]
+        rows: list[list[dict[str, Any]]] = [[] for _ in self.groups]
+        for row in (dict(zip(COLUMNS, row, strict=True)) for row in self.rows()):
+            rows[row["group"] - 1].append(row)
         groups = [
             {
                 "images": [
                     {name: value for name, value in row.items() if name not in ("group", "similarity", "why")}
-                    for row in rows
-                    if row["group"] == number
+                    for row in own
                 ],
                 "pairs": [
                     {
@@ -156,7 +169,7 @@ class Duplicates(VerbResult):
                     for each in group.relations
                 ],
             }
-            for number, group in enumerate(self.groups, 1)
+            for own, group in zip(rows, self.groups, strict=True)
         ]  # fmt: skip
         return {
             "pictures": self.pictures,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from binderclip.search.duplicates.alignment import AlikePairs, alike_pairs
 from binderclip.search.duplicates.fingerprint import Fingerprint, fingerprint_of
 from binderclip.search.duplicates.grouping import complete_groups
 from binderclip.tasks.events import Counted, counted, emit, skip, start
-from binderclip.tasks.files.inputs import ImageArguments, find_images
+from binderclip.tasks.files.inputs import find_images
 from binderclip.tasks.files.outputs import output_folder, real_path, writable_paths
 from binderclip.tasks.files.writing import short_reason, write_csv, write_json
 from binderclip.tasks.verbs.duplicates.report import write_report
@@ -71,15 +72,14 @@ def run(request: DuplicatesRequest) -> Duplicates:
     if not prints:
         raise DataError(f"none of {number_of(len(inputs.paths), 'picture')} could be read: {short_reason(*skipped[0])}")
     groups = grouped(prints, keep=request.keep, similarity=request.similarity if request.near else None)
-    copied = 0
-    if request.kept_folder is not None:
-        removed = {each.path for group in groups for each in group.removed}
-        copied = copy_kept(
-            [each.path for each in prints if each.path not in removed], request.images, request.kept_folder
-        )
-    result = Duplicates(request, groups, len(prints), copied, skipped, not inputs.exit_code(skipped))
-    _write(result, output_folder(request.out), inputs)
-    return result
+    result = Duplicates(request, groups, len(prints), 0, skipped, not inputs.exit_code(skipped))
+    # Before anything is copied: a full disk there costs no list.
+    _write(result, output_folder(request.out))
+    if request.kept_folder is None:
+        return result
+    removed = {each.path for each in result.removed}
+    kept = [each.path for each in prints if each.path not in removed]
+    return replace(result, copied=copy_kept(kept, request.images, request.kept_folder))
 
 
 def _read(paths: Sequence[Path]) -> tuple[list[Fingerprint], list[tuple[str, str]]]:
@@ -184,9 +184,9 @@ def copy_kept(paths: Sequence[Path], images: Sequence[str], folder: str | Path) 
     return len(paths)
 
 
-def _write(result: Duplicates, folder: Path, inputs: ImageArguments) -> None:
+def _write(result: Duplicates, folder: Path) -> None:
     """The document first: it says whose the list beside it is, which has no place for it."""
     write_json(result.as_dict(), folder / DOCUMENT)
     write_csv(COLUMNS, result.rows(), folder / TABLE)
-    write_whole(folder / REMOVE, "".join(f"{each.path}\n" for each in result.removed))
+    write_whole(folder / REMOVE, "".join(f"{path}\n" for path in result.listed))
     write_report(result, folder / REPORT)
