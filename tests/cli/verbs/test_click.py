@@ -321,6 +321,7 @@ def test_objects_of_one_picture_and_what_is_missing(
     done = command("click", "photos", *words)
     assert done.code == 1
     assert "clicked on 64 x 40 pixels, the picture has 9 x 9" in done.err
+    assert "sub/two.png" in done.err  # also where none is left, each is named
     Path("photos/one.png").rename("photos/three.png")
     done = command("click", "photos", *words)
     assert (done.code, "none of them is in photos" in done.err) == (2, True)

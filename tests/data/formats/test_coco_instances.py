@@ -97,6 +97,8 @@ def test_tables_that_do_not_fit_are_named() -> None:
     good = document([[1, 1, 5, 1, 5, 5]])
     for table, entry, message in (
         ("images", {"id": 1}, "image 1 has no id, file_name"),
+        ("images", {"id": 7, "file_name": "a", "height": 60_000, "width": 60_000}, "larger than any that is opened"),
+        ("images", {"id": 7, "file_name": "a", "height": True, "width": 3}, "image 1 has no id, file_name"),
         ("categories", {"id": 3}, "category 1 has no id and name"),
         ("annotations", {"image_id": 8}, "annotation 1 is of no image"),
         ("annotations", {"image_id": [8]}, "annotation 1 is of no image"),

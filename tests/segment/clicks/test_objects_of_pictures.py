@@ -96,6 +96,7 @@ def test_impossible_steps_change_nothing() -> None:
         (ObjectStep("box", 1, box=(1, 5, float("inf"), 9)), "a box is"),
         (ObjectStep("name", 1, name="cup"), "there is no object 1"),
         (ObjectStep("delete", 4), "there is no object 4"),
+        (point(10**12, 3, 3), "there is no object 1000000000000"),  # a colour of each number up to it would be made
         (ObjectStep("mask", 1, mask=(7,)), "run lengths of 7 pixels"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -11,12 +11,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from binderclip.data.formats.run_lengths import run_lengths
+from binderclip.data.images import MAX_PIXELS
 from binderclip.errors import DataError
 
 __all__ = ["CocoPicture", "coco_instance_pictures", "is_coco_instances", "polygon_interior", "unpacked_run_lengths"]
-
-MOST_SIDE = 65_535
-"""Pixels of a side: a file that says more would fill the memory."""
 
 
 @dataclass
@@ -60,9 +58,12 @@ def coco_instance_pictures(document: dict[str, Any], *, title: str = "COCO") -> 
     for place, entry in enumerate(document["images"]):
         what = entry if isinstance(entry, dict) else {}
         sides = (what.get("height"), what.get("width"))
-        plain = all(isinstance(side, int) and 0 < side <= MOST_SIDE for side in sides)
+        plain = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
         if not _is_id(what.get("id")) or not isinstance(what.get("file_name"), str) or not plain:
             raise DataError(f"{title}: image {place + 1} has no id, file_name, height and width")
+        if sides[0] * sides[1] > MAX_PIXELS:
+            # Its masks would fill the memory before anybody sees that no such picture can be opened.
+            raise DataError(f"{title}: image {place + 1} of {sides[1]} x {sides[0]} is larger than any that is opened")
         pictures[what["id"]] = CocoPicture(what["file_name"], (int(what["height"]), int(what["width"])))
     for place, entry in enumerate(document["annotations"]):
         what = entry if isinstance(entry, dict) else {}

@@ -136,7 +136,7 @@ class PictureObjects:
         """
         there = self._objects()
         one = there.get(step.number)
-        if one is None and (step.kind in ("name", "delete") or step.number < self.next_number):
+        if one is None and (step.kind in ("name", "delete") or step.number != self.next_number):
             raise UsageError(f"there is no object {step.number} on this picture")
         if one is None and len(there) >= MOST_OBJECTS:
             raise UsageError(f"a picture has at most {MOST_OBJECTS} objects: delete one, or take a part of the picture")

@@ -169,9 +169,9 @@ def run_objects(request: ClickRequest) -> ObjectsReport:
             pictures.append(_cut_picture(segmenter, path, name, session.pictures[name], folder, stem, skipped))
         except DataError as error:
             skipped.append((name, str(error)))
+    skip(skipped)
     if not pictures:
         raise DataError(f"of {number_of(len(chosen), 'picture')} none could be used: {': '.join(skipped[-1])}")
-    skip(skipped)
     write_json(coco_instances((each.name, each.size, each.records) for each in pictures), coco)
     emit(Saved(coco))
     return ObjectsReport(request, pictures, skipped, coco, complete=not skipped)
