@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from skimage import data as skimage_data
 from torch.nn.functional import interpolate, normalize
 
@@ -162,6 +165,28 @@ def test_a_saved_folder_is_whole(everyday: object, images: torch.Tensor, tmp_pat
     assert again.concepts.regions.table() == everyday.concepts.regions.table()
     assert again.concepts.names == everyday.concepts.names
     assert again.geometry.signature() == everyday.geometry.signature()
+
+
+def test_a_folder_without_a_probe_for_people_is_opened_and_half_a_probe_is_not(
+    everyday: object, images: torch.Tensor, tmp_path: Path
+) -> None:
+    """As 0.3.0 saved it: the probe is in neither the settings nor the tensors."""
+    folder = everyday.save(tmp_path / "mine")
+    path = folder / registry.CONCEPTS
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["binderclip"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("people.")}
+    save_file(rest, path, {"binderclip": json.dumps({**about, "people": None})})
+    older, concepts = load(folder), everyday.concepts
+    assert older.concepts.people is None
+    with torch.no_grad():
+        z = concepts.embed(concepts.probabilities(images))
+        gate = concepts.photograph(concepts.features(images).mean((2, 3))).sigmoid()
+        torch.testing.assert_close(older.concepts.pull(images), gate * z)
+    save_file(rest, path, {"binderclip": json.dumps(about)})
+    with pytest.raises(CheckpointError, match="people"):
+        load(folder)
 
 
 def test_a_damaged_file_of_concepts_is_named(everyday: object, tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ class ScoredPictures:
         lines = [f"learned from {count} whose label is known, by {self.learned.method}"]
         if held:
             lines.append(
-                f"each held out in turn, {right} of {held} are called right; before {right_before} of {held} were"
+                f"each held out in turn, {right} of {held} are called right (a little kind: the method was chosen on "
+                f"them); before {right_before} of {held} were"
             )
         else:
             lines.append("with one picture a label none can be held out, so nothing says how good it is")
