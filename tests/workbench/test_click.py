@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,14 @@ def test_a_damaged_file_is_named_and_stays(clicked: Any, tmp_path: Path) -> None
     assert "stays as it is" in said
     assert ask(pictures, tmp_path / "page", 1, point(20, 20))["error"] == ""
     assert file.read_text() == '{"format": "binderclip objects 1", "pictures": 3}'
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_regular_file_is_not_waited_for(clicked: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "holiday" / KEPT_IN)
+    pictures, message = clicked()
+    assert "no regular file" in message
+    assert ask(pictures, tmp_path / "page", 1, point(20, 20))["error"] == ""
 
 
 def test_coco_of_other_programs_is_opened_on_pictures_without_clicks(clicked: Any, tmp_path: Path) -> None:

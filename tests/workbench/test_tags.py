@@ -48,6 +48,13 @@ def test_tags_are_given_taken_away_and_read_again(store: TagStore, tmp_path: Pat
     assert document["pictures"] == {A: {"name": "cat.jpg", "tags": ["Vögel"]}}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_regular_file_is_not_waited_for(store: TagStore) -> None:
+    os.mkfifo(store.path)
+    with pytest.raises(UsageError, match="no regular file"):
+        store.change({A: "cat.jpg"}, add="a")
+
+
 @pytest.mark.parametrize(
     "content",
     ["{", "[]", '{"mine": 1}', '{"made_by": "binderclip", "pictures": {"x": 1}}', '{"made_by": "binderclip"}'],

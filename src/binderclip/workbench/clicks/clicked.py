@@ -239,6 +239,8 @@ def open_pictures(chosen: ChosenPictures, model: str, segmenter: Any) -> tuple[C
     if not file.exists():
         return ClickedPictures(chosen, model, segmenter, ObjectSession(model=model), file), ""
     try:
+        if not file.is_file():  # a pipe would be waited for without end
+            raise DataError(f"{file} is no regular file")
         written = file.read_bytes()
         session = read_object_session(file)
     except (DataError, OSError) as error:

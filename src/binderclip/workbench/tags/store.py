@@ -69,6 +69,8 @@ class TagStore:
         return {key: list(entry["tags"]) for key, entry in entries.items()}
 
     def _entries(self) -> dict[str, dict[str, Any]]:
+        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for without end
+            raise UsageError(f"{self.path} is no regular file and is left as it is: move it away")
         try:
             document = parse_json(self.path.read_bytes())
         except FileNotFoundError:
