@@ -57,14 +57,13 @@ def coco_instance_pictures(document: dict[str, Any], *, title: str = "COCO") -> 
     pictures: dict[Any, CocoPicture] = {}
     for place, entry in enumerate(document["images"]):
         what = entry if isinstance(entry, dict) else {}
-        sides = (what.get("height"), what.get("width"))
-        plain = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
-        if not _is_id(what.get("id")) or not isinstance(what.get("file_name"), str) or not plain:
+        height, width = (_side(what.get(name)) for name in ("height", "width"))
+        if not _is_id(what.get("id")) or not isinstance(what.get("file_name"), str) or not (height and width):
             raise DataError(f"{title}: image {place + 1} has no id, file_name, height and width")
-        if sides[0] * sides[1] > MAX_PIXELS:
+        if height * width > MAX_PIXELS:
             # Its masks would fill the memory before anybody sees that no such picture can be opened.
-            raise DataError(f"{title}: image {place + 1} of {sides[1]} x {sides[0]} is larger than any that is opened")
-        pictures[what["id"]] = CocoPicture(what["file_name"], (int(what["height"]), int(what["width"])))
+            raise DataError(f"{title}: image {place + 1} of {width} x {height} is larger than any that is opened")
+        pictures[what["id"]] = CocoPicture(what["file_name"], (height, width))
     for place, entry in enumerate(document["annotations"]):
         what = entry if isinstance(entry, dict) else {}
         number = what.get("image_id")
@@ -85,6 +84,11 @@ def coco_instance_pictures(document: dict[str, Any], *, title: str = "COCO") -> 
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _side(value: Any) -> int | None:
+    """A height or width in pixels, None for what cannot be one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _counts(segmentation: Any, size: tuple[int, int]) -> list[int]:
