@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -281,7 +283,7 @@ def test_a_text_bomb_inside_a_png_is_refused() -> None:
     [
         (b"", "empty file"),
         (b"hello, this is text", "not an image"),
-        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "pillow-heif"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "damaged image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"\x89PNG\r\n\x1a\nrubbish", "damaged image"),
         (b"\x80\x04\x95pickled", "not an image"),
@@ -291,6 +293,52 @@ def test_what_is_not_an_image_is_named_with_the_reason(tmp_path: Path, data: byt
     path = tmp_path / "thing.png"
     path.write_bytes(data)
     with pytest.raises(DataError, match=rf"thing\.png: .*{reason}"):
+        open_image(path)
+
+
+def heic(image: Image.Image, orientation: int = 1) -> bytes:
+    """A picture as telephones save it, in a program of its own: the plug-in stays unknown to Pillow here."""
+    code = """
+import io, sys
+import pillow_heif
+from PIL import Image
+image = Image.open(io.BytesIO(sys.stdin.buffer.read()))
+exif = Image.Exif()
+exif[0x112] = int(sys.argv[1])
+image.info["exif"] = exif.tobytes()
+pillow_heif.register_heif_opener()
+image.save(sys.stdout.buffer, "HEIF", quality=95)
+"""
+    command = [sys.executable, "-c", code, str(orientation)]
+    return subprocess.run(command, input=encoded(image, "PNG"), capture_output=True, check=True).stdout
+
+
+def test_pictures_of_telephones_open_upright(tmp_path: Path) -> None:
+    """6 says that the top of what is seen is at the right of what is stored; the corners tell them apart."""
+    array = picture(48, 64)
+    (tmp_path / "a.heic").write_bytes(heic(Image.fromarray(array), 6))
+    assert [path.name for path in list_images(tmp_path)] == ["a.heic"]
+    seen = np.asarray(open_image(tmp_path / "a.heic")).astype(int)
+    assert seen.shape == (64, 48, 3)
+    # The code stores a turned picture and turns it back, at most a few grey levels off.
+    assert np.abs(seen - np.rot90(array, -1)).mean() < 4
+    data = (tmp_path / "a.heic").read_bytes()
+    assert np.array_equal(np.asarray(open_image(io.BytesIO(data))), seen)
+    with pytest.raises(DataError, match="limit of 100"):
+        open_image(data, max_pixels=100)
+    for length in (40, 400, len(data) - 40):
+        with pytest.raises(DataError, match="damaged"):
+            open_image(data[:length])
+
+
+def test_without_the_plug_in_pictures_of_telephones_are_told_how_to_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.HEIC"
+    path.write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with pytest.raises(DataError, match=r'a\.HEIC: a HEIC picture.*pip install "binderclip\[heic\]"'):
         open_image(path)
 
 

@@ -33,15 +33,18 @@ MAX_PIXELS = 178_956_970
 
 _SUFFIXES = (
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .ico .tga "
-    ".heic .heif"
+    ".heic .heif .hif"
 )
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split(" "))
-"""What `list_images` takes for an image; `.heic` needs the plug-in `pillow-heif`, and its absence is reported."""
+"""What `list_images` takes for an image; `.heic` needs the extra `heic`, and its absence is reported."""
 
 IMAGE_FORMATS = (
     "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA", "HEIF",
 )  # fmt: skip
 """Pillow's names of what is opened. Its others stay closed: an EPS is a program, which Pillow hands to Ghostscript."""
+
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+"""What stands after `ftyp` in pictures of telephones (ISO/IEC 23008-12); Pillow alone cannot open them."""
 
 WHITE = (255, 255, 255)
 
@@ -101,7 +104,37 @@ def open_header(source: str | os.PathLike[str] | BinaryFile) -> Image.Image:
     What else a file of a stranger may be is not tried. Errors are those of `PIL.Image.open`.
     """
     Image.init()
-    return Image.open(source, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
+    try:
+        return Image.open(source, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        # The plug-in takes a second to load, so it waits for the first picture that needs it.
+        if not (_is_heif(source) and _heif_opener()):
+            raise
+    return Image.open(source, formats=["HEIF"])
+
+
+def _is_heif(source: str | os.PathLike[str] | BinaryFile) -> bool:
+    """Whether a file begins as a HEIC picture does; a stream stands at its beginning afterwards."""
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as stream:
+            head = stream.read(12)
+    else:
+        source.seek(0)
+        head = source.read(12)
+        source.seek(0)
+    return head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS
+
+
+def _heif_opener() -> bool:
+    """Teach Pillow HEIC where the plug-in is installed; whether it has learned it just now."""
+    if "HEIF" in Image.OPEN:
+        return False
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def to_tensor(image: Image.Image | np.ndarray) -> Float[Tensor, "C H W"]:
@@ -201,8 +234,10 @@ def _why_unknown(stream: BinaryFile) -> str:
     head = stream.read(64)
     if not head:
         return "empty file"
-    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypheif"):
-        return "a HEIC picture: pip install pillow-heif, then pillow_heif.register_heif_opener()"
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        if "HEIF" in Image.OPEN:
+            return "damaged image (its header cannot be read)"
+        return 'a HEIC picture, as telephones take them: pip install "binderclip[heic]"'
     if b"<svg" in head or head.lstrip().startswith(b"<?xml"):
         return "an SVG or XML file, not a raster image: convert it to PNG first"
     if head.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6", b"%PDF")):

@@ -36,7 +36,7 @@
     if (files.length) give(input, files);
   }, true);
   const accept = () => {
-    for (const input of document.querySelectorAll('.drop input[type=file]:not([accept])')) input.accept = 'image/*';
+    for (const input of document.querySelectorAll('.drop input[type=file]:not([accept])')) input.accept = 'image/*,.heic,.heif,.hif';
   };
   new MutationObserver(accept).observe(document.body, {childList: true, subtree: true});
   accept();
