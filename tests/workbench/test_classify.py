@@ -58,11 +58,20 @@ def test_settings_stand_side_by_side(view: Any, photographs: Path) -> None:
     assert view.look("classify-settings") == []
 
 
+def test_without_labels_pictures_are_named_by_everyday_words(view: Any, photographs: Path) -> None:
+    panel = view.tab("Classify")
+    view.drop(panel, *(photographs / f"{name}.jpg" for name in ("cat", "coffee", "rocket")))
+    assert view.run(panel, "Classify").startswith("Done in")
+    named = [figure.get_attribute("data-label") for figure in panel.locator(".picture-grid figure").all()]
+    assert sorted(named) == ["cat", "coffee", "rocket"]
+    assert panel.get_by_text("everyday words were compared").is_visible()
+    assert "--labels" not in view.lines(panel)[0]
+
+
 def test_mistakes_are_said_and_lose_nothing(view: Any, photographs: Path, tmp_path: Path) -> None:
     panel = view.tab("Classify")
     assert view.run(panel, "Classify") == "choose pictures first, or a folder"
     view.drop(panel, photographs / "cat.jpg")
-    assert view.run(panel, "Classify") == "type labels, separated by commas, such as: cat, dog"
     labels = panel.get_by_label("Labels, separated by commas")
     labels.fill("cat,,dog")
     assert "empty label" in view.run(panel, "Classify")

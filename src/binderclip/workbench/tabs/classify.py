@@ -45,7 +45,9 @@ def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures()
-            labels = control(ClassifyRequest, "labels", value="", placeholder="cat, dog, a cup of coffee")
+            labels = control(
+                ClassifyRequest, "labels", value="", placeholder="cat, dog, a cup of coffee; empty: everyday words"
+            )
             with gr.Accordion("Ways to look, side by side", open=False):
                 views = gr.CheckboxGroup(VIEWS, value=["whole"], label="What of each picture is seen")
                 pools = gr.CheckboxGroup(POOLS, value=[""], label="How several sentences of a label become one score")
@@ -63,7 +65,9 @@ def build(bench: Bench) -> None:
             controls = bench.controls("Classify")
         with gr.Column(scale=3, min_width=320):
             shown = gr.HTML(
-                hint("Drop pictures, type labels, press Classify: each appears here with its likeliest label.")
+                hint(
+                    "Choose pictures, type labels if you have some, press Classify: each appears here with its likeliest label."
+                )
             )
             actions = LabelActions.build(bench)
             answers = gr.HTML()
@@ -88,7 +92,9 @@ def work(
     texts: dict[str, Any] = {"model": run.model_name, "templates": template, "descriptions": described}
     names = parse_labels(labels.strip(), "Labels", files=False) if labels.strip() else None
     requests = {}
-    for view, pool in [(view, pool) for view in views or ["whole"] for pool in pools or [""]] if names else []:
+    # Heads have labels of their own; without them pictures are named by everyday words.
+    by_words = names or not heads
+    for view, pool in [(view, pool) for view in views or ["whole"] for pool in pools or [""]] if by_words else []:
         name = view + (f", {pool}" if pool else "")
         requests[name] = ClassifyRequest(labels=names, views=view, pool=pool or None, **texts, **asked)
         zero_shot_options(requests[name])  # a wrong one is said before a model is loaded
@@ -96,8 +102,6 @@ def work(
         name = f"head {Path(head).name}"
         request = ClassifyRequest(head=run.bench.open_folder(head), **asked)
         requests[f"head {head}" if name in requests else name] = request
-    if not requests:
-        raise UsageError("type labels, separated by commas, such as: cat, dog")
     if len(requests) > MOST_SETTINGS:
         raise UsageError(f"{len(requests)} settings are too many side by side: tick fewer, {MOST_SETTINGS} at most")
     results = {

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.arguments.everyday_words import EVERYDAY
 from binderclip.tasks.verbs.classify.zero_shot import match_boxes, read_image_boxes
 
 Command = Callable[..., Any]
@@ -24,6 +25,17 @@ def best(document: Any) -> dict[str, str]:
 
 def probs(document: Any) -> list[dict[str, float]]:
     return [{label["label"]: label["prob"] for label in entry["labels"]} for entry in document["images"]]
+
+
+def test_without_labels_everyday_words_are_compared(command: Command, pictures: Path) -> None:
+    done = command("classify", pictures)
+    assert f"{len(EVERYDAY)} everyday words" in done.out
+    assert "no labels were given" in done.out + done.err
+    document = command("classify", pictures, "--json").json()
+    assert document["labels"] == list(EVERYDAY)
+    assert best(document) == {name: name for name in TRUTH}
+    assert document["request"].get("labels") is None
+    assert "everyday" not in command("classify", pictures, "-l", LABELS).out.replace("model everyday", "")
 
 
 def test_every_pool_and_view_still_knows_the_photographs(command: Command, pictures: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from binderclip.display import number_of
 from binderclip.errors import BinderclipError, DataError
 from binderclip.search.atlas.clusters import Clusters, cluster_means, cluster_rows, distinctive_words
 from binderclip.search.atlas.layout import fitted_perplexity, neighbours_kept, planar_layout
+from binderclip.tasks.arguments.everyday_words import EVERYDAY
 from binderclip.tasks.events import Counted, Saved, emit, skip, start, warn
 from binderclip.tasks.files.inputs import find_images
 from binderclip.tasks.files.outputs import output_folder, writable_path
@@ -22,11 +23,13 @@ from binderclip.tasks.report.sheet import save_picture
 from binderclip.tasks.verbs.atlas.request import AtlasRequest
 from binderclip.tasks.verbs.atlas.result import COLUMNS, EXAMPLES, TABLE, Atlas, PictureCluster
 from binderclip.tasks.verbs.atlas.sheet import draw_map, spread_evenly
-from binderclip.tasks.verbs.atlas.words import EVERYDAY, TEMPLATE
 from binderclip.tasks.verbs.search.request import INSIDE
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
+
+TEMPLATE = "a photo of {}"
+"""Sentence of a word that a cluster may be named by."""
 
 
 def run(request: AtlasRequest) -> Atlas:

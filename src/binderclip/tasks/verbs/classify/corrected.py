@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from binderclip.models import TextBank
     from binderclip.tasks.verbs.classify.request import ClassifyRequest
 
+MOST_NAMED = 20
+"""Labels that a message lists; of more it says how many there are."""
+
 
 @dataclass(frozen=True, eq=False)
 class ScoredPictures:
@@ -177,7 +180,7 @@ def corrected_table(request: ClassifyRequest) -> dict[str, str] | None:
     if request.corrected is None:
         return None
     table = read_labels(request.corrected)
-    check_labels(request.labels, table.values(), f"--corrected {request.corrected}")
+    check_labels(None if request.head else request.words, table.values(), f"--corrected {request.corrected}")
     return table
 
 
@@ -189,4 +192,6 @@ def check_labels(labels: Sequence[str] | None, given: Any, where: str) -> None:
     """
     odd = next((name for name in given if labels is not None and name not in labels), None)
     if odd is not None:
-        raise UsageError(f"{where} has the label {odd}, which is none of --labels {', '.join(labels or [])}")
+        few = labels or []
+        shown = ", ".join(few) if len(few) <= MOST_NAMED else f"{', '.join(few[:MOST_NAMED])}, ... ({len(few)} in all)"
+        raise UsageError(f"{where} has the label {odd}, which is none of the labels {shown}")

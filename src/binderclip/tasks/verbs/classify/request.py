@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from binderclip.errors import UsageError
+from binderclip.tasks.arguments.everyday_words import EVERYDAY
 from binderclip.tasks.fields import BatchSize, Device, Dtype, Images, Labels, Model, Transform
 from binderclip.tasks.request import Option, Request
 
@@ -15,7 +16,11 @@ from binderclip.tasks.request import Option, Request
 class ClassifyRequest(Request):
     """Say which of your labels fits each image: zero-shot by --labels, or by a --head that learned them.
 
+    Without either the labels are everyday words, which say what there is; your own are more to the point.
+
     Examples:
+
+        binderclip classify holiday/
 
         binderclip classify photo.jpg --labels "cat,dog,a cup of coffee"
 
@@ -120,10 +125,18 @@ class ClassifyRequest(Request):
     dtype: Dtype = "float32"
     batch_size: BatchSize = 64
 
+    @property
+    def words(self) -> list[str]:
+        """The labels that pictures are compared with: everyday words where none are given."""
+        return self.labels or list(EVERYDAY)
+
     @model_validator(mode="after")
     def _fits(self) -> ClassifyRequest:
-        if (self.labels is None) == (self.head is None):
+        if self.labels is not None and self.head is not None:
             raise UsageError("give --labels cat,dog,... or --head FOLDER, one of them")
+        for name, value in {"--descriptions": self.descriptions, "--context": self.context}.items():
+            if self.labels is None and self.head is None and value is not None:
+                raise UsageError(f"{name} has sentences for certain labels: give them by --labels")
         views = None if self.views == "whole" else self.views
         pools = {"--descriptions": self.descriptions, "--pool": self.pool, "--context": self.context}
         of_texts = {"--templates": self.templates, **pools, "--crop-from": self.crop_from, "--views": views}

@@ -64,7 +64,12 @@ class Classified(VerbResult):
     @property
     def title(self) -> str:
         """How many pictures and labels."""
-        return f"{number_of(len(self.rows), 'image')}, {number_of(len(self.labels), 'label')}, model {self.model}"
+        labels = f"{len(self.labels)} everyday words" if self._everyday else number_of(len(self.labels), "label")
+        return f"{number_of(len(self.rows), 'image')}, {labels}, model {self.model}"
+
+    @property
+    def _everyday(self) -> bool:
+        return self.request.labels is None and self.request.head is None
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Columns, and a row a picture: its likeliest label, and the next ones with their probabilities."""
@@ -94,8 +99,14 @@ class Classified(VerbResult):
         return [] if self.scored is None else self.scored.conclusion()
 
     def remarks(self) -> list[str]:
-        """That the model is weak on photographs, where it is."""
-        return [] if self.request.head else weak_on_photographs(self.model, [path for path, _ in self.rows])
+        """That nobody gave labels, and that the model is weak on photographs, where it is."""
+        lines = (
+            ["no labels were given, so everyday words were compared; few of your own are told apart more surely"]
+            if self._everyday
+            else []
+        )
+        weak = [] if self.request.head else weak_on_photographs(self.model, [path for path, _ in self.rows])
+        return lines + weak
 
     def places(self) -> list[str]:
         """Where the sheet is."""

@@ -53,7 +53,7 @@ def zero_shot_options(request: ClassifyRequest) -> ZeroShotOptions:
     """
     from binderclip.models import resolve_templates
 
-    names, templates, pool, views = request.labels or [], request.templates, request.pool, request.views
+    names, templates, pool, views = request.words, request.templates, request.pool, request.views
     descriptions, context, crop_from = request.descriptions, request.context, request.crop_from
     if templates is not None:
         resolve_templates(templates)

@@ -1,8 +1,6 @@
-"""Everyday words that clusters of pictures are named by."""
+"""Everyday words: what pictures and clusters of them are named by where nobody gives words."""
 
 from __future__ import annotations
-
-TEMPLATE = "a photo of {}"
 
 _WORDS = """
 person, woman, man, child, baby, face, hand, crowd, portrait, cat, dog, horse, cow, pig, sheep, goat, rabbit, mouse,
