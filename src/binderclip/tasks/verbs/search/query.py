@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from binderclip.data.images import IMAGE_SUFFIXES
+from binderclip.data.images import IMAGE_SUFFIXES, list_images
 from binderclip.data.storage import is_object
 from binderclip.errors import UsageError
+from binderclip.models.files.registry import DEFAULT
 from binderclip.search import Hit, SearchIndex
 from binderclip.search.index import read_note
-from binderclip.tasks.events import Saved, emit, start
+from binderclip.tasks.events import Saved, emit, start, warn
 from binderclip.tasks.files.outputs import picture_path
 from binderclip.tasks.files.writing import short_path
 from binderclip.tasks.models import encoder
@@ -20,7 +21,8 @@ from binderclip.tasks.report.photographs import weak_on_photographs
 from binderclip.tasks.report.sheet import contact_sheet
 from binderclip.tasks.request import VerbResult
 from binderclip.tasks.verbs.search.index import correction_of
-from binderclip.tasks.verbs.search.request import INSIDE, SearchQueryRequest
+from binderclip.tasks.verbs.search.index import run as make_index
+from binderclip.tasks.verbs.search.request import HERE, INSIDE, SearchIndexRequest, SearchQueryRequest
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,10 @@ class SearchHits(VerbResult):
 
 
 def run(request: SearchQueryRequest) -> SearchHits:
-    """Ask an index, and write the sheet.
+    """Ask an index, which a folder of pictures gets where it has none, and write the sheet.
 
     Raises:
-        UsageError: there is no such index or picture, or a sheet that would replace what is none of ours.
+        UsageError: there is no such index, folder or picture, or a sheet that would replace what is none of ours.
         DataError: the index is of another model, or the picture cannot be read.
     """
     asked = request.text_or_image
@@ -107,13 +109,7 @@ def run(request: SearchQueryRequest) -> SearchHits:
     if by_image and request.minus is not None:
         raise UsageError(f"--minus takes words away from words, and {asked} is a picture")
     sheet = picture_path(request.picture) if request.picture else None
-    place = _indexed(request.index)
-    note = read_note(place) if not isinstance(place, Path) or place.is_dir() else None
-    if note is None:
-        raise UsageError(f"there is no index at {place}; make one with `binderclip search index FOLDER`")
-    name = request.model or note["model"]
-    start("loading the model")
-    index = SearchIndex(place, encoder(name, device=request.device, dtype=request.dtype))
+    name, index = _opened(request)
     if by_image:
         # Who shows a picture of the folder knows that it is like itself.
         own = Path(asked).resolve()
@@ -125,6 +121,28 @@ def run(request: SearchQueryRequest) -> SearchHits:
         result.write_sheet(sheet)
         emit(Saved(sheet))
     return result
+
+
+def _opened(request: SearchQueryRequest) -> tuple[str, SearchIndex]:
+    """The model's name and the index; a folder of pictures that was named and has none gets it now.
+
+    Raises:
+        UsageError: there is neither. What one stands in is not indexed unasked: it may be all that a person has.
+    """
+    folder = Path(request.index)
+    named = not is_object(request.index) and request.index != HERE
+    if named and folder.is_dir() and not (folder / INSIDE).is_dir() and list_images(folder):
+        warn(f"{folder} has no index yet: it is made now, in {folder / INSIDE}")
+        name = request.model or DEFAULT
+        asked = SearchIndexRequest(folder=folder, model=name, device=request.device, dtype=request.dtype)
+        return name, make_index(asked).index
+    place = _indexed(request.index)
+    note = read_note(place) if not isinstance(place, Path) or place.is_dir() else None
+    if note is None:
+        raise UsageError(f"there is no index at {place}; make one with `binderclip search index FOLDER`")
+    name = request.model or note["model"]
+    start("loading the model")
+    return name, SearchIndex(place, encoder(name, device=request.device, dtype=request.dtype))
 
 
 def _is_picture(hit: Hit) -> bool:

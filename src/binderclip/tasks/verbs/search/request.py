@@ -14,6 +14,8 @@ from binderclip.tasks.request import Option, Request
 
 INSIDE = ".binderclip"
 """Folder of the index inside the folder that it is of."""
+HERE = "."
+"""Where an index is looked for if nobody says."""
 
 
 class SearchIndexRequest(Request):
@@ -93,8 +95,12 @@ class SearchQueryRequest(Request):
         str, Option("Words, or the path of an image file.", positional=True, metavar="TEXT_OR_IMAGE")
     ]
     index: Annotated[
-        str, Option("The indexed folder, or the place given to `search index --index`.", ("--index", "-i"))
-    ] = "."
+        str,
+        Option(
+            "A folder of images, indexed first where it is not yet; or the place given to `search index --index`.",
+            ("--index", "-i"),
+        ),
+    ] = HERE
     text: Annotated[bool, Option("TEXT_OR_IMAGE is words, even where there is a file of that name.", ("--text",))] = (
         False
     )
