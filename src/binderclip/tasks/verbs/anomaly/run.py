@@ -26,6 +26,10 @@ BATCH = 16
 TABLE = "scores.csv"
 COLUMNS = ("image", "score", "p", "kind", "damaged")
 
+NAMES_FEW_FAULTS = "knows few words for faults of photographs"
+WORDS_ALONE = f"{NAMES_FEW_FAULTS}: one good picture to compare with is worth more than words alone"
+"""What is said of the bundled models; `everyday` compares words of faults in the image tower of `small`."""
+
 
 def run(request: AnomalyRequest) -> Inspection:
     """Score, measure and write.
@@ -58,7 +62,8 @@ def run(request: AnomalyRequest) -> Inspection:
     write_report(done)
     emit(Saved(done.report))
     skip(done.skipped)
-    done.weak = weak_on_photographs(settled.model or "", [entry.path for entry in done.pictures])
+    weakness = NAMES_FEW_FAULTS if normal else WORDS_ALONE
+    done.weak = weak_on_photographs(settled.model or "", [entry.path for entry in done.pictures], weakness=weakness)
     return done
 
 
