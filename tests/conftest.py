@@ -136,9 +136,9 @@ def _raises(expected: Any, **options: Any) -> Iterator[Any]:
 
 def _refused(error: BaseException | None) -> bool:
     """Whether an annotation refused something, or its refusal was put into an error of the library's own."""
-    while error is not None and not isinstance(error, jaxtyping.TypeCheckError):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    from binderclip.errors import errors_behind  # not before --jaxtyping-packages is heard
+
+    return any(isinstance(each, jaxtyping.TypeCheckError) for each in errors_behind(error))
 
 
 def pytest_configure(config: pytest.Config) -> None:

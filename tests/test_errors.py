@@ -7,7 +7,15 @@ import pickle
 import pytest
 
 from binderclip import errors
-from binderclip.errors import BinderclipError, MissingDependency, UsageError, short_values, was_interrupted
+from binderclip.errors import (
+    BinderclipError,
+    MissingDependency,
+    UsageError,
+    errors_behind,
+    short_values,
+    was_interrupted,
+)  # fmt: skip
+from binderclip.files import disk_is_full
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, BinderclipError)]
 
@@ -47,3 +55,14 @@ def test_ctrl_c_is_found_behind_other_errors() -> None:
     assert was_interrupted(hidden)
     assert was_interrupted(KeyboardInterrupt())
     assert not was_interrupted(ValueError())
+
+
+def test_an_error_that_stands_behind_itself_has_an_end() -> None:
+    """As where a library wraps an error, and what catches the wrapper raises the first one again."""
+    first, wrapper = ValueError("first"), RuntimeError("wrapper")
+    wrapper.__cause__, first.__context__ = first, wrapper
+    assert list(errors_behind(wrapper)) == [wrapper, first]
+    assert list(errors_behind(first)) == [first, wrapper]
+    assert not was_interrupted(wrapper)
+    assert not disk_is_full(first)
+    assert list(errors_behind(None)) == []

@@ -8,6 +8,7 @@ message alone and exits with `exit_code`; in Python they are ordinary exceptions
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 MOST_QUOTED = 160
 """Characters of one quoted value, path or word that a message repeats."""
@@ -60,11 +61,22 @@ class MissingDependency(BinderclipError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 
 
+def errors_behind(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and each that it was raised from or beside, every one once.
+
+    Args:
+        error: of any library; one that was raised again may stand behind itself.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def was_interrupted(error: BaseException | None) -> bool:
     """Whether Ctrl-C is behind an error: libraries that it meets while they are imported raise errors of their own."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    return any(isinstance(each, KeyboardInterrupt) for each in errors_behind(error))
 
 
 def require(module: str, extra: str) -> object:

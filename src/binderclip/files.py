@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from binderclip.errors import OutputError
+from binderclip.errors import OutputError, errors_behind
 
 __all__ = ["disk_is_full", "make_folder", "megabytes", "replace_folder", "sync_folder", "write_problem", "write_whole"]
 
@@ -133,13 +133,12 @@ def disk_is_full(error: BaseException | None) -> bool:
     Args:
         error: of any library: safetensors and torch's archives hide the system's number.
     """
-    while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    for each in errors_behind(error):
+        if getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return True
         # torch reports a short write of its archive as a RuntimeError without a number.
-        if any(words in str(error) for words in ("No space left on device", "unexpected pos", "Disk quota exceeded")):
+        if any(words in str(each) for words in ("No space left on device", "unexpected pos", "Disk quota exceeded")):
             return True
-        error = error.__cause__ or error.__context__
     return False
 
 

@@ -65,12 +65,18 @@ def program(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[C
     """As `installed`, in a new process that does not load torch and the like again: these are most of a short call."""
     said = [tmp_path_factory.mktemp("program") / name for name in ("out", "err")]
     script = Path(__file__).with_name("forked.py")
-    server = subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-        start_new_session=True,
-    )  # fmt: skip
-    assert server.stdin
-    assert server.stdout
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def stop(server: subprocess.Popen[str]) -> None:
+        os.killpg(server.pid, signal.SIGKILL)  # a process that is still at it, too
+        server.wait()
+
+    server = started()
 
     def call(*words: object, cwd: Path | None = None, **environment: str) -> Done:
         asked = {
@@ -80,8 +86,15 @@ def program(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[C
             "out": str(said[0]),
             "err": str(said[1]),
         }
+        nonlocal server
+        assert server.stdin
+        assert server.stdout
         server.stdin.write(json.dumps(asked) + "\n")
         ready, _, _ = select.select([server.stdout], [], [], LONGEST)
+        if not ready:
+            # What it answers in the end would be taken for the answer of the next test.
+            stop(server)
+            server = started()
         assert ready, f"binderclip {words} is still at it after {LONGEST} s"
         code = int(server.stdout.readline())
         out, err = (path.read_text(encoding="utf-8") for path in said)
@@ -89,8 +102,7 @@ def program(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[C
         return Done(code, out, err)
 
     yield call
-    os.killpg(server.pid, signal.SIGKILL)  # a process that is still at it, too
-    server.wait()
+    stop(server)
 
 
 @pytest.fixture(scope="session")

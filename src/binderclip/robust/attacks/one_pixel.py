@@ -68,6 +68,7 @@ class OnePixel:
         search = _PixelSearch(image, row, objective_of)
         start = np.random.default_rng([self.seed, row]).random((self.population, 2 + channels))
         bounds = [(0, height - 1e-6), (0, width - 1e-6), *[(0, 1)] * channels]
+        refusal = None
         try:
             solution = differential_evolution(
                 search.loss, bounds, init=start * [b[1] for b in bounds], maxiter=self.generations, polish=False,
@@ -76,9 +77,12 @@ class OnePixel:
             )  # fmt: skip
         except RuntimeError as error:
             # SciPy wraps what the objective raises, also its refusals, in an error about its own interface.
-            if isinstance(error.__context__, UsageError):
-                raise error.__context__ from None
-            raise
+            refusal = error.__cause__ or error.__context__
+            if not isinstance(refusal, UsageError):
+                raise
+        # Raised here, where SciPy's error is over: inside it would stand behind the one that it was raised from.
+        if refusal is not None:
+            raise refusal
         painted = _painted(image, (solution.x if search.reached is None else search.reached)[None])
         value, success = search.judged(painted)
         return painted[0], success, value, torch.tensor(search.history)
