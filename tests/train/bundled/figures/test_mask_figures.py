@@ -16,7 +16,7 @@ from binderclip.models import load
 from binderclip.segment.promptable import ImageState, Masks, Prompts
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
 from binderclip.train.bundled.data.photograph_masks import PhotographMask
-from binderclip.train.bundled.figures.mask_figures import bootstrap_interval, mask_figures
+from binderclip.train.bundled.figures.mask_figures import absent_marks, bootstrap_interval, mask_figures
 
 
 class _Whole:
@@ -58,6 +58,21 @@ def test_a_cat_is_cut_out_and_what_is_not_there_marks_little(tmp_path: Path) -> 
     assert figures.as_dict()["clicks"][1] == [1.0, 1.0, 1.0]  # type: ignore[index]
     with pytest.raises(UsageError, match="no outlines"):
         mask_figures(load("everyday"), [])
+
+
+def test_what_a_word_marks_is_counted_photograph_by_photograph(tmp_path: Path) -> None:
+    """A cat's face and a plain ground: the cat is marked on the first, and nothing on the second."""
+    cat = next(sample.image for sample in load_data("photographs") if sample.key.startswith("chelsea")).convert("RGB")
+    cat.resize((200, 150)).save(tmp_path / "0.png")
+    Image.new("RGB", (200, 150), (120, 140, 120)).save(tmp_path / "1.png")
+    row = LabelledPhotograph("p", "/cat.png", "", "cat", (), (), "photograph", False, "learn")
+    rows = [replace(row, path=tmp_path / f"{number}.png") for number in range(2)]
+    marked = absent_marks(load("everyday"), rows, ["cat", "piano"])
+    assert marked.shape == (2, 2)
+    assert 0.2 < marked[0, 0] <= 1
+    assert marked[1, 0] == marked[0, 1] == marked[1, 1] == 0
+    with pytest.raises(UsageError, match="at least one of each"):
+        absent_marks(load("everyday"), rows, [])
 
 
 def test_the_interval_of_a_mean_against_scipy() -> None:

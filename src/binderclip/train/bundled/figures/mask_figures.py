@@ -23,10 +23,10 @@ from binderclip.segment.parts.context import Context, Frame
 from binderclip.segment.parts.text import TextSide
 from binderclip.segment.presets.photograph import PRESETS
 from binderclip.segment.promptable import next_click
-from binderclip.train.bundled.data.labelled_photographs import DISTRACTORS
+from binderclip.train.bundled.data.labelled_photographs import DISTRACTORS, LabelledPhotograph
 from binderclip.train.bundled.data.photograph_masks import PhotographMask
 
-__all__ = ["MaskFigures", "bootstrap_interval", "mask_figures"]
+__all__ = ["MaskFigures", "absent_marks", "bootstrap_interval", "mask_figures"]
 
 LONGEST, OTHERS, CLICKS = 1024, 2, 3
 
@@ -108,6 +108,37 @@ def mask_figures(model: ImageTextModel, outlines: Sequence[PhotographMask], segm
                 reached.append(_iou(session.mask, truth))
             figures.clicks.append(reached)
     return figures
+
+
+@torch.no_grad()
+def absent_marks(
+    model: ImageTextModel, photographs: Sequence[LabelledPhotograph], words: Sequence[str]
+) -> Float[np.ndarray, "N Q"]:
+    """Share of each photograph that each word alone marks; all of it is wrong where the photographs show none of them.
+
+    Args:
+        model: with concepts.
+        photographs: that can be opened; they are seen at 1,024 pixels.
+        words: any.
+
+    Raises:
+        UsageError: no photograph or no word.
+    """
+    if not photographs or not words:
+        raise UsageError(f"absent_marks: {len(photographs)} photographs and {len(words)} words; at least one of each")
+    fusion, cut = PRESETS["photograph"]["fusion"], PRESETS["photograph"]["relabel"]
+    text, marked = TextSide().bind(model, list(words)), np.zeros((len(photographs), len(words)))
+    for row, photograph in enumerate(photographs):
+        picture = photograph.open()
+        picture.thumbnail((LONGEST, LONGEST))
+        image = to_tensor(picture)
+        frame = Frame(model, image[None], image[None])
+        context = Context(model.image_tower, image[None], frame, ((0, 0),))
+        maps = fusion(context, None, text)[0]
+        for place in (maps > ABSENT).flatten(1).any(1).nonzero()[:, 0].tolist():
+            mask = cut_labels(image, maps[place : place + 1], cut) == 0
+            marked[row, place] = float(mask.float().mean())
+    return marked
 
 
 def _by_words(
