@@ -17,7 +17,6 @@ from binderclip.models.image_text.regions import (
     KIND_PRESENCE,
     LARGEST,
     MOST_ODDS,
-    PEOPLE_PRESENCE,
     PRESENCE,
     RegionClassifier,
     RegionWord,
@@ -73,19 +72,6 @@ def test_people_are_shown_by_what_they_wear_and_by_where_they_are() -> None:
     assert float(found) == pytest.approx(expected, abs=1e-5)
     assert worn > 0 < place
     assert kind_presence("building", torch.tensor(9.0), odds) is None
-    assert kind_presence("building", torch.tensor(9.0), odds, torch.tensor(3.0)) is None
-
-
-def test_a_word_for_people_is_no_likelier_than_people_in_the_whole_picture() -> None:
-    odds, score = torch.full((4, 5), 1.5), torch.tensor(9.0)
-    alone = kind_presence("person", score, odds)
-    assert alone is not None
-    slope, offset = PEOPLE_PRESENCE
-    for people in (-6.0, -2.0, 0.0, 6.0):
-        found = kind_presence("person", score, odds, torch.tensor(people))
-        assert found is not None
-        assert float(found) == pytest.approx(min(float(alone), 1 / (1 + math.exp(-slope * people - offset))), abs=1e-5)
-    assert slope > 0
 
 
 def test_words_mean_regions_in_any_number_and_with_an_article() -> None:

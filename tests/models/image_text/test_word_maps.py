@@ -125,7 +125,7 @@ def test_words_of_regions_are_where_these_are() -> None:
     concepts = SimpleNamespace(
         feature_map=lambda image, size: torch.zeros(1, 2, side, side), vectors=torch.eye(2, 3), regions=regions,
         logits=lambda features: torch.stack([features[..., 0], torch.linspace(0, 4, side).expand(side, side)], -1),
-        usual=torch.full((2,), 0.1), usual_places=torch.eye(1, 3), people_log_odds=lambda image: None,
+        usual=torch.full((2,), 0.1), usual_places=torch.eye(1, 3),
     )  # fmt: skip
     picture = PictureConcepts(concepts, torch.zeros(1, 3, 32, 32))
     evidence = ConceptEvidence(sides=(512,), affinity=0)
@@ -153,14 +153,6 @@ def test_words_of_regions_are_where_these_are() -> None:
     assert both is not None
     assert float(people[2]) == pytest.approx(float(both))
     torch.testing.assert_close(people[:2], presence[:2])
-    # A probe of the whole picture counts for them as well, where there is one.
-    concepts.people_log_odds = lambda image: torch.full((len(image),), -9.0)
-    doubted = evidence.presence(torch.ones(3, 3), weights, words, PictureConcepts(concepts, torch.zeros(1, 3, 32, 32)))
-    probed = kind_presence("person", score, odds[1], torch.tensor(-9.0))
-    assert probed is not None
-    assert float(doubted[2]) == pytest.approx(float(probed))
-    assert float(doubted[2]) < float(people[2])
-    torch.testing.assert_close(doubted[:2], presence[:2])
 
 
 def test_maps_spread_over_patches_that_are_alike() -> None:

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from binderclip.data import load_data
 from binderclip.errors import UsageError
 from binderclip.models import load
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
-from binderclip.train.bundled.data.photograph_masks import PhotographMask
-from binderclip.train.bundled.presence import fit_people_presence, fit_presence, people_odds, presence_scores
+from binderclip.train.bundled.presence import fit_presence, presence_scores
 
 PHOTO = LabelledPhotograph("p", "/f", "", "", (), (), "photograph", False, "learn")
 
@@ -60,53 +58,3 @@ def test_a_picture_does_not_score_by_the_scene_that_it_gave(tmp_path: Path) -> N
     assert more[:2] == pytest.approx(two, abs=1e-4)
     assert more[2, 0] == pytest.approx(three[2, 0], abs=0.5)
     assert bool((model.concepts.prototypes == before).all())
-
-
-def test_the_probe_has_not_learned_from_the_picture_that_it_scores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Six photographs, four of them of people by their words; every part is left out once, and nothing is changed."""
-    rows = []
-    for number, sample in enumerate(list(load_data("photographs"))[:6]):
-        sample.image.convert("RGB").resize((96, 64)).save(tmp_path / f"{number}.png")
-        label = "woman" if number < 4 else "brick"
-        rows.append(replace(PHOTO, file=f"/{number}", label=label, path=tmp_path / f"{number}.png"))
-    learned: list[tuple[int, int]] = []
-
-    def probe(people: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, float]:
-        learned.append((len(people), len(others)))
-        return people.new_zeros(people.shape[1]), float(len(learned))
-
-    monkeypatch.setattr("binderclip.train.bundled.presence.people_probe", probe)
-    model = load("everyday")
-    before = model.concepts.people.weight.clone()
-    odds = people_odds(model.concepts, rows, folds=2)
-    assert learned == [(2, 1), (2, 1)]
-    assert sorted(odds.tolist()) == [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]  # the probe of the part that it stands in
-    assert bool((model.concepts.people.weight == before).all())
-    with pytest.raises(UsageError, match="2 photographs of people"):
-        people_odds(model.concepts, rows[2:], folds=2)
-
-
-def test_the_gate_for_people_is_fitted_to_those_that_cover_a_hundredth(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Log odds whose slope and offset are known; people who are only said of a photograph, or tiny, do not count."""
-    generator = np.random.default_rng(1)
-    odds = generator.normal(0, 3, 1200)
-    people = generator.random(1200) < 1 / (1 + np.exp(-(0.8 * odds + 1.0)))
-    rows, outlines, disputed = [], [], [*odds]
-    corner = (((0.0, 0.0), (1.0, 0.0), (1.0, 0.05), (0.0, 0.05)),)
-    tiny = (((0.0, 0.0), (0.05, 0.0), (0.05, 0.05), (0.0, 0.05)),)
-    for number, there in enumerate(people):
-        rows.append(replace(PHOTO, file=f"/{number}", label="tower", also=("woman",) if there else ()))
-        if there:
-            outlines.append(PhotographMask(rows[-1], "person", corner))
-    for number, polygons in ((1200, tiny), (1201, None)):
-        rows.append(replace(PHOTO, file=f"/{number}", label="tower", shows=("crowd",)))
-        disputed.append(-1e3)
-        outlines += [] if polygons is None else [PhotographMask(rows[-1], "person", polygons)]
-    monkeypatch.setattr("binderclip.train.bundled.presence.AREA_SIDE", 20)  # thousands of masks are drawn
-    monkeypatch.setattr("binderclip.train.bundled.presence.people_odds", lambda branch, seen: np.array(disputed))
-    slope, offset = fit_people_presence(load("everyday").concepts, rows, outlines)
-    # Both sides weigh alike, which moves the offset by the log odds of people among all.
-    assert slope == pytest.approx(0.8, rel=0.15)
-    assert offset == pytest.approx(1.0 - np.log(people.mean() / (1 - people.mean())), abs=0.25)

@@ -31,8 +31,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 LITE_MEAN, LITE_STD = 127 / 255, 128 / 255
 """The weights of EfficientNet-Lite take (255 p - 127) / 128 for pixels p in [0, 1]."""
 STRIDE = 32
-LEARNED_SIDE = 224
-"""Pixels of the sides of the pictures that the classifier and the probes were trained on."""
 
 
 class PeopleProbe(nn.Module):
@@ -60,13 +58,9 @@ class PeopleProbe(nn.Module):
         self.register_buffer("bias", bias.float())
         self.register_buffer("vector", functional.normalize(vector.float(), dim=-1))
 
-    def log_odds(self, centred: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
-        """log p / (1 - p) of people, from unit features less the centre."""
-        return centred @ self.weight.to(centred.dtype) + self.bias.to(centred.dtype)
-
     def forward(self, centred: Float[Tensor, "*n D"]) -> Float[Tensor, "*n 1"]:
         """The probability of people, from unit features less the centre."""
-        return self.log_odds(centred).sigmoid().unsqueeze(-1)
+        return (centred @ self.weight.to(centred.dtype) + self.bias.to(centred.dtype)).sigmoid().unsqueeze(-1)
 
     def mix(self, z: Float[Tensor, "*n E"], centred: Float[Tensor, "*n D"]) -> Float[Tensor, "*n E"]:
         """z with the place of people in it."""
@@ -214,14 +208,6 @@ class ConceptBranch(nn.Module):
         if images.shape[-2:] != (height, width):
             images = _resized(images, (height, width))
         return self.features(images)
-
-    def people_log_odds(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"] | None:
-        """Log odds of people in whole pictures in [0, 1], uncropped at a long side of 224; None without a probe."""
-        if self.people is None:
-            return None
-        pooled = self.feature_map(images, LEARNED_SIDE).mean((2, 3))
-        pooled = pooled.float() if pooled.dtype in (torch.float16, torch.bfloat16) else pooled
-        return self.people.log_odds(self._centred(pooled))
 
     def embed(self, probabilities: Float[Tensor, "*n K"]) -> Float[Tensor, "*n E"]:
         """z = sum_c p(c) v(c): shorter than one, the less sure the shorter."""

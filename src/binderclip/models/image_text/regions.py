@@ -37,16 +37,6 @@ regression on 305 photographs and 8 more with people, of which the 12 that peopl
 the region was told by classifiers that had not learned from the photograph."""
 
 
-PEOPLE_PRESENCE = (1.23, 2.51)
-"""Slope and offset of a logistic function of the log odds of people in the whole picture by a probe
-(`concepts.PeopleProbe`): a word for people is no likelier than that.
-
-The probe errs on other pictures than places and clothes do. Of 296 photographs without people, words for them pass by
-places and clothes alone in 3.4 %, by the probe alone in 2.7 % and by both in .6 %; of 12 with people in 83, 100 and
-83 %. One regression on all three lets 2.7 % through. `train.bundled.presence.fit_people_presence` fits it, with each
-photograph seen by a probe that had not learned from it."""
-
-
 @dataclass(frozen=True)
 class RegionWord:
     """What a word has to do with a region.
@@ -138,26 +128,15 @@ def region_presence(log_odds: Float[Tensor, "h w"]) -> Float[Tensor, ""]:
     return (PRESENCE[0] * region_score(log_odds) + PRESENCE[1]).sigmoid()
 
 
-def kind_presence(
-    region: str,
-    score: Float[Tensor, ""],
-    log_odds: Float[Tensor, "h w"],
-    people: Float[Tensor, ""] | None = None,
-) -> Float[Tensor, ""] | None:
+def kind_presence(region: str, score: Float[Tensor, ""], log_odds: Float[Tensor, "h w"]) -> Float[Tensor, ""] | None:
     """Probability that a picture shows what is a kind of a region; None for a region that says nothing of its kinds.
 
     Args:
         region: its name, of `KIND_PRESENCE`.
         score: `word_maps.presence_score` of the word.
         log_odds: of the region.
-        people: log odds of people in the whole picture: their words are shown no likelier than people are
-            (`PEOPLE_PRESENCE`); None where no probe says them.
     """
     if region not in KIND_PRESENCE:
         return None
     slope, region_slope, offset = KIND_PRESENCE[region]
-    probability = (slope * score + region_slope * region_score(log_odds) + offset).sigmoid()
-    if region != "person" or people is None:
-        return probability
-    slope, offset = PEOPLE_PRESENCE
-    return torch.minimum(probability, (slope * people + offset).sigmoid())
+    return (slope * score + region_slope * region_score(log_odds) + offset).sigmoid()

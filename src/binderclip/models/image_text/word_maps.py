@@ -79,12 +79,6 @@ class PictureConcepts:
         """Log odds of the regions at each patch."""
         return self.concepts.regions.log_odds(self.features(MIDDLE), self.patches)
 
-    @cached_property
-    def people_odds(self) -> Float[Tensor, ""] | None:
-        """Log odds of people in the whole picture; None where the concepts have no probe for them."""
-        odds = self.concepts.people_log_odds(self.image)
-        return None if odds is None else odds[0]
-
 
 def word_weights(
     concepts: Any, texts: Float[Tensor, "Q E"], words: Sequence[str], sharpness: float
@@ -305,7 +299,7 @@ class ConceptEvidence:
     ) -> Float[Tensor, "Q"]:
         """Probability that the picture shows each word: `word_presence` at the middle one of `sides`, or of a region.
 
-        A word for people goes by both, and is no likelier than the probe says that people are.
+        A word for people goes by both.
 
         Args:
             texts, weights: as of `word_presence`.
@@ -320,8 +314,7 @@ class ConceptEvidence:
                 presence[place] = region_presence(picture.region_odds[word.region])
             else:
                 region = picture.concepts.regions.names[word.region]
-                people = picture.people_odds if region == "person" else None
-                probability = kind_presence(region, score[place], picture.region_odds[word.region], people)
+                probability = kind_presence(region, score[place], picture.region_odds[word.region])
                 presence[place] = presence[place] if probability is None else probability
         return presence
 
