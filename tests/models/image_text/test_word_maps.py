@@ -13,6 +13,7 @@ from binderclip.models.image_text.regions import RegionWord, kind_presence, regi
 from binderclip.models.image_text.word_maps import (
     PATCHES_SIDE,
     PRESENCE,
+    PRESENCE_SIDES,
     UNNAMED,
     USUAL,
     ConceptEvidence,
@@ -88,7 +89,7 @@ def test_presence_is_the_logistic_of_what_is_shown_less_part_of_what_is_usual() 
     vectors, texts = torch.randn(3, 5, generator=generator), torch.randn(2, 5, generator=generator)
     usual, places = torch.rand(3, generator=generator), normalize(torch.randn(11, 5, generator=generator), dim=1)
     concepts = SimpleNamespace(vectors=vectors, usual=usual, usual_places=places)
-    probability = word_presence(concepts, logits, texts, weights)
+    probability = word_presence(concepts, [logits], texts, weights)
     slope, weight, offset = PRESENCE
     for q in range(2):
         shown, cosine = -math.inf, -math.inf
@@ -105,13 +106,36 @@ def test_presence_is_the_logistic_of_what_is_shown_less_part_of_what_is_usual() 
         assert float(probability[q]) == pytest.approx(1 / (1 + math.exp(-slope * score - offset)), abs=1e-5)
 
 
+def test_a_picture_is_asked_at_several_sizes_which_count_alike() -> None:
+    concepts = SimpleNamespace(
+        vectors=torch.eye(3, 4), usual=torch.full((3,), 0.1), usual_places=normalize(torch.ones(2, 4), dim=1)
+    )
+    generator = torch.Generator().manual_seed(3)
+    maps = [torch.randn(3, *size, generator=generator) for size in ((2, 3), (4, 6), (1, 1))]
+    texts, weights = torch.randn(2, 4, generator=generator), -torch.rand(2, 3, generator=generator)
+    one_by_one = torch.stack([presence_score(concepts, [each], texts, weights) for each in maps])
+    torch.testing.assert_close(presence_score(concepts, maps, texts, weights), one_by_one.mean(0))
+    assert float(one_by_one.std(0).min()) > 0.01
+    seen = []
+    regions = SimpleNamespace(names=["other"])
+
+    def feature_map(image: torch.Tensor, side: int) -> torch.Tensor:
+        seen.append(side)
+        return torch.zeros(1, 3, 2, 2)
+
+    concepts.feature_map, concepts.logits, concepts.regions = feature_map, lambda features: features, regions
+    picture = PictureConcepts(concepts, torch.zeros(1, 3, 32, 32))
+    ConceptEvidence(sides=(768,)).presence(texts, weights, [None, None], picture)
+    assert tuple(seen) == PRESENCE_SIDES  # whatever sides the maps are made at
+
+
 def test_a_word_that_any_picture_shows_a_little_of_must_be_shown_more() -> None:
     """Two words of the same evidence, the first of which is usual."""
     concepts = SimpleNamespace(
         vectors=torch.eye(2, 4), usual=torch.tensor([0.5, 0.005]), usual_places=normalize(torch.ones(3, 4), dim=1)
     )
     texts = torch.tensor([[0.0, 0, 1, 0], [0.0, 0, 0, 1]])  # as near to either concept
-    first, second = word_presence(concepts, torch.zeros(2, 1, 1), texts, torch.tensor([[0.0, -50], [-50, 0.0]]))
+    first, second = word_presence(concepts, [torch.zeros(2, 1, 1)], texts, torch.tensor([[0.0, -50], [-50, 0.0]]))
     assert float(torch.logit(second) - torch.logit(first)) == pytest.approx(
         PRESENCE[0] * USUAL * math.log(100), rel=1e-3
     )
@@ -147,7 +171,7 @@ def test_words_of_regions_are_where_these_are() -> None:
     torch.testing.assert_close(presence[0], presence[2])
     # Of people both count: their region says more than what they wear.
     regions.names[1] = "person"
-    score = presence_score(concepts, picture.logits(512), torch.ones(3, 3), weights)[2]
+    score = presence_score(concepts, [picture.logits(512)], torch.ones(3, 3), weights)[2]
     people = evidence.presence(torch.ones(3, 3), weights, words, picture)
     both = kind_presence("person", score, odds[1])
     assert both is not None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from binderclip import load
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.image_text.word_maps import PRESENCE, USUAL
+from binderclip.models.image_text.word_maps import PRESENCE, PRESENCE_SIDES, USUAL
 from binderclip.models.towers import Tower
 from binderclip.segment import ConceptMaps, Segmenter
 from binderclip.segment.parts.concept_maps import ABSENT
@@ -87,7 +87,8 @@ def test_each_size_counts_alike_and_is_seen_once_for_all_words_and_calls(context
     fusion = ConceptMaps(sides=(128, 256), gate=None, affinity=0)
     first = fusion(context, None, words([0.0, 1, 0, 0, 0]))  # type: ignore[arg-type]
     both = fusion(context, None, words([1.0, 0, 0, 0, 0], [0.0, 1, 0, 0, 0]))  # type: ignore[arg-type]
-    assert sorted(context.frame.model.concepts.calls) == [128, 256]
+    # Each once: the maps' sides, and those at which it is asked whether a word is shown.
+    assert sorted(context.frame.model.concepts.calls) == sorted({128, 256, *PRESENCE_SIDES})
     torch.testing.assert_close(first[0, 0], both[0, 1])
     text = words([0.0, 1, 0, 0, 0])
     for affinity in (0.0, 10.0):

@@ -27,14 +27,14 @@ PRESENCE = (0.95, -0.03)
 """Slope and offset of a logistic function of the log odds of that mean: a regression on 305 photographs, each seen by a
 classifier that had not learned from it, both sides weighing alike. It was fitted before sand and snow were left out of
 the words; without them, and in other folds, `train.bundled.regions.region_scores` gives (1.06, -0.32)."""
-KIND_PRESENCE = {"person": (0.41, 1.46, -3.73)}
+KIND_PRESENCE = {"person": (0.98, 0.68, -7.51)}
 """Region -> slopes of `word_maps.presence_score` and of `region_score`, and offset, of a logistic function for words of
 a kind of it; those of other regions go by the first score alone.
 
 The classifier knows people by what they wear. Of 53 such classes any photograph shows a little and few show much, so
-that scores of people in portraits (9.6 to 11.4) reached no further than the threshold of all words (10.0). It is a
-regression on 305 photographs and 8 more with people, of which the 12 that people cover a hundredth of count as shown;
-the region was told by classifiers that had not learned from the photograph."""
+that scores of people in portraits reached no further than the threshold of all words. It is a regression of the words
+`train.bundled.regions.PEOPLE` on 305 photographs and 8 more with people, of which the 12 that people cover a hundredth
+of count as shown; the region was told by classifiers that had not learned from the photograph."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from binderclip.data import to_tensor
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel
-from binderclip.models.image_text.word_maps import PictureConcepts, presence_score, word_weights
+from binderclip.models.image_text.word_maps import PRESENCE_SIDES, PictureConcepts, presence_score, word_weights
 from binderclip.segment import ConceptMaps
 from binderclip.segment.parts.text import TextSide
 from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph
@@ -44,7 +44,7 @@ def presence_scores(
     Returns:
         The scores, and 1 where a word is right, 0 where it is not, -1 where one may dispute that.
     """
-    concepts, maps = copy.deepcopy(model.concepts), ConceptMaps()
+    concepts, sharpness = copy.deepcopy(model.concepts), ConceptMaps().sharpness
     assert concepts is not None
     rows = TextSide().bind(model, list(words)).rows
     pooled = pooled_features(concepts, [each.open() for each in photographs])
@@ -65,10 +65,11 @@ def presence_scores(
         concepts.prototypes = torch.stack(own) if own else pooled[:0]
         left = {word: [column[each] for each in meant if each in column] for word, meant in senses.items()}
         concepts.senses = {word: meant for word, meant in left.items() if meant}
-        weights = word_weights(concepts, rows, words, maps.sharpness)
+        weights = word_weights(concepts, rows, words, sharpness)
         picture = photograph.open()
         picture.thumbnail((LONGEST, LONGEST))
-        logits = PictureConcepts(concepts, to_tensor(picture)[None]).logits(maps.middle)
+        places = PictureConcepts(concepts, to_tensor(picture)[None])
+        logits = [places.logits(side) for side in PRESENCE_SIDES]
         scores[number] = presence_score(concepts, logits, rows, weights).numpy()
         for value, named_here in ((1, (photograph.label, *photograph.also)), (-1, photograph.shows)):
             shown[number, [column for column, word in enumerate(words) if word in named_here]] = value
