@@ -157,3 +157,15 @@ def test_parts_of_a_row_are_enlarged_one_by_one_and_selected_together(tmp_path: 
     page = Elements(look.picture_rows(rows, "rows", tmp_path / "small"))
     assert len(page.of("button", "enlarge")) == 2 * len(rows)
     assert len(page.of("label", "pick")) == len(rows)
+
+
+def test_a_hint_does_not_ask_for_what_is_chosen() -> None:
+    from binderclip.workbench.look import hint
+
+    assert '<p class="chosen">Type labels, press Classify: here.</p>' in hint(
+        "Drop pictures, type labels, press Classify: here."
+    )
+    assert '<p class="chosen">Press Judge: here.</p>' in hint("Drop pictures and press Judge: here.")
+    # What other pictures it needs is still said.
+    assert "chosen" not in hint("Drop pictures of slices, press Reconstruct: a mesh.")
+    assert "chosen" not in hint("Choose a folder with a folder for each class, press Adapt: a table.")

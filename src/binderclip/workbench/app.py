@@ -12,6 +12,7 @@ from binderclip.models.files.registry import DEFAULT
 from binderclip.workbench.guard import Application, Guard
 from binderclip.workbench.jobs import JobQueue
 from binderclip.workbench.models import ModelShelf
+from binderclip.workbench.opening import opening_of
 from binderclip.workbench.place import PicturePlace
 from binderclip.workbench.sessions import Sessions
 from binderclip.workbench.tab import Bench, Tab
@@ -82,9 +83,10 @@ def build_page(
 
 
 def mount(
-    page: gr.Blocks, *, sessions: Sessions, queues: Sequence[JobQueue], port: int, key: str, tags: TagStore
-) -> Application:
-    """The page as an ASGI application behind its guard."""
+    page: gr.Blocks, *, sessions: Sessions, queues: Sequence[JobQueue], port: int, key: str, tags: TagStore,
+    folder: Path | None = None,
+) -> Application:  # fmt: skip
+    """The page as an ASGI application behind its guard; it opens with the pictures of `folder`."""
     import fastapi
 
     page.queue(default_concurrency_limit=None, max_size=200, api_open=False)
@@ -106,9 +108,11 @@ def mount(
         theme=theme(),
         css_paths=STYLES,
         js=scripts(),
-        head=f"<script>{(STATIC / 'colours.js').read_text(encoding='utf-8')}</script>",
     )
-    return Guard(application, sessions=sessions, queues=queues, port=port, key=key, tags=tags)
+    return Guard(
+        application, sessions=sessions, queues=queues, port=port, key=key, tags=tags,
+        opening=lambda: opening_of(folder),
+    )  # fmt: skip
 
 
 def scripts() -> str:

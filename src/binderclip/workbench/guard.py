@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
@@ -50,6 +50,8 @@ PROMISES = {
     "cross-origin-resource-policy": "same-origin",
 }
 _PROMISED = [(name.encode(), value.encode()) for name, value in PROMISES.items()]
+_PAGE = b"<gradio-app"
+"""What the opening of the page stands before."""
 _DONE = b'data: {"msg": "done"}\n\n'
 
 
@@ -62,6 +64,7 @@ class Guard:
         port: where the server listens; the names it goes by are 127.0.0.1 and localhost.
         key: the secret in the link that the command printed.
         tags: of pictures, which pages read and change.
+        opening: makes what the page shows before its scripts have run, as HTML.
     """
 
     def __init__(
@@ -73,8 +76,10 @@ class Guard:
         port: int,
         key: str,
         tags: TagStore,
+        opening: Callable[[], str],
     ) -> None:
         self.inside, self.sessions, self.queues, self.key, self.tags = inside, sessions, tuple(queues), key, tags
+        self.opening = opening
         self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self.origins = {f"http://{host}" for host in self.hosts}
         # Cookies know no ports: two servers on one machine need two names.
@@ -155,6 +160,9 @@ class Guard:
                 await _answer(send, 200, _DONE, [("content-type", "text/event-stream")])
             elif path == TAGS:
                 await self._tags(send, None)
+            elif path == "/" and not pages:
+                opening = await asyncio.to_thread(self.opening)
+                await _with_opening(opening.encode(), self.inside, scope, receive, send)
             elif path in READ and all(self._own_page(page, session) for page in pages):
                 await self.inside(scope, receive, send)
             elif path == ANSWERS and pages and all(self._own_page(page, session) for page in pages):
@@ -317,6 +325,38 @@ def _promising(send: Send) -> Send:
         await send(message)
 
     return sending
+
+
+async def _with_opening(
+    opening: bytes, inside: Application, scope: dict[str, Any], receive: Receive, send: Send
+) -> None:
+    """Answer as `inside`, with the opening in the page.
+
+    Args:
+        opening: HTML in UTF-8.
+        inside, scope, receive, send: as of an ASGI application.
+    """
+    # Compressed, there would be no place to put it.
+    plain = [pair for pair in scope["headers"] if pair[0].lower() != b"accept-encoding"]
+    start: dict[str, Any] = {}
+    body = b""
+
+    async def sending(message: dict[str, Any]) -> None:
+        nonlocal start, body
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        body += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        whole = body.replace(_PAGE, opening + _PAGE, 1) if start["status"] == 200 else body
+        kept = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
+        # The answer to HEAD has no body, and need not say how long it would be.
+        length = [(b"content-length", str(len(whole)).encode())] if scope["method"] == "GET" else []
+        await send({**start, "headers": [*kept, *length]})
+        await send({"type": "http.response.body", "body": whole})
+
+    await inside({**scope, "headers": plain}, receive, sending)
 
 
 async def _answer(send: Send, status: int, message: str | bytes, headers: list[tuple[str, str]] | None = None) -> None:

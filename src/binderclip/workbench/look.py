@@ -23,6 +23,8 @@ SMALL, LARGE = 480, 1600
 """Longer side of a small copy, and of one that is shown when it is enlarged, in pixels."""
 MOST_LARGE, MOST_COPIED = 60, 8 * 2**20
 """Pictures of a gallery that still get large copies, and bytes of a file that is copied as it is."""
+CHOOSING = ("Drop pictures", "Choose a folder")
+"""How a hint begins that has nothing to choose left to say once pictures are chosen for all tabs."""
 SHOWN_BY_BROWSERS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"}
 """Suffixes of the formats that every browser shows."""
 
@@ -331,7 +333,13 @@ def report_frame(path: Path, caption: str) -> str:
 
 
 def hint(text: str) -> str:
-    """What stands where results will: how to get some."""
+    """What stands where results will: how to get some.
+
+    Args:
+        text: one that begins with `CHOOSING` is shown without that where pictures are chosen for all tabs.
+    """
     # The button is seen where the tab takes pictures and none are chosen yet; `tabs.js` makes it work.
     button = '<button type="button">Try it with example pictures</button>'
-    return f'<div class="hint"><p>{html.escape(text)}</p>{button}</div>'
+    rest = re.sub(rf"^({'|'.join(CHOOSING)})(,| and) ", "", text)
+    chosen = f'<p class="chosen">{html.escape(rest[:1].upper() + rest[1:])}</p>' if rest != text else ""
+    return f'<div class="hint"><p>{html.escape(text)}</p>{chosen}{button}</div>'

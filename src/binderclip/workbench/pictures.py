@@ -96,11 +96,16 @@ def chosen_pictures(
         refused = {path for path, _ in skipped}
         return ChosenPictures([path for path in paths if str(path) not in refused], None, skipped)
     if folder:
-        return _pictures_of(open_folder(folder))
+        return pictures_of(open_folder(folder))
     raise UsageError("choose pictures first")
 
 
-def _pictures_of(folder: Path) -> ChosenPictures:
+def pictures_of(folder: Path) -> ChosenPictures:
+    """The pictures in a folder and below it.
+
+    Raises:
+        DataError: there is none, or the folder cannot be read.
+    """
     from binderclip.data import list_images
 
     skipped: list[tuple[str, str]] = []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,12 +15,11 @@ from binderclip.display import number_of
 from binderclip.errors import BinderclipError, DataError, UsageError
 from binderclip.workbench.pictures import ChosenPictures, PictureInput, SharedPictures, line_html, refused_sentence
 from binderclip.workbench.tab import Bench
+from binderclip.workbench.thumbnails import jpeg, thumbnail_html
 from binderclip.workbench.uploads import refusal
 
 SEEN = 24
 """Pictures that are seen in the strip."""
-SIDE = 112
-"""Longer side of one in the strip, in pixels; it is shown at half of it, for fine screens."""
 MOST_RECENT = 5
 """Folders that were chosen last and stand at the beginning of the list, as long as the server runs."""
 EXAMPLES = ("chelsea", "coffee", "rocket", "motorcycle_left", "flower", "china", "coins", "astronaut")
@@ -189,17 +186,7 @@ def example_pictures() -> tuple[tuple[str, bytes], ...]:
         if len(pictures) == EXAMPLE_COUNT:
             break
         pictures.append((f"drawing-{len(pictures) + 1}.jpg", sample.image.resize((256, 256))))
-    return tuple((name, _jpeg(picture, 640)) for name, picture in pictures)
-
-
-def _jpeg(picture: Any, side: int) -> bytes:
-    from PIL import Image
-
-    small = picture.convert("RGB")
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=85)
-    return out.getvalue()
+    return tuple((name, jpeg(picture, 640)) for name, picture in pictures)
 
 
 def _strip(chosen: ChosenPictures | None, title: str, left_out: str = "") -> str:
@@ -211,25 +198,21 @@ def _strip(chosen: ChosenPictures | None, title: str, left_out: str = "") -> str
     """
     if chosen is None:
         return _message(left_out) if left_out else f'<p class="uses">{EMPTY}</p>'
-    from binderclip.data import open_image
-
     shown, broken = "", []
     for path in chosen.paths[:SEEN]:
         name = html.escape(chosen.label(path), quote=True)
         try:
-            data = base64.b64encode(_jpeg(open_image(path, size_hint=SIDE), SIDE)).decode()
+            shown += thumbnail_html(path, chosen.label(path))
         except DataError:
             broken.append(f"{path.name} cannot be read")
             shown += f'<li class="broken" title="{name}"><span>{name} cannot be read</span></li>'
-            continue
-        shown += f'<li><img src="data:image/jpeg;base64,{data}" alt="{name}" title="{name}"></li>'
     skipped = [f"{Path(path).name}: {reason}" for path, reason in chosen.skipped]
     lines = "".join(map(_message, filter(None, [left_out, refused_sentence([*broken, *skipped])])))
     count = f"{number_of(len(chosen.paths), 'picture')} of {title}"
     more = f", the first {SEEN} are seen here" if len(chosen.paths) > SEEN else ""
     return (
         f'<p class="uses" role="status"><b>{html.escape(count)}</b>{more}; every tab uses them.</p>'
-        f'<ul class="strip" aria-label="{html.escape(count, quote=True)}">{shown}</ul>{lines}'
+        f'<ul class="strip" tabindex="0" aria-label="{html.escape(count, quote=True)}">{shown}</ul>{lines}'
     )
 
 

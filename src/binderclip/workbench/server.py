@@ -98,7 +98,10 @@ class WorkbenchServer:
         )
         queues = (self.jobs, self.clicks)
         tags = TagStore((Path(folders[0]) if folders else root) / NAME)
-        self._application = mount(page, sessions=self.sessions, queues=queues, port=self.port, key=self.key, tags=tags)
+        only = Path(folders[0]) if len(folders) == 1 else None
+        self._application = mount(
+            page, sessions=self.sessions, queues=queues, port=self.port, key=self.key, tags=tags, folder=only
+        )
         self._server: Any = None
 
     def _check_model(self, name: str) -> None:

@@ -1,6 +1,6 @@
 (() => {
-  // Day or night: as the system has it, or as was chosen in the header, which this browser keeps. It stands in the head
-  // of the page, so that what was chosen is there before anything is seen.
+  // Day or night: as the system has it, or as was chosen in the header, which this browser keeps. It stands in the
+  // opening of the page, so that what was chosen is there before anything is seen.
   const KEY = 'binderclip-colours', system = matchMedia('(prefers-color-scheme: dark)'), root = document.documentElement;
   const apply = () => {
     const dark = root.dataset.colours === 'dark' || (root.dataset.colours !== 'light' && system.matches);

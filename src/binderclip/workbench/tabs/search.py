@@ -86,7 +86,7 @@ def build(bench: Bench) -> None:
             )  # fmt: skip
             controls = bench.controls("Search")
         with gr.Column(scale=3, min_width=320):
-            shown = gr.HTML(hint("Choose pictures and press Search once: then what you type is looked for at once."))
+            shown = gr.HTML(hint("Drop pictures and press Search once: then what you type is looked for at once."))
             gallery_html = gr.HTML()
             results = bench.results()
     inputs = [*pictures.inputs, words, example, top, anew, minus]

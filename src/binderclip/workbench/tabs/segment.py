@@ -62,9 +62,7 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=3, min_width=320):
             opacity = gr.Slider(0, 1, value=0.6, step=0.05, label="Opacity of the colours")
             shown = gr.HTML(
-                hint(
-                    "Drop a picture, type labels, press Segment: the picture appears here in the colours of its labels."
-                )
+                hint("Drop pictures, type labels, press Segment: each appears here in the colours of its labels.")
             )
             results = bench.results()
     opacity.input(None, [opacity], None, js=SHADE, show_progress="hidden", api_visibility="private")

@@ -47,7 +47,7 @@ def build(bench: Bench) -> None:
             preview = gr.Gallery(label="While it works", columns=1, object_fit="contain", interactive=False, height=280)
             slider = gr.ImageSlider(label="Before and after", interactive=False)
             figures = gr.HTML(
-                hint("Drop a picture, say what it shows and what it should show, press Edit: before and after.")
+                hint("Choose a picture, say what it shows and what it should show, press Edit: before and after.")
             )
             results = bench.results()
     bench.connect(controls, work, [*pictures.inputs, *inputs], [preview, slider, figures], results)

@@ -49,7 +49,7 @@ def build(bench: Bench) -> None:
                 label="Click where the eye rests", interactive=False, type="filepath", buttons=["fullscreen"],
                 elem_classes="canvas", visible=False,
             )  # fmt: skip
-            shown = gr.HTML(hint("Drop a picture, click on it where the eye rests, press Foveate."))
+            shown = gr.HTML(hint("Choose a picture, click on it where the eye rests, press Foveate."))
             figures = gr.HTML()
             results = bench.results()
     bench.connect(controls, work, [pictures.files, at, *inputs], [shown, figures], results, also=[at.submit])
