@@ -48,7 +48,7 @@ def alternatives(page: str) -> list[str]:
 
 
 def test_few_pictures_are_decoded_before_the_first_answer(folder: Path, decoded: list[Path]) -> None:
-    from binderclip.workbench.opening import FIRST, opening_of
+    from binderclip.workbench.opening.page import FIRST, opening_of
 
     page = opening_of(folder)
     assert len(decoded) == FIRST < PICTURES
@@ -62,7 +62,7 @@ def test_few_pictures_are_decoded_before_the_first_answer(folder: Path, decoded:
 
 
 def test_the_strip_does_not_decode_them_again(folder: Path, decoded: list[Path]) -> None:
-    from binderclip.workbench.opening import opening_of
+    from binderclip.workbench.opening.page import opening_of
     from binderclip.workbench.pictures import pictures_of
     from binderclip.workbench.place import SEEN, _strip
 
@@ -76,7 +76,7 @@ def test_the_strip_does_not_decode_them_again(folder: Path, decoded: list[Path])
 
 def test_a_page_without_a_folder_or_on_one_that_is_gone_opens_all_the_same(folder: Path) -> None:
     pytest.importorskip("gradio", reason="the workbench needs Gradio: pip install binderclip[workbench]")
-    from binderclip.workbench.opening import opening_of
+    from binderclip.workbench.opening.page import opening_of
 
     for nothing in (None, folder / "gone"):
         page = opening_of(nothing)
@@ -132,7 +132,7 @@ def opened_on(folder: Path) -> Iterator[Any]:
 def test_pictures_are_seen_before_any_script_of_gradio_and_the_strip_takes_their_place(
     browser: Any, opened_on: Any, width: int
 ) -> None:
-    from binderclip.workbench.opening import FIRST
+    from binderclip.workbench.opening.page import FIRST
 
     page = browser.new_context(viewport={"width": width, "height": 844}).new_page()
     faults: list[str] = []

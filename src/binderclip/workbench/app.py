@@ -12,7 +12,7 @@ from binderclip.models.files.registry import DEFAULT
 from binderclip.workbench.guard import Application, Guard
 from binderclip.workbench.jobs import JobQueue
 from binderclip.workbench.models import ModelShelf
-from binderclip.workbench.opening import opening_of
+from binderclip.workbench.opening.page import opening_of
 from binderclip.workbench.place import PicturePlace
 from binderclip.workbench.sessions import Sessions
 from binderclip.workbench.tab import Bench, Tab

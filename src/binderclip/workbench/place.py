@@ -13,9 +13,9 @@ import gradio as gr
 
 from binderclip.display import number_of
 from binderclip.errors import BinderclipError, DataError, UsageError
+from binderclip.workbench.opening.thumbnails import jpeg, thumbnail_html
 from binderclip.workbench.pictures import ChosenPictures, PictureInput, SharedPictures, line_html, refused_sentence
 from binderclip.workbench.tab import Bench
-from binderclip.workbench.thumbnails import jpeg, thumbnail_html
 from binderclip.workbench.uploads import refusal
 
 SEEN = 24

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from binderclip.display import number_of
 from binderclip.errors import BinderclipError, DataError
+from binderclip.workbench.opening.thumbnails import thumbnail_html
 from binderclip.workbench.pictures import ChosenPictures, pictures_of
 from binderclip.workbench.theme import tokens_css
-from binderclip.workbench.thumbnails import thumbnail_html
 
 FIRST = 8
 """Pictures that are decoded before the page is sent; the strip has more as soon as the page asks for it."""
-STATIC = Path(__file__).with_name("static")
+STATIC = Path(__file__).parents[1] / "static"
 
 
 def opening_html(chosen: ChosenPictures | None, title: str = "") -> str:

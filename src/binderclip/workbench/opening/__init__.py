@@ -1,0 +1,1 @@
+"""What is on the page before its scripts have run, and the thumbnails in it."""
