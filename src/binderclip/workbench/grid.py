@@ -147,7 +147,7 @@ def _tools(entries: Sequence[GalleryPicture | PictureRow], name: str, score: str
         orders += [("falling", f"Highest {score} first"), ("rising", f"Lowest {score} first")]
         ends = (("least", "From", min(scores)), ("most", "to", max(scores)))
         boxes = "".join(
-            f'<label>{text} <input type="number" step="any" class="grid-{end}" placeholder="{value:.3g}" '
+            f'<label>{text} <input type="number" step="any" class="grid-{end}" placeholder="{round(value, 3):.3g}" '
             f'aria-label="{_attribute(score)} {text.lower()}"></label>'
             for end, text, value in ends
         )

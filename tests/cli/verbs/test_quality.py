@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from binderclip.models import ImageTextModel, load
 from binderclip.quality import CMMD, PAIRS, BlindQuality, CLIPIQAPlus, PromptQuality, QualiCLIP, frechet_distance
@@ -243,6 +243,31 @@ def test_small_orders_by_bundled_weights_and_its_words_are_called_what_they_are(
     own = " ".join(command("quality", tmp_path, "--pair", "A cup.", "A saucer.", "--scores", "sharpness").err.split())
     assert "small is weak on photographs" in own
     assert "near chance" not in own
+
+
+def test_a_fault_orders_strongest_first(command: Command, pictures: Path, tmp_path: Path) -> None:
+    """Three photographs, one blurred and one darkened: each fault puts its own first, words of blur do not."""
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for name in ("cat.jpg", "coffee.jpg", "rocket.jpg"):
+        with Image.open(pictures / name) as opened:
+            picture = opened.convert("RGB")
+        if name == "cat.jpg":
+            picture = picture.filter(ImageFilter.GaussianBlur(4))
+        if name == "coffee.jpg":
+            picture = picture.point(lambda value: value // 6)
+        picture.save(folder / name, quality=95)
+    for fault, first in (("exposure", "coffee.jpg"), ("blur", "cat.jpg")):
+        found = command("quality", folder, "--by", fault, "--json").json()
+        assert found["by"] == fault
+        names = [Path(entry["image"]).name for entry in found["images"]]
+        strengths = [entry["faults"][fault] for entry in found["images"]]
+        assert names[0] == first
+        assert strengths == sorted(strengths, reverse=True)
+    printed = command("quality", folder, "--by", "blur", "--sheet", tmp_path / "worst.png").out
+    assert f"blur {found['images'][0]['faults']['blur']:.2f}" in " ".join(printed.split())
+    refused = command("quality", folder, "--scores", "sharpness", "--by", "blur")
+    assert (refused.code, "--by blur needs the column quality of small" in " ".join(refused.err.split())) == (2, True)
 
 
 def test_everyday_reads_words_of_damage_by_the_tower_of_small(command: Command, pictures: Path, tmp_path: Path) -> None:

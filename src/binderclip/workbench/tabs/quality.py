@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.tasks import quality
 from binderclip.tasks.files.writing import write_csv
@@ -19,6 +21,7 @@ from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import GalleryPicture
 from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, left_out, sentences, table
+from binderclip.workbench.pictures import line_html
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
 
 MOST_SCORES = 7
 """Keywords to tick: the first of `PAIRS`, those that are about the picture and not about what is on it."""
-SHOWN = 24
-"""Pictures on the page; the table and the files have all."""
+SHOWN, MOST_FAULTY = 48, 300
+"""Pictures on the page, and those with a strong fault; the table and the files have all."""
 ORIGINALS = "originals"
 """What a line calls a folder of originals that were uploaded."""
 
@@ -40,8 +43,7 @@ def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Pictures to judge")
-            by = gr.Dropdown(names, value=QUALITY, label="Order by")
-            scores = gr.CheckboxGroup(names, value=[QUALITY], label="Scores")
+            by = gr.Dropdown(_orders(names), value=QUALITY, label="Order by")
             with gr.Accordion("Words of your own", open=False):
                 better = gr.Textbox(label="Better", placeholder="A straight page.", info="these words then order")
                 worse = gr.Textbox(label="Worse", placeholder="A crooked page.")
@@ -50,10 +52,12 @@ def build(bench: Bench) -> None:
                     "Originals, of the same names", folder_label="Or a folder of originals", shared=False
                 )
                 distance = control(QualityRequest, "distance")
-            side = control(
-                QualityRequest, "max_side", minimum=64, maximum=2048, step=64,
-                info="more pixels show finer noise and blur, and take longer",
-            )  # fmt: skip
+            with gr.Accordion("Further scores, and the size that is looked at", open=False):
+                scores = gr.CheckboxGroup(names, value=[QUALITY], label="Scores")
+                side = control(
+                    QualityRequest, "max_side", minimum=64, maximum=2048, step=64,
+                    info="more pixels show finer noise and blur, and take longer",
+                )  # fmt: skip
             controls = bench.controls("Judge")
         with gr.Column(scale=3, min_width=320):
             shown = gr.HTML(hint("Drop pictures and press Judge: the worst come first."))
@@ -63,11 +67,22 @@ def build(bench: Bench) -> None:
     bench.connect(controls, work, inputs, [shown, summary], results, also=[better.submit, worse.submit])
 
 
+def _orders(names: Sequence[str]) -> list[tuple[str, str]]:
+    """What pictures can be ordered by; what a network measures stands before what is a matter of words."""
+    from binderclip.quality.score.damaged_views import FAMILIES
+
+    faults = [(f"{name}, strongest first", name) for name in FAMILIES]
+    words = [(f"{name}, by the words of the model", name) for name in names if name != QUALITY]
+    return [("quality, all faults together", QUALITY), *faults, *words]
+
+
 def work(
     run: Run, files: list[str] | None, folder: str | None, by: str, scores: list[str] | None, better: str, worse: str,
     original_files: list[str] | None, original_folder: str | None, distance: str, side: int,
 ) -> Outcome:  # fmt: skip
     """Rank as the verb does, by words or, where there are originals, by the distance from them."""
+    from binderclip.quality import PAIRS
+
     chosen = run.pictures(files, folder)
     asked: dict[str, Any] = {"max_side": int(side), "device": run.bench.models.device}
     if original_files or original_folder:
@@ -76,7 +91,8 @@ def work(
     words = ((better or "").strip(), (worse or "").strip())
     if any(words) and not all(words):
         raise UsageError("give both words of your own, the better and the worse")
-    asked |= {"model": run.tower_model, "scores": list(dict.fromkeys([by, *(scores or [])]))}
+    column = by if by in PAIRS else QUALITY  # from which the faults come
+    asked |= {"model": run.tower_model, "scores": list(dict.fromkeys([column, *(scores or [])]))}
     asked |= {"pair": words} if any(words) else {"by": by}
     return _rank(run, chosen, asked)
 
@@ -93,15 +109,30 @@ def _rank(run: Run, chosen: ChosenPictures, asked: dict[str, Any]) -> Outcome:
     head, rows = ranking.table()
     names = [chosen.label(Path(key)) for key, _ in ranking.rows]
     rows = [(name, *row[1:]) for name, row in zip(names, rows, strict=True)]
-    place = ranking.columns.index(ranking.by)
-    cards = []
-    for row, ((key, scores), name) in enumerate(zip(ranking.rows[: 2 * SHOWN], names, strict=False)):
-        more = ", ".join(filter(None, (f"{ranking.by} {scores[place]:.2f}", ranking.fault(row))))
-        cards.append(GalleryPicture(key, name, more, score=scores[place]))
+    cards: list[GalleryPicture] = []
+    for row, ((key, _), name) in enumerate(zip(ranking.rows, names, strict=True)):
+        faulty = ranking.strong_fault(row)
+        if row >= SHOWN and (not faulty or len(cards) >= MOST_FAULTY):
+            continue
+        own = f"{ranking.by} {ranking.score(row):.2f}"
+        more = ", ".join(dict.fromkeys(filter(None, (own, ranking.fault(row)))))
+        label = (faulty or "no strong fault") if ranking.faults is not None else ""
+        cards.append(GalleryPicture(key, name, more, score=ranking.score(row), label=label))
     write_csv(head, rows, run.folder / "scores.csv")
-    shown = gallery(cards, "pictures, worst first", run.folder / "small", score=ranking.by)
+    shown = _strong_faults(ranking) + gallery(cards, "pictures, worst first", run.folder / "small", score=ranking.by)
     again = request.replaced(images=chosen.names(), sheet=None)
     return _outcome(chosen, ranking, shown, rows, [run.folder / "scores.csv", sheet], again)
+
+
+def _strong_faults(ranking: Ranking) -> str:
+    """How many pictures have a fault that is there more likely than not; empty where faults are not known."""
+    if ranking.faults is None:
+        return ""
+    counts = Counter(filter(None, map(ranking.strong_fault, range(len(ranking.rows)))))
+    if not counts:
+        return line_html("No picture has a strong fault; what comes first has most of the little that there is.")
+    each = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+    return line_html(f"{number_of(counts.total(), 'picture')} with a strong fault: {each}.")
 
 
 def _compare(run: Run, chosen: ChosenPictures, originals: ChosenPictures, asked: dict[str, Any]) -> Outcome:
@@ -123,7 +154,7 @@ def _compare(run: Run, chosen: ChosenPictures, originals: ChosenPictures, asked:
         card
         for (ours_at, theirs_at, far, _), name in zip(done.rows, names, strict=True)
         for card in ((theirs_at, "original", ""), (ours_at, name, f"{done.distance} {far:.3f}"))
-    ][: 2 * SHOWN]
+    ][:SHOWN]
     files = [run.folder / "distances.csv", run.folder / "sheet.png"]
     write_csv(head, rows, files[0])
     contact_sheet(cards, files[1], title=f"farthest from the original first, by {done.distance}", columns=4)

@@ -34,6 +34,8 @@ from binderclip.tasks.verbs.quality.request import QualityRequest
 from binderclip.tasks.verbs.quality.words import AT_FIRST, LEARNED, QUALITY, named_pairs, pairs_of
 
 AT_CHANCE = "does not know what these words mean on photographs, so the order is near chance (p012)"
+STRONG = 0.5
+"""A fault of so much is there more likely than not."""
 ON_SHEET, BEST_ON_SHEET = 60, 12
 """Pictures of the sheet, and how many of them are the best ones where there are more pictures."""
 
@@ -44,7 +46,7 @@ class Ranking(VerbResult):
 
     Attributes:
         model: name.
-        by: the column that orders them.
+        by: the column that orders them, or a family of faults.
         pairs: column -> (better, worse), of the keywords and of the user's own words.
         columns: names of the scores: those of `pairs`, and `learned` where there are weights.
         rows: (path, its scores), worst first.
@@ -68,11 +70,24 @@ class Ranking(VerbResult):
     complete: bool = True
 
     def fault(self, row: int) -> str:
-        """The strongest fault of a row and how strong it is taken to be: "blur 0.83"; empty without `BlindQuality`."""
+        """The fault of a row, the strongest or what orders, and its strength: "blur 0.83"; empty without any."""
         if self.faults is None:
             return ""
         name, strength = max(self.faults[row].items(), key=lambda item: item[1])
+        if self.by in self.faults[row]:
+            name, strength = self.by, self.faults[row][self.by]
         return f"{name} {strength:.2f}"
+
+    def strong_fault(self, row: int) -> str:
+        """The strongest fault of a row where it is there more likely than not; else empty."""
+        name, strength = max((self.faults[row] if self.faults else {"": 0.0}).items(), key=lambda item: item[1])
+        return name if strength >= STRONG else ""
+
+    def score(self, row: int) -> float:
+        """What orders: a score, worst first, or the strength of a fault, strongest first."""
+        if self.faults is not None and self.by in self.faults[row]:
+            return self.faults[row][self.by]
+        return self.rows[row][1][self.columns.index(self.by)]
 
     @property
     def title(self) -> str:
@@ -103,7 +118,7 @@ class Ranking(VerbResult):
                 f"{QUALITY} comes from {self.tuned}, which learned on photographs that were damaged for it how strong "
                 "a fault is" + (f"; {words}: words of {self.model}, near chance on photographs (p012)" if words else "")
             )
-        if self.by == LEARNED or (self.by == QUALITY and self.tuned is not None):
+        if self.by == LEARNED or (self.by in (QUALITY, *FAMILIES) and self.tuned is not None):
             return lines
         keys = [key for key, _ in self.rows]
         if self.by in keywords:
@@ -137,10 +152,9 @@ class Ranking(VerbResult):
         rows = list(enumerate(self.rows))
         if len(rows) > ON_SHEET:
             rows = [*rows[: ON_SHEET - BEST_ON_SHEET], *rows[-BEST_ON_SHEET:]]
-        place = self.columns.index(self.by)
         cards = [
-            (key, Path(key).name, ", ".join(filter(None, (f"{scores[place]:.2f}", self.fault(row)))))
-            for row, (key, scores) in rows
+            (key, Path(key).name, ", ".join(filter(None, (f"{self.score(row):.2f}", self.fault(row)))))
+            for row, (key, _) in rows
         ]
         title = f"from the worst to the best by {self.by}{self._on_sheet()}"
         contact_sheet(cards, path, title=title, most=ON_SHEET)
@@ -165,7 +179,10 @@ def ranked(request: QualityRequest) -> Ranking:
     pairs = named_pairs(keywords, own)
     names = [*pairs, *([LEARNED] if request.weights else [])]
     by = request.by or (LEARNED if request.weights else own[0][0] if own else names[0])
-    if by not in names:
+    blind = QUALITY in pairs and request.model in BLIND_TO_FAULTS
+    if by in FAMILIES and by not in names and not blind:
+        raise UsageError(f"--by {by} needs the column {QUALITY} of {', '.join(BLIND_TO_FAULTS)}")
+    if by not in (*names, *(FAMILIES if blind else ())):
         raise UsageError(f"--by {by!r} is no column: one of {', '.join(names)}")
     inputs = find_images(request.images)
     sheet = picture_path(request.sheet) if request.sheet else None
@@ -240,7 +257,11 @@ def _scored(
             values[LEARNED] = learned.total(scored.features).cpu()
     columns = [*pairs, *([LEARNED] if learned is not None else [])]
     table = torch.stack([values[column].float() for column in columns], dim=1)
-    order = table[:, columns.index(by)].argsort(stable=True).tolist()
+    if by in columns:
+        order = table[:, columns.index(by)].argsort(stable=True).tolist()
+    else:
+        assert strengths is not None  # `ranked` has refused a fault that nothing measures
+        order = strengths[:, FAMILIES.index(by)].argsort(stable=True, descending=True).tolist()
     return Ranking(
         request, request.model if model is None else model.name, by, pairs, columns,
         [(keys[i], table[i].tolist()) for i in order], skipped, sum(max(_size(key)) > longest for key in keys),

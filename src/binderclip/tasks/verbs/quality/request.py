@@ -61,7 +61,11 @@ class QualityRequest(Request):
     ] = None
     by: Annotated[
         str | None,
-        Option("The column that orders [default: your own words, or the first of --scores].", label="Order by"),
+        Option(
+            "The column that orders, or a fault that `quality` knows, strongest first: `noise`, `blur`, `compression`, "
+            "`resolution`, `exposure`, `contrast`, `colour` [default: your own words, or the first of --scores].",
+            label="Order by",
+        ),
     ] = None
     against: Annotated[
         Path | None, Option("Compare the whole folder with this one instead: CMMD and Fréchet distance.")
