@@ -158,6 +158,51 @@ def test_what_was_corrected_is_there_when_the_same_pictures_come_again(
     assert later.now.confirmed == {}
 
 
+def test_labels_are_kept_in_the_folder_and_there_after_the_server_ended(
+    run_of: Any, digits: list[Path], tmp_path: Path
+) -> None:
+    from binderclip.workbench.tabs.classify import work
+
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for path in (*digits[:3], *digits[12:15], *digits[24:27]):
+        (folder / path.name).write_bytes(path.read_bytes())
+
+    def asked(labels: str = LABELS) -> tuple[Any, Any]:
+        # Another server knows nothing but what is in the folder.
+        labelling.KEPT._held.clear()
+        run = run_of(folders=[folder])
+        work(run, None, str(folder), labels, ["whole"], [""], "simple", "(none)", [])
+        return run, labelling.HELD.get(run.folder.parent)
+
+    def said(held: Any) -> dict[str, str]:
+        return {held.name(row): held.scored.labels[column] for row, column in held.now.confirmed.items()}
+
+    run, held = asked()
+    rows = {held.name(row): row for row in range(9)}
+    labelling.learn_again(run, marks_of(held, [rows["zero-00.png"], rows["one-00.png"], rows["four-00.png"]]))
+    (folder / "zero-00.png").rename(folder / "renamed.png")
+    _, held = asked()
+    assert said(held) == {"renamed.png": "zero", "one-00.png": "one", "four-00.png": "four"}
+    # Another question forgets none of them, and a mark that is taken back is forgotten.
+    run, other = asked("round, thin, one")
+    assert said(other) == {"one-00.png": "one"}
+    labelling.remember(other, {}, run.folder.parent)
+    run, held = asked()
+    assert said(held) == {"renamed.png": "zero", "four-00.png": "four"}
+    # A file that is damaged stays as it is; it is named, and the marks are learned from all the same.
+    kept = folder / ".binderclip-labels.json"
+    assert json.loads(kept.read_text())["made_by"] == "binderclip"
+    kept.write_text("{")
+    run, held = asked()
+    assert said(held) == {}
+    assert [".binderclip-labels.json cannot be read and is left as it is" in line for line in run.warnings] == [True]
+    outcome = labelling.learn_again(run, marks_of(held, [0, 3, 7]))
+    assert "Learned from 3 pictures" in outcome.said
+    assert "cannot be read" in run.warnings[-1]
+    assert kept.read_text() == "{"
+
+
 def test_what_the_browser_sends_is_checked(run_of: Any, digits: list[Path]) -> None:
     with pytest.raises(UsageError, match="classify pictures first"):
         labelling.learn_again(run_of(), "{}")

@@ -32,7 +32,7 @@ READ = frozenset(
 """Parameters that are words, or files that are read, whatever the verb."""
 READ_THERE = {
     ("atlas",): {"clustering", "layout"},
-    ("classify",): {"corrected"},
+    ("classify",): {"against", "corrected"},
     ("clean",): {"of"},
     ("click",): {"objects"},
     ("compress",): {"parts", "sides", "template"},

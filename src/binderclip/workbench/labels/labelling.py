@@ -25,12 +25,14 @@ from binderclip.tasks.files.writing import write_json
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.grid import GalleryPicture, PictureCopies, grid_html
 from binderclip.workbench.held import HeldByPage
+from binderclip.workbench.labels.store import LabelStore
 from binderclip.workbench.look import MOST_LARGE, copies_of, packed, sentences, table
 from binderclip.workbench.status import said_html
 from binderclip.workbench.tab import Bench, ChosenPictures, Controls, Outcome, ResultParts, Run
 
 if TYPE_CHECKING:
     from binderclip.tasks.request import Request
+    from binderclip.tasks.verbs.classify.agreement import ModelAgreement
     from binderclip.tasks.verbs.classify.corrected import ScoredPictures
 
 MOST_SHOWN = 300
@@ -55,6 +57,7 @@ class LabelledPictures:
         folder: of the run, for copies. copies: of the pictures by row, made when they are shown.
         identities: of the pictures' contents, by row, made when one is asked for.
         files: to download. again: lines that give the same.
+        agreement: with a second model, where one was asked.
     """
 
     run: str
@@ -65,8 +68,14 @@ class LabelledPictures:
     folder: Path
     again: Equivalent
     files: Sequence[Path] = ()
+    agreement: ModelAgreement | None = None
     copies: dict[int, PictureCopies | None] = field(default_factory=dict)
     identities: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> LabelStore | None:
+        """What keeps the labels of the folder; None of pictures that were uploaded."""
+        return None if self.chosen.folder is None else LabelStore(self.chosen.folder)
 
     def name(self, row: int) -> str:
         """What the page calls a picture."""
@@ -115,11 +124,20 @@ KEPT = HeldByPage[dict[str, str]](MOST_SESSIONS)
 
 
 def hold(
-    run: Run, scored: ScoredPictures, chosen: ChosenPictures, request: Request, again: Equivalent
+    run: Run, scored: ScoredPictures, chosen: ChosenPictures, request: Request, again: Equivalent,
+    agreement: ModelAgreement | None = None,
 ) -> LabelledPictures:  # fmt: skip
     """Keep what a run has classified for the corrections that follow; those that its browser made before count."""
-    held = LabelledPictures(secrets.token_hex(4), scored, scored, chosen, request, run.folder, again)
-    if kept := KEPT.get(_session(run.folder.parent)):
+    held = LabelledPictures(
+        secrets.token_hex(4), scored, scored, chosen, request, run.folder, again, agreement=agreement
+    )
+    kept = dict(KEPT.get(_session(run.folder.parent)) or {})
+    if held.store is not None:
+        try:
+            kept |= held.store.labels()
+        except BinderclipError as error:
+            run.warnings.append(str(error))
+    if kept:
         place = {name: column for column, name in enumerate(scored.labels)}
         known: dict[int, int] = {}
         for row in range(len(scored.paths)):
@@ -142,6 +160,7 @@ def labelling_gallery(held: LabelledPictures) -> str:
     if len(rows) > MOST_SHOWN:
         worth = [*scored.confirmed, *(entry.row for entry in review)]
         rows = sorted(dict.fromkeys(worth[:MOST_SHOWN]))
+    second = {} if held.agreement is None else {row[0]: row[3:] for row in held.agreement.rows}
     shown = []
     for row in rows:
         if row not in held.copies:
@@ -160,7 +179,12 @@ def labelling_gallery(held: LabelledPictures) -> str:
         if scored.before is not None and row not in scored.confirmed and scored.before[row] != called[row]:
             data.append(("was", names[scored.before[row]]))
         score = float(scored.probabilities[row, likeliest[row]])
-        entry = GalleryPicture(None, name, f"{score:.2f}", name, score, names[called[row]], data)
+        more = f"{score:.2f}"
+        if (other := second.get(str(scored.paths[row]))) is not None and held.agreement is not None:
+            # "disagrees" is a word to filter by.
+            verdict = "agrees" if other[0] == names[called[row]] else f"disagrees: {other[0]}"
+            more += f"; {held.agreement.second} {verdict} {other[1]:.2f}"
+        entry = GalleryPicture(None, name, more, name, score, names[called[row]], data)
         shown.append((entry, copies.image(f"{name}, {score:.2f}")))
     marks = {str(row): names[column] for row, column in scored.confirmed.items()}
     about = [("labels", json.dumps(names)), ("run", held.run), ("marks", json.dumps(marks))]
@@ -231,11 +255,13 @@ def learn_again(run: Run, text: str | None) -> Outcome:
     learned = replace(learned, before=held.now.called)
     write_label_table(held.picture_labels(marks), run.folder / CORRECTED)
     again = Equivalent.of(
-        held.request.replaced(images=held.chosen.names(), corrected=CORRECTED)  # type: ignore[attr-defined]
+        held.request.replaced(  # type: ignore[attr-defined]
+            images=held.chosen.names(), corrected=CORRECTED, against=None
+        )
     )
     held = replace(held, now=learned, again=again, files=[run.folder / CORRECTED])
     HELD.hold(run.folder.parent, held)
-    remember(held, marks, run.folder.parent)
+    _remember(run, held, marks)
     run.say("drawing")
     changed = [
         (held.name(row), learned.labels[learned.before[row]], learned.labels[learned.called[row]],
@@ -258,7 +284,7 @@ def save_labels(run: Run, text: str | None, kinds: Sequence[str] | None, everyth
     labels = held.picture_labels(marks, everything=bool(everything))
     if not labels:
         raise UsageError("no picture is marked yet: mark some, or save what the model says as well")
-    remember(held, marks, run.folder.parent)
+    _remember(run, held, marks)
     run.say("writing")
     files = []
     if "csv" in kinds:
@@ -280,22 +306,42 @@ def save_labels(run: Run, text: str | None, kinds: Sequence[str] | None, everyth
 def remember(held: LabelledPictures, marks: Mapping[int, str], page: Path) -> None:
     """Keep what a person said beside the run's other files, and for the next time that these pictures are classified.
 
+    Of a folder on this machine it is kept in the folder itself.
+
     Args:
         held: the pictures. marks: row -> label. page: folder of its results.
+
+    Raises:
+        UsageError, OutputError: it cannot be kept there; as `LabelStore.change`.
     """
+    labels = set(held.scored.labels)
+    marked = {held.identity(row): (held.name(row), label) for row, label in marks.items()}
+    unmarked = {*held.identities.values()} - marked.keys()
+
+    def taken_back(known: Mapping[str, str]) -> set[str]:
+        """Those of no mark any more; a label of another list, such as of an earlier question, was not taken back."""
+        return {identity for identity in unmarked if known.get(identity) in labels}
+
     kept = dict(KEPT.get(_session(page)) or {})
-    for row in {*held.identities, *marks}:
-        identity = held.identity(row)
-        kept.pop(identity, None)
-        if row in marks:
-            kept[identity] = marks[row]
-    KEPT.hold(_session(page), kept)
+    for identity in taken_back(kept):
+        del kept[identity]
+    KEPT.hold(_session(page), kept | {identity: label for identity, (_, label) in marked.items()})
     entries = [
         {"image": held.name(row), "identity": held.identity(row), "label": label}
         for row, label in sorted(marks.items())
     ]  # fmt: skip
     if held.folder.is_dir():
         write_json({"labels": entries}, held.folder / KEPT_FILE)
+    if held.store is not None:
+        held.store.change(marked, taken_back(held.store.labels()))
+
+
+def _remember(run: Run, held: LabelledPictures, marks: Mapping[int, str]) -> None:
+    """As `remember`; where the folder cannot keep them, the run goes on and says so."""
+    try:
+        remember(held, marks, run.folder.parent)
+    except BinderclipError as error:
+        run.warnings.append(str(error))
 
 
 def saved_labels(page: Path) -> Path:

@@ -48,6 +48,11 @@ def build(bench: Bench) -> None:
             labels = control(
                 ClassifyRequest, "labels", value="", placeholder="cat, dog, a cup of coffee; empty: everyday words"
             )
+            with gr.Accordion("Compare two models", open=False):
+                second = bench.model_list(
+                    label="Second model", value=None,
+                    info="asked beside the one at the top; what it calls otherwise is listed",
+                )  # fmt: skip
             with gr.Accordion("Ways to look, side by side", open=False):
                 views = gr.CheckboxGroup(VIEWS, value=["whole"], label="What of each picture is seen")
                 pools = gr.CheckboxGroup(POOLS, value=[""], label="How several sentences of a label become one score")
@@ -70,16 +75,16 @@ def build(bench: Bench) -> None:
             actions = LabelActions.build(bench)
             answers = gr.HTML()
             results = bench.results()
-    inputs = [*pictures.inputs, labels, views, pools, templates, descriptions, heads]
+    inputs = [*pictures.inputs, labels, views, pools, templates, descriptions, heads, second]
     bench.connect(controls, work, inputs, [shown, answers], results, also=[labels.submit])
     actions.connect(bench, [shown, answers], results)
 
 
 def work(
     run: Run, files: list[str] | None, folder: str | None, labels: str, views: list[str], pools: list[str],
-    templates: str, descriptions: str, heads: list[str],
+    templates: str, descriptions: str, heads: list[str], second: str | None = None,
 ) -> Outcome:  # fmt: skip
-    """Classify by every setting, and lay them side by side."""
+    """Classify by every setting, and lay them side by side; by the first of them ask a second model as well."""
     from binderclip.tasks.verbs.classify.zero_shot import zero_shot_options
 
     chosen = run.pictures(files, folder)
@@ -89,12 +94,17 @@ def work(
     asked: dict[str, Any] = {"images": chosen.arguments, "device": run.bench.models.device}
     texts: dict[str, Any] = {"model": run.model_name, "templates": template, "descriptions": described}
     names = parse_labels(labels.strip(), "Labels", files=False) if labels.strip() else None
-    requests = {}
+    against = (second or "").strip() or None
+    if against == run.model_name:
+        raise UsageError(f"{against} is the model at the top already: choose another one as the second")
+    requests: dict[str, ClassifyRequest] = {}
     # Heads have labels of their own; without them pictures are named by everyday words.
     by_words = names or not heads
     for view, pool in [(view, pool) for view in views or ["whole"] for pool in pools or [""]] if by_words else []:
         name = view + (f", {pool}" if pool else "")
-        requests[name] = ClassifyRequest(labels=names, views=view, pool=pool or None, **texts, **asked)
+        requests[name] = ClassifyRequest(
+            labels=names, views=view, pool=pool or None, against=None if requests else against, **texts, **asked
+        )
         zero_shot_options(requests[name])  # a wrong one is said before a model is loaded
     for head in heads or []:
         name = f"head {Path(head).name}"
@@ -113,10 +123,14 @@ def work(
     again = Equivalent.of(*(request.replaced(images=chosen.names()) for request in requests.values()))
     shown, most = _gallery(run, first, chosen, next(iter(requests.values())))
     left_out_text = could_not_be_read(len(first.skipped))
+    if first.agreement is not None and (differing := len(first.agreement.differing)):
+        left_out_text += f" {first.agreement.second} calls {number_of(differing, 'picture')} otherwise: type disagrees"
+        left_out_text += " into the filter to see them alone."
     if len(first.rows) > most:
         left_out_text += f" The gallery has {most} of the pictures, the table all {len(first.rows)}."
+    below = _agreement(first, chosen) + _table(results, chosen) + sentences(first.remarks()) + left_out(first.skipped)
     return Outcome(
-        (shown, _table(results, chosen) + sentences(first.remarks()) + left_out(first.skipped)),
+        (shown, below),
         files=_files(run.folder, results, chosen),
         again=again,
         said=left_out_text.strip(),
@@ -126,7 +140,8 @@ def work(
 def _gallery(run: Run, first: Classified, chosen: ChosenPictures, request: ClassifyRequest) -> tuple[str, int]:
     """The pictures by the first setting, to be corrected where each has one label; and how many are shown."""
     if first.scored is not None:
-        held = hold(run, first.scored, chosen, request, Equivalent.of(request.replaced(images=chosen.names())))
+        again = Equivalent.of(request.replaced(images=chosen.names()))
+        held = hold(run, first.scored, chosen, request, again, first.agreement)
         return labelling_gallery(held), MOST_SHOWN
     cards = [
         GalleryPicture(path, f"{label} {probability:.2f}", name, name=name, score=probability, label=label)
@@ -169,6 +184,15 @@ def _template_names() -> Sequence[str]:
     from binderclip.models.text.templates import TEMPLATES
 
     return list(TEMPLATES)
+
+
+def _agreement(first: Classified, chosen: ChosenPictures) -> str:
+    """How often a second model agrees, and what it calls otherwise; empty where none was asked."""
+    if first.agreement is None:
+        return ""
+    title, columns, rows = first.agreement.table()
+    named = [(chosen.label(Path(path)), *row) for path, *row in rows]
+    return sentences(first.agreement.conclusion()) + (table(("Picture", *columns[1:]), named, title) if named else "")
 
 
 def _table(results: dict[str, Classified], chosen: ChosenPictures) -> str:

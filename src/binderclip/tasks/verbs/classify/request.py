@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from binderclip.errors import UsageError
+from binderclip.models.files.registry import DEFAULT
 from binderclip.tasks.arguments.everyday_words import EVERYDAY
 from binderclip.tasks.fields import BatchSize, Device, Dtype, Images, Labels, Model, Transform
 from binderclip.tasks.request import Option, Request
@@ -39,6 +40,8 @@ class ClassifyRequest(Request):
         binderclip classify photos/ -l cat,dog --review 10
 
         binderclip classify photos/ -l cat,dog --corrected labels.csv
+
+        binderclip classify photos/ -l cat,dog --model everyday --against small
 
     A file that cannot be read is left out and named; the others are done.
     """
@@ -116,6 +119,13 @@ class ClassifyRequest(Request):
         Field(ge=0, le=10_000),
         Option("Also list so many pictures that are worth a look: unsure, or unlike those most like them."),
     ] = 0
+    against: Annotated[
+        str | None,
+        Option(
+            "Ask a second model as well, as of --model, and list the pictures that it calls otherwise.",
+            label="Compare with a second model",
+        ),
+    ] = None
     top: Annotated[int, Field(ge=1, le=10_000), Option("Labels to show for each image.")] = 3
     picture: Annotated[
         str | None, Option("Also save a sheet of the images with their labels to this PNG.", output=True)
@@ -151,4 +161,8 @@ class ClassifyRequest(Request):
             raise UsageError(
                 "--mark shows one picture of each image to labels: leave out --views, --crop-from and --head"
             )
+        if self.against is not None and (self.head is not None or self.corrected is not None):
+            raise UsageError("--against compares what two models say of --labels: leave out --head and --corrected")
+        if self.against is not None and self.against == (self.model or DEFAULT):
+            raise UsageError(f"--against {self.against} is the model itself: name another one")
         return self

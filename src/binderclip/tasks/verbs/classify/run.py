@@ -19,6 +19,7 @@ from binderclip.tasks.files.outputs import picture_path
 from binderclip.tasks.models import encoder, image_text_model
 from binderclip.tasks.report.photographs import weak_on_photographs
 from binderclip.tasks.request import VerbResult
+from binderclip.tasks.verbs.classify.agreement import ModelAgreement
 from binderclip.tasks.verbs.classify.corrected import (
     ScoredPictures,
     check_labels,
@@ -48,6 +49,7 @@ class Classified(VerbResult):
         preprocess: of the model, where it saw each picture as a whole, cropped as it does; else None.
         complete: whether there is a row, and every picture that was named one by one could be read.
         scored: probabilities of all labels and embeddings, for what is made of corrected labels.
+        agreement: with a second model, where one was asked.
     """
 
     whole: ClassVar[bool] = True
@@ -60,6 +62,7 @@ class Classified(VerbResult):
     preprocess: Any = None
     complete: bool = True
     scored: ScoredPictures | None = field(default=None, repr=False, compare=False)
+    agreement: ModelAgreement | None = None
 
     @property
     def title(self) -> str:
@@ -80,9 +83,14 @@ class Classified(VerbResult):
         return ("image", "label", "prob", *(f"{n}." for n in range(2, shown + 1))), rows
 
     def more_tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
-        """The pictures that are worth a look."""
+        """The pictures that are worth a look, and those that a second model calls otherwise."""
         rows = [(entry["image"], entry["label"], entry["why"]) for entry in self.review()]
-        return [("worth a look first", ("image", "label", "why"), rows)] if rows else []
+        tables: list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]] = []
+        if rows:
+            tables.append(("worth a look first", ("image", "label", "why"), rows))
+        if self.agreement is not None and self.agreement.differing:
+            tables.append(self.agreement.table())
+        return tables
 
     def review(self) -> list[dict[str, str]]:
         """Image, label and why of the pictures that `request.review` asks for."""
@@ -95,8 +103,9 @@ class Classified(VerbResult):
         ]
 
     def conclusion(self) -> list[str]:
-        """What was learned from corrected labels."""
-        return [] if self.scored is None else self.scored.conclusion()
+        """What was learned from corrected labels, and how often a second model agrees."""
+        learned = [] if self.scored is None else self.scored.conclusion()
+        return learned + ([] if self.agreement is None else self.agreement.conclusion())
 
     def remarks(self) -> list[str]:
         """That nobody gave labels, and that the model is weak on photographs, where it is."""
@@ -129,6 +138,7 @@ class Classified(VerbResult):
             ],
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
             **({"review": self.review()} if self.request.review else {}),
+            **({"against": self.agreement.as_dict()} if self.agreement else {}),
             **({"corrected": self.scored.as_dict()} if self.request.corrected and self.scored else {}),
             "request": self.request.as_document(),
         }
@@ -176,13 +186,21 @@ def run(request: ClassifyRequest) -> Classified:
         result = _by_head(request, inputs.paths)
     else:
         options = zero_shot_options(request)
-        start("loading the model")
-        opened = encoder if options.plain else image_text_model
-        model = opened(request.model or DEFAULT, device=request.device, dtype=request.dtype)
-        if choice:
-            model = model.with_transform(fitted(model, choice, batch_size=request.batch_size))
-        start(f"looking at {number_of(len(inputs.paths), 'picture')}")
-        result = _by_labels(request, options, model, inputs.paths, mark)
+
+        def asked(name: str) -> Classified:
+            start("loading the model")
+            opened = encoder if options.plain else image_text_model
+            model = opened(name, device=request.device, dtype=request.dtype)
+            if choice:
+                model = model.with_transform(fitted(model, choice, batch_size=request.batch_size))
+            start(f"looking at {number_of(len(inputs.paths), 'picture')}")
+            return _by_labels(request, options, model, inputs.paths, mark)
+
+        result = asked(request.model or DEFAULT)
+        if request.against is not None:
+            second = asked(request.against)
+            answers = [(each.model, dict(each.rows)) for each in (result, second)]
+            result = replace(result, agreement=ModelAgreement.of(*answers))
     skip(result.skipped)
     if table is not None and result.rows:
         result = _corrected(result, table)
