@@ -104,6 +104,7 @@ def test_from_dropped_pictures_to_what_became_of_them(view: Any, photographs: Pa
     view.drop(panel, photographs / "cat.jpg", photographs / "rocket.jpg")
     assert view.run(panel, "Attack").startswith("type two labels or more")
     panel.get_by_label("Labels, separated by commas").fill(LABELS)
+    panel.get_by_role("button", name="How strong, and by which method").click()
     panel.get_by_label("number input for Steps of all but fgsm").fill("2")
     assert view.run(panel, "Attack").startswith("Done in")
     images = panel.locator(".gallery.triples img")

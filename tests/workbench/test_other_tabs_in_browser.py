@@ -13,6 +13,7 @@ def test_evidence_is_shown_method_by_method(view: Any, photographs: Path) -> Non
     view.drop(panel, photographs / "cat.jpg")
     assert view.run(panel, "Show the evidence") == "type what to look for, such as: a cat"
     panel.get_by_label("What to look for").fill("a cat")
+    panel.get_by_role("button", name="Other methods than").click()
     for name in ("concepts", "smoothgrad"):
         panel.get_by_label(name, exact=True).uncheck()
     panel.get_by_label("saliency", exact=True).check()

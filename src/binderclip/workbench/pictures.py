@@ -198,13 +198,13 @@ def picture_input(
         folder = gr.Dropdown(choices, value="", label=folder_label, visible=bool(folders) and many)
         refused = gr.HTML("", visible=False)
     quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-    files.upload(_without_refused, files, [files, refused], **quiet)
-    files.clear(lambda: gr.update(value="", visible=False), None, refused, **quiet)
+    # One handler for both: for each component Gradio's page looks through every handler that there is.
+    gr.on([files.upload, files.clear], _without_refused, files, [files, refused], **quiet)
     return PictureInput(label, many, files, folder, fold, from_above)
 
 
 def _without_refused(given: list[str] | str | None) -> tuple[Any, Any]:
-    """What was uploaded without what was refused, and a line that names it."""
+    """What was uploaded without what was refused, and a line that names it; no line where nothing was."""
     paths = [given] if isinstance(given, str) else list(given or [])
     reasons = [reason for path in paths if (reason := refusal(Path(path))) is not None]
     if not reasons:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SHOWN = 12
 """Pictures on the page, each before, after and as its change; the table and the files have all."""
 STEPS = 10
+FOLDED = "How strong, and by which method"
 ABOUT = {
     "pgd": "pgd: climbs the loss in steps from a random start",
     "fgsm": "fgsm: one step",
@@ -45,13 +46,14 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Pictures to change")
             labels = control(AttackRequest, "labels", value="", placeholder="a cat, a dog, a rocket")
-            target = control(
-                AttackRequest, "target", placeholder="(any other label)", info="empty: any but the picture's own"
-            )
-            method = control(AttackRequest, "method", about=ABOUT)
-            eps = gr.Slider(1, 32, value=4, step=1, label="Grey levels that a pixel may change, of 255")
-            steps = control(AttackRequest, "steps", maximum=100, value=STEPS)
-            side = control(AttackRequest, "max_side", minimum=64, maximum=1024, step=32)
+            with gr.Accordion(FOLDED, open=False):
+                target = control(
+                    AttackRequest, "target", placeholder="(any other label)", info="empty: any but the picture's own"
+                )
+                method = control(AttackRequest, "method", about=ABOUT)
+                eps = gr.Slider(1, 32, value=4, step=1, label="Grey levels that a pixel may change, of 255")
+                steps = control(AttackRequest, "steps", maximum=100, value=STEPS)
+                side = control(AttackRequest, "max_side", minimum=64, maximum=1024, step=32)
             controls = bench.controls("Attack")
         with gr.Column(scale=3, min_width=320):
             shown = gr.HTML(

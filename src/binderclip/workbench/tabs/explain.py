@@ -39,7 +39,8 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=2, min_width=300):
             picture = bench.pictures("Picture", many=False)
             label = control(ExplainRequest, "label", placeholder="a cat")
-            methods = gr.CheckboxGroup(names, value=METHODS_AT_FIRST, label="Methods, side by side")
+            with gr.Accordion(f"Other methods than {', '.join(METHODS_AT_FIRST)}", open=False):
+                methods = gr.CheckboxGroup(names, value=METHODS_AT_FIRST, label="Methods, side by side")
             controls = bench.controls("Show the evidence")
             with gr.Accordion("Which words of a caption fit", open=False):
                 caption = gr.Textbox(label="Caption", placeholder="a cat on a red sofa")
