@@ -16,7 +16,7 @@ from pathlib import Path
 import benchmarks
 from benchmarks.harness import Row
 
-PRIVATE = {"__main__", "harness", "peers", "plan_rates", "rate_points"}
+PRIVATE = {"__main__", "fill_quality", "harness", "peers", "plan_rates", "rate_points"}
 
 
 def names() -> list[str]:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.tasks.retouching import _at_side, checked_mask, grown, painted, read_mask, window_around
+from binderclip.tasks.retouching import _at_size, checked_mask, grown, painted, read_mask, window_around
 
 
 def picture_of_noise(width: int, height: int) -> Image.Image:
@@ -117,7 +117,7 @@ def test_what_goes_leaks_into_nothing_that_stays(side: int) -> None:
     hole[..., 30:52, 41:60] = 1
     ground = torch.linspace(0.3, 0.4, 96).expand(1, 3, 96, 96)
     pictures = [ground * (1 - hole) + hole * value for value in (0.0, 1.0)]
-    (first, mask), (second, _) = (_at_side(picture, hole, side) for picture in pictures)
+    (first, mask), (second, _) = (_at_size(picture, hole, (side, side)) for picture in pictures)
     assert float(((first - second) * (1 - mask)).abs().max()) < 1e-4
     expected = torch.nn.functional.interpolate(ground, (side, side), mode="bilinear", antialias=True)
     assert float(((first - expected) * (1 - mask)).abs().max()) < 0.01

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.generate.biharmonic import biharmonic_fill as biharmonic_fill
     from binderclip.generate.coupling_flow import CouplingFlow as CouplingFlow
     from binderclip.generate.coupling_flow import effective_sample_size as effective_sample_size
     from binderclip.generate.denoisers.attention import AttentionControl as AttentionControl
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from binderclip.generate.edit.pairs import PairedGuidance as PairedGuidance
     from binderclip.generate.edit.pairs import PromptPair as PromptPair
     from binderclip.generate.edit.pairs import edit_pair as edit_pair
+    from binderclip.generate.edit.patch_fill import patch_fill as patch_fill
     from binderclip.generate.edit.prompt_to_prompt import AttentionEdit as AttentionEdit
     from binderclip.generate.edit.prompt_to_prompt import AttentionRefine as AttentionRefine
     from binderclip.generate.edit.prompt_to_prompt import AttentionReplace as AttentionReplace
@@ -153,7 +155,6 @@ if TYPE_CHECKING:
     from binderclip.generate.translate.clip_features import CLIPMapper as CLIPMapper
     from binderclip.generate.translate.clip_features import CLIPPatchFeatures as CLIPPatchFeatures
     from binderclip.generate.translate.corrected_fill import CorrectedFill as CorrectedFill
-    from binderclip.generate.translate.corrected_fill import biharmonic_fill as biharmonic_fill
     from binderclip.generate.translate.cut import CUT as CUT
     from binderclip.generate.translate.cut import CUT_MODES as CUT_MODES
     from binderclip.generate.translate.cut import CUTSettings as CUTSettings

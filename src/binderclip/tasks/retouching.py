@@ -81,7 +81,13 @@ def window_around(mask: Bool[Tensor, "H W"], side: int) -> tuple[int, int, int, 
 
 
 def painted(
-    picture: Image.Image, mask: Bool[Tensor, "H W"], paint: Painter, side: int, *, feather: int = 0
+    picture: Image.Image,
+    mask: Bool[Tensor, "H W"],
+    paint: Painter,
+    side: int,
+    *,
+    feather: int = 0,
+    square: bool = True,
 ) -> Image.Image:
     """A picture with new content in a mask; pixels outside of it are the same, bit for bit.
 
@@ -91,6 +97,7 @@ def painted(
         paint: works at the model's side.
         side: of the model in pixels; what it sees is resized to it.
         feather: pixels inside the mask's edge over which old and new content mix.
+        square: what is painted has to be as high as it is wide; else `side` is the longer one's.
     """
     if float(mask.float().mean()) > LARGE:
         warn(f"the mask is {float(mask.float().mean()):.0%} of the picture: little is left for the rest to go by")
@@ -100,11 +107,13 @@ def painted(
     height, width = seen.shape[-2:]
     edge = max(height, width)
     # a picture that is narrower than the square goes on as its last row or column does
-    square = F.pad(seen, (0, edge - width, 0, edge - height), mode="replicate")
-    square_hole = F.pad(hole, (0, edge - width, 0, edge - height))
-    new = paint(*_at_side(square, square_hole, side)).float().cpu()
+    margin = (0, edge - width, 0, edge - height) if square else (0, 0, 0, 0)
+    whole, whole_hole = F.pad(seen, margin, mode="replicate"), F.pad(hole, margin)
+    size = whole.shape[-2:]
+    reduced = (side, side) if square else (max(1, round(height * side / edge)), max(1, round(width * side / edge)))
+    new = paint(*_at_size(whole, whole_hole, reduced)).float().cpu()
     if edge != side:
-        new = F.interpolate(new, (edge, edge), mode="bicubic", antialias=True).clamp(0, 1)
+        new = F.interpolate(new, tuple(size), mode="bicubic", antialias=True).clamp(0, 1)
     alpha = _feathered(hole, feather)
     mixed = torch.lerp(seen, new[..., :height, :width], alpha)[0].permute(1, 2, 0)  # (h, w, 3)
     values = np.asarray(picture).copy()
@@ -113,20 +122,19 @@ def painted(
     return Image.fromarray(values)
 
 
-def _at_side(square: Tensor, hole: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Picture and hole at another side; what goes leaks into nothing that stays."""
-    edge = square.shape[-1]
-    if edge == side:
-        return square, hole
+def _at_size(image: Tensor, hole: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Picture and hole at another height and width; what goes leaks into nothing that stays."""
+    if tuple(image.shape[-2:]) == size:
+        return image, hole
     known = 1 - hole
-    resized, whole = (F.interpolate(x, (side, side), mode="bicubic", antialias=True) for x in (square, known))
+    resized, whole = (F.interpolate(x, size, mode="bicubic", antialias=True) for x in (image, known))
     # a place whose weights reach into the hole is the mean of what is known there, by weights that are not negative
-    mean, weight = (F.interpolate(x, (side, side), mode="bilinear", antialias=True) for x in (square * known, known))
+    mean, weight = (F.interpolate(x, size, mode="bilinear", antialias=True) for x in (image * known, known))
     leaks = ((whole - 1).abs() > LEAK) & (weight > LEAST_KNOWN)
     resized = torch.where(leaks, mean / weight.clamp(min=LEAST_KNOWN), resized).clamp(0, 1)
-    if edge < side:
-        return resized, F.interpolate(hole, (side, side), mode="nearest")
-    return resized, F.adaptive_max_pool2d(hole, side)  # a place of which any pixel is inside
+    if max(image.shape[-2:]) < max(size):
+        return resized, F.interpolate(hole, size, mode="nearest")
+    return resized, F.adaptive_max_pool2d(hole, size)  # a place of which any pixel is inside
 
 
 def _feathered(hole: Float[Tensor, "1 1 h w"], feather: int) -> Float[Tensor, "1 1 h w"]:

@@ -154,7 +154,7 @@ def test_bad_calls_are_named(command: Command, photo: Path, tiny_inpainter: Path
         (("--mask", "full.png"), "is the whole picture"),
         (("--mask", "none.png"), "there is no such file"),
         ((*mask, "--grow", "512"), "is the whole picture"),
-        ((*mask, "--method", "magic"), "is unknown: one of fill, inpaint, clipaway, outline"),
+        ((*mask, "--method", "magic"), "is unknown: one of patches, fill, inpaint, clipaway, outline"),
         ((*mask, "--adapter", "x.bin"), "--adapter goes with --method clipaway"),
         ((*mask, "--method", "clipaway"), "needs image attention"),
         ((*mask, "--steps", "0"), "--steps"),
@@ -202,3 +202,22 @@ def test_the_object_is_taken_out_of_the_image_prompt(
     assert np.array_equal(values(away["out"])[~painted], values(photo)[~painted])
     assert not np.array_equal(values(away["out"]), values(plain["out"]))
     assert json.loads(json.dumps(away))["method"] == "clipaway"
+
+
+def test_patches_of_the_rest_go_on_at_full_size(command: Command, tmp_path: Path) -> None:
+    """Stripes of a picture larger than what a smooth fill sees go on, pixel for pixel; a smooth fill has none."""
+    stripes = np.tile(np.repeat([60, 200], 6), 60)[None, :, None].repeat(400, 0).repeat(3, 2).astype(np.uint8)
+    picture, mask = stripes.copy(), np.zeros(stripes.shape[:2], np.uint8)
+    picture[150:230, 300:400], mask[150:230, 300:400] = (250, 10, 10), 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    errors = {}
+    for method in ("patches", "fill"):
+        words = ("erase", tmp_path / "a.png", "--mask", tmp_path / "mask.png", "--method", method, "--json")
+        document = command(*words).json()
+        after, painted = values(document["out"]), values(document["mask"]) > 0
+        assert after.shape == stripes.shape
+        assert np.array_equal(after[~painted], picture[~painted])
+        errors[method] = float(np.abs(after.astype(int) - stripes)[painted].mean())
+    assert errors["patches"] < 5
+    assert errors["fill"] > 40

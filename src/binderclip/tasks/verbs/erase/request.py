@@ -13,7 +13,8 @@ from binderclip.tasks.diffusion import DEFAULT_DENOISER, DenoiserName, Seed, Ste
 from binderclip.tasks.fields import SMALL_SAM, Device
 from binderclip.tasks.request import Option, Request
 
-METHODS = ("fill", "inpaint", "clipaway", "outline")
+WITHOUT_MODEL = ("patches", "fill")
+METHODS = (*WITHOUT_MODEL, "inpaint", "clipaway", "outline")
 Point = tuple[float, float]
 
 MaskFile = Annotated[
@@ -71,9 +72,10 @@ class EraseRequest(Request):
     method: Annotated[
         str | None,
         Option(
-            "`fill`: the smoothest continuation, without a model; `inpaint`: what fits the rest; `clipaway`: told of "
-            "the background without the object, by a model with image attention; `outline`: another object inside the "
-            "same rim [default: fill; inpaint where --model names another than the bundled one].",
+            "`patches`: pieces of the rest of the picture, and `fill`: the smoothest continuation, both without a "
+            "model; `inpaint`: what fits the rest; `clipaway`: told of the background without the object, by a model "
+            "with image attention; `outline`: another object inside the same rim [default: fill; inpaint where "
+            "--model names another than the bundled one].",
             choices=lambda: METHODS,
         ),
     ] = None
@@ -113,7 +115,7 @@ class EraseRequest(Request):
             raise UsageError("--background-point goes with --point, a mask says it all")
         if self.adapter is not None and self.method != "clipaway":
             raise UsageError("--adapter goes with --method clipaway")
-        if self.painted_by == "fill":
+        if self.painted_by in WITHOUT_MODEL:
             of_models = [name for name in ("model", "steps", "resamples") if name in self.given()]
             if of_models:
                 raise UsageError(f"--{of_models[0]} is for a model: give --method inpaint, which has one")

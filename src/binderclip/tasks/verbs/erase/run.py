@@ -13,7 +13,7 @@ from torch import Tensor
 from binderclip.data import open_image
 from binderclip.errors import NotSupported, UsageError
 from binderclip.tasks.arguments.points import check_within
-from binderclip.tasks.events import start
+from binderclip.tasks.events import Counted, emit, start
 from binderclip.tasks.files.inputs import one_image
 from binderclip.tasks.files.outputs import new_paths
 from binderclip.tasks.models import image_text_model
@@ -30,7 +30,7 @@ from binderclip.tasks.retouching import (
     write_sheet,
 )
 from binderclip.tasks.sampling import StepProgress, noise_generator, opened_denoiser, save_pictures
-from binderclip.tasks.verbs.erase.request import EraseRequest
+from binderclip.tasks.verbs.erase.request import WITHOUT_MODEL, EraseRequest
 from binderclip.vision import erode
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ RESAMPLES = 4
 GREY = 0.5
 FILL_SIDE = 256
 """Pixels that a window is reduced to before it is filled smoothly: what is smooth loses nothing by it."""
+PATCH_SIDE = 1600
+"""Pixels that a larger window is reduced to before it is filled by patches: some 15 s, and 2 GB of memory."""
 RIM, LEAST = 6 / 512, 0.1
 """Width of an outline's rim in sides of what the model sees, and the part of a mask that has to be left (p120)."""
 
@@ -66,8 +68,8 @@ def run(request: EraseRequest) -> Retouched:
     check_within([*request.point, *request.background_point], picture)
     given = None if request.mask is None else read_mask(request.mask, picture)
     method = request.painted_by
-    denoiser = None if method == "fill" else opened_denoiser(request.model, request.device)
-    side = FILL_SIDE if denoiser is None else denoiser.side
+    denoiser = None if method in WITHOUT_MODEL else opened_denoiser(request.model, request.device)
+    side = denoiser.side if denoiser is not None else PATCH_SIDE if method == "patches" else FILL_SIDE
     mask = given if given is not None else _pointed(request, picture)
     outlined = method == "outline"
     pixels = round(GROWTH * min(picture.size)) if request.grow is None else request.grow
@@ -75,10 +77,12 @@ def run(request: EraseRequest) -> Retouched:
     mask = grown(mask, pixels) if pixels else mask
     mask = _inside(mask, side) if outlined else mask
     if denoiser is None:  # as it is where it is small enough
-        left, top, right, bottom = window_around(mask, side)
+        left, top, right, bottom = window_around(mask, FILL_SIDE)
         side = min(side, max(right - left, bottom - top))
-    paint = _fill if denoiser is None else _painter(request, denoiser)
-    result = painted(picture, mask, paint, side, feather=0 if outlined else pixels // 2)
+    paint = _painter(request, denoiser) if denoiser is not None else _patches(request) if method == "patches" else _fill
+    # patches have no seam that old content would have to hide
+    feather = 0 if outlined or method == "patches" else pixels // 2
+    result = painted(picture, mask, paint, side, feather=feather, square=method != "patches")
     done = retouched(request, picture, result, mask, side, paths=paths, method=method)
     save_pictures([result, done.mask_picture], paths[:2])
     marked = Image.composite(Image.new("RGB", picture.size, (220, 40, 60)), picture, done.mask_picture)
@@ -125,6 +129,20 @@ def _fill(images: Float[Tensor, "1 3 s s"], mask: Float[Tensor, "1 1 s s"]) -> F
 
     start("filling")
     return biharmonic_fill(images, mask).clamp(0, 1)
+
+
+def _patches(request: EraseRequest) -> Painter:
+    from binderclip.generate import patch_fill
+
+    start("filling")
+
+    def paint(images: Float[Tensor, "1 3 s t"], mask: Float[Tensor, "1 1 s t"]) -> Float[Tensor, "1 3 s t"]:
+        return patch_fill(
+            images, mask, seed=request.seed,
+            progress=lambda done, total: emit(Counted(done, total, "patch")),
+        )  # fmt: skip
+
+    return paint
 
 
 def _painter(request: EraseRequest, denoiser: LatentDenoiser) -> Painter:
