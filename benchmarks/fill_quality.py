@@ -72,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     metric = LPIPS("lite0", "vanilla")
     rows: dict[str, list[list[float]]] = {}
-    for path in list_images([options.folder]):
+    for path in list_images(options.folder):
         number = int(hashlib.sha256(Path(path).name.encode()).hexdigest(), 16)
         if number % 3 != options.third:
             continue
@@ -90,7 +90,11 @@ def main() -> None:
                 figures.setdefault(name, []).append([float(distance), -10 * np.log10(max(error, 1e-6)), seconds])
         for name, values in figures.items():
             rows.setdefault(name, []).append(list(np.mean(values, 0)))
-        print(Path(path).name, {name: [round(value, 3) for value in values[-1]] for name, values in rows.items()})
+        print(
+            Path(path).name,
+            {name: [round(value, 3) for value in values[-1]] for name, values in rows.items()},
+            flush=True,
+        )
     for name, values in rows.items():
         lpips, psnr, seconds = np.mean(values, 0)
         difference = np.asarray(values)[:, :2] - np.asarray(rows["fill"])[:, :2]

@@ -22,6 +22,8 @@ from binderclip.tasks.report.sheet import contact_sheet
 from binderclip.tasks.request import VerbResult
 from binderclip.vision import dilate, erode
 
+ALPHA_SIDE = 256
+"""Pixels that transparency is reduced to before it goes on smoothly into a mask."""
 CONTEXT = 2.0
 """Side of what the model sees, in longer sides of the mask, so that most of it is known."""
 LARGE = 0.5
@@ -88,6 +90,7 @@ def painted(
     *,
     feather: int = 0,
     square: bool = True,
+    quiet: bool = False,
 ) -> Image.Image:
     """A picture with new content in a mask; pixels outside of it are the same, bit for bit.
 
@@ -98,8 +101,9 @@ def painted(
         side: of the model in pixels; what it sees is resized to it.
         feather: pixels inside the mask's edge over which old and new content mix.
         square: what is painted has to be as high as it is wide; else `side` is the longer one's.
+        quiet: say nothing of a mask that is large.
     """
-    if float(mask.float().mean()) > LARGE:
+    if not quiet and float(mask.float().mean()) > LARGE:
         warn(f"the mask is {float(mask.float().mean()):.0%} of the picture: little is left for the rest to go by")
     left, top, right, bottom = window_around(mask, side)
     seen = to_tensor(picture.crop((left, top, right, bottom)))[None]  # (1, 3, h, w)
@@ -120,6 +124,30 @@ def painted(
     inside = mask[top:bottom, left:right].numpy()
     values[top:bottom, left:right][inside] = (255 * mixed).round().byte().numpy()[inside]
     return Image.fromarray(values)
+
+
+def with_transparency(original: Image.Image, new: Image.Image, mask: Bool[Tensor, "H W"]) -> Image.Image:
+    """A picture with new content that is as transparent as its original; outside of the mask it is the original's.
+
+    Args:
+        original: RGB, or RGBA, of which `new` was painted laid on white.
+        new: RGB.
+        mask: where new content is; there transparency goes on from around it, as smoothly as can be.
+    """
+    if original.mode != "RGBA":
+        return new
+    from binderclip.generate import biharmonic_fill
+
+    alpha = original.getchannel("A")
+
+    def paint(images: Float[Tensor, "1 3 s s"], hole: Float[Tensor, "1 1 s s"]) -> Float[Tensor, "1 3 s s"]:
+        return biharmonic_fill(images, hole).clamp(0, 1)
+
+    left, top, right, bottom = window_around(mask, ALPHA_SIDE)
+    side = min(ALPHA_SIDE, max(right - left, bottom - top))
+    filled = painted(Image.merge("RGB", [alpha] * 3), mask, paint, side, square=False, quiet=True).getchannel("R")
+    changed = Image.merge("RGBA", [*new.split(), filled])
+    return Image.composite(changed, original, Image.fromarray(mask.numpy().astype(np.uint8) * 255))
 
 
 def _at_size(image: Tensor, hole: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

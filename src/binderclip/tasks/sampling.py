@@ -34,6 +34,8 @@ LIMITS = (
     "Diffusion pipeline as the model"
 )
 """Said wherever the bundled denoiser works, which nobody would take for more after a look."""
+COARSE = 3
+"""Pixels of a picture for one of the model, from which that is said."""
 CHANGED, SURELY = 0.04, 0.16
 """Of a range of 1: below the first a value counts as unchanged by a model, above the second as changed."""
 
@@ -59,6 +61,16 @@ def opened_denoiser(name: str, device: str, personal: str | None = None) -> Late
     from binderclip.generate import PersonalConcept
 
     return PersonalConcept.load(personal).apply(denoiser)
+
+
+def say_how_coarse(edge: int, side: int, name: str = "the picture") -> None:
+    """Say before a model works that its part of a picture will be much coarser than the rest.
+
+    Args:
+        edge: pixels of the picture that the model sees. side: to which they are reduced. name: of the picture.
+    """
+    if edge >= COARSE * side:
+        warn(f"{edge} px of {name} go through the model at {side} px: new content is {edge / side:.0f} times coarser")
 
 
 def noise_generator(seed: int) -> torch.Generator:

@@ -221,3 +221,34 @@ def test_patches_of_the_rest_go_on_at_full_size(command: Command, tmp_path: Path
         errors[method] = float(np.abs(after.astype(int) - stripes)[painted].mean())
     assert errors["patches"] < 5
     assert errors["fill"] > 40
+
+
+def test_transparency_stays_and_goes_on_into_what_was_taken_out(command: Command, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(60, 190, (60, 80, 4)).astype(np.uint8)
+    picture[..., 3] = 255
+    picture[:, 40:, 3] = 0  # the right half is seen through
+    picture[:20, :10, 3] = 100
+    mask = np.zeros((60, 80), np.uint8)
+    mask[25:35, 10:20] = mask[25:35, 60:70] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    for options in ((), ("--method", "fill")):
+        document = command("erase", tmp_path / "a.png", "--mask", tmp_path / "mask.png", *options, "--json").json()
+        after, painted = values(document["out"]), values(document["mask"]) > 0
+        assert after.shape == picture.shape
+        assert np.array_equal(after[~painted], picture[~painted])  # colours that are seen through, too
+        assert bool((after[25:35, 10:20, 3] == 255).all())
+        assert bool((after[25:35, 60:70, 3] == 0).all())
+
+
+def test_what_will_be_coarse_is_said_before(command: Command, photo: Path, tiny_inpainter: Path) -> None:
+    large = photo.with_name("large.png")
+    Image.open(photo).resize((600, 400)).save(large)
+    mask = photo.with_name("large-mask.png")
+    Image.open(photo.with_name("mask.png")).resize((600, 400)).save(mask)
+    words = "of the picture go through the model at"
+    for file, hidden in ((large, mask), (photo, photo.with_name("mask.png"))):
+        for verb, text in (("erase", ()), ("inpaint", ("--text", "grass"))):
+            done = command(verb, file, "--mask", hidden, *text, "--model", tiny_inpainter, "--steps", "1")
+            assert done.code == 0
+            assert (words in " ".join(done.err.split())) == (file == large)

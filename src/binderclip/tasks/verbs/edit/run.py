@@ -24,6 +24,7 @@ from binderclip.tasks.sampling import (
     opened_denoiser,
     picture_of,
     save_pictures,
+    say_how_coarse,
 )
 from binderclip.tasks.verbs.edit.methods import EDITORS, PictureToEdit
 from binderclip.tasks.verbs.edit.request import EditRequest
@@ -75,6 +76,7 @@ def run(request: EditRequest) -> EditedPictures:
             continue
         if len(inputs.paths) > 1:
             start(f"picture {number} of {len(inputs.paths)}: {path.name}")
+        say_how_coarse(taken.box[2] - taken.box[0], denoiser.side, path.name)
         output_folder(folder)
         row, plain, edit = _edited(request, denoiser, taken.pixels.to(request.device))
         save_pictures([taken.restored(edit, plain), picture_of(edit[0])], places)

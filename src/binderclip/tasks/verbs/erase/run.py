@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from binderclip.data import open_image
+from binderclip.data import composite, open_image
 from binderclip.errors import NotSupported, UsageError
 from binderclip.tasks.arguments.points import check_within
 from binderclip.tasks.events import Counted, emit, start
@@ -27,9 +27,16 @@ from binderclip.tasks.retouching import (
     read_mask,
     retouched,
     window_around,
+    with_transparency,
     write_sheet,
 )
-from binderclip.tasks.sampling import StepProgress, noise_generator, opened_denoiser, save_pictures
+from binderclip.tasks.sampling import (
+    StepProgress,
+    noise_generator,
+    opened_denoiser,
+    save_pictures,
+    say_how_coarse,
+)
 from binderclip.tasks.verbs.erase.request import WITHOUT_MODEL, EraseRequest
 from binderclip.vision import erode
 
@@ -64,7 +71,8 @@ def run(request: EraseRequest) -> Retouched:
     paths = new_paths(
         path, (request.out, "erased.png"), (request.mask_out, "erased-mask.png"), (request.sheet, "erased-sheet.png")
     )
-    picture = open_image(path, mode="RGB")
+    original = open_image(path, mode="auto")
+    picture = composite(original)
     check_within([*request.point, *request.background_point], picture)
     given = None if request.mask is None else read_mask(request.mask, picture)
     method = request.painted_by
@@ -76,15 +84,18 @@ def run(request: EraseRequest) -> Retouched:
     pixels = 0 if outlined and request.grow is None else pixels
     mask = grown(mask, pixels) if pixels else mask
     mask = _inside(mask, side) if outlined else mask
-    if denoiser is None:  # as it is where it is small enough
-        left, top, right, bottom = window_around(mask, FILL_SIDE)
-        side = min(side, max(right - left, bottom - top))
+    left, top, right, bottom = window_around(mask, FILL_SIDE if denoiser is None else side)
+    edge = max(right - left, bottom - top)
+    if denoiser is None:
+        side = min(side, edge)  # as it is where it is small enough
+    else:
+        say_how_coarse(edge, side)
     paint = _painter(request, denoiser) if denoiser is not None else _patches(request) if method == "patches" else _fill
     # patches have no seam that old content would have to hide
     feather = 0 if outlined or method == "patches" else pixels // 2
     result = painted(picture, mask, paint, side, feather=feather, square=method != "patches")
     done = retouched(request, picture, result, mask, side, paths=paths, method=method)
-    save_pictures([result, done.mask_picture], paths[:2])
+    save_pictures([with_transparency(original, result, mask), done.mask_picture], paths[:2])
     marked = Image.composite(Image.new("RGB", picture.size, (220, 40, 60)), picture, done.mask_picture)
     write_sheet(
         [(picture, "before"), (Image.blend(picture, marked, 0.5), "mask"), (result, "after")], paths[2], path.name

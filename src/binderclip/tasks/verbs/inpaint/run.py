@@ -5,11 +5,25 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data import open_image
+from binderclip.data import composite, open_image
 from binderclip.tasks.files.inputs import one_image
 from binderclip.tasks.files.outputs import new_paths
-from binderclip.tasks.retouching import Retouched, grown, painted, read_mask, retouched, write_sheet
-from binderclip.tasks.sampling import noise_generator, opened_denoiser, save_pictures
+from binderclip.tasks.retouching import (
+    Retouched,
+    grown,
+    painted,
+    read_mask,
+    retouched,
+    window_around,
+    with_transparency,
+    write_sheet,
+)
+from binderclip.tasks.sampling import (
+    noise_generator,
+    opened_denoiser,
+    save_pictures,
+    say_how_coarse,
+)
 from binderclip.tasks.verbs.erase.run import follow, resamples_of
 from binderclip.tasks.verbs.inpaint.request import InpaintRequest
 
@@ -31,7 +45,8 @@ def run(request: InpaintRequest) -> Retouched:
         path, (request.out, "inpainted.png"), (request.mask_out, "inpainted-mask.png"),
         (request.sheet, "inpainted-sheet.png"),
     )  # fmt: skip
-    picture = open_image(path, mode="RGB")
+    original = open_image(path, mode="auto")
+    picture = composite(original)
     mask = read_mask(request.mask, picture)
     mask = grown(mask, request.grow) if request.grow else mask
     denoiser = opened_denoiser(request.model, request.device, request.personal)
@@ -44,8 +59,10 @@ def run(request: InpaintRequest) -> Retouched:
             num_inference_steps=request.steps, resamples=resamples, generator=noise_generator(request.seed),
         )  # fmt: skip
 
+    left, top, right, bottom = window_around(mask, denoiser.side)
+    say_how_coarse(max(right - left, bottom - top), denoiser.side)
     result = painted(picture, mask, paint, denoiser.side)
     done = retouched(request, picture, result, mask, denoiser.side, paths=paths, method="inpaint")
-    save_pictures([result, done.mask_picture], paths[:2])
+    save_pictures([with_transparency(original, result, mask), done.mask_picture], paths[:2])
     write_sheet([(picture, "before"), (result, f"after: {request.text}")], paths[2], path.name)
     return done
