@@ -9,6 +9,9 @@ by the SHA-256 of their names, was looked at while the method was made (0); the 
 
 `patches` becomes the default if, over the pictures of third 1, LPIPS is lower (95 % interval of the mean difference to
 `fill` below 0) and the mean PSNR is not lower by more than 1 dB. Written down before that third was measured.
+
+Measured on the 30 wallpapers of that third of Debian's and Ubuntu's packages: LPIPS of `fill` .742, `patches` .592,
+`telea` .831; PSNR 26.7, 27.1 and 24.4 dB; `patches` minus `fill` -.151 +- .067 and +.42 +- .99 dB: the default.
 """
 
 from __future__ import annotations

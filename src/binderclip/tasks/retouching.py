@@ -237,9 +237,7 @@ class Retouched(VerbResult):
     def conclusion(self) -> list[str]:
         """What changed, what the model saw, and where the files are."""
         left, top, right, bottom = self.seen
-        window = (
-            f"painted by what is seen from x {left} to {right}, y {top} to {bottom}, at {self.side} x {self.side} px"
-        )
+        window = f"painted by what is seen from x {left} to {right}, y {top} to {bottom}, at {self.side} px"
         seed = f"seed {self.request.seed}"
         return [self.title, f"{window}; {seed}", f"picture {self.out}", f"mask {self.mask_path}", f"sheet {self.sheet}"]
 

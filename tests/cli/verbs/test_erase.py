@@ -71,7 +71,8 @@ def test_without_a_model_a_slope_goes_on_through_what_was_taken_out(command: Com
     Image.fromarray(picture).save(tmp_path / "a.png")
     Image.fromarray(mask).save(tmp_path / "mask.png")
     words = ("erase", tmp_path / "a.png", "--mask", tmp_path / "mask.png")
-    document = command(*words, "--json").json()
+    assert command(*words, "--json").json()["method"] == "patches"
+    document = command(*words, "--method", "fill", "--json").json()
     assert document["method"] == "fill"
     assert np.abs(values(document["out"]).astype(int) - slope).max() <= 3  # neither red nor flat
     refused = command(*words, "--steps", "5")

@@ -46,8 +46,9 @@ class EraseRequest(Request):
 
         binderclip erase photo.jpg --mask photo-mask.png --method clipaway
 
-    The mask is that of `click`, grown a little. Without a model of yours the place is filled smoothly from around it,
-    which suits small things on plain grounds. A picture larger than the model's side is cropped around the mask. With
+    The mask is that of `click`, grown a little. Without a model of yours the place is filled with pieces of the rest
+    of the picture, which suits grounds that go on; what nothing in the picture is like cannot come of it. A picture
+    larger than the model's side is cropped around the mask. With
     `outline` the inside of the object is painted anew and its rim stays: another object of the same shape.
     """
 
@@ -74,8 +75,8 @@ class EraseRequest(Request):
         Option(
             "`patches`: pieces of the rest of the picture, and `fill`: the smoothest continuation, both without a "
             "model; `inpaint`: what fits the rest; `clipaway`: told of the background without the object, by a model "
-            "with image attention; `outline`: another object inside the same rim [default: fill; inpaint where "
-            "--model names another than the bundled one].",
+            "with image attention; `outline`: another object inside the same rim [default: patches; inpaint "
+            "where --model names another than the bundled one].",
             choices=lambda: METHODS,
         ),
     ] = None
@@ -124,4 +125,4 @@ class EraseRequest(Request):
     @property
     def painted_by(self) -> str:
         """The method: as asked, else what goes with the model."""
-        return self.method or ("fill" if self.model == DEFAULT_DENOISER else "inpaint")
+        return self.method or ("patches" if self.model == DEFAULT_DENOISER else "inpaint")
