@@ -253,3 +253,20 @@ def test_what_will_be_coarse_is_said_before(command: Command, photo: Path, tiny_
             done = command(verb, file, "--mask", hidden, *text, "--model", tiny_inpainter, "--steps", "1")
             assert done.code == 0
             assert (words in " ".join(done.err.split())) == (file == large)
+
+
+def test_a_large_hole_is_filled_smaller(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from binderclip.tasks.verbs.erase import run
+
+    monkeypatch.setattr(run, "PATCHED", 5625)
+    picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3)).astype(np.uint8)
+    mask = np.zeros((200, 300), np.uint8)
+    mask[20:170, 60:210] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    words = ("erase", tmp_path / "a.png", "--mask", tmp_path / "mask.png", "--grow", "0", "--json")
+    document = command(*words).json()
+    assert document["seen"] == [0, 0, 300, 200]
+    assert document["side"] == 150  # 150 x 150 px become 75 x 75
+    after = values(document["out"])
+    assert np.array_equal(after[mask == 0], picture[mask == 0])
