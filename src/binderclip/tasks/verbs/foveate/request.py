@@ -49,8 +49,9 @@ class FoveateRequest(Request):
 
         binderclip foveate photos/ --at 50%,50% --at 20%,30% --method texture --field 40
 
-    Regions in which the eye pools what it sees grow with their distance from the point. Results have the size of their
-    pictures; beside each lies a map of the regions, and a table says what is kept at which distance.
+    Regions in which the eye pools what it sees grow with their distance from the point. Pictures above `--max-side` are
+    reduced to it, other results have their size; beside each lies a map of the regions, and a table says what is kept
+    at which distance.
     """
 
     task: ClassVar[str] = "foveate"
