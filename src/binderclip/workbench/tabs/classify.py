@@ -70,7 +70,7 @@ def build(bench: Bench) -> None:
             controls = bench.controls("Classify")
         with gr.Column(scale=3, min_width=320):
             shown = gr.HTML(
-                hint("Choose pictures, type labels if you have some, press Classify: each appears with its label.")
+                hint("Drop pictures, type labels if you have some, press Classify: each appears with its label.")
             )
             actions = LabelActions.build(bench)
             answers = gr.HTML()
