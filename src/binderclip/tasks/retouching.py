@@ -30,7 +30,7 @@ LARGE = 0.5
 """Share of the picture above which a mask is likely to be more than what was meant."""
 LEAK, LEAST_KNOWN = 1e-5, 1e-3
 """Of a resized place: the weight of hidden pixels that matters, and that of known ones below which all is hidden."""
-Painter = Callable[[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]], Float[Tensor, "1 3 s s"]]
+Painter = Callable[[Float[Tensor, "1 3 s t"], Float[Tensor, "1 1 s t"]], Float[Tensor, "1 3 s t"]]
 """From a picture at the model's side and its mask to the picture with new content."""
 
 
@@ -140,7 +140,7 @@ def with_transparency(original: Image.Image, new: Image.Image, mask: Bool[Tensor
 
     alpha = original.getchannel("A")
 
-    def paint(images: Float[Tensor, "1 3 s s"], hole: Float[Tensor, "1 1 s s"]) -> Float[Tensor, "1 3 s s"]:
+    def paint(images: Float[Tensor, "1 3 s t"], hole: Float[Tensor, "1 1 s t"]) -> Float[Tensor, "1 3 s t"]:
         return biharmonic_fill(images, hole).clamp(0, 1)
 
     left, top, right, bottom = window_around(mask, ALPHA_SIDE)

@@ -23,7 +23,13 @@ def shown(browser: Any, document: str, size: tuple[int, int]) -> torch.Tensor:
     """What the browser makes of an SVG document, [3, H, W]."""
     page = browser.new_page(viewport={"width": size[1], "height": size[0]})
     page.set_content(f'<body style="margin:0">{document.replace("<svg", "<svg style=display:block", 1)}</body>')
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    try:
+        data = page.screenshot()
+    except Exception as error:  # playwright's own kind, which is not there without a browser
+        if "Unable to capture screenshot" not in str(error):
+            raise
+        data = page.screenshot()  # on a busy machine Chromium may have drawn nothing yet
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
     page.close()
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
 
