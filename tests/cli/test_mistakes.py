@@ -89,7 +89,7 @@ CAT = ("cat.jpg", "-l", "cat,dog")
         (("search", "index", "empty"), 1, "no images in"),
         (("search", "index", "mixed", "--index", "many/.."), 1, "is not empty and not a binderclip index"),
         (("search", "index", "mixed", "--index", ".", "--rebuild"), 1, "is not empty and not a binderclip index"),
-        (("search", "query", "cat", "-i", "mixed"), 1, "mixed is not empty and not a binderclip index"),
+        (("search", "query", "cat", "-i", "empty"), 2, "there is no index at empty"),
         (("search", "query", "cat", "-i", "empty"), 2, "make one with `binderclip search index FOLDER`"),
         (("search", "query", "cat", "-i", "none"), 2, "make one with `binderclip search index FOLDER`"),
         (("search", "query", " "), 2, "TEXT_OR_IMAGE is empty"),

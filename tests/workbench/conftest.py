@@ -391,9 +391,14 @@ class View:
     def choose(self, where: Any, label: str, value: object) -> None:
         """Type into a list, as people do with what is not in it, or take what is."""
         field = where.get_by_label(label, exact=True)
-        field.fill(str(value))
-        field.press("Enter")
-        field.blur()
+        for _ in range(3):
+            field.fill(str(value))
+            self.page.wait_for_timeout(100)  # the list is filtered a moment after the key
+            field.press("Enter")
+            field.blur()
+            self.page.wait_for_timeout(100)
+            if field.input_value() == str(value):
+                return
 
     def drop(self, panel: Any, *paths: Path, box: int = 0) -> None:
         """Choose files, and wait until they are uploaded."""

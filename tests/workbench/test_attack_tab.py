@@ -105,7 +105,11 @@ def test_from_dropped_pictures_to_what_became_of_them(view: Any, photographs: Pa
     assert view.run(panel, "Attack").startswith("type two labels or more")
     panel.get_by_label("Labels, separated by commas").fill(LABELS)
     panel.get_by_role("button", name="How strong, and by which method").click()
-    panel.get_by_label("number input for Steps of all but fgsm").fill("2")
+    steps = panel.get_by_label("number input for Steps of all but fgsm")
+    steps.wait_for()
+    view.page.wait_for_timeout(300)  # what was folded takes its values when it is shown
+    steps.fill("2")
+    steps.blur()
     assert view.run(panel, "Attack").startswith("Done in")
     images = panel.locator(".gallery.triples img")
     assert images.count() == 6

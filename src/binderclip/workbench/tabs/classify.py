@@ -46,7 +46,11 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures()
             labels = control(
-                ClassifyRequest, "labels", value="", placeholder="cat, dog, a cup of coffee; empty: everyday words"
+                ClassifyRequest,
+                "labels",
+                value="",
+                placeholder="cat, dog, a cup of coffee",
+                info="empty: everyday words",
             )
             with gr.Accordion("Compare two models", open=False):
                 second = bench.model_list(
