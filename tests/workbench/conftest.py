@@ -224,7 +224,8 @@ def server(gate: Gate, photographs: Path, labelled: Path) -> Iterator[Any]:
         # What it sets for a process of its own is not for the other tests of this one.
         for name in set(os.environ) - set(before) - {"GRADIO_TEMP_DIR"}:
             del os.environ[name]
-        os.environ.update(before)
+        # Gradio looks for this one whenever a picture is shown.
+        os.environ.update({name: value for name, value in before.items() if name != "GRADIO_TEMP_DIR"})
         yield running
     os.environ.pop("GRADIO_TEMP_DIR", None)
 

@@ -83,15 +83,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def own_server(folder: Path) -> Any:
-    """A workbench that was opened on the two photographs."""
+def own_server(folder: Path, server: Any) -> Any:
+    """A workbench that was opened on the two photographs, beside that of all tests, which is there first."""
     pytest.importorskip("gradio", reason="the workbench needs Gradio: pip install binderclip[workbench]")
     from binderclip.workbench.server import WorkbenchServer
     from binderclip.workbench.tabs import TABS
 
+    # What a server sets is for its process; left there, Gradio would keep the pictures of the other one in its folder.
+    before = dict(os.environ)
     tabs = [tab for tab in TABS if tab.title in ("Click", "Papers")]
     with WorkbenchServer(tabs=tabs, folders=[folder]).in_background() as running:
         yield running
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def test_five_objects_are_cut_out_of_two_pictures(
