@@ -15,9 +15,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from binderclip.data import IMAGE_FORMATS, list_images, open_image, to_tensor
+from binderclip.data.heif import teach_heif
 from binderclip.errors import DataError, UsageError
 
 
@@ -329,6 +330,22 @@ def test_pictures_of_telephones_open_upright(tmp_path: Path) -> None:
     for length in (40, 400, len(data) - 40):
         with pytest.raises(DataError, match="damaged"):
             open_image(data[:length])
+
+
+def test_what_another_thread_has_taught_pillow_meanwhile_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thread 2 asks Pillow, which knows no HEIC; thread 1 teaches it; thread 2 asks whether it can be taught."""
+    array = picture(48, 64)
+    data = heic(Image.fromarray(array))
+    opened = Image.open
+
+    def late(source: object, formats: list[str]) -> Image.Image:
+        if formats != ["HEIF"]:
+            teach_heif()
+            raise UnidentifiedImageError("asked before it was taught")
+        return opened(source, formats=formats)
+
+    monkeypatch.setattr(Image, "open", late)
+    assert np.abs(np.asarray(open_image(data)).astype(int) - array).mean() < 4
 
 
 def test_without_the_plug_in_pictures_of_telephones_are_told_how_to_open(

@@ -21,6 +21,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from binderclip.data.files import irregular, list_files
+from binderclip.data.heif import heif_problem, opens_as_heif
 from binderclip.errors import DataError, UsageError
 
 BinaryFile: TypeAlias = "IO[bytes] | io.BytesIO"
@@ -42,9 +43,6 @@ IMAGE_FORMATS = (
     "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA", "HEIF",
 )  # fmt: skip
 """Pillow's names of what is opened. Its others stay closed: an EPS is a program, which Pillow hands to Ghostscript."""
-
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-"""What stands after `ftyp` in pictures of telephones (ISO/IEC 23008-12); Pillow alone cannot open them."""
 
 WHITE = (255, 255, 255)
 
@@ -107,34 +105,9 @@ def open_header(source: str | os.PathLike[str] | BinaryFile) -> Image.Image:
     try:
         return Image.open(source, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
-        # The plug-in takes a second to load, so it waits for the first picture that needs it.
-        if not (_is_heif(source) and _heif_opener()):
+        if not opens_as_heif(source):
             raise
     return Image.open(source, formats=["HEIF"])
-
-
-def _is_heif(source: str | os.PathLike[str] | BinaryFile) -> bool:
-    """Whether a file begins as a HEIC picture does; a stream stands at its beginning afterwards."""
-    if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as stream:
-            head = stream.read(12)
-    else:
-        source.seek(0)
-        head = source.read(12)
-        source.seek(0)
-    return head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS
-
-
-def _heif_opener() -> bool:
-    """Teach Pillow HEIC where the plug-in is installed; whether it has learned it just now."""
-    if "HEIF" in Image.OPEN:
-        return False
-    try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
 
 
 def to_tensor(image: Image.Image | np.ndarray) -> Float[Tensor, "C H W"]:
@@ -231,13 +204,10 @@ def _identify(stream: BinaryFile, name: str, max_pixels: int) -> Image.Image:
 def _why_unknown(stream: BinaryFile) -> str:
     """Say what the bytes are instead of an image, where a glance tells."""
     stream.seek(0)
-    head = stream.read(64)
-    if not head:
+    if not (head := stream.read(64)):
         return "empty file"
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        if "HEIF" in Image.OPEN:
-            return "damaged image (its header cannot be read)"
-        return 'a HEIC picture, as telephones take them: pip install "binderclip[heic]"'
+    if problem := heif_problem(head):
+        return problem
     if b"<svg" in head or head.lstrip().startswith(b"<?xml"):
         return "an SVG or XML file, not a raster image: convert it to PNG first"
     if head.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6", b"%PDF")):
