@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from typing import IO, Any
+from typing import IO
 
 from PIL import Image
 
@@ -11,7 +12,7 @@ _BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1
 """What stands after the length of a box and `ftyp` (ISO/IEC 23008-12); Pillow alone cannot open them."""
 
 
-def opens_as_heif(source: str | os.PathLike[str] | IO[Any]) -> bool:
+def opens_as_heif(source: str | os.PathLike[str] | IO[bytes] | io.BytesIO) -> bool:
     """Whether a file begins as a HEIC picture and Pillow can open those; an open file stands at its beginning then."""
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as stream:
