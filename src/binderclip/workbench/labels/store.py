@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from binderclip.documents import parse_json
-from binderclip.errors import UsageError
-from binderclip.tasks.files.maker import KEY, MAKER
+from binderclip.tasks.files.kept_entries import kept_entries
 from binderclip.tasks.files.writing import write_json
 
 NAME = ".binderclip-labels.json"
@@ -57,23 +55,9 @@ class LabelStore:
                 write_json({"labels": entries}, self.path)
 
     def _entries(self) -> dict[str, dict[str, str]]:
-        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for without end
-            raise UsageError(f"{self.path} is no regular file and is left as it is: move it away")
-        try:
-            document = parse_json(self.path.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{self.path} cannot be read and is left as it is: {error}") from error
-        entries = document.get("labels") if isinstance(document, dict) and document.get(KEY) == MAKER else None
-        if not isinstance(entries, dict) or not all(map(_is_entry, entries.values())):
-            raise UsageError(f"{self.path} holds no labels of the workbench and is left as it is: move it away")
-        return entries
+        return kept_entries(self.path, "labels", "labels", _is_entry)
 
 
-def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, dict) and set(entry) == {"name", "label"} and all(map(_is_text, entry.values()))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _is_entry(_: str, entry: Any) -> bool:
+    texts = isinstance(entry, dict) and set(entry) == {"name", "label"}
+    return texts and all(isinstance(value, str) for value in entry.values())

@@ -9,7 +9,7 @@ from typing import Any
 
 from binderclip.documents import parse_json
 from binderclip.errors import BinderclipError, UsageError
-from binderclip.tasks.files.maker import KEY, MAKER
+from binderclip.tasks.files.kept_entries import kept_entries
 from binderclip.tasks.files.writing import write_json
 
 LONGEST, MOST_TAGS = 60, 20
@@ -69,18 +69,7 @@ class TagStore:
         return {key: list(entry["tags"]) for key, entry in entries.items()}
 
     def _entries(self) -> dict[str, dict[str, Any]]:
-        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for without end
-            raise UsageError(f"{self.path} is no regular file and is left as it is: move it away")
-        try:
-            document = parse_json(self.path.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{self.path} cannot be read and is left as it is: {error}") from error
-        entries = document.get("pictures") if isinstance(document, dict) and document.get(KEY) == MAKER else None
-        if not isinstance(entries, dict) or not all(map(_is_entry, entries.items())):
-            raise UsageError(f"{self.path} holds no tags of the workbench and is left as it is: move it away")
-        return entries
+        return kept_entries(self.path, "pictures", "tags", _is_entry)
 
 
 def answer_tags(store: TagStore, body: bytes | None) -> dict[str, Any]:
@@ -130,8 +119,7 @@ def _are_texts(values: Iterable[Any]) -> bool:
     return all(isinstance(each, str) for each in values)
 
 
-def _is_entry(item: tuple[str, Any]) -> bool:
-    key, entry = item
+def _is_entry(key: str, entry: Any) -> bool:
     return (
         _is_key(key)
         and isinstance(entry, dict)
