@@ -266,6 +266,8 @@ def test_a_fault_orders_strongest_first(command: Command, pictures: Path, tmp_pa
         assert strengths == sorted(strengths, reverse=True)
     printed = command("quality", folder, "--by", "blur", "--sheet", tmp_path / "worst.png").out
     assert f"blur {found['images'][0]['faults']['blur']:.2f}" in " ".join(printed.split())
+    misspelled = command("quality", folder, "--by", "blurr")
+    assert "--by 'blurr' is no column or fault: one of quality, noise, blur," in " ".join(misspelled.err.split())
     refused = command("quality", folder, "--scores", "sharpness", "--by", "blur")
     assert (refused.code, "--by blur needs the column quality of small" in " ".join(refused.err.split())) == (2, True)
 

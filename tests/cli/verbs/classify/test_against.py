@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 
 from binderclip.data import load_data
+from binderclip.errors import UsageError
+from binderclip.tasks.events import Event, Started, listening
+from binderclip.tasks.verbs.classify.request import ClassifyRequest
+from binderclip.tasks.verbs.classify.run import run
 
 Command = Callable[..., Any]
 LABELS = "a cat,a cup of coffee,a rocket,a woman,a coin"
@@ -63,3 +67,10 @@ def test_what_cannot_be_compared_is_said_before_a_model_is_loaded(
     done = command("classify", folder, "-l", LABELS, *words)
     assert done.code != 0
     assert message in " ".join(done.err.split())
+
+
+def test_a_second_model_that_is_not_there_costs_no_look_at_the_pictures(folder: Path) -> None:
+    events: list[Event] = []
+    with listening(events.append), pytest.raises(UsageError, match="there is no model or folder 'smal'"):
+        run(ClassifyRequest(images=[str(folder)], labels=["cat", "dog"], against="smal"))
+    assert [each.message for each in events if isinstance(each, Started)] == ["loading the model"]

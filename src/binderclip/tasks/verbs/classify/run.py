@@ -110,7 +110,7 @@ class Classified(VerbResult):
     def remarks(self) -> list[str]:
         """That nobody gave labels, and that the model is weak on photographs, where it is."""
         lines = (
-            ["no labels were given, so everyday words were compared; few of your own are told apart more surely"]
+            ["no labels were given, so everyday words were compared; a few of your own are told apart better"]
             if self._everyday
             else []
         )
@@ -186,19 +186,19 @@ def run(request: ClassifyRequest) -> Classified:
         result = _by_head(request, inputs.paths)
     else:
         options = zero_shot_options(request)
-
-        def asked(name: str) -> Classified:
-            start("loading the model")
-            opened = encoder if options.plain else image_text_model
-            model = opened(name, device=request.device, dtype=request.dtype)
-            if choice:
-                model = model.with_transform(fitted(model, choice, batch_size=request.batch_size))
-            start(f"looking at {number_of(len(inputs.paths), 'picture')}")
-            return _by_labels(request, options, model, inputs.paths, mark)
-
-        result = asked(request.model or DEFAULT)
-        if request.against is not None:
-            second = asked(request.against)
+        opened = encoder if options.plain else image_text_model
+        start("loading the model")
+        # All of them before a picture is looked at: a second one that is not there costs no answers of the first.
+        models = [
+            opened(name, device=request.device, dtype=request.dtype)
+            for name in (request.model or DEFAULT, request.against)
+            if name is not None
+        ]
+        if choice:
+            models = [each.with_transform(fitted(each, choice, batch_size=request.batch_size)) for each in models]
+        start(f"looking at {number_of(len(inputs.paths), 'picture')}")
+        result, *others = [_by_labels(request, options, each, inputs.paths, mark) for each in models]
+        for second in others:
             answers = [(each.model, dict(each.rows)) for each in (result, second)]
             result = replace(result, agreement=ModelAgreement.of(*answers))
     skip(result.skipped)

@@ -182,8 +182,9 @@ def ranked(request: QualityRequest) -> Ranking:
     blind = QUALITY in pairs and request.model in BLIND_TO_FAULTS
     if by in FAMILIES and by not in names and not blind:
         raise UsageError(f"--by {by} needs the column {QUALITY} of {', '.join(BLIND_TO_FAULTS)}")
-    if by not in (*names, *(FAMILIES if blind else ())):
-        raise UsageError(f"--by {by!r} is no column: one of {', '.join(names)}")
+    orders = (*names, *(FAMILIES if blind else ()))
+    if by not in orders:
+        raise UsageError(f"--by {by!r} is no column{' or fault' if blind else ''}: one of {', '.join(orders)}")
     inputs = find_images(request.images)
     sheet = picture_path(request.sheet) if request.sheet else None
     table = writable_path(request.csv, columns=("image", *names)) if request.csv else None
