@@ -30,7 +30,7 @@ def biharmonic_fill(images: Float[Tensor, "B C H W"], mask: Float[Tensor, "B 1 H
         mask: above 0 where to fill.
 
     Raises:
-        UsageError: a mask that does not match.
+        UsageError: a mask that does not match, or a number that is not finite, in the mask or outside of it.
 
     Paper: On surface completion and image inpainting by biharmonic functions (Damelin and Hoang, 2018).
 
@@ -44,6 +44,7 @@ def biharmonic_fill(images: Float[Tensor, "B C H W"], mask: Float[Tensor, "B 1 H
     """
     if images.ndim != 4 or mask.shape != (len(images), 1, *images.shape[2:]):
         raise UsageError(f"{tuple(images.shape)} and {tuple(mask.shape)} must be (B, C, H, W) and (B, 1, H, W)")
+    check_known(images, mask)
     result = images.detach().clone()
     for image, hole in zip(result, (mask[:, 0] > 0).cpu().numpy(), strict=True):
         if hole.all():
@@ -52,6 +53,18 @@ def biharmonic_fill(images: Float[Tensor, "B C H W"], mask: Float[Tensor, "B 1 H
             values = _solved(image.cpu().double().numpy(), hole)  # (C, N)
             image[:, torch.from_numpy(hole).to(image.device)] = torch.from_numpy(values).to(image)
     return result
+
+
+def check_known(images: Float[Tensor, "B C H W"], mask: Float[Tensor, "B 1 H W"]) -> None:
+    """Refuse NaN and infinity where something is known, from where a fill would spread them, and in the mask.
+
+    Raises:
+        UsageError: says where.
+    """
+    if not bool(mask.isfinite().all()):
+        raise UsageError("mask has a value that is not finite")
+    if not bool((images.isfinite() | (mask > 0)).all()):
+        raise UsageError("images have a value that is not finite outside of the mask")
 
 
 def _solved(image: Float[np.ndarray, "C H W"], hole: np.ndarray) -> Float[np.ndarray, "C N"]:

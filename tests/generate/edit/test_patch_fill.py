@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -137,3 +139,27 @@ def test_what_cannot_be_filled_is_refused() -> None:
         patch_fill(picture, torch.ones(1, 1, 20, 21))
     with pytest.raises(UsageError, match="odd"):
         patch_fill(picture, torch.ones(1, 1, 20, 20), patch=6)
+
+
+@pytest.mark.parametrize("fill", [patch_fill, biharmonic_fill])
+def test_what_is_not_finite_is_refused_but_where_it_is_hidden(fill: Any) -> None:
+    picture, mask = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 24, 24)
+    mask[..., 8:14, 9:15] = 1
+    filled = fill(picture, mask)
+    hidden = picture.masked_fill(mask > 0, torch.nan)
+    torch.testing.assert_close(fill(hidden, mask), filled, rtol=0, atol=0)
+    for value in (torch.nan, torch.inf):
+        wrong = picture.clone()
+        wrong[0, 1, 2, 3] = value
+        with pytest.raises(UsageError, match="images have a value that is not finite outside of the mask"):
+            fill(wrong, mask)
+        with pytest.raises(UsageError, match="mask has a value that is not finite"):
+            fill(picture, mask.masked_fill(mask == 0, value))
+
+
+def test_patches_take_pictures_in_their_range_alone() -> None:
+    mask = hole()
+    for wrong, text in ((tiles() * 255, r"0 to 20[0-9]"), (tiles() - 0.5, r"-0.4")):
+        with pytest.raises(UsageError, match=rf"images must be in \[0, 1\], got {text}"):
+            patch_fill(wrong, mask)
+    assert patch_fill(tiles()[:0], mask[:0]).shape == (0, 3, 64, 64)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.generate.biharmonic import check_known
 from binderclip.generate.edit.patch_search import EPS, PatchLevel, peel, search_patches, vote_pixels
 from binderclip.generate.edit.seamless import join_slopes
 from binderclip.vision import dilate
@@ -54,7 +55,8 @@ def patch_fill(
         progress: called with the comparisons done and those of all; levels that settle earlier skip some.
 
     Raises:
-        UsageError: a mask that does not match, an even patch, or no patch of which all is known.
+        UsageError: a mask that does not match, a value that is not finite or outside of [0, 1] where it is known, an
+            even patch, or no patch of which all is known.
 
     Papers: Space-time completion of video (Wexler, Shechtman and Irani, 2007); PatchMatch (Barnes et al., 2009); Video
     inpainting of complex scenes (arXiv 1503.05528), whose features of texture and votes these are.
@@ -71,7 +73,11 @@ def patch_fill(
         raise UsageError(f"{tuple(images.shape)} and {tuple(mask.shape)} must be (B, 3, H, W) and (B, 1, H, W)")
     if patch < 3 or patch % 2 == 0:
         raise UsageError(f"patch must be odd and at least 3, got {patch}")
-    result = images.detach().clone()
+    check_known(images, mask)
+    known = images.masked_fill(mask > 0, 0)  # (B, 3, H, W)
+    if len(images) and (float(known.min()) < 0 or float(known.max()) > 1):
+        raise UsageError(f"images must be in [0, 1], got {float(known.min()):g} to {float(known.max()):g}")
+    result = known.detach()
     for image, hole in zip(result, (mask[:, 0] > 0).cpu(), strict=True):
         if bool(hole.any()):
             filled = _filled(image.cpu().float(), hole, patch, torch.Generator().manual_seed(seed), progress)
