@@ -27,8 +27,8 @@ class ErrorSegments:
 
     Args:
         labels: of each pixel, from 0; 0, the segment of the upper left corner, counts as background.
-        weights: of each label: its squared error above the threshold; 0 for the background and where that is small on
-            average, so that no shape is needed.
+        weights: of each label: its squared error above the threshold; 0 where that is small on average, so that no
+            shape is needed, and for the background, unless the corner counts.
         threshold: of the squared error, summed over channels.
         error: squared, summed over channels.
     """
@@ -39,7 +39,7 @@ class ErrorSegments:
     error: Float[Tensor, "H W"]
 
 
-def gradient_aware_segments(error: Float[Tensor, "C H W"]) -> ErrorSegments:
+def gradient_aware_segments(error: Float[Tensor, "C H W"], *, corner: bool = False) -> ErrorSegments:
     """Cut the difference of two pictures at its edges, but not along smooth ramps of colour.
 
     The error below a threshold (Otsu's, bounded) is set to 0; the absolute Laplacian, summed over channels and cut at
@@ -48,6 +48,8 @@ def gradient_aware_segments(error: Float[Tensor, "C H W"]) -> ErrorSegments:
 
     Args:
         error: what is drawn less what should be, of pictures in [0, 1].
+        corner: whether the segment of the upper left corner is one to mend, and no background: in photographs it is
+            the sky.
 
     Raises:
         UsageError: an empty picture, or an error that is not finite.
@@ -72,7 +74,8 @@ def gradient_aware_segments(error: Float[Tensor, "C H W"]) -> ErrorSegments:
     areas = np.bincount(labels.ravel())
     weights = np.bincount(labels.ravel(), weights=np.where(strong, square, 0).ravel())
     weights[weights < threshold * areas] = 0
-    weights[0] = 0
+    if not corner:
+        weights[0] = 0
     return ErrorSegments(
         torch.from_numpy(labels).long(), torch.from_numpy(weights).float(), threshold, torch.from_numpy(square).float()
     )

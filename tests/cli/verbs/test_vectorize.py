@@ -74,7 +74,7 @@ def test_odd_pictures_behave(command: Command, tmp_path: Path) -> None:
     rows = dict(zip(names, found, strict=True))
     assert all(float(rows[name]["psnr"]) > 40 for name in names[:3])  # some are "inf"
     assert 'viewBox="0 0 1 5000"' in Path(rows["thin.png"]["svg"]).read_text()
-    assert rows["thin.png"]["drawn_at"] == [1, 128]
+    assert rows["thin.png"]["drawn_at"] == [1, 240]
     assert rows["clear.png"]["background"] == "#ffffff"
     assert rows["clear.png"]["psnr"] > rows["clear.png"]["psnr_background"] + 3
 

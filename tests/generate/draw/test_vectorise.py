@@ -150,3 +150,20 @@ def test_a_picture_without_a_plain_border_lies_on_its_mean_colour() -> None:
     image[:, 0, 8] = 0.0
     drawing = vectorize(image, rounds=1, steps=1, background="border").param
     torch.testing.assert_close(drawing.background, image.mean((1, 2)))
+
+
+def test_a_path_that_starts_as_its_segment_has_its_ellipse_and_the_mean_colour() -> None:
+    y, x = torch.meshgrid(torch.arange(SIDE) + 0.5, torch.arange(SIDE) + 0.5, indexing="ij")
+    ellipse = ((x - 18) / 11).square() + ((y - 13) / 5).square() <= 1
+    image = torch.where(ellipse, torch.tensor([0.2, 0.6, 0.1])[:, None, None], torch.ones(()))
+    circle, segment = (vectorize(image, 1, steps=1, start=start).image for start in ("circle", "segment"))
+    assert psnr(segment, image) > 20 > psnr(circle, image) + 5  # before anything was moved
+
+
+def test_the_corner_is_mended_too_unless_it_is_the_background() -> None:
+    image = torch.full((3, SIDE, SIDE), 0.2)
+    image[:, : SIDE // 2] = 0.9  # sky
+    drawn = vectorize(image, [1, 1], steps=30, background=(0.55, 0.55, 0.55), start="segment").image
+    assert psnr(drawn, image) > 20
+    with pytest.raises(UsageError, match="start"):
+        vectorize(image, 1, start="square")  # type: ignore[arg-type]

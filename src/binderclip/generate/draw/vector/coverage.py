@@ -16,9 +16,9 @@ from torch import Tensor
 
 from binderclip.generate.draw.vector.curves import Pieces
 
-__all__ = ["fill_coverage", "stroke_coverage", "winding_number"]
+__all__ = ["EDGE", "enumerate_rows", "fill_coverage", "piece_distance", "stroke_coverage", "winding_number"]
 
-_EDGE = 0.5
+EDGE = 0.5
 """Half the width of an edge, in pixels: that of a pixel, whose square covers a line of its direction so far."""
 _TILE = 4
 """Side of a tile in pixels. Strokes that reach further than this from their curve are looked at by tiles first."""
@@ -39,7 +39,7 @@ def stroke_coverage(pieces: Pieces, width: Float[Tensor, " n"], size: tuple[int,
         A row for each stroke, P = H * W pixels row by row; differentiable in the pieces and the widths.
     """
     with torch.no_grad():
-        reach = (width / 2 + _EDGE)[pieces.owner]
+        reach = (width / 2 + EDGE)[pieces.owner]
         wide = reach > _TILE
         pairs = _box_pairs(pieces, (~wide).nonzero()[:, 0], reach, size)
         coverage = width.new_zeros(pieces.curves * size[0] * size[1])
@@ -50,7 +50,7 @@ def stroke_coverage(pieces: Pieces, width: Float[Tensor, " n"], size: tuple[int,
         key, piece = _nearest(pieces, *pairs, reach, size)
     distance = _distance(pieces, piece, key, size)
     half = width[pieces.owner[piece]] / 2
-    overlap = torch.minimum(distance + _EDGE, half) - torch.maximum(distance - _EDGE, -half)
+    overlap = torch.minimum(distance + EDGE, half) - torch.maximum(distance - EDGE, -half)
     return coverage.index_put((key,), overlap.clamp(0, 1)).reshape(pieces.curves, size[0] * size[1])
 
 
@@ -66,11 +66,11 @@ def fill_coverage(pieces: Pieces, size: tuple[int, int]) -> Float[Tensor, "n P"]
     """
     with torch.no_grad():
         inside = winding_number(pieces, size) != 0  # [n, P]
-        reach = pieces.start.new_full((len(pieces.start),), _EDGE)
+        reach = pieces.start.new_full((len(pieces.start),), EDGE)
         every = torch.arange(len(reach), device=reach.device)
         key, piece = _nearest(pieces, *_box_pairs(pieces, every, reach, size), reach, size)
         sign = 2 * inside.flatten()[key].to(pieces.start) - 1
-    near = (_EDGE + sign * _distance(pieces, piece, key, size)).clamp(0, 1)
+    near = (EDGE + sign * _distance(pieces, piece, key, size)).clamp(0, 1)
     return inside.to(pieces.start).flatten().index_put((key,), near).reshape(pieces.curves, size[0] * size[1])
 
 
@@ -85,7 +85,7 @@ def winding_number(pieces: Pieces, size: tuple[int, int]) -> Int[Tensor, "n P"]:
     # Rows whose centre lies in [low, high): half open, so that a row through a node is crossed once.
     first = (torch.minimum(y0, y1) - 0.5).ceil().clamp(0, height).long()
     last = (torch.maximum(y0, y1) - 0.5).ceil().clamp(0, height).long()
-    piece, offset = _enumerate(last - first)
+    piece, offset = enumerate_rows(last - first)
     row = first[piece] + offset
     start, end = pieces.start[piece], pieces.end[piece]
     slope = (end[:, 0] - start[:, 0]) / (end[:, 1] - start[:, 1])  # no row is crossed where it is 0 / 0
@@ -117,7 +117,7 @@ def _box_pairs(
     low = torch.minimum(low.nan_to_num(0).ceil().clamp(min=0), limits).long()
     high = torch.minimum(high.nan_to_num(0).floor().clamp(min=-1) + 1, limits).long()
     box = (high - low).clamp(min=0)  # [S, 2]: columns, rows
-    row, offset = _enumerate(box[:, 0] * box[:, 1])
+    row, offset = enumerate_rows(box[:, 0] * box[:, 1])
     columns = box[row, 0]
     pixel = (low[row, 1] + offset // columns) * width + low[row, 0] + offset % columns
     piece = which[row]
@@ -141,7 +141,7 @@ def _tile_pairs(
     distance = _TILE * _distance(coarse, piece, key, grid)
     smallest = distance.new_full((pieces.curves * cells,), torch.inf)
     nearest = smallest.scatter_reduce_(0, key, distance, "amin")[key]
-    solid = nearest + r <= reach[piece] - 2 * _EDGE
+    solid = nearest + r <= reach[piece] - 2 * EDGE
     inside = torch.zeros(pieces.curves * cells, dtype=torch.bool, device=key.device)
     inside[key[solid]] = True
     close = ~solid & (nearest < reach[piece] + r) & (distance <= nearest + 2 * r)
@@ -177,7 +177,12 @@ def _distance(
     """Distance of pixels' centres from pieces; its gradient at 0 is 0."""
     height, width = size
     pixel = key % (height * width)
-    centre = torch.stack([pixel % width, pixel // width], 1).to(pieces.start) + 0.5
+    return piece_distance(pieces, piece, torch.stack([pixel % width, pixel // width], 1))
+
+
+def piece_distance(pieces: Pieces, piece: Int[Tensor, " M"], pixel: Int[Tensor, "M 2"]) -> Float[Tensor, " M"]:
+    """Distance of the centres of pixels (x, y) from pieces; its gradient at 0 is 0."""
+    centre = pixel.to(pieces.start) + 0.5
     start, end = pieces.start[piece], pieces.end[piece]
     along, offset = end - start, centre - start
     t = ((offset * along).sum(1) / along.square().sum(1).clamp(min=1e-12)).clamp(0, 1)
@@ -185,7 +190,7 @@ def _distance(
     return square.clamp(min=1e-12).sqrt()
 
 
-def _enumerate(counts: Int[Tensor, " Q"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+def enumerate_rows(counts: Int[Tensor, " Q"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
     """For each row q the numbers 0 ... counts[q] - 1: (q, number), N in all."""
     row = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
     before = counts.cumsum(0) - counts

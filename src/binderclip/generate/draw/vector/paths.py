@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.generate.draw.parametrisation import Parametrisation
+from binderclip.generate.draw.vector.boxes import PathBoxes, composite_boxes, coverage_in_boxes, path_boxes
 from binderclip.generate.draw.vector.canvas import check_canvas, check_colours, check_curves, curves_at_once
-from binderclip.generate.draw.vector.compositing import composite_over
 from binderclip.generate.draw.vector.coverage import fill_coverage
 from binderclip.generate.draw.vector.curves import CurveIndex, Pieces, curve_index, flatten, pieces_for, pieces_of
 from binderclip.generate.draw.vector.svg import RadialFill, hex_colour, path_data, read_svg, svg_document
@@ -209,19 +209,17 @@ class BezierPaths(Parametrisation):
         layers = self.layers
         if not layers:
             return self.background[:, None, None].expand(1, 3, *self.size)
-        coverage = torch.cat([layer.coverage(self.size, self.pieces) for layer in layers])
-        if all(layer.plain for layer in layers):
-            colours = torch.cat([layer.colours for layer in layers])[..., None]  # [n, 4, 1]
-        else:
-            ramps = zip(*(layer.ramp() for layer in layers), strict=True)
-            colours = _radial(_Ramp(*(torch.cat(parts) for parts in ramps)), self.size)  # [n, 4, P]
-        picture = composite_over(coverage * colours[:, 3], colours[:, :3], self.background[:, None])
-        return picture.reshape(1, 3, *self.size)
+        return self._over(layers, self.pieces, self.size, self.background).reshape(1, 3, *self.size)
 
     @torch.no_grad()
     def silhouette(self, layer: int = -1) -> Float[Tensor, "H W"]:
         """The part of each pixel that the paths of a layer cover together, drawn opaquely."""
-        return 1 - (1 - self.layers[layer].coverage(self.size, self.pieces)).prod(0).reshape(self.size)
+        pieces = self.layers[layer].chords(self.pieces)
+        boxes = path_boxes(pieces, self.size)
+        coverage, clear = coverage_in_boxes(pieces, boxes), self.background.new_ones(self.size)
+        for flat, shape, place in boxes.parts():
+            clear[place].mul_(1 - coverage[flat].view(shape))
+        return 1 - clear
 
     def groups(self) -> list[dict[str, Any]]:
         """Two for each layer, in their order: points, then colours and gradients."""
@@ -250,17 +248,28 @@ class BezierPaths(Parametrisation):
         """
         check_canvas(size, (1.0, 1.0, 1.0) if background is None else background)
         plain = self.background if background is None else self.background.new_tensor(background)
-        picture = plain[:, None].expand(3, size[0] * size[1])
-        # a gradient has RGBA of its own at every pixel, and is held a few times while it is computed
-        step = max(1, curves_at_once(size) // 8)
-        for layer in self._scaled(size):
-            pieces, ramp = layer.chords(pieces_for(size)), layer.ramp()
-            for first in range(0, len(layer.segments), step):
-                some = range(first, min(first + step, len(layer.segments)))
-                colours = _radial(_Ramp(*(part[some.start : some.stop] for part in ramp)), size)
-                alpha = fill_coverage(pieces_of(pieces, some), size) * colours[:, 3]
-                picture = composite_over(alpha, colours[:, :3], picture)
-        return picture.reshape(1, 3, *size)
+        return self._over(self._scaled(size), pieces_for(size), size, plain).reshape(1, 3, *size)
+
+    def _over(
+        self, layers: Sequence[PathLayer], pieces: int, size: tuple[int, int], background: Float[Tensor, "3"]
+    ) -> Float[Tensor, "3 P"]:
+        """Layers over a colour, some at once where no gradient is asked for."""
+        picture = background[:, None].expand(3, size[0] * size[1])
+        ramp = _Ramp(*(torch.cat(parts) for parts in zip(*(layer.ramp() for layer in layers), strict=True)))
+        chords = [layer.chords(pieces) for layer in layers]
+        counts = [len(layer.segments) for layer in layers]
+        owner = torch.cat([each.owner + sum(counts[:k]) for k, each in enumerate(chords)])
+        whole = Pieces(
+            torch.cat([each.start for each in chords]), torch.cat([each.end for each in chords]), owner, sum(counts)
+        )
+        step = sum(counts) if torch.is_grad_enabled() else curves_at_once(size)
+        for start in range(0, sum(counts), step):
+            some = range(start, min(start + step, sum(counts)))
+            own = pieces_of(whole, some) if step < sum(counts) else whole
+            boxes = path_boxes(own, size)
+            colours = _radial(_Ramp(*(part[some.start : some.stop] for part in ramp)), boxes)  # [4, M]
+            picture = composite_boxes(coverage_in_boxes(own, boxes) * colours[3], colours[:3], boxes, picture)
+        return picture
 
     def to_svg(self, size: tuple[int, int] | None = None, *, transparent: bool = False) -> str:
         """The drawing as an SVG document, which browsers show as it is rendered here; a group for each layer.
@@ -290,15 +299,17 @@ class BezierPaths(Parametrisation):
         return [layer.scaled(size[1] / self.size[1], size[0] / self.size[0]) for layer in self.layers]
 
 
-def _radial(ramp: _Ramp, size: tuple[int, int]) -> Float[Tensor, "n 4 P"]:
-    """RGBA of every path at every pixel: linear between the stops along the radius, the nearest stop beyond."""
-    x, y = (torch.arange(side, device=ramp.centre.device) + 0.5 for side in reversed(size))
-    across = ((x - ramp.centre[:, :1]) / ramp.radii[:, :1]).square()[:, None]  # [n, 1, W]
-    down = ((y - ramp.centre[:, 1:]) / ramp.radii[:, 1:]).square()[..., None]  # [n, H, 1]
-    radius = (across + down).clamp(min=1e-12).sqrt().flatten(1)  # [n, P]
-    low, high = ramp.offsets[:, :1], ramp.offsets[:, 1:]
-    part = ((radius - low) / (high - low).clamp(min=_GAP)).clamp(0, 1)[:, None]
-    return torch.lerp(ramp.stops[:, 0, :, None], ramp.stops[:, 1, :, None], part)
+def _radial(ramp: _Ramp, boxes: PathBoxes) -> Float[Tensor, "4 M"]:
+    """RGBA of every path at the pixels of its box: linear between the stops along the radius, beyond them the same."""
+    low, high = ramp.offsets.unbind(1)
+    slope = (ramp.stops[:, 1] - ramp.stops[:, 0]).T  # [4, n]
+    table = torch.cat([ramp.centre.T, ramp.radii.T, torch.stack([low, (high - low).clamp(min=_GAP)])])
+    cx, cy, rx, ry, begin, length = table.index_select(1, boxes.owner)  # each [M]
+    across, down = (boxes.x + 0.5 - cx) / rx, (boxes.y + 0.5 - cy) / ry
+    radius = (across.square() + down.square()).clamp(min=1e-12).sqrt()
+    part = ((radius - begin) / length).clamp(0, 1)
+    colours = torch.cat([ramp.stops[:, 0].T, slope]).index_select(1, boxes.owner)
+    return colours[:4] + colours[4:] * part
 
 
 def _paint(number: int, plain: bool, ramp: _Ramp) -> tuple[str, list[str]]:

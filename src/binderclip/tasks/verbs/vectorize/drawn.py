@@ -79,7 +79,7 @@ class PathDrawing:
         """Add paths and move them, level by level."""
         result = vectorize(
             self.source.pixels.to(request.device), request.levels(), fill=request.fill, steps=request.steps,
-            background=self.source.background, callbacks=[looks, _LevelStart(self)], seed=request.seed,
+            background=self.source.background, start="segment", callbacks=[looks, _LevelStart(self)], seed=request.seed,
         )  # fmt: skip
         assert isinstance(result.param, BezierPaths)
         self.param = result.param
