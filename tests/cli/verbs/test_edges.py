@@ -138,3 +138,23 @@ def test_mistakes_are_said(command: Command, data: Path, tmp_path: Path) -> None
     assert "no true map that could be read has an edge" in done.err
     done = command("edges", data / "odd" / "broken.png", "--method", "sobel", "--out", tmp_path / "out")
     assert done.code == 1
+
+
+def test_weak_edges_are_shown_lighter_and_flat_pictures_stay_dark(command: Command, tmp_path: Path) -> None:
+    weak = np.full((60, 80, 3), 100, dtype=np.uint8)
+    weak[:, 40:] = 160  # a step of 0.24: 0.09 after the blur, at a pixel of each side
+    weak[:, ::8] += 20
+    Image.fromarray(weak).save(tmp_path / "weak.png")
+    noise = np.random.default_rng(0).integers(100, 103, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    shown = command("edges", "weak.png", "noise.png", "--threshold", "0.05", "--json", "--out", "a").json()
+    kept = command("edges", "weak.png", "noise.png", "--threshold", "0.05", "--absolute", "--json", "--out", "b").json()
+    light, dark = (np.asarray(Image.open(each["images"][0]["result"])).astype(float) for each in (shown, kept))
+    white = shown["images"][0]["white"]
+    assert 0.05 < white < 0.3
+    assert light.max() == 255 > 2 * dark.max()
+    assert np.abs(light - np.minimum(dark / white, 255)).max() <= 0.5 / white + 0.5
+    assert kept["images"][0]["white"] == 1
+    assert shown["images"][0]["share"] == kept["images"][0]["share"]
+    assert shown["images"][1]["white"] == 0.05
+    assert np.asarray(Image.open(shown["images"][1]["result"])).max() < 128

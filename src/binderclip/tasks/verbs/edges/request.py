@@ -24,7 +24,8 @@ class EdgesRequest(Request):
 
         binderclip edges BIPED/imgs --truth BIPED/edge_maps --method network --model 10_model.pth --out edges/
 
-    No network is bundled: --method network takes a released DexiNed by its path, or one of yours. Pictures larger than
+    Edges of photographs are weak steps, so each map is shown lighter, and edges.json says which value is white. No
+    network is bundled: --method network takes a released DexiNed by its path, or one of yours. Pictures larger than
     the window are seen in overlapping windows. Transparent pictures are laid on white.
     """
 
@@ -53,6 +54,14 @@ class EdgesRequest(Request):
     thin: Annotated[bool, Option("Keep the ridges of a map alone: lines one pixel wide.", label="Lines, thinned")] = (
         False
     )
+    absolute: Annotated[
+        bool,
+        Option(
+            "White is 1 in every map, for programs that read values; else the 99th percentile of each, where that is "
+            "above the threshold.",
+            label="White is 1 in every map",
+        ),
+    ] = False
     threshold: Annotated[
         float | None,
         Field(ge=0.01, le=0.99),

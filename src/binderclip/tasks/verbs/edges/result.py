@@ -26,6 +26,7 @@ class PictureEdges:
         width, height: in pixels.
         share: of pixels that count as edges, 0 to 1; of a map that is not thinned, edges are as thick as it draws them.
         windows: in how many the picture was seen.
+        white: the value that the map shows as white; less than 1 where the map is shown lighter than it is.
     """
 
     image: str
@@ -34,6 +35,7 @@ class PictureEdges:
     height: int
     share: float
     windows: int = 1
+    white: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,14 @@ class FolderEdges(VerbResult):
         return [(title, ("ODS F", "at", "OIS F", "AP"), [tuple(f"{figure:.3f}" for figure in figures)])]
 
     def remarks(self) -> list[str]:
-        """Windows, and what the network's card says of it."""
+        """Windows, what is shown lighter, and what the network's card says of it."""
         cut = sum(row.windows > 1 for row in self.rows)
         side = self.request.window
         lines = [f"{number_of(cut, 'picture')} larger than {side} px: seen in overlapping windows"] if cut else []
+        lighter = [row.white for row in self.rows if row.white < 1]
+        if lighter:
+            span = f"{min(lighter):.2g} to {max(lighter):.2g}" if min(lighter) < max(lighter) else f"{lighter[0]:.2g}"
+            lines.append(f"white in {number_of(len(lighter), 'map')} is {span}, not 1: --absolute keeps the values")
         return [*lines, *([self.limits] if self.limits else [])]
 
     def places(self) -> list[str]:

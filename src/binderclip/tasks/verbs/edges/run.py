@@ -28,6 +28,8 @@ from binderclip.vision import canny_levels, load_edge_network, sobel_map, thin_e
 SHEET, TABLE, RECORD = "sheet.png", "edges.csv", "edges.json"
 PAIRS = 12
 """Pictures on the sheet, each beside its map."""
+BRIGHT = 0.99
+"""Quantile of a map from which on it is white."""
 WHITE = 128
 """Value of 255 from which a pixel of a true map is an edge."""
 
@@ -135,7 +137,8 @@ def _found(
             # Canny's edges are thin.
             thin = probability if request.method == "canny" else thin_edges(probability, border=0)
             shown = thin if request.thin else probability
-            values = (255 * shown).round().clamp(0, 255).byte().numpy()
+            white = 1.0 if request.absolute else white_value(shown, threshold)
+            values = (255 * shown / white).round().clamp(0, 255).byte().numpy()
             save_picture(Image.fromarray(values, "L"), result)
         except DataError as error:
             skipped.append((str(path), str(error)))
@@ -143,10 +146,19 @@ def _found(
         emit(Saved(result))
         height, width = shown.shape
         share = float((shown >= threshold).float().mean())
-        rows.append(PictureEdges(str(path), str(result), width, height, share, _windows(request, height, width)))
+        rows.append(PictureEdges(str(path), str(result), width, height, share, _windows(request, height, width), white))
         if truth is not None:
             scored.append((thin.clamp(0, 1), truth))
     return rows, skipped, scored
+
+
+def white_value(values: Float[Tensor, "H W"], threshold: float) -> float:
+    """What a map shows as white: its 99th percentile, at most 1, at least the threshold of an edge.
+
+    So a photograph, whose edges are steps of a few tenths, is seen as clearly as a drawing, while a picture that has no
+    edge stays dark.
+    """
+    return min(1.0, max(threshold, float(np.quantile(values.numpy(), BRIGHT))))
 
 
 def _windows(request: EdgesRequest, height: int, width: int) -> int:
