@@ -17,7 +17,15 @@ from binderclip.vision import DexiNed, save_edge_network
 def found(run: Any, files: list[Path], network: str | None = None, **options: Any) -> Any:
     from binderclip.workbench.tabs.make.edges import FORM, work
 
-    given = {"method": "sobel", "thin": False, "sigma": 1.0, "window": 512, "threshold": "", **options}
+    given = {
+        "method": "sobel",
+        "thin": False,
+        "sigma": 1.0,
+        "window": 512,
+        "absolute": False,
+        "threshold": "",
+        **options,
+    }
     return work(run, [str(path) for path in files], None, network, *(given[name] for name in FORM.names))
 
 

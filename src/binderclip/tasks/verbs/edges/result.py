@@ -89,7 +89,7 @@ class FolderEdges(VerbResult):
         lighter = [row.white for row in self.rows if row.white < 1]
         if lighter:
             span = f"{min(lighter):.2g} to {max(lighter):.2g}" if min(lighter) < max(lighter) else f"{lighter[0]:.2g}"
-            lines.append(f"white in {number_of(len(lighter), 'map')} is {span}, not 1: --absolute keeps the values")
+            lines.append(f"white in {number_of(len(lighter), 'map')} is {span}; --absolute makes it 1 in all")
         return [*lines, *([self.limits] if self.limits else [])]
 
     def places(self) -> list[str]:
