@@ -317,6 +317,18 @@ _CUT = """() => [...document.querySelectorAll('button, label > span, h1, p, td, 
   .filter(e => getComputedStyle(e).overflowX === 'hidden' && getComputedStyle(e).textOverflow !== 'ellipsis')
   .filter(e => !e.closest('[aria-hidden=true]'))
   .map(e => e.tagName + ' ' + e.className + ': ' + e.innerText.trim().slice(0, 60))"""
+_BROKEN = """() => [...document.querySelectorAll('button')]
+  .filter(e => e.offsetParent !== null && /^\\S+$/.test(e.innerText.trim()))
+  .filter(e => {
+    const range = document.createRange(), texts = document.createTreeWalker(e, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      range.selectNodeContents(texts.currentNode);
+      const lines = [...range.getClientRects()].filter(r => r.width > 1).map(r => Math.round(r.top));
+      if (new Set(lines).size > 1) return true;
+    }
+    return false;
+  }).map(e => e.className + ': ' + e.innerText.trim())"""
+"""Buttons of one word that stands in two lines."""
 _GRADIO = ('nested-interactive: <button class="icon-button',)
 """What is in Gradio itself and cannot be mended from outside: its button that adds files holds their input."""
 _WIDE = "() => document.documentElement.scrollWidth - window.innerWidth"
@@ -461,6 +473,7 @@ class View:
             if self.page.evaluate(_WIDE) > 1:
                 wrong.append(f"{device}: wider than the window")
             wrong += [f"{device}: cut: {text}" for text in self.page.evaluate(_CUT)]
+            wrong += [f"{device}: broken: {text}" for text in self.page.evaluate(_BROKEN)]
         self.page.set_viewport_size(LAPTOP)
         # Tabs come back from behind the button of a narrow page.
         self.page.wait_for_timeout(300)

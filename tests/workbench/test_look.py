@@ -169,3 +169,32 @@ def test_a_hint_does_not_ask_for_what_is_chosen() -> None:
     # What other pictures it needs is still said.
     assert "chosen" not in hint("Drop pictures of slices, press Reconstruct: a mesh.")
     assert "chosen" not in hint("Choose a folder with a folder for each class, press Adapt: a table.")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("13 pictures reduced to 768 px: --max-side keeps more", "13 pictures reduced to 768 px: Max side keeps more"),
+        ("the same command gives the same picture, another --seed another one",
+         "the same command gives the same picture, another Seed another one"),
+        ("no captions; `binderclip embed --no-captions` takes pictures alone", "no captions"),
+        ("a re--make of it -- so to say", "a re--make of it -- so to say"),
+    ],
+)  # fmt: skip
+def test_options_are_called_as_the_page_calls_them(text: str, shown: str) -> None:
+    pytest.importorskip("gradio", reason="the workbench needs Gradio: pip install binderclip[workbench]")
+    assert look.in_page_words(text) == shown
+
+
+def test_a_table_has_names_and_not_the_places_of_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    shown = look.table(("image",), [(str(tmp_path / "s" / "cat.jpg"),), ("holiday/cat.jpg",)], "pictures")
+    assert str(tmp_path) not in shown
+    assert "<td>cat.jpg</td>" in shown
+    assert "<td>holiday/cat.jpg</td>" in shown
+
+
+def test_a_hint_is_known_as_one() -> None:
+    assert look.is_hint(look.hint("Drop pictures and press Judge."))
+    assert not look.is_hint("<p>result</p>")
+    assert not look.is_hint(None)

@@ -56,7 +56,7 @@ def build_page(
 
     names = list(list_models())
     with gr.Blocks(title="binderclip workbench", analytics_enabled=False, fill_width=True) as page:
-        with gr.Row(elem_classes="head", equal_height=False):
+        with gr.Row(elem_classes="page-head", equal_height=False):
             gr.HTML(HEADER, elem_classes="title", padding=False)
             chosen = gr.Dropdown(
                 names if model in names else [model, *names],

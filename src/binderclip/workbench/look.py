@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ MOST_LARGE, MOST_COPIED = 60, 8 * 2**20
 """Pictures of a gallery that still get large copies, and bytes of a file that is copied as it is."""
 CHOOSING = ("Drop pictures", "Choose a folder")
 """How a hint begins that has nothing to choose left to say once pictures are chosen for all tabs."""
+_HINT = '<div class="hint">'
 SHOWN_BY_BROWSERS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"}
 """Suffixes of the formats that every browser shows."""
 
@@ -65,7 +67,13 @@ def _cell(value: Any) -> str:
         return f'<td class="number">{value:.3f}</td>'
     if isinstance(value, int):
         return f'<td class="number">{value}</td>'
-    return f"<td>{html.escape(str(value))}</td>"
+    return f"<td>{html.escape(without_place(str(value)))}</td>"
+
+
+def without_place(text: str) -> str:
+    """A path of an upload, or of what a run made, as its name alone: where it lies is no use to anybody."""
+    root = os.environ.get("GRADIO_TEMP_DIR")
+    return Path(text).name if root and text.startswith(f"{root}{os.sep}") else text
 
 
 def gallery(entries: Iterable[tuple[Any, ...]], name: str, folder: Path, *, score: str = "score") -> str:
@@ -149,7 +157,6 @@ def _itself(path: Path, folder: Path, number: int, *, copied: bool) -> Path | No
     Args:
         copied: whether it is copied where it lies on another file system and has at most `MOST_COPIED` bytes.
     """
-    import os
     import shutil
 
     from binderclip.data.images import open_header
@@ -205,7 +212,19 @@ def in_page_words(text: str) -> str:
     """A sentence of a task in which options are called as the page calls them, and no Python is advised."""
     text = re.sub(r"--model (\S*[\w/])", r"\1 as Model for all tabs", text)
     text = re.sub(r"^--set ", "Other settings, ", text).replace("--set ", "")
-    return re.sub(r" \(\w+\(\)[^()]*\)", "", text)  # "(list_models() names what is known)"
+    text = re.sub(r" \(\w+\(\)[^()]*\)", "", text)  # "(list_models() names what is known)"
+    text = re.sub(r"; `binderclip [^`]*`[^;.]*", "", text)  # another way that the page does not have
+    return re.sub(r"(?<![\w-])--(?!set\b)([a-z][a-z-]+)", lambda match: _label_of_flag(match[1]), text)
+
+
+def _label_of_flag(flag: str) -> str:
+    """What pages call an option: the label of the fields of its name where that is one, else its name as words."""
+    from binderclip.tasks.request import Request
+    from binderclip.workbench.fields import label_of
+
+    name = flag.replace("-", "_")
+    labels = {label_of(request, name) for request in Request.__subclasses__() if name in request.model_fields}
+    return labels.pop() if len(labels) == 1 else name.replace("_", " ").capitalize()
 
 
 def sentences(lines: Sequence[str]) -> str:
@@ -304,8 +323,6 @@ def gathered(paths: Sequence[Path], folder: Path) -> Path:
 
     Those that share a name get a number: `01.png`, `01-2.png`.
     """
-    import os
-
     if not folder.is_dir():
         folder.mkdir()
         taken: set[str] = set()
@@ -332,6 +349,11 @@ def report_frame(path: Path, caption: str) -> str:
     )
 
 
+def is_hint(value: Any) -> bool:
+    """Whether it is what `hint` makes."""
+    return isinstance(value, str) and value.startswith(_HINT)
+
+
 def hint(text: str) -> str:
     """What stands where results will: how to get some.
 
@@ -342,4 +364,4 @@ def hint(text: str) -> str:
     button = '<button type="button">Try it with example pictures</button>'
     rest = re.sub(rf"^({'|'.join(CHOOSING)})(,| and) ", "", text)
     chosen = f'<p class="chosen">{html.escape(rest[:1].upper() + rest[1:])}</p>' if rest != text else ""
-    return f'<div class="hint"><p>{html.escape(text)}</p>{chosen}{button}</div>'
+    return f"{_HINT}<p>{html.escape(text)}</p>{chosen}{button}</div>"

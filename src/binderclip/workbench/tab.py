@@ -20,7 +20,7 @@ from binderclip.tasks.events import Counted, Event, Previewed, Started, Warned, 
 from binderclip.tasks.models import cached_models
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.jobs import JobQueue, WorkbenchJob
-from binderclip.workbench.look import in_page_words
+from binderclip.workbench.look import in_page_words, is_hint
 from binderclip.workbench.models import ModelShelf
 from binderclip.workbench.pictures import ChosenPictures as ChosenPictures
 from binderclip.workbench.pictures import (
@@ -312,6 +312,8 @@ class Bench:
         """
         outputs = list(outputs)
         count = len(outputs)
+        # Where a run has failed, what to do is said again.
+        empty = [each.value if isinstance(each, gr.HTML) and is_hint(each.value) else None for each in outputs]
         takes_shared = [places for each in self.picture_inputs if (places := each.is_in(inputs)) is not None]
 
         def with_shared(values: tuple[Any, ...]) -> list[Any]:
@@ -329,7 +331,7 @@ class Bench:
                 # The second press of a double click.
                 yield [gr.skip()] * (5 + count)
                 return
-            cleared = same if keep else [None] * count
+            cleared = same if keep else list(empty)
             try:
                 if not (model or "").strip():
                     raise UsageError("choose a model, at the top of the page")

@@ -71,8 +71,20 @@
       this.waiting = 0;
       this.root.removeAttribute('aria-busy');
       if (reply.objects) this.show(reply);
+      else if (reply.empty && this.view) this.clear();
       const rough = [...this.masks.values()].some(mask => !mask.final);
       if (this.queue.length || this.again || rough) { this.again = false; this.send(); }
+    }
+
+    // No picture is chosen any more.
+    clear() {
+      this.view = null;
+      this.selected = 0;
+      this.masks.clear();
+      this.context.reset();
+      this.find('empty').hidden = false;
+      this.find('strip').replaceChildren();
+      this.list();
     }
 
     show(view) {

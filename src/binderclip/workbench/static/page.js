@@ -1,9 +1,19 @@
 () => {
   // Gradio leaves some of its own buttons without a name that can be read aloud.
+  const finger = matchMedia('(hover: none)').matches;
   const name = () => {
     for (const button of document.querySelectorAll('button[aria-label="common.upload"]')) {
       button.setAttribute('aria-label', 'Add files');
       button.title = 'Add files';
+    }
+    // Gradio speaks of one file, and to a finger of dropping it.
+    for (const zone of document.querySelectorAll('.drop .wrap:not([data-named])')) {
+      const texts = [...zone.childNodes].filter((each) => each.nodeType === Node.TEXT_NODE && each.data.trim());
+      if (texts.length !== 2) continue;
+      zone.dataset.named = '';
+      texts[0].data = finger ? 'Choose pictures' : 'Drop pictures here';
+      texts[1].data = finger ? '' : 'click to choose';
+      if (finger) zone.querySelector('.or')?.remove();
     }
     // A label on an element without a role is read by nobody.
     for (const empty of document.querySelectorAll('div.empty[aria-label]')) empty.removeAttribute('aria-label');

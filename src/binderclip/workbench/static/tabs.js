@@ -52,8 +52,28 @@
     document.querySelector('button.examples').click();
     // Words to go with the pictures: the example that stands grey in the first field of the tab, "(...)" is none.
     const words = pressed.closest('[role="tabpanel"]').querySelector(':is(textarea, input[type="text"])[placeholder]:not([placeholder=""])');
-    if (!words || words.value || words.placeholder.startsWith('(')) return;
+    if (!words || words.value || words.placeholder.startsWith('(') || words.closest('.clicker')) return;
     words.value = words.placeholder;
     words.dispatchEvent(new Event('input', {bubbles: true}));
+  });
+
+  // On a phone what comes of a press stands far below the settings: how it goes is brought to the top of the window.
+  document.addEventListener('click', (event) => {
+    const pressed = event.target.closest('.controls button.primary');
+    if (!pressed || !matchMedia('(max-width: 640px)').matches) return;
+    const status = pressed.closest('.controls').nextElementSibling;
+    // Until one moves the page oneself; what came last may have made it longer.
+    let moved = false;
+    const stay = () => { moved = true; };
+    for (const kind of ['touchmove', 'wheel']) addEventListener(kind, stay, {once: true, passive: true});
+    const bring = () => moved || status.scrollIntoView({block: 'start'});
+    const seen = new MutationObserver(() => {
+      if (!status.innerText.trim()) return;
+      bring();
+      if (!status.querySelector('.done, .failed, .stopped')) return;
+      seen.disconnect();
+      setTimeout(bring, 300);
+    });
+    seen.observe(status, {childList: true, subtree: true});
   });
 }

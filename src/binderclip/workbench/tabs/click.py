@@ -55,6 +55,10 @@ _LAST: OrderedDict[Path, tuple[int, Answer]] = OrderedDict()
 _asked = itertools.count(1)
 
 
+class NothingChosen(UsageError):
+    """No pictures are chosen, neither in the tab nor for all."""
+
+
 def build(bench: Bench) -> None:
     status = gr.HTML(said_html(""), elem_classes="status-box")
     gr.HTML(SHELL.read_text(encoding="utf-8"), padding=False)
@@ -89,7 +93,13 @@ def build(bench: Bench) -> None:
                 else:
                     given = files, folder
                 place = bench.sessions.results(*page)
-                clicked, message = _opened(bench, page[0], place, *given, name.strip() or SMALL_SAM)
+                try:
+                    clicked, message = _opened(bench, page[0], place, *given, name.strip() or SMALL_SAM)
+                except NothingChosen:
+                    if asked.get("do"):
+                        raise
+                    # The page has only looked: what to do stands in its empty frame.
+                    return {"n": number, "empty": True}, None, None
                 return _answer(clicked, asked, place, bench.models.device, message)
 
             reply, line, again = await bench.ask(request, carry_out)
@@ -137,7 +147,8 @@ def _opened(bench: Bench, session: str, page: Path, files: Any, folder: Any, mod
     """The pictures that are chosen with their clicks, and what to say where they have just been opened.
 
     Raises:
-        UsageError, DataError: none is chosen, or none can be read.
+        NothingChosen: no pictures are.
+        UsageError, DataError: a folder that may not be read, or none of the pictures can be.
         BinderclipError: the model cannot be opened.
     """
     key: Any = (session, tuple(files)) if files else str(folder or "")
@@ -145,7 +156,7 @@ def _opened(bench: Bench, session: str, page: Path, files: Any, folder: Any, mod
         # A page that was loaded again has chosen nothing: what its session clicked last is still there.
         last = next((key for key in reversed(_OPEN) if isinstance(key, tuple) and key[0][0] == session), None)
         if last is None or not all(path.is_file() for path in _OPEN[last].chosen.paths):
-            raise UsageError("choose pictures first: drop them here, or choose a folder at the top of the page")
+            raise NothingChosen("choose pictures first: drop them here, or choose a folder at the top of the page")
         CLICKED.hold(page, _OPEN[last])
         return _OPEN[last], ""
     key = (key, model) if isinstance(key, tuple) else (key, model, "")
