@@ -32,9 +32,8 @@ def album(photographs: Path, tmp_path: Path) -> Path:
 def looked_through(run: Any, folder: Path | None, files: list[str] | None = None, **given: Any) -> Any:
     from binderclip.workbench.tabs.duplicates import work
 
-    return work(
-        run, files, str(folder) if folder else None, **{"keep": "largest", "near": True, "similarity": 0.8, **given}
-    )
+    usual = {"keep": "largest", "near": True, "similarity": 0.8, "crops": 0.6}
+    return work(run, files, str(folder) if folder else None, **{**usual, **given})
 
 
 def test_the_groups_are_those_of_the_verb(album: Path, run_of: Any, lines: Any, command: Any) -> None:

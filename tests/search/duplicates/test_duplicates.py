@@ -105,12 +105,41 @@ def test_pictures_without_a_pattern_and_no_pictures_agree_with_nothing() -> None
     assert len(alike_pairs(flat[:0], least=LEAST).first) == 0
 
 
-def test_crops_are_inside_and_begin_with_the_whole() -> None:
-    windows = crop_windows()
+@pytest.mark.parametrize("kept", [0.5, 0.6, 0.8, 1.0])
+def test_crops_are_inside_and_begin_with_the_whole(kept: float) -> None:
+    windows = crop_windows(kept)
     assert windows[0].tolist() == [0, 0, 1, 1]
     assert (windows >= 0).all()
     assert (windows <= 1 + 1e-6).all()
-    assert ((windows[:, 2:] - windows[:, :2]) > 0.79).all()
+    assert (np.prod(windows[:, 2:] - windows[:, :2], 1) > kept - 0.08).all()
+    assert len(np.unique(windows, axis=0)) == len(windows)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_crop_has_a_window_near_it(seed: int) -> None:
+    draws, windows = np.random.default_rng(seed), crop_windows(0.6)
+    for _ in range(200):
+        wide = draws.uniform(0.6, 1)
+        high = draws.uniform(0.6 / wide, 1)
+        left, top = draws.uniform(0, 1 - wide), draws.uniform(0, 1 - high)
+        edges = np.array([left, top, left + wide, top + high])
+        # No edge is further than the search for it goes.
+        assert np.abs(windows - edges).max(1).min() < 0.076
+
+
+@pytest.mark.parametrize(
+    "window", [(0.0, 0.0, 0.62, 1.0), (0.2, 0.1, 0.98, 0.9), (0.2, 0.15, 1.0, 0.96), (0.02, 0.0, 1.0, 0.65)]
+)
+def test_a_crop_that_keeps_three_fifths_agrees(pictures: list[Image.Image], window: tuple[float, ...]) -> None:
+    parts = [
+        picture.crop([round(share * side) for share, side in zip(window, picture.size * 2, strict=True)])  # type: ignore[arg-type]
+        for picture in pictures
+    ]
+    copies = np.stack([copy_of(each) for each in [*pictures, *map(compressed, parts)]])
+    pairs = alike_pairs(copies, least=LEAST)
+    assert list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == [(row, row + 4) for row in range(4)]
+    # The baseline, crops that keep nearly all, does not see that all of them are parts.
+    assert len(alike_pairs(copies, least=LEAST, kept=0.9).first) < 4
 
 
 def test_a_chain_of_frames_is_not_one_group() -> None:

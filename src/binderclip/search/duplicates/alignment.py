@@ -29,7 +29,11 @@ DETAIL = 0.5
 are one picture. Details of 1,189 pictures and of their copies correlate by .85 or more, of such landscapes by .21."""
 LEAST_DETAIL = 0.02
 """Length of the details, of a picture of length 1, below which they are rounding."""
-STEPS = (0.0125, 0.00625, 0.003125)
+SIDES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Sides of crops, each with each."""
+KEPT, UNDER = 0.6, 0.07
+"""Least share of the area that a crop keeps by default, and how far below it the nearest window may lie."""
+STEPS = (0.025, 0.0125, 0.00625, 0.003125)
 """Steps of the search for the edges of a crop, in shares of the side."""
 ROWS, PAIRS = 32, 256
 """Pictures whose crops are held at once, and pairs that are looked at again at once."""
@@ -49,22 +53,34 @@ class AlikePairs(NamedTuple):
     agreement: Float[np.ndarray, "p"]
 
 
-def crop_windows() -> Float[np.ndarray, "w 4"]:
-    """Crops (left, top, right, bottom) in shares of the side, the first of which is the whole: sides of 0.8 to 1."""
-    windows = [(0.0, 0.0, 1.0, 1.0)]
-    # Positions lie at most 0.05 apart, of which `STEPS` make up the rest.
-    sides = [(0.95, 0.95, 3), (0.9, 0.9, 4), (0.85, 0.85, 4), (0.8, 0.8, 5)]
-    single = [(0.9, 1.0, 4), (1.0, 0.9, 4), (0.8, 1.0, 5), (1.0, 0.8, 5)]
-    for wide, high, places in sides + single:
-        for x in np.linspace(0, 1 - wide, places if wide < 1 else 1):
-            for y in np.linspace(0, 1 - high, places if high < 1 else 1):
-                windows.append((x, y, x + wide, y + high))
-    return np.array(windows, dtype=np.float32)
+def crop_windows(kept: float = KEPT) -> Float[np.ndarray, "w 4"]:
+    """Crops (left, top, right, bottom) in shares of the side, the first of which is the whole.
+
+    Sides are 0.05 or 0.1 apart and places at most 0.05, of which `STEPS` make up the rest.
+
+    Args:
+        kept: least share of the picture's area that a crop keeps, from 0.5 to 1.
+    """
+    fine = [(0.95, 0.95, 3), (0.9, 0.9, 4), (0.85, 0.85, 4)]
+    sides = [(wide, high) for wide in SIDES for high in SIDES if (wide, high) != (1.0, 1.0)]
+    places = {side: 1 + round((1 - side) / 0.05) for side in SIDES}
+    windows = {(0.0, 0.0, 1.0, 1.0): None}
+    for wide, high, across, down in [
+        *((wide, high, count, count) for wide, high, count in fine),
+        *((wide, high, places[wide], places[high]) for wide, high in sides),
+    ]:
+        if wide * high < kept - UNDER:
+            continue
+        for x in np.linspace(0, 1 - wide, across):
+            for y in np.linspace(0, 1 - high, down):
+                windows[float(x), float(y), float(x) + wide, float(y) + high] = None
+    return np.array(list(windows), dtype=np.float32)
 
 
 def alike_pairs(
-    copies: UInt8[np.ndarray, "n s s 3"], *, least: float, progress: Callable[[int, int], object] | None = None
-) -> AlikePairs:
+    copies: UInt8[np.ndarray, "n s s 3"], *, least: float, kept: float = KEPT,
+    progress: Callable[[int, int], object] | None = None,
+) -> AlikePairs:  # fmt: skip
     """All pairs of pictures whose agreement is at least `least`.
 
     All crops of one picture are compared with all of every other one by grey correlation at 16 x 16, in blocks of one
@@ -72,10 +88,11 @@ def alike_pairs(
 
     Args:
         copies: square RGB copies. least: least agreement, above 0.
+        kept: as of `crop_windows`.
         progress: called with the number of pictures done and that of all, twice n.
     """
     count = len(copies)
-    windows = torch.from_numpy(crop_windows())
+    windows = torch.from_numpy(crop_windows(kept))
     patterned = copies.reshape(count, -1).std(1) >= FLAT if count else np.zeros(0, bool)
     grey = torch.from_numpy(copies).float().mean(3)  # (n, s, s)
     whole = _unit(functional.interpolate(grey[:, None], size=COARSE, mode="area").flatten(1))  # (n, 256)

@@ -93,13 +93,14 @@ def build(bench: Bench) -> None:
             with gr.Accordion("More settings", open=False):
                 near = control(DuplicatesRequest, "near", info="resized, compressed, lighter or cropped copies")
                 similarity = control(DuplicatesRequest, "similarity", minimum=0.5, maximum=1, step=0.01)
+                crops = control(DuplicatesRequest, "crops", minimum=0.5, maximum=1, step=0.05, info="of a cropped copy")
         with gr.Column(scale=3, min_width=320):
             shown = gr.HTML(hint("Choose a folder, press Look for duplicates: copies stand side by side, one to keep."))
             pack = gr.Button("Pack the pictures that stay", visible=False)
             archive = gr.File(label="Pictures that stay", interactive=False, visible=False)
             results = bench.results()
     removed = gr.Textbox(visible=False)
-    bench.connect(controls, work, [*pictures.inputs, keep, near, similarity], [shown, pack, archive], results)
+    bench.connect(controls, work, [*pictures.inputs, keep, near, similarity, crops], [shown, pack, archive], results)
 
     async def pack_kept(request: gr.Request, places: str) -> Any:
         held = LAST.get(bench.sessions.results(bench.session(request), str(request.session_hash)))
@@ -130,13 +131,14 @@ def _places(given: str, count: int) -> list[int]:
 
 
 def work(
-    run: Run, files: list[str] | None, folder: str | None, keep: str, near: bool, similarity: float
+    run: Run, files: list[str] | None, folder: str | None, keep: str, near: bool, similarity: float, crops: float
 ) -> Outcome:  # fmt: skip
     """Look for copies, and make the pictures that the page shows."""
     chosen = run.pictures(files, folder)
     request = DuplicatesRequest(
-        images=chosen.arguments, out=str(run.folder / OUT), keep=keep, near=bool(near), similarity=float(similarity)
-    )
+        images=chosen.arguments, out=str(run.folder / OUT), keep=keep, near=bool(near), similarity=float(similarity),
+        crops=float(crops),
+    )  # fmt: skip
     result = duplicates.run(request)
     skipped = {key for key, _ in result.skipped}
     members = [each.path for group in result.groups for each in group.members]

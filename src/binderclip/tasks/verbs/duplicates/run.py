@@ -71,7 +71,8 @@ def run(request: DuplicatesRequest) -> Duplicates:
     skip(skipped)
     if not prints:
         raise DataError(f"none of {number_of(len(inputs.paths), 'picture')} could be read: {short_reason(*skipped[0])}")
-    groups = grouped(prints, keep=request.keep, similarity=request.similarity if request.near else None)
+    least = request.similarity if request.near else None
+    groups = grouped(prints, keep=request.keep, similarity=least, crops=request.crops)
     result = Duplicates(request, groups, len(prints), 0, skipped, not inputs.exit_code(skipped))
     # Before anything is copied: a full disk there costs no list.
     _write(result, output_folder(request.out))
@@ -101,13 +102,16 @@ def _read(paths: Sequence[Path]) -> tuple[list[Fingerprint], list[tuple[str, str
     return prints, skipped
 
 
-def grouped(prints: Sequence[Fingerprint], *, keep: str, similarity: float | None) -> list[DuplicateGroup]:
+def grouped(
+    prints: Sequence[Fingerprint], *, keep: str, similarity: float | None, crops: float
+) -> list[DuplicateGroup]:
     """Groups of copies, the one to be kept first.
 
     Args:
         prints: of the pictures.
         keep: one of `ORDERS`.
         similarity: least agreement of near-duplicates; None for the same pixels alone.
+        crops: least share of a picture's area that a cropped copy keeps.
     """
     by_pixels: dict[str, list[int]] = {}
     for row, each in enumerate(prints):
@@ -119,7 +123,10 @@ def grouped(prints: Sequence[Fingerprint], *, keep: str, similarity: float | Non
         start("comparing")
         copies = np.stack([prints[rows[0]].copy for rows in classes])
         pairs = alike_pairs(
-            copies, least=similarity, progress=lambda done, total: emit(Counted(done, total, "comparison"))
+            copies,
+            least=similarity,
+            kept=crops,
+            progress=lambda done, total: emit(Counted(done, total, "comparison")),
         )
     near = complete_groups(pairs, len(classes), least=similarity or 1.0)
     among = {each for group in near for each in group.tolist()}
