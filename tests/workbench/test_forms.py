@@ -71,6 +71,13 @@ def test_what_stands_in_the_controls_is_the_request(run: Any) -> None:
     assert changed == ExampleRequest(out="here", shots=7, rate=0.1, bits=8, target=0.5, onnx=True, sentence="a {}")
 
 
+def test_what_is_missing_is_asked_for_by_its_label(run: Any) -> None:
+    from binderclip.workbench.tabs.make.edit import FORM as EDIT
+
+    with pytest.raises(UsageError, match=r"^fill in The picture shows$"), EDIT.labelled():
+        EDIT.asked(run, [each.value for each in controls(EDIT)], images=["cat.png"], out="here")
+
+
 def test_a_mistake_names_the_field_as_the_page_does(run: Any) -> None:
     with pytest.raises(UsageError, match=r"^Rate 2: input should be less than or equal to 1$"), FORM.labelled():
         FORM.asked(run, [7, 2, None, 8, "", True, ""], out="here")

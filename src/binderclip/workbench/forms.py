@@ -101,13 +101,19 @@ class Form:
             raise type(error)(self._with_labels(str(error))) from error
 
     def _with_labels(self, text: str) -> str:
+        if missing := re.fullmatch(rf"{re.escape(self.request.task)} needs (\w+)", text):
+            return f"fill in {self._label(missing[1])}"
         # What the page gives in another way has a name there as well.
         for name in [*self.names, *(name for name in self.without if name in self.own)]:
             flag = option_of(self.request.model_fields[name]).flag(name)
-            label = self.own.get(name, {}).get("label") or label_of(self.request, name)
+            label = self._label(name)
             # The whole word: --template stands in --templates.
             text = re.sub(rf"{re.escape(flag)}(?![\w-])", label, text) if flag.startswith("--") else text
         return text
+
+    def _label(self, name: str) -> str:
+        """What the page calls a field."""
+        return self.own.get(name, {}).get("label") or label_of(self.request, name)
 
     def _control(self, bench: Bench, name: str) -> Any:
         own = dict(self.own.get(name, {}))

@@ -30,6 +30,8 @@ FORM = Form(
     first=("source", "target", "method", "guidance", "seed"),
     without=("images",),
     own={
+        "source": {"placeholder": "a cat"},
+        "target": {"placeholder": "a tiger"},
         "method": {"about": ABOUT},
         "guidance": {"minimum": 0, "maximum": 15, "step": 0.5},
         "strength": {"step": 0.05},
