@@ -17,7 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.models.image_text.people_maps import add_people, people_words, seen_people
 from binderclip.models.image_text.regions import RegionWord, kind_presence, region_presence
+from binderclip.models.people.finder import Face
 
 __all__ = [
     "SIDES", "ConceptEvidence", "PictureConcepts", "concept_evidence", "picture_patches", "presence_score",
@@ -83,6 +85,11 @@ class PictureConcepts:
     def region_odds(self) -> Float[Tensor, "R h w"]:
         """Log odds of the regions at each patch."""
         return self.concepts.regions.log_odds(self.features(MIDDLE), self.patches)
+
+    @cached_property
+    def people(self) -> tuple[list[Face], Tensor | None]:
+        """Faces, and where they say that people are (`people_maps.seen_people`)."""
+        return seen_people(self.image)
 
 
 def word_weights(
@@ -283,7 +290,7 @@ class ConceptEvidence:
         Args:
             weights: of `word_weights`.
             words: of `region_words`: a word that means a region is where that is; one that is a kind of it is where
-                both are.
+                both are. One for people is where `people_maps` sees them, if there is a face.
             picture: where to look.
         """
         logits = [picture.logits(side) for side in self.sides]
@@ -291,8 +298,13 @@ class ConceptEvidence:
         maps = word_maps(logits, weights, self.contrast)
         if self.affinity:
             maps = spread_maps(maps, picture.patches, self.affinity)
+        people = people_words(picture.concepts.regions.names, words) if any(words) else []
+        faces, where = picture.people if people else ([], None)
+        if where is not None:
+            size = (picture.image.shape[-2], picture.image.shape[-1])
+            add_people(maps, people, faces, where, size)
         for place, word in enumerate(words):
-            if word is not None:
+            if word is not None and not (where is not None and place in people):
                 odds = picture.region_odds[word.region][None]
                 if self.affinity:
                     region = spread_maps(odds, picture.patches, self.affinity)[0]
@@ -312,7 +324,7 @@ class ConceptEvidence:
     ) -> Float[Tensor, "Q"]:
         """Probability that the picture shows each word: `word_presence` at `PRESENCE_SIDES`, or of a region.
 
-        A word for people goes by both.
+        A word for people goes by both, and is there where a face is, with its probability.
 
         Args:
             texts, weights: as of `word_presence`.
@@ -330,6 +342,9 @@ class ConceptEvidence:
                 region = picture.concepts.regions.names[word.region]
                 probability = kind_presence(region, score[place], picture.region_odds[word.region])
                 presence[place] = presence[place] if probability is None else probability
+        people = people_words(picture.concepts.regions.names, words) if any(words) else []
+        if people and picture.people[0]:
+            presence[people] = presence[people].clamp(min=picture.people[0][0].probability)
         return presence
 
 
