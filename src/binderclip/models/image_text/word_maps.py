@@ -6,7 +6,7 @@ are spread over patches that look alike to a self-supervised tower, which sees b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -283,7 +283,11 @@ class ConceptEvidence:
         return sorted(self.sides)[len(self.sides) // 2]
 
     def maps(
-        self, weights: Float[Tensor, "Q K"], words: Sequence[RegionWord | None], picture: PictureConcepts
+        self,
+        weights: Float[Tensor, "Q K"],
+        words: Sequence[RegionWord | None],
+        picture: PictureConcepts,
+        similar: Callable[[Float[Tensor, "1 3 _ _"]], Float[Tensor, "Q"]] | None = None,
     ) -> Float[Tensor, "Q h w"]:
         """Maps of words, on the grid of the patches, or without `affinity` on the finest one of the classifier.
 
@@ -292,6 +296,7 @@ class ConceptEvidence:
             words: of `region_words`: a word that means a region is where that is; one that is a kind of it is where
                 both are. One for people is where `people_maps` sees them, if there is a face.
             picture: where to look.
+            similar: how alike a crop and every word are, by which words for people share them out.
         """
         logits = [picture.logits(side) for side in self.sides]
         weights = weights + self.picture * shown_concepts(picture.logits(self.middle))
@@ -301,8 +306,7 @@ class ConceptEvidence:
         people = people_words(picture.concepts.regions.names, words) if any(words) else []
         faces, where = picture.people if people else ([], None)
         if where is not None:
-            size = (picture.image.shape[-2], picture.image.shape[-1])
-            add_people(maps, people, faces, where, size)
+            add_people(maps, people, faces, where, picture.image, similar)
         for place, word in enumerate(words):
             if word is not None and not (where is not None and place in people):
                 odds = picture.region_odds[word.region][None]

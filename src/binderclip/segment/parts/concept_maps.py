@@ -71,7 +71,11 @@ class ConceptMaps(ConceptEvidence):
             raise UsageError("ConceptMaps sees the picture as a whole: take a resolution of one window")
         frame = context.frame
         near, words = self._near(frame, text)
-        total = self.maps(near, words, self._picture(frame))
+
+        def similar(crop: Float[Tensor, "1 3 _ _"]) -> Float[Tensor, "Q"]:
+            return frame.model.similarity(frame.model.encode_image(crop).float(), text.rows.float())[0]
+
+        total = self.maps(near, words, self._picture(frame), similar)
         presence = self.shown(frame, text)
         total += presence.clamp(min=1e-12).log()[:, None, None]
         if self.gate:
