@@ -54,7 +54,7 @@ def info(
     versions, devices, models = _versions(), _devices(), bundled_cards()
     models |= {
         name: folder_card(path)
-        for kind in ("vision", "classifier", "promptable", "vq-autoencoder", "diffusion")
+        for kind in ("vision", "classifier", "promptable", "vq-autoencoder", "diffusion", "people")
         for name, path in bundled_of(kind).items()
     }
     if json:

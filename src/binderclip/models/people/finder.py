@@ -29,8 +29,8 @@ KIND = "people"
 BUNDLED = "people"
 CERTAIN = 0.65
 """Of a face's probability: of the 14 outlines of people of the split "choose" 9 have such a face, among them all whose
-face is wider than a tenth of the picture but one, in a dark room; of the 299 photographs of "learn" and "choose" without
-people two have, a chimpanzee and a koala."""
+face is wider than a tenth of the picture but one, in a dark room; of the 299 photographs of "learn" and "choose"
+without people two have, a chimpanzee and a koala."""
 OVERLAP = 0.3
 """Intersection over union beyond which two boxes are one face, as MediaPipe sets it."""
 AROUND = (2.0, 1.5, 5.0)

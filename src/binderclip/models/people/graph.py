@@ -43,7 +43,7 @@ def _resized(x: Float[Tensor, "B D h w"], about: Mapping[str, Any]) -> Float[Ten
 
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "conv": lambda inputs, about, weights: _convolved(inputs[0], about, *weights),
-    "transposed": lambda inputs, about, weights: functional.conv_transpose2d(inputs[0], *weights, stride=2),
+    "transposed": lambda inputs, about, weights: functional.conv_transpose2d(inputs[0], *weights[:2], 2),
     "pad": lambda inputs, about, weights: functional.pad(inputs[0], [int(side) for side in about["sides"]]),
     "add": lambda inputs, about, weights: inputs[0] + inputs[1],
     "multiply": lambda inputs, about, weights: inputs[0] * inputs[1],
@@ -86,8 +86,8 @@ class OperationGraph(nn.Module):
         self.operations, self.outputs = [dict(each) for each in operations], tuple(outputs)
         self.last = {number: place for place, each in enumerate(self.operations) for number in each["inputs"]}
         for name, value in state.items():
-            place, kind = name.split(".")
-            self.register_buffer(f"{kind}_{place}", value.float())
+            number, kind = name.split(".")
+            self.register_buffer(f"{kind}_{number}", value.float())
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """The outputs, of a picture of the size and range that the network was made for."""
