@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.image_text.people_maps import add_people, people_words, seen_people
 from binderclip.models.image_text.regions import RegionWord, kind_presence, region_presence
-from binderclip.models.people.finder import Face
+
+if TYPE_CHECKING:
+    from binderclip.models.people.finder import Face
 
 __all__ = [
-    "SIDES", "ConceptEvidence", "PictureConcepts", "concept_evidence", "picture_patches", "presence_score",
-    "region_words", "shown_concepts", "spread_maps", "word_maps", "word_presence", "word_weights",
+    "SIDES", "ConceptEvidence", "PictureConcepts", "concept_evidence", "people_words", "picture_patches",
+    "presence_score", "region_words", "shown_concepts", "spread_maps", "word_maps", "word_presence", "word_weights",
 ]  # fmt: skip
 
 SIDES = (384, 512, 768)
@@ -44,6 +45,8 @@ USUAL, USUAL_QUANTILE = 0.6, 0.9
 """Of what is usual, how much is taken away, and the cosine that counts. On the words of these photographs .60 to .70
 and medians to .95 quantiles were alike; without it the gate that keeps 90 % of words lets 19 % of false ones pass, with
 it 8 %."""
+PERSON = "person"
+"""The region whose words are people's."""
 PATCHES, PATCHES_SIDE = "small-dino", 288
 """The tower whose patches say what belongs together, and the long side in pixels at which it sees a picture."""
 
@@ -88,7 +91,9 @@ class PictureConcepts:
 
     @cached_property
     def people(self) -> tuple[list[Face], Tensor | None]:
-        """Faces, and where they say that people are (`people_maps.seen_people`)."""
+        """Faces, and where they say that people are (`models.people.maps.seen_people`)."""
+        from binderclip.models.people.maps import seen_people  # only where a word means people
+
         return seen_people(self.image)
 
 
@@ -294,7 +299,7 @@ class ConceptEvidence:
         Args:
             weights: of `word_weights`.
             words: of `region_words`: a word that means a region is where that is; one that is a kind of it is where
-                both are. One for people is where `people_maps` sees them, if there is a face.
+                both are. One for people is where `models.people` sees them, if there is a face.
             picture: where to look.
             similar: how alike a crop and every word are, by which words for people share them out.
         """
@@ -306,6 +311,8 @@ class ConceptEvidence:
         people = people_words(picture.concepts.regions.names, words) if any(words) else []
         faces, where = picture.people if people else ([], None)
         if where is not None:
+            from binderclip.models.people.maps import add_people
+
             add_people(maps, people, faces, where, picture.image, similar)
         for place, word in enumerate(words):
             if word is not None and not (where is not None and place in people):
@@ -356,3 +363,13 @@ def region_words(concepts: Any, words: Sequence[str]) -> list[RegionWord | None]
     """What each word has to do with the regions that the concepts know; None for nothing."""
     regions = concepts.regions
     return [None if regions is None else regions.of(word) for word in words]
+
+
+def people_words(names: Sequence[str], words: Sequence[RegionWord | None]) -> list[int]:
+    """Places of the words that mean people.
+
+    Args:
+        names: of the regions.
+        words: of `region_words`.
+    """
+    return [place for place, word in enumerate(words) if word is not None and names[word.region] == PERSON]

@@ -27,6 +27,11 @@ def _convolved(x: Tensor, about: Mapping[str, Any], weight: Tensor, bias: Tensor
     return functional.conv2d(x, weight, bias, stride=stride, groups=groups)
 
 
+def _doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Float[Tensor, "B D H W"]:
+    """A transposed convolution of stride 2, by whose kernels of 2 x 2 pixels no two places overlap."""
+    return functional.conv_transpose2d(x, weight, bias, stride=2)
+
+
 def _spread(x: Float[Tensor, "B D h w"], about: Mapping[str, Any]) -> Float[Tensor, "B d H W"]:
     """Depth to space: blocks of channels become neighbouring pixels; unlike `pixel_shuffle`, the block counts first."""
     block = int(about["block"])
@@ -43,7 +48,7 @@ def _resized(x: Float[Tensor, "B D h w"], about: Mapping[str, Any]) -> Float[Ten
 
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "conv": lambda inputs, about, weights: _convolved(inputs[0], about, *weights),
-    "transposed": lambda inputs, about, weights: functional.conv_transpose2d(inputs[0], *weights[:2], 2),
+    "transposed": lambda inputs, about, weights: _doubled(inputs[0], *weights),
     "pad": lambda inputs, about, weights: functional.pad(inputs[0], [int(side) for side in about["sides"]]),
     "add": lambda inputs, about, weights: inputs[0] + inputs[1],
     "multiply": lambda inputs, about, weights: inputs[0] * inputs[1],

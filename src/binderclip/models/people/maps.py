@@ -13,13 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from binderclip.models.image_text.regions import RegionWord
 from binderclip.models.people.finder import Face, around, load_people
 
-__all__ = ["PERSON", "add_people", "people_words", "seen_people"]
+__all__ = ["add_people", "seen_people"]
 
-PERSON = "person"
-"""The region whose words are people's."""
 MOST_ODDS = 6.0
 """Log odds beyond which a place is surely a person's, or surely not."""
 APART = 2.0
@@ -29,16 +26,6 @@ PERSON_AROUND = (2.0, 1.2, 3.0)
 person each ("learn", "choose" and newcomers'), such crops told men from women on 11, the face alone on 10."""
 STRENGTH = 2.0
 """Of the map, in standard deviations: as large as the sum of evidence and region, in whose place it comes."""
-
-
-def people_words(names: Sequence[str], words: Sequence[RegionWord | None]) -> list[int]:
-    """Places of the words that mean people.
-
-    Args:
-        names: of the regions.
-        words: of `word_maps.region_words`.
-    """
-    return [place for place, word in enumerate(words) if word is not None and names[word.region] == PERSON]
 
 
 def seen_people(image: Float[Tensor, "1 3 H W"]) -> tuple[list[Face], Float[Tensor, "h w"] | None]:

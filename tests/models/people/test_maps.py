@@ -9,10 +9,11 @@ from skimage import data
 from torch import Tensor
 
 from binderclip.data import to_tensor
-from binderclip.models.image_text import people_maps, word_maps
-from binderclip.models.image_text.people_maps import add_people, people_words
 from binderclip.models.image_text.regions import RegionWord
+from binderclip.models.image_text.word_maps import people_words
+from binderclip.models.people import maps as people_maps
 from binderclip.models.people.finder import Face
+from binderclip.models.people.maps import STRENGTH, add_people
 
 
 def two_people() -> tuple[Tensor, list[Face], Tensor]:
@@ -37,7 +38,7 @@ def test_one_word_is_where_people_are_and_other_maps_stay() -> None:
     torch.testing.assert_close(maps[0], before[0])
     assert float(maps[1, 10:, :9].min()) > float(maps[1, :, 12:28].max())
     assert float(maps[1].mean()) == pytest.approx(0, abs=1e-5)
-    assert float(maps[1].std(correction=0)) == pytest.approx(people_maps.STRENGTH, rel=1e-4)
+    assert float(maps[1].std(correction=0)) == pytest.approx(STRENGTH, rel=1e-4)
 
 
 def test_each_person_goes_as_a_whole_to_the_word_that_the_crop_is_like() -> None:
@@ -72,7 +73,7 @@ def test_a_person_is_marked_whole_by_one_of_two_words(monkeypatch: pytest.Monkey
     smaller, larger = parts()
     assert smaller == 0
     assert larger > 0.5
-    monkeypatch.setattr(word_maps, "seen_people", lambda image: ([], None))
+    monkeypatch.setattr(people_maps, "seen_people", lambda image: ([], None))
     assert parts()[0] > 0.02
 
 
