@@ -133,12 +133,13 @@ class PoolingRegions:
     def _merged(self, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Name, pixel and height of every window at every pixel where it is above 0; the fovea's parts are one."""
         names, weights = self._entries(size)
-        pixels = torch.arange(names.shape[1]).expand_as(names)
-        keys, inverse = torch.unique(pixels * (int(names.max()) + 1) + names, return_inverse=True)
-        heights = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, inverse.flatten(), weights.flatten())
-        keys, heights = keys[heights > NONE], heights[heights > NONE]
-        count = int(names.max()) + 1
-        return keys % count, keys // count, heights
+        # Two rings and two sectors never meet in one window, but in the fovea, which has no sectors.
+        fovea = names == 0
+        centre = torch.where(fovea, weights, 0.0).sum(0)
+        inner, (part, pixel) = (centre > NONE).nonzero()[:, 0], (~fovea & (weights > NONE)).nonzero().T
+        kept = (names[part, pixel], pixel, weights[part, pixel])
+        own = (torch.zeros_like(inner), inner, centre[inner])
+        return tuple(torch.cat(pair) for pair in zip(own, kept, strict=True))  # type: ignore[return-value]
 
     def _matrix(self) -> tuple[Tensor, Tensor, Tensor]:
         """Region, pixel and weight of the entries that statistics are read with."""
@@ -152,8 +153,10 @@ class PoolingRegions:
             if self.windows == "overwrite":
                 member = heights > MEMBER
                 chosen, pixels, heights = chosen[member], pixels[member], torch.ones(int(member.sum())).double()
-        self._names, rows = torch.unique(torch.cat([torch.zeros(1, dtype=torch.long), chosen]), return_inverse=True)
-        return rows[1:], pixels, heights
+        present = torch.zeros(int(chosen.max()) + 1, dtype=torch.bool)
+        present[0] = present[chosen] = True  # names are few: no sorting
+        self._names = present.nonzero()[:, 0]
+        return (present.cumsum(0) - 1)[chosen], pixels, heights
 
     @cached_property
     def _written(self) -> tuple[Tensor, Tensor, Tensor]:
