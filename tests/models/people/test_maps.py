@@ -77,6 +77,18 @@ def test_a_person_is_marked_whole_by_one_of_two_words(monkeypatch: pytest.Monkey
     assert parts()[0] > 0.02
 
 
+def test_a_map_that_points_has_its_maximum_at_a_face() -> None:
+    image, faces, odds = two_people()
+    maps = torch.zeros(1, 20, 40)
+    add_people(maps, [0], faces, odds, image, pointing=True)
+    row, column = divmod(int(maps[0].argmax()), 40)
+    x, y = 2 * column + 1, 2 * row + 1
+    assert any(x0 <= x < x1 and y0 <= y < y1 for x0, y0, x1, y1 in (face.box for face in faces))
+    flat = torch.zeros(1, 20, 40)
+    add_people(flat, [0], faces, odds, image)
+    assert int((flat[0] == flat[0].max()).sum()) > 100  # of a map that does not, it lies anywhere on them
+
+
 @torch.no_grad()
 def test_a_face_lets_words_for_people_pass_and_no_others() -> None:
     from binderclip.models import load

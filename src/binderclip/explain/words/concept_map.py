@@ -63,7 +63,9 @@ class ConceptMap(ConceptEvidence):
             written = texts * len(batch) if len(texts) == 1 else texts
             near = word_weights(concepts, rows, written, self.sharpness)  # (B, K)
             drawn = [
-                self.maps(own[None], region_words(concepts, [word]), PictureConcepts(concepts, image[None]))[0]
+                self.maps(
+                    own[None], region_words(concepts, [word]), PictureConcepts(concepts, image[None]), pointing=True
+                )[0]
                 for image, own, word in zip(batch, near, written, strict=True)
             ]
         size = (batch.shape[-2], batch.shape[-1])

@@ -293,6 +293,8 @@ class ConceptEvidence:
         words: Sequence[RegionWord | None],
         picture: PictureConcepts,
         similar: Callable[[Float[Tensor, "1 3 _ _"]], Float[Tensor, "Q"]] | None = None,
+        *,
+        pointing: bool = False,
     ) -> Float[Tensor, "Q h w"]:
         """Maps of words, on the grid of the patches, or without `affinity` on the finest one of the classifier.
 
@@ -302,6 +304,7 @@ class ConceptEvidence:
                 both are. One for people is where `models.people` sees them, if there is a face.
             picture: where to look.
             similar: how alike a crop and every word are, by which words for people share them out.
+            pointing: whether maps of people are higher at their faces, for a maximum that means something.
         """
         logits = [picture.logits(side) for side in self.sides]
         weights = weights + self.picture * shown_concepts(picture.logits(self.middle))
@@ -313,7 +316,7 @@ class ConceptEvidence:
         if where is not None:
             from binderclip.models.people.maps import add_people
 
-            add_people(maps, people, faces, where, picture.image, similar)
+            add_people(maps, people, faces, where, picture.image, similar, pointing=pointing)
         for place, word in enumerate(words):
             if word is not None and not (where is not None and place in people):
                 odds = picture.region_odds[word.region][None]

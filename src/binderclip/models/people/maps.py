@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.models.people.finder import Face, around, load_people
@@ -24,6 +24,9 @@ APART = 2.0
 PERSON_AROUND = (2.0, 1.2, 3.0)
 """Of a face's height: a crop of its person, to either side of its middle, above and below. Of 13 photographs of one
 person each ("learn", "choose" and newcomers'), such crops told men from women on 11, the face alone on 10."""
+AT_FACES = 0.5
+"""What a face adds at its middle to a map that points: of 14 outlines of people of the split "choose" the maximum lies
+on 13 so, on 11 without; masks have an IoU of .540 so, and .553 without."""
 STRENGTH = 2.0
 """Of the map, in standard deviations: as large as the sum of evidence and region, in whose place it comes."""
 
@@ -48,6 +51,8 @@ def add_people(
     odds: Float[Tensor, "_ _"],
     image: Float[Tensor, "1 3 H W"],
     similar: Callable[[Float[Tensor, "1 3 _ _"]], Float[Tensor, "Q"]] | None = None,
+    *,
+    pointing: bool = False,
 ) -> None:
     """Write into maps where people are, for each word for them.
 
@@ -60,15 +65,20 @@ def add_people(
         faces, odds: of `seen_people`.
         image: in whose pixels the faces are.
         similar: how alike a crop in [0, 1] and every word are; None lets words share all people.
+        pointing: whether maps are higher at faces: a person's place is as sure as any other, so that the maximum of a
+            map would lie anywhere on one. A cut does not gain by it.
     """
     grid = (maps.shape[-2], maps.shape[-1])
     small = F.interpolate(odds[None, None], size=grid, mode="bilinear", antialias=True, align_corners=False)[0, 0]
     spread = small.std(correction=0).clamp(min=1e-4)
+    height, width = image.shape[-2:]
+    distance = _distances(faces, grid, (height, width)).to(maps.device)  # (number of faces, h, w)
     maps[list(places)] = (STRENGTH * (small - small.mean()) / spread).to(maps)
+    if pointing:
+        maps[list(places)] += AT_FACES * (-distance.square()).exp().amax(0).to(maps)
     if similar is None or len(places) == 1:
         return
-    height, width = image.shape[-2:]
-    nearest = _nearest(faces, grid, (height, width)).to(maps.device)
+    nearest = distance.argmin(0)
     for number, face in enumerate(faces):
         top, bottom, left, right = around(face, height, width, PERSON_AROUND)
         if top >= bottom or left >= right:
@@ -78,8 +88,8 @@ def add_people(
             maps[place] -= APART * (nearest == number)
 
 
-def _nearest(faces: Sequence[Face], grid: tuple[int, int], size: tuple[int, int]) -> Int[Tensor, "h w"]:
-    """The number of the face nearest to each place, in widths of that face: of a large one more is near."""
+def _distances(faces: Sequence[Face], grid: tuple[int, int], size: tuple[int, int]) -> Float[Tensor, "n h w"]:
+    """Distance of each place from the middle of each face, in widths of that face: of a large one more is near."""
     rows = (torch.arange(grid[0]) + 0.5) * size[0] / grid[0]
     columns = (torch.arange(grid[1]) + 0.5) * size[1] / grid[1]
     distances = []
@@ -87,4 +97,4 @@ def _nearest(faces: Sequence[Face], grid: tuple[int, int], size: tuple[int, int]
         x0, y0, x1, y1 = face.box
         across, down = columns - (x0 + x1) / 2, rows - (y0 + y1) / 2
         distances.append((across[None].square() + down[:, None].square()).sqrt() / max(x1 - x0, 1.0))
-    return torch.stack(distances).argmin(0)
+    return torch.stack(distances)
