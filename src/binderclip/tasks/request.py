@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 from binderclip.errors import UsageError
 from binderclip.tasks.events import Listener, StopToken, listening
 
-__all__ = ["Option", "Request", "VerbResult", "VerbTask", "option_of"]
+__all__ = ["Option", "Request", "VerbResult", "VerbTask", "label_of", "option_of"]
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -72,6 +72,11 @@ def option_of(field: FieldInfo) -> Option:
     """The `Option` among a field's annotations; of `Labels | None` that of `Labels`."""
     inner = (each for hint in get_args(field.annotation) for each in getattr(hint, "__metadata__", ()))
     return next(each for each in (*field.metadata, *inner) if isinstance(each, Option))
+
+
+def label_of(request: type[Request], name: str) -> str:
+    """What pages call a field."""
+    return option_of(request.model_fields[name]).label or name.replace("_", " ").capitalize()
 
 
 class Request(BaseModel):

@@ -9,17 +9,12 @@ from typing import Any, Literal
 import annotated_types
 import gradio as gr
 
-from binderclip.tasks.request import Request, option_of
+from binderclip.tasks.request import Request, label_of, option_of
 
 UNSET = "(by default)"
 """What a list calls no value."""
 LONG = 1000
 """Most steps of a slider, unless the page gives it an end; a number of a longer range is typed."""
-
-
-def label_of(request: type[Request], name: str) -> str:
-    """What the page calls a field."""
-    return option_of(request.model_fields[name]).label or name.replace("_", " ").capitalize()
 
 
 def control(request: type[Request], name: str, *, about: Mapping[str, str] = {}, **given: Any) -> Any:

@@ -11,8 +11,8 @@ from typing import Any
 import gradio as gr
 
 from binderclip.errors import BinderclipError
-from binderclip.tasks.request import Request, option_of
-from binderclip.workbench.fields import control, label_of
+from binderclip.tasks.request import Request, label_of, option_of
+from binderclip.workbench.fields import control
 from binderclip.workbench.tab import Bench, Run
 
 ELSEWHERE = frozenset({"device", "dtype", "batch_size", "report"})

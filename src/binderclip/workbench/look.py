@@ -219,8 +219,7 @@ def in_page_words(text: str) -> str:
 
 def _label_of_flag(flag: str) -> str:
     """What pages call an option: the label of the fields of its name where that is one, else its name as words."""
-    from binderclip.tasks.request import Request
-    from binderclip.workbench.fields import label_of
+    from binderclip.tasks.request import Request, label_of
 
     name = flag.replace("-", "_")
     labels = {label_of(request, name) for request in Request.__subclasses__() if name in request.model_fields}
