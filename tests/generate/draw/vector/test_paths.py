@@ -68,6 +68,15 @@ def test_added_paths_lie_on_top_with_parameters_of_their_own() -> None:
     torch.testing.assert_close(BezierPaths.from_svg(param.to_svg())(), image, atol=2 / 255, rtol=0)
 
 
+def test_a_drawing_without_paths_is_its_ground_at_any_size() -> None:
+    drawing = BezierPaths([], [], (4, 6), background=(1.0, 0.5, 0.0))
+    for _ in range(2):
+        for picture, size in ((drawing(), (4, 6)), (drawing.render((8, 5)), (8, 5))):
+            torch.testing.assert_close(picture, torch.tensor([1.0, 0.5, 0.0])[None, :, None, None].expand(1, 3, *size))
+        assert drawing.render((2, 3), (0.0, 1.0, 0.0))[0, :, 0, 0].tolist() == [0, 1, 0]
+        drawing.add([], [])  # a layer, and still no path
+
+
 def test_projection_keeps_gradients_drawable() -> None:
     param = BezierPaths([disc(8, 8, 4)], [RadialFill((8, 8), (4, 4), (0, 1), (RED, GREEN))], (16, 16))
     layer = param.layers[0]

@@ -14,7 +14,6 @@ from binderclip.errors import UsageError
 from binderclip.generate.draw.parametrisation import Parametrisation
 from binderclip.generate.draw.vector.boxes import PathBoxes, composite_boxes, coverage_in_boxes, path_boxes
 from binderclip.generate.draw.vector.canvas import check_canvas, check_colours, check_curves, curves_at_once
-from binderclip.generate.draw.vector.coverage import fill_coverage
 from binderclip.generate.draw.vector.curves import CurveIndex, Pieces, curve_index, flatten, pieces_for, pieces_of
 from binderclip.generate.draw.vector.svg import RadialFill, hex_colour, path_data, read_svg, svg_document
 from binderclip.numeric import check_number, check_whole
@@ -92,10 +91,6 @@ class PathLayer(nn.Module):
     def control_points(self) -> list[Float[Tensor, "_ 2"]]:
         """Of each path, differentiable."""
         return list(self.points.split([3 * count for count in self.segments]))
-
-    def coverage(self, size: tuple[int, int], pieces: int) -> Float[Tensor, "n P"]:
-        """The part of each pixel that each path covers."""
-        return fill_coverage(self.chords(pieces), size)
 
     def chords(self, pieces: int) -> Pieces:
         """Each segment as so many straight pieces."""
@@ -206,10 +201,7 @@ class BezierPaths(Parametrisation):
 
     def forward(self) -> Float[Tensor, "1 3 H W"]:
         """The drawing; differentiable in outlines (through the pixels at them) and fills."""
-        layers = self.layers
-        if not layers:
-            return self.background[:, None, None].expand(1, 3, *self.size)
-        return self._over(layers, self.pieces, self.size, self.background).reshape(1, 3, *self.size)
+        return self._over(self.layers, self.pieces, self.size, self.background).reshape(1, 3, *self.size)
 
     @torch.no_grad()
     def silhouette(self, layer: int = -1) -> Float[Tensor, "H W"]:
@@ -255,9 +247,11 @@ class BezierPaths(Parametrisation):
     ) -> Float[Tensor, "3 P"]:
         """Layers over a colour, some at once where no gradient is asked for."""
         picture = background[:, None].expand(3, size[0] * size[1])
+        counts = [len(layer.segments) for layer in layers]
+        if not sum(counts):  # of a drawing that was cancelled before its first path, too
+            return picture
         ramp = _Ramp(*(torch.cat(parts) for parts in zip(*(layer.ramp() for layer in layers), strict=True)))
         chords = [layer.chords(pieces) for layer in layers]
-        counts = [len(layer.segments) for layer in layers]
         owner = torch.cat([each.owner + sum(counts[:k]) for k, each in enumerate(chords)])
         whole = Pieces(
             torch.cat([each.start for each in chords]), torch.cat([each.end for each in chords]), owner, sum(counts)
