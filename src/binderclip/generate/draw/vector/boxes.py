@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from binderclip.generate.draw.vector.coverage import EDGE, enumerate_rows, piece_distance
+from binderclip.generate.draw.vector.coverage import EDGE, enumerate_rows, nearest_piece, piece_distance
 from binderclip.generate.draw.vector.curves import Pieces
 
 __all__ = ["PathBoxes", "composite_boxes", "coverage_in_boxes", "path_boxes"]
@@ -150,13 +150,7 @@ def _outline(pieces: Pieces, boxes: PathBoxes) -> tuple[Int[Tensor, " N"], Int[T
     owner = pieces.owner[piece]
     left, top, right, _ = bounds[owner].unbind(1)
     key = first[owner] + (pixel[:, 1] - top) * (right - left) + pixel[:, 0] - left
-    smallest = distance.new_full((len(boxes.owner),), torch.inf)
-    smallest.scatter_reduce_(0, key, distance, "amin")
-    best = distance == smallest[key]
-    chosen = piece.new_full((len(smallest),), -1)
-    chosen[key[best]] = piece[best]  # of pieces that are equally near, any
-    key = (chosen >= 0).nonzero()[:, 0]
-    return key, chosen[key]
+    return nearest_piece(key, piece, distance, len(boxes.owner))
 
 
 class _BoxesOver(torch.autograd.Function):

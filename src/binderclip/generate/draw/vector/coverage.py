@@ -16,7 +16,15 @@ from torch import Tensor
 
 from binderclip.generate.draw.vector.curves import Pieces
 
-__all__ = ["EDGE", "enumerate_rows", "fill_coverage", "piece_distance", "stroke_coverage", "winding_number"]
+__all__ = [
+    "EDGE",
+    "enumerate_rows",
+    "fill_coverage",
+    "nearest_piece",
+    "piece_distance",
+    "stroke_coverage",
+    "winding_number",
+]
 
 EDGE = 0.5
 """Half the width of an edge, in pixels: that of a pixel, whose square covers a line of its direction so far."""
@@ -162,10 +170,22 @@ def _nearest(
     distance = _distance(pieces, piece, key, size)
     close = distance < reach[piece]
     piece, key, distance = piece[close], key[close], distance[close]
-    smallest = distance.new_full((pieces.curves * size[0] * size[1],), torch.inf)
+    return nearest_piece(key, piece, distance, pieces.curves * size[0] * size[1])
+
+
+def nearest_piece(
+    key: Int[Tensor, " M"], piece: Int[Tensor, " M"], distance: Float[Tensor, " M"], count: int
+) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+    """The keys, each once and in order, that are among pairs of key and piece, and the nearest piece of each.
+
+    Args:
+        key, piece, distance: of each pair.
+        count: of keys that there may be.
+    """
+    smallest = distance.new_full((count,), torch.inf)
     smallest.scatter_reduce_(0, key, distance, "amin")
     best = distance == smallest[key]
-    chosen = piece.new_full((len(smallest),), -1)
+    chosen = piece.new_full((count,), -1)
     chosen[key[best]] = piece[best]  # of pieces that are equally near, any
     key = (chosen >= 0).nonzero()[:, 0]
     return key, chosen[key]
