@@ -15,7 +15,7 @@ from torch import Tensor
 from binderclip.data import to_tensor
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.folders import bundled_of, read_folder
-from binderclip.models.people.finder import KIND, Face, around, load_people
+from binderclip.models.people.finder import KIND, Face, crop_around, load_people
 from binderclip.models.people.graph import OperationGraph
 
 
@@ -118,8 +118,8 @@ def test_a_probability_out_of_range_is_refused(certain: float) -> None:
 
 def test_a_crop_stays_inside_the_picture() -> None:
     face = Face((90.0, 10.0, 130.0, 50.0), 0.9)
-    assert around(face, 100, 120, (1.0, 1.0, 1.0)) == (0, 70, 70, 120)
-    assert around(Face((300.0, 10.0, 340.0, 50.0), 0.9), 100, 120, (1.0, 1.0, 1.0))[2:] == (280, 120)  # empty
+    assert crop_around(face, 100, 120, (1.0, 1.0, 1.0)) == (0, 70, 70, 120)
+    assert crop_around(Face((300.0, 10.0, 340.0, 50.0), 0.9), 100, 120, (1.0, 1.0, 1.0))[2:] == (280, 120)  # empty
 
 
 def test_a_damaged_list_of_operations_is_refused() -> None:

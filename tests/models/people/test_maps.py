@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
@@ -24,10 +26,15 @@ def two_people() -> tuple[Tensor, list[Face], Tensor]:
     return torch.zeros(1, 3, 40, 80), faces, odds
 
 
+def concepts(*names: str) -> SimpleNamespace:
+    return SimpleNamespace(regions=SimpleNamespace(names=names))
+
+
 def test_people_words_are_those_of_the_region_person() -> None:
     words = [RegionWord(2, False), None, RegionWord(1, True), RegionWord(2, True)]
-    assert people_words(["other", "sky", "person"], words) == [0, 3]
-    assert people_words(["other", "sky", "grass"], words) == []
+    assert people_words(concepts("other", "sky", "person"), words) == [0, 3]
+    assert people_words(concepts("other", "sky", "grass"), words) == []
+    assert people_words(SimpleNamespace(regions=None), [None, None]) == []
 
 
 def test_one_word_is_where_people_are_and_other_maps_stay() -> None:

@@ -311,14 +311,16 @@ class ConceptEvidence:
         maps = word_maps(logits, weights, self.contrast)
         if self.affinity:
             maps = spread_maps(maps, picture.patches, self.affinity)
-        people = people_words(picture.concepts.regions.names, words) if any(words) else []
-        faces, where = picture.people if people else ([], None)
-        if where is not None:
+        people = people_words(picture.concepts, words)
+        faces, people_odds = picture.people if people else ([], None)
+        if people_odds is None:
+            people = []  # without a face they are told like kinds of any region
+        else:
             from binderclip.models.people.maps import add_people
 
-            add_people(maps, people, faces, where, picture.image, similar, pointing=pointing)
+            add_people(maps, people, faces, people_odds, picture.image, similar, pointing=pointing)
         for place, word in enumerate(words):
-            if word is not None and not (where is not None and place in people):
+            if word is not None and place not in people:
                 odds = picture.region_odds[word.region][None]
                 if self.affinity:
                     region = spread_maps(odds, picture.patches, self.affinity)[0]
@@ -356,9 +358,10 @@ class ConceptEvidence:
                 region = picture.concepts.regions.names[word.region]
                 probability = kind_presence(region, score[place], picture.region_odds[word.region])
                 presence[place] = presence[place] if probability is None else probability
-        people = people_words(picture.concepts.regions.names, words) if any(words) else []
-        if people and picture.people[0]:
-            presence[people] = presence[people].clamp(min=picture.people[0][0].probability)
+        people = people_words(picture.concepts, words)
+        faces = picture.people[0] if people else []
+        if faces:  # the surest first
+            presence[people] = presence[people].clamp(min=faces[0].probability)
         return presence
 
 
@@ -368,11 +371,11 @@ def region_words(concepts: Any, words: Sequence[str]) -> list[RegionWord | None]
     return [None if regions is None else regions.of(word) for word in words]
 
 
-def people_words(names: Sequence[str], words: Sequence[RegionWord | None]) -> list[int]:
+def people_words(concepts: Any, words: Sequence[RegionWord | None]) -> list[int]:
     """Places of the words that mean people.
 
     Args:
-        names: of the regions.
+        concepts: whose regions these are.
         words: of `region_words`.
     """
-    return [place for place, word in enumerate(words) if word is not None and names[word.region] == PERSON]
+    return [place for place, word in enumerate(words) if word and concepts.regions.names[word.region] == PERSON]

@@ -23,7 +23,7 @@ from binderclip.models.files.checkpoint import configured
 from binderclip.models.files.folders import Folder, bundled_of, read_folder
 from binderclip.models.people.graph import OperationGraph
 
-__all__ = ["KIND", "Face", "PeopleFinder", "around", "load_people"]
+__all__ = ["KIND", "Face", "PeopleFinder", "crop_around", "load_people"]
 
 KIND = "people"
 BUNDLED = "people"
@@ -122,9 +122,9 @@ class PeopleFinder:
         height, width = image.shape[-2:]
         scale = min(1.0, 2 * self.sides[1] / max(height, width))
         grid = (max(1, round(height * scale)), max(1, round(width * scale)))
-        total = self._seen(image, grid)
+        probability = self._seen(image, grid)
         for face in faces:
-            top, bottom, left, right = around(face, height, width, AROUND)
+            top, bottom, left, right = crop_around(face, height, width, AROUND)
             # A crop that is nearly the picture says nothing new.
             if right - left < 2 or bottom - top < 2 or (right - left) * (bottom - top) > 0.8 * height * width:
                 continue
@@ -132,9 +132,9 @@ class PeopleFinder:
             size = (place[1] - place[0], place[3] - place[2])
             if min(size) > 0:
                 own = self._seen(image[:, top:bottom, left:right], size)
-                target = total[place[0] : place[1], place[2] : place[3]]
+                target = probability[place[0] : place[1], place[2] : place[3]]
                 torch.maximum(target, own[: target.shape[0], : target.shape[1]], out=target)
-        return total
+        return probability
 
     def _seen(self, image: Float[Tensor, "3 H W"], grid: tuple[int, int]) -> Float[Tensor, "h w"]:
         # As MediaPipe does, the sides are not kept in their ratio.
@@ -142,7 +142,7 @@ class PeopleFinder:
         return functional.interpolate(seen, size=grid, mode="bilinear", align_corners=False)[0, 0]
 
 
-def around(face: Face, height: int, width: int, parts: tuple[float, float, float]) -> tuple[int, int, int, int]:
+def crop_around(face: Face, height: int, width: int, parts: tuple[float, float, float]) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) of a crop about a face, inside a picture; empty for a face outside of it.
 
     Args:

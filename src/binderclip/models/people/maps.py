@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.models.people.finder import Face, around, load_people
+from binderclip.models.people.finder import Face, crop_around, load_people
 
 __all__ = ["add_people", "seen_people"]
 
@@ -80,7 +80,7 @@ def add_people(
         return
     nearest = distance.argmin(0)
     for number, face in enumerate(faces):
-        top, bottom, left, right = around(face, height, width, PERSON_AROUND)
+        top, bottom, left, right = crop_around(face, height, width, PERSON_AROUND)
         if top >= bottom or left >= right:
             continue  # a face at the rim, of which the picture has nothing
         alike = similar(image[:, :, top:bottom, left:right])[list(places)]
