@@ -94,7 +94,7 @@ class OperationGraph(nn.Module):
             number, kind = name.split(".")
             self.register_buffer(f"{kind}_{number}", value.float())
 
-    def forward(self, x: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> list[Tensor]:
         """The outputs, of a picture of the size and range that the network was made for."""
         values: dict[int, Tensor] = {0: x}
         for place, each in enumerate(self.operations):
