@@ -329,8 +329,27 @@ _BROKEN = """() => [...document.querySelectorAll('button')]
     return false;
   }).map(e => e.className + ': ' + e.innerText.trim())"""
 """Buttons of one word that stands in two lines."""
+_COVERED = """() => [...document.querySelectorAll('button, a[href], input, select, summary, textarea')]
+  .filter(e => e.offsetParent !== null && !e.disabled && !e.closest('[inert], [aria-hidden=true]'))
+  .filter(e => e.checkVisibility({opacityProperty: true, visibilityProperty: true}))
+  .filter(e => {
+    e.scrollIntoView({block: 'center', inline: 'center', behavior: 'instant'});
+    const box = e.getBoundingClientRect();
+    if (box.width < 2 || box.height < 2) return false;
+    const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    return top && !e.contains(top) && !top.contains(e) && !e.closest('label')?.contains(top);
+  })
+  .map(e => e.tagName + ' ' + e.className + ': ' + (e.innerText || e.ariaLabel || '').trim().slice(0, 60))"""
+"""What can be pressed and lies under something else, so that a finger or a mouse does not reach its middle."""
 _GRADIO = ('nested-interactive: <button class="icon-button',)
 """What is in Gradio itself and cannot be mended from outside: its button that adds files holds their input."""
+_COLOURS = """colours => {
+  const list = document.querySelector('select.colours'), before = list.value;
+  list.value = colours;
+  list.dispatchEvent(new Event('change', {bubbles: true}));
+  return before;
+}"""
+"""Chooses colours though something lies over their list; those from before."""
 _WIDE = "() => document.documentElement.scrollWidth - window.innerWidth"
 _LOADED = "image => image.complete && image.naturalWidth > 0"
 _LAID_OUT = """image => {
@@ -474,20 +493,28 @@ class View:
                 wrong.append(f"{device}: wider than the window")
             wrong += [f"{device}: cut: {text}" for text in self.page.evaluate(_CUT)]
             wrong += [f"{device}: broken: {text}" for text in self.page.evaluate(_BROKEN)]
+            wrong += [f"{device}: covered: {text}" for text in self.page.evaluate(_COVERED)]
+            self.page.evaluate("() => scrollTo(0, 0)")
         self.page.set_viewport_size(LAPTOP)
         # Tabs come back from behind the button of a narrow page.
         self.page.wait_for_timeout(300)
         return wrong
 
     def axe(self) -> list[str]:
-        """What axe-core finds against WCAG 2 A and AA: labels, contrast, roles."""
+        """What axe-core finds against WCAG 2 A and AA, by day and by night: labels, contrast, roles."""
         script = Path(os.environ.get("BINDERCLIP_AXE") or Path(sys.prefix) / "axe-core" / "axe.min.js")
         if not script.is_file():
             missing(f"axe-core is not at {script}: `make test` brings it where npm is")
         self.page.evaluate(script.read_text())
-        found = self.page.evaluate("() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa']})")
-        nodes = [f"{each['id']}: {node['html'][:150]}" for each in found["violations"] for node in each["nodes"]]
-        return [node for node in nodes if not node.startswith(_GRADIO)]
+        found: dict[str, str] = {}
+        before = self.page.evaluate(_COLOURS, "dark")
+        for when in ("by night", "by day"):
+            wrong = self.page.evaluate("() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa']})")
+            nodes = [f"{each['id']}: {node['html'][:150]}" for each in wrong["violations"] for node in each["nodes"]]
+            found |= {node: when for node in nodes if not node.startswith(_GRADIO)}
+            self.page.evaluate(_COLOURS, "light")
+        self.page.evaluate(_COLOURS, before)
+        return [f"{node}, {when}" for node, when in found.items()]
 
     def focused(self, presses: int) -> list[str]:
         """Names of what the tabulator key reaches, one after the other."""

@@ -60,8 +60,8 @@ def test_a_field_gets_the_control_that_suits_it() -> None:
     }  # fmt: skip
     bits = controls(FORM)[FORM.names.index("bits")]
     assert [value for _, value in bits.choices] == ["", 8, 4]
-    assert bits.info == "of a weight [default: all]"
-    assert controls(FORM)[FORM.names.index("target")].info == "a fraction [default: with Bits none]"
+    assert bits.info == "of a weight; not chosen: all"
+    assert controls(FORM)[FORM.names.index("target")].info == "a fraction; empty: with Bits none"
 
 
 def test_what_stands_in_the_controls_is_the_request(run: Any) -> None:

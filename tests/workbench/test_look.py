@@ -186,12 +186,33 @@ def test_options_are_called_as_the_page_calls_them(text: str, shown: str) -> Non
     assert look.in_page_words(text) == shown
 
 
+def test_an_option_of_a_known_task_has_its_own_label_and_a_name_its_own_letters() -> None:
+    pytest.importorskip("gradio", reason="the workbench needs Gradio: pip install binderclip[workbench]")
+    from binderclip.tasks.verbs.translate.request import TranslateRequest
+    from binderclip.tasks.verbs.vectorize.request import VectorizeRequest
+
+    line = "2 pictures reduced to 240 px: --side keeps more"
+    assert (
+        look.sentences([line], VectorizeRequest)
+        == "<p>2 pictures reduced to 240 px: Longest side drawn keeps more.</p>"
+    )
+    assert look.in_page_words(line, TranslateRequest).endswith("Side keeps more")
+    assert look.sentences(["open_clip cannot open it. binderclip.load does."]) == "<p>open_clip cannot open it.</p>"
+    assert look.sentences(["v1.2 is old", "no more"]) == "<p>v1.2 is old.</p><p>No more.</p>"
+
+
 def test_a_table_has_names_and_not_the_places_of_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     shown = look.table(("image",), [(str(tmp_path / "s" / "cat.jpg"),), ("holiday/cat.jpg",)], "pictures")
     assert str(tmp_path) not in shown
     assert "<td>cat.jpg</td>" in shown
     assert "<td>holiday/cat.jpg</td>" in shown
+
+
+def test_a_long_name_in_a_table_may_be_broken_and_a_short_one_or_a_number_may_not() -> None:
+    shown = look.table(("layer", "count"), [("backbone.visual.trunk.cls_token", "9,634,289"), ("a.b", "1.5")], "layers")
+    assert "<td>backbone.<wbr>visual.<wbr>trunk.<wbr>cls_<wbr>token</td><td>9,634,289</td>" in shown
+    assert "<td>a.b</td><td>1.5</td>" in shown
 
 
 def test_a_hint_is_known_as_one() -> None:

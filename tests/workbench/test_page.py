@@ -232,14 +232,10 @@ def test_the_keyboard_reaches_everything_that_a_run_needs(view: Any) -> None:
 def test_every_tab_is_readable_and_whole_before_anything_is_done(view: Any) -> None:
     titles = [tab.inner_text() for tab in view.page.get_by_role("tab").all() if tab.inner_text() != WAITING]
     assert {"Classify", "Search", "Segment", "Click"} <= set(titles)
-    colours = view.page.get_by_label("Colours", exact=True)
     for title in dict.fromkeys(titles):
         view.tab(title)
         assert view.look(f"{title.lower()}-empty") == [], title
         assert view.axe() == [], title
-        colours.select_option("dark")
-        assert view.axe() == [], f"{title} by night"
-        colours.select_option("system")
 
 
 def test_the_colours_are_those_of_the_system_until_others_are_chosen(view: Any) -> None:

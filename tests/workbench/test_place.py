@@ -84,6 +84,8 @@ def test_a_folder_that_is_chosen_once_is_used_until_a_tab_has_its_own(
     assert view.lines(panel)[0].startswith(f"binderclip classify {photographs}")
     panel.get_by_role("button", name="Other pictures, for this tab alone").click()
     view.drop(panel, photographs / "coffee.jpg")
+    panel.get_by_text("Uses the 1 picture dropped here, not those above.").wait_for()
+    assert not panel.get_by_text("chosen above").is_visible()
     assert view.run(panel, "Classify").startswith("Done in")
     assert panel.locator(".gallery li").count() == 1
     # A folder that the workbench was not opened on is refused, and what was chosen stays.
@@ -91,8 +93,23 @@ def test_a_folder_that_is_chosen_once_is_used_until_a_tab_has_its_own(
     place.get_by_text("was not opened on").wait_for()
     assert len(thumbnails(place)) == 4
     assert view.run(panel, "Classify").startswith("Done in")
+    # Of a folder and of what was dropped it is said as well which one counts.
+    view.choose(panel, "Or a folder on this machine", photographs)
+    view.page.wait_for_timeout(500)
+    assert panel.get_by_text("Uses the 1 picture dropped here, not those above.").is_visible()
+    panel.locator(".drop").get_by_role("button", name="Clear").click()
+    panel.get_by_text(f"Uses the pictures of {photographs.name}/, chosen here, not those above.").wait_for()
     place.get_by_role("button", name="Use none of these").click()
     place.get_by_text("try the examples").wait_for()
+    place.locator(".strip").wait_for(state="detached")
+    assert panel.get_by_text("chosen here").is_visible()
+    assert not panel.get_by_text("not those above").is_visible()
+
+
+def test_each_of_two_places_for_pictures_says_whom_it_is_for(view: Any, place: Any) -> None:
+    panel = view.tab("Classify")
+    assert place.locator(".drop").inner_text().startswith("Drop pictures here for all tabs")
+    assert panel.locator(".drop").first.inner_text().startswith("Drop pictures here for this tab alone")
 
 
 def test_a_tab_that_takes_one_picture_takes_it_from_those_above(view: Any, place: Any, photographs: Path) -> None:

@@ -111,6 +111,18 @@ def test_no_text_of_any_tab_is_code(client: Any) -> None:
     assert left == {}
 
 
+def test_what_stands_below_a_label_says_more_than_it_in_words_of_a_page(client: Any) -> None:
+    """No help of a command line as it stands: `[default: ...]`, a beginning that is no word, the label once more."""
+    config = json.loads(client.ask("GET", "/config").body)
+    fields = {(part["props"].get("label") or "", part["props"].get("info") or "") for part in config["components"]}
+    infos = {info: label for label, info in fields if info}
+    assert len(infos) > 60
+    assert [info for info in infos if "[" in info or info.endswith("..") or re.match(r"[a-z][A-Z]", info)] == []
+    assert [label for info, label in infos.items() if info.lower() in label.lower()] == []
+    # Short for something, which nobody has to know.
+    assert {label for label, _ in fields} & {"Lr", "Sigma", "Alpha", "Topk", "Max side"} == set()
+
+
 def test_no_method_is_offered_that_a_single_text_cannot_have(client: Any) -> None:
     """What optimises a mask keeps a probability."""
     from binderclip.explain import OPTIMISED

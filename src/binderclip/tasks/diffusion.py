@@ -53,7 +53,7 @@ Guidance = Annotated[
     Option("How much the text is followed: 1 is the model's own answer, 0 leaves the text out.", label="Guidance"),
 ]
 Steps = Annotated[int, Field(ge=1, le=1000), Option("Steps from noise to picture.")]
-Seed = Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of all noise: the same seed gives the same picture.")]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED), Option("The same seed gives the same picture, another one another.")]
 PersonalWordFolder = Annotated[
     str | None,
     Option("Folder of a word that `personalize` has taught this model, such as `<mine>`; the text may hold it."),
@@ -62,7 +62,7 @@ PictureSize = Annotated[
     tuple[int, int] | None,
     BeforeValidator(parse_size),
     Option(
-        "HEIGHTxWIDTH in pixels, such as `64x256` [default: the model's own].",
+        "Height x width in pixels, such as `64x256` [default: the model's own].",
         metavar="HxW",
         parse=parse_size,
         write=size_text,

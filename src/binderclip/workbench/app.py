@@ -62,7 +62,7 @@ def build_page(
                 names if model in names else [model, *names],
                 value=model,
                 label="Model for all tabs",
-                info="bundled, or open_clip:ARCH/PRETRAINED, hf:REPO_OR_FOLDER, a run folder",
+                info="everyday suits photographs; or from the list, hf:REPO_OR_FOLDER, a run folder",
                 allow_custom_value=True,
                 elem_classes="model",
             )

@@ -15,6 +15,8 @@ from binderclip.tasks.request import Request, label_of, option_of
 from binderclip.workbench.fields import control
 from binderclip.workbench.tab import Bench, Run
 
+DEFAULT = re.compile(r" *\[default: (.*)\]$")
+"""How the help of a command line says what holds where an option is left out."""
 ELSEWHERE = frozenset({"device", "dtype", "batch_size", "report"})
 """Fields that no form shows: they belong to the whole workbench, or change nothing that a page shows."""
 
@@ -30,7 +32,7 @@ def data_control(bench: Bench, request: type[Request], sets: Sequence[str], abou
         given: what the page says otherwise.
     """
     offered = [*((str(folder), str(folder)) for folder in bench.below()), *((name, name) for name in sets)]
-    info = f"{about}, below one that the workbench was opened on; or a named set"
+    info = f"{about}, in a folder that the workbench was opened on; or a named set"
     return control(
         request,
         "data",
@@ -118,7 +120,23 @@ class Form:
     def _control(self, bench: Bench, name: str) -> Any:
         own = dict(self.own.get(name, {}))
         if name == "data":
-            about = "a folder of class-named folders, or of captioned pictures"
+            about = "a folder with one for each class (dogs, cats ...), or with captions beside the pictures"
             return data_control(bench, self.request, self.sets, about, **own)
-        about = self._with_labels(option_of(self.request.model_fields[name]).help.replace("`", "").removesuffix("."))
-        return control(self.request, name, **{"info": about[:1].lower() + about[1:], **own})
+        return control(self.request, name, **{"info": self._about(name, "choices" in own), **own})
+
+    def _about(self, name: str, listed: bool) -> str | None:
+        """The help of a field as the page says it below its label; None where it says no more than that.
+
+        Args:
+            listed: whether the page makes a list of it.
+        """
+        field = self.request.model_fields[name]
+        option = option_of(field)
+        text = self._with_labels(option.help.replace("`", "").removesuffix("."))
+        is_list = listed or option.choices is not None or "Literal" in str(field.annotation)
+        text = DEFAULT.sub(f"; {'not chosen' if is_list else 'empty'}: \\1", text)
+        label = self._label(name)
+        if text.lower() in label.lower():
+            return None
+        # A name or a unit begins as it is written.
+        return text if text[1:2].isupper() else text[:1].lower() + text[1:]

@@ -16,7 +16,7 @@ from binderclip.workbench.grid import GalleryPicture, PictureCopies, PictureRow,
 if TYPE_CHECKING:
     from PIL import Image
 
-    from binderclip.tasks.request import VerbResult
+    from binderclip.tasks.request import Request, VerbResult
 
 MOST_PIXELS = 40_000_000
 """A larger picture is left out by what makes maps of its size: they would fill the memory."""
@@ -24,6 +24,8 @@ SMALL, LARGE = 480, 1600
 """Longer side of a small copy, and of one that is shown when it is enlarged, in pixels."""
 MOST_LARGE, MOST_COPIED = 60, 8 * 2**20
 """Pictures of a gallery that still get large copies, and bytes of a file that is copied as it is."""
+LONG_WORD = 24
+"""Letters of a word in a table above which it may be broken after its dots and slashes."""
 CHOOSING = ("Drop pictures", "Choose a folder")
 """How a hint begins that has nothing to choose left to say once pictures are chosen for all tabs."""
 _HINT = '<div class="hint">'
@@ -67,7 +69,11 @@ def _cell(value: Any) -> str:
         return f'<td class="number">{value:.3f}</td>'
     if isinstance(value, int):
         return f'<td class="number">{value}</td>'
-    return f"<td>{html.escape(without_place(str(value)))}</td>"
+    shown = html.escape(without_place(str(value)))
+    # A long name, such as of a layer, may go on in the next line, so that a phone has room for the other columns.
+    if any(len(word) > LONG_WORD for word in shown.split()):
+        shown = re.sub(r"(?<=[./_])(?=\w)", "<wbr>", shown)
+    return f"<td>{shown}</td>"
 
 
 def without_place(text: str) -> str:
@@ -208,28 +214,46 @@ def _reduced(source: Any, path: Path, side: int) -> tuple[int, int] | None:
     return size
 
 
-def in_page_words(text: str) -> str:
-    """A sentence of a task in which options are called as the page calls them, and no Python is advised."""
+def in_page_words(text: str, request: type[Request] | None = None) -> str:
+    """A sentence of a task in which options are called as the page calls them, and no Python is advised.
+
+    Args:
+        text: of the task. request: whose options they are; None where that is not known.
+    """
     text = re.sub(r"--model (\S*[\w/])", r"\1 as Model for all tabs", text)
     text = re.sub(r"^--set ", "Other settings, ", text).replace("--set ", "")
     text = re.sub(r" \(\w+\(\)[^()]*\)", "", text)  # "(list_models() names what is known)"
     text = re.sub(r"; `binderclip [^`]*`[^;.]*", "", text)  # another way that the page does not have
-    return re.sub(r"(?<![\w-])--(?!set\b)([a-z][a-z-]+)", lambda match: _label_of_flag(match[1]), text)
+    text = re.sub(r"[.;] binderclip\.\w+ does\.?$", "", text)  # what opens a folder that another program cannot
+    return re.sub(r"(?<![\w-])--(?!set\b)([a-z][a-z-]+)", lambda match: _label_of_flag(match[1], request), text)
 
 
-def _label_of_flag(flag: str) -> str:
-    """What pages call an option: the label of the fields of its name where that is one, else its name as words."""
+def _label_of_flag(flag: str, request: type[Request] | None) -> str:
+    """What pages call an option: the label of the request's field, else of all of its name, else its name as words."""
     from binderclip.tasks.request import Request, label_of
 
     name = flag.replace("-", "_")
+    if request is not None and name in request.model_fields:
+        return label_of(request, name)
     labels = {label_of(request, name) for request in Request.__subclasses__() if name in request.model_fields}
     return labels.pop() if len(labels) == 1 else name.replace("_", " ").capitalize()
 
 
-def sentences(lines: Sequence[str]) -> str:
-    """Remarks on a result as paragraphs, in words of the page."""
-    lines = [in_page_words(line) for line in lines]
-    return "".join(f"<p>{html.escape(line[:1].upper() + line[1:].removesuffix('.'))}.</p>" for line in lines)
+def sentences(lines: Sequence[str], request: type[Request] | None = None) -> str:
+    """Remarks on a result as paragraphs, in words of the page; `request` as of `in_page_words`."""
+    words = [in_page_words(line, request) for line in lines]
+    return "".join(f"<p>{html.escape(_begun(line).removesuffix('.'))}.</p>" for line in words)
+
+
+def _begun(line: str) -> str:
+    """A sentence with a capital, unless it begins with a name such as open_clip, which is written as it is."""
+    first = re.split(r"[\s,:;]", line, maxsplit=1)[0]
+    return line if re.search(r"[_.\d/]\w", first) else line[:1].upper() + line[1:]
+
+
+def remarks_html(result: VerbResult) -> str:
+    """What to know of a result, as `sentences`."""
+    return sentences(result.remarks(), type(result.request))
 
 
 def result_html(result: VerbResult, skipped: Sequence[tuple[str, str]] = ()) -> str:
@@ -240,7 +264,7 @@ def result_html(result: VerbResult, skipped: Sequence[tuple[str, str]] = ()) -> 
     """
     tables = [(result.title, *result.table()), *result.more_tables()]
     shown = "".join(table(columns, rows, title) for title, columns, rows in tables if rows)
-    return sentences(result.conclusion()) + shown + sentences(result.remarks()) + left_out(skipped)
+    return sentences(result.conclusion(), type(result.request)) + shown + remarks_html(result) + left_out(skipped)
 
 
 def drawn(figure: Any, path: Path) -> str:

@@ -136,7 +136,8 @@ class PictureInput:
         label: what they are. many: whether the tab takes several.
         files: the drop zone. folder: the list of folders.
         fold: what the drop zone is in; None where the tab does not take what is chosen for all tabs.
-        from_above: says that it does, or is a list of those pictures for a tab that takes one.
+        from_above: says that it does, or is a list of those pictures for a tab that takes one. Where the tab has
+            pictures of its own, a line that says so stands in its place.
     """
 
     label: str
@@ -187,31 +188,58 @@ def picture_input(
         folders: on this machine that may be chosen.
     """
     from_above: Any = None
-    if shared:
-        from_above = gr.HTML("", visible=False, padding=False) if many else gr.Dropdown([], label=PICK, visible=False)
+    own: Any = None
+    if shared and many:
+        from_above = gr.HTML("", visible=False, padding=False, elem_classes="from-above")
+        own = gr.HTML("", visible=False, padding=False, elem_classes="own-pictures")
+    elif shared:
+        from_above = gr.Dropdown([], label=PICK, visible=False)
     with gr.Accordion(label, open=True) if shared else nullcontext() as fold:
         files = gr.File(
             label=label, show_label=not shared, file_count="multiple" if many else "single", height=height,
-            elem_classes="drop",
+            elem_classes=["drop", "for-this-tab"] if shared else "drop",
         )  # fmt: skip
         choices = [("(what was uploaded)", ""), *((str(folder), str(folder)) for folder in folders)]
         folder = gr.Dropdown(choices, value="", label=folder_label, visible=bool(folders) and many)
         refused = gr.HTML("", visible=False)
     quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-    # One handler for both: for each component Gradio's page looks through every handler that there is.
-    gr.on([files.upload, files.clear], _without_refused, files, [files, refused], **quiet)
+    # One handler for all: for each component Gradio's page looks through every handler that there is.
+    if own is None:
+        gr.on([files.upload, files.clear], _without_refused, files, [files, refused], **quiet)
+    else:
+        changed = [files.upload, files.clear, files.delete, folder.input]
+        gr.on(changed, _own_pictures, [files, folder], [files, refused, own], **quiet)
     return PictureInput(label, many, files, folder, fold, from_above)
 
 
 def _without_refused(given: list[str] | str | None) -> tuple[Any, Any]:
     """What was uploaded without what was refused, and a line that names it; no line where nothing was."""
-    paths = [given] if isinstance(given, str) else list(given or [])
-    reasons = [reason for path in paths if (reason := refusal(Path(path))) is not None]
+    kept, reasons = _sorted_out(given)
     if not reasons:
         return gr.skip(), gr.update(value="", visible=False)
-    kept = [str(path) for path in paths if refusal(Path(path)) is None]
     line = gr.update(value=line_html(refused_sentence(reasons)), visible=True)
     return (kept or None) if isinstance(given, list) else None, line
+
+
+def _own_pictures(given: list[str] | None, folder: str | None) -> tuple[Any, Any, Any]:
+    """As `_without_refused`, and a line that says which pictures of its own a tab uses; none where it has none."""
+    kept, _ = _sorted_out(given)
+    text = ""
+    # The same order as in `chosen_pictures`.
+    if kept:
+        text = f"Uses the {number_of(len(kept), 'picture')} dropped here"
+    elif folder:
+        text = f"Uses the pictures of {Path(folder).name}/, chosen here"
+    rest = '<span class="not-above">, not those above</span>' if text else ""
+    line = f'<p class="own" role="status">{html.escape(text)}{rest}.</p>' if text else ""
+    return *_without_refused(given), gr.update(value=line, visible=bool(text))
+
+
+def _sorted_out(given: list[str] | str | None) -> tuple[list[str], list[str]]:
+    """The uploads that are pictures, and why the others are none."""
+    paths = [given] if isinstance(given, str) else list(given or [])
+    refusals = [(path, refusal(Path(path))) for path in paths]
+    return [path for path, reason in refusals if reason is None], [reason for _, reason in refusals if reason]
 
 
 def session_of(request: gr.Request) -> str:

@@ -54,7 +54,7 @@ def said_html(message: str, *, failed: bool = False, state: str = "", bar: str =
 
 
 def status_html(view: JobView | None, message: str = "") -> str:
-    """The line below the buttons: what a run does, its place in line, or how it ended."""
+    """The line above the buttons: what a run does, its place in line, or how it ended."""
     if view is None:
         return said_html("")
     if view.state == "failed":

@@ -174,7 +174,7 @@ class Run:
 
         chosen = (name or "").strip()
         if not chosen:
-            raise UsageError("choose a folder of class-named folders, or a named set such as digits")
+            raise UsageError("choose a folder with one for each class (dogs, cats ...), or a named set such as digits")
         return chosen if chosen in list_data() else str(self.bench.open_folder(chosen))
 
     def pictures(self, files: Sequence[str] | str | None, folder: str | None = None) -> ChosenPictures:
@@ -273,11 +273,12 @@ class Bench:
         return chosen
 
     def controls(self, label: str) -> Controls:
-        """A button that starts, one that stops, and the line below them."""
+        """A button that starts, one that stops, and above them, as much in sight, the line that says how it goes."""
+        status = gr.HTML(status_html(None), elem_classes="status-box")
         with gr.Row(elem_classes="controls"):
             go = gr.Button(label, variant="primary", scale=3, min_width=120)
             stop = gr.Button("Stop", interactive=False, scale=1, min_width=80)
-        return Controls(go, stop, gr.HTML(status_html(None), elem_classes="status-box"))
+        return Controls(go, stop, status)
 
     def results(self) -> ResultParts:
         """Files to download, and the lines that give the same result; empty until there are some."""

@@ -22,7 +22,7 @@
     input.files = given.files;
     input.dispatchEvent(new Event('change', {bubbles: true}));
   };
-  const zone = event => event.target instanceof Element && event.target.closest('.drop')?.querySelector('input[type=file]');
+  const zone = event => event.target instanceof Element && event.target.closest('.drop:not(.document)')?.querySelector('input[type=file]');
   document.addEventListener('drop', async event => {
     const input = zone(event);
     if (!input || !event.dataTransfer) return;

@@ -6,12 +6,14 @@
       button.setAttribute('aria-label', 'Add files');
       button.title = 'Add files';
     }
-    // Gradio speaks of one file, and to a finger of dropping it.
+    // Gradio speaks of one file, and to a finger of dropping it. Of two places for pictures each says whom it is for.
     for (const zone of document.querySelectorAll('.drop .wrap:not([data-named])')) {
       const texts = [...zone.childNodes].filter((each) => each.nodeType === Node.TEXT_NODE && each.data.trim());
       if (texts.length !== 2) continue;
       zone.dataset.named = '';
-      texts[0].data = finger ? 'Choose pictures' : 'Drop pictures here';
+      const whom = zone.closest('.place') ? ' for all tabs' : zone.closest('.for-this-tab') ? ' for this tab alone' : '';
+      const what = zone.closest('.document') ? 'the file' : 'pictures';
+      texts[0].data = (finger ? `Choose ${what}` : `Drop ${what} here`) + whom;
       texts[1].data = finger ? '' : 'click to choose';
       if (finger) zone.querySelector('.or')?.remove();
     }

@@ -61,7 +61,7 @@
   document.addEventListener('click', (event) => {
     const pressed = event.target.closest('.controls button.primary');
     if (!pressed || !matchMedia('(max-width: 640px)').matches) return;
-    const status = pressed.closest('.controls').nextElementSibling;
+    const status = pressed.closest('.controls').previousElementSibling;
     // Until one moves the page oneself; what came last may have made it longer.
     let moved = false;
     const stay = () => { moved = true; };

@@ -40,7 +40,9 @@ def build(bench: Bench) -> None:
     groups = [("auto: all that fit the budget, but those trained on images", "auto"), ("all", "all")]
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            data = data_control(bench, AdaptRequest, (*SETS, SAVED), "a folder of class-named folders")
+            data = data_control(
+                bench, AdaptRequest, (*SETS, SAVED), "a folder with one for each class (dogs, cats ...)"
+            )
             shots = control(AdaptRequest, "shots", maximum=64)
             methods = control(
                 AdaptRequest, "methods", choices=[*groups, *((name, name) for name in sorted(catalogue()))],
@@ -96,7 +98,7 @@ def work(
     head = [path for path in sorted(out.iterdir()) if path.is_file() and path.name not in NO_HEAD]
     return Outcome(
         (
-            sentences([*result.conclusion(), *result.remarks()]),
+            sentences([*result.conclusion(), *result.remarks()], type(result.request)),
             table(columns, rows, title) if rows else "",
             report_frame(out / "report.html", "The report: curves, confusion, calibration, mistakes"),
             gr.update(value=True, interactive=True),

@@ -155,7 +155,7 @@ def work(
     model = encoder(run.model_name, device=run.bench.models.device)
     MAPS.hold(run.folder.parent, MappedPictures(model, result.embeddings))
     shown = _page(run, result, chosen)
-    about = sentences([*result.conclusion(), *result.remarks()]) + left_out(result.skipped)
+    about = sentences([*result.conclusion(), *result.remarks()], type(result.request)) + left_out(result.skipped)
     return Outcome(
         (shown + about, ""),
         files=result.files,

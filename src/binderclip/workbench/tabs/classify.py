@@ -19,7 +19,7 @@ from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import GalleryPicture
 from binderclip.workbench.labels.labelling import MOST_SHOWN, LabelActions, hold, labelling_gallery
-from binderclip.workbench.look import could_not_be_read, gallery, hint, left_out, sentences, table
+from binderclip.workbench.look import could_not_be_read, gallery, hint, left_out, remarks_html, sentences, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def build(bench: Bench) -> None:
                     ClassifyRequest, "descriptions", choices=[NONE, *shipped_descriptions()], value=NONE
                 )
                 heads = gr.CheckboxGroup(
-                    _heads_below(bench.folders), label="Heads that `binderclip adapt` left",
-                    info="folders with a head.json, in the folders that the workbench was opened on",
+                    _heads_below(bench.folders), label="Heads: classifiers that Adapt has learned",
+                    info="folders with a head.json, in a folder that the workbench was opened on",
                     visible=bool(_heads_below(bench.folders)),
                 )  # fmt: skip
             controls = bench.controls("Classify")
@@ -132,7 +132,7 @@ def work(
         left_out_text += " into the filter to see them alone."
     if len(first.rows) > most:
         left_out_text += f" The gallery has {most} of the pictures, the table all {len(first.rows)}."
-    below = _agreement(first, chosen) + _table(results, chosen) + sentences(first.remarks()) + left_out(first.skipped)
+    below = _agreement(first, chosen) + _table(results, chosen) + remarks_html(first) + left_out(first.skipped)
     return Outcome(
         (shown, below),
         files=_files(run.folder, results, chosen),

@@ -33,10 +33,10 @@ def build(bench: Bench) -> None:
             inputs = FORM.build(bench)
             controls = bench.controls("Interpolate")
         with gr.Column(scale=3, min_width=320):
+            curve = gr.Image(label="Between the models", interactive=False, buttons=["fullscreen"])
             figures = gr.HTML(
                 hint("Choose a second model and pictures, press Interpolate: the models between both, and the best.")
             )
-            curve = gr.Image(label="Between the models", interactive=False, buttons=["fullscreen"])
             report = gr.HTML(padding=False)
             results = bench.results()
     bench.connect(controls, work, [second, *inputs], [figures, curve, report], results, makes_model=True)

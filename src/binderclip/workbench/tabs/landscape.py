@@ -31,8 +31,8 @@ def build(bench: Bench) -> None:
             inputs = FORM.build(bench)
             controls = bench.controls("Draw")
         with gr.Column(scale=3, min_width=320):
-            figures = gr.HTML(hint("Choose pictures and press Draw: how the loss rises where the weights are moved."))
             surface = gr.Image(label="Loss over the plane", interactive=False, buttons=["fullscreen"])
+            figures = gr.HTML(hint("Choose pictures and press Draw: how the loss rises where the weights are moved."))
             curve = gr.Image(label="Along the first direction", interactive=False, buttons=["fullscreen"])
             report = gr.HTML(padding=False)
             results = bench.results()

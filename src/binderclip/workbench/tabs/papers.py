@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from binderclip import papers as index
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.look import table
@@ -118,7 +119,7 @@ def _list(words: str, status: str) -> str:
     ]
     if not rows:
         return '<p class="about">No paper matches.</p>'
-    return table(("", "Method", "Implementation", "Claim here", "Cheap rival"), rows, f"{len(rows)} papers")
+    return table(("", "Method", "Implementation", "Claim here", "Cheap rival"), rows, number_of(len(rows), "paper"))
 
 
 def _card(identifier: str) -> str:

@@ -24,7 +24,7 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=2, min_width=300):
             data = data_control(
                 bench, ProbeRequest, SETS,
-                "a folder of class-named folders with groups in a column of its captions.csv or metadata.csv",
+                "a folder with one for each class, and groups in a column of its captions.csv or metadata.csv",
             )  # fmt: skip
             groups = control(
                 ProbeRequest, "groups", value="", placeholder="place; age, sex",

@@ -20,7 +20,7 @@ from binderclip.tasks.verbs.quality.words import QUALITY
 from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import GalleryPicture
-from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, left_out, sentences, table
+from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, left_out, remarks_html, table
 from binderclip.workbench.pictures import line_html
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
@@ -171,7 +171,7 @@ def _outcome(
     skipped = [*chosen.skipped, *result.skipped]
     ranks = [(rank, *row) for rank, row in enumerate(rows, 1)]
     summary = table(("Rank", "Picture", *result.table()[0][1:]), ranks, result.title)
-    summary += sentences(result.remarks())
+    summary += remarks_html(result)
     return Outcome((shown, summary + left_out(skipped)), files, Equivalent.of(again), could_not_be_read(len(skipped)))
 
 

@@ -21,7 +21,16 @@ from binderclip.workbench.commands import PICTURES, Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import GalleryPicture
 from binderclip.workbench.held import HeldByPage
-from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, sentences, small_copy, table
+from binderclip.workbench.look import (
+    could_not_be_read,
+    gallery,
+    gathered,
+    hint,
+    remarks_html,
+    sentences,
+    small_copy,
+    table,
+)
 from binderclip.workbench.status import result_values, said_html
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
@@ -163,7 +172,7 @@ def work(
     return Outcome(
         (
             gallery(cards, "what was found, nearest first", run.folder / "small", score=measure),
-            table(("Rank", "Picture", measure), rows, f"{name}: nearest of {count}") + sentences(result.remarks()),
+            table(("Rank", "Picture", measure), rows, f"{name}: nearest of {count}") + remarks_html(result),
         ),
         files=_files(run.folder, result, rows, name),
         again=Equivalent.of(*again),

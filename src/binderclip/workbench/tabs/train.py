@@ -12,7 +12,7 @@ from binderclip.tasks import train
 from binderclip.tasks.verbs.train.request import TrainRequest
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
-from binderclip.workbench.look import hint, table
+from binderclip.workbench.look import hint, remarks_html, table
 from binderclip.workbench.recipe_check import check_recipe
 from binderclip.workbench.tab import LEARN, Bench, Outcome, Run, Tab
 from binderclip.workbench.trained.page_models import keep_model, said_of
@@ -35,11 +35,13 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=2, min_width=300):
             recipe = control(
                 TrainRequest, "recipe", choices=list_recipes(), value=FIRST,
-                info="scratch-64 takes minutes; those that made the bundled models take hours, and their teachers",
+                info="finetune teaches small your own pictures, scratch-64 starts from nothing: minutes; those that "
+                "made the bundled models take hours, and their teachers",
             )  # fmt: skip
             folder = control(
                 TrainRequest, "data", choices=folders, value="", visible=bool(bench.folders),
-                info="a folder on this machine: captions in a table or in .txt files beside the pictures",
+                info="a folder on this machine, with one for each class (dogs, cats ...), or with captions in a table "
+                "or in .txt files beside the pictures",
             )  # fmt: skip
             length = gr.Slider(0.02, 1.0, value=1.0, step=0.02, label="Length, as a share of the recipe's")
             clip = control(TrainRequest, "clip", choices=[AS_IN_RECIPE, *sorted(METHODS)], value=AS_IN_RECIPE)
@@ -88,7 +90,7 @@ def work(
     pictures = [*sorted((out / "plots").glob("*.png"))]
     progress = watcher.look()
     return Outcome(
-        (*progress, _figures(result), gr.update(value=False, interactive=False), ""),
+        (*progress, _figures(result) + remarks_html(done), gr.update(value=False, interactive=False), ""),
         [path for path in [*files, *pictures] if path.is_file()],
         Equivalent.of(asked),
         f"{result.summary['parameters']:,} parameters trained. {said_of(model)}",
@@ -162,7 +164,7 @@ def _figures(result: RunResult) -> str:
 
 TAB = Tab(
     "Train",
-    "Carry out a recipe and watch its loss and gradient norms; stop it, and go on.",
+    "Teach a model your own pictures, or start from nothing, and watch it learn; stop it, and go on.",
     build,
     order=70,
     group=LEARN,

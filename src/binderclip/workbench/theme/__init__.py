@@ -64,8 +64,8 @@ SIZES: dict[str, str] = {
     "space-1": "0.25rem", "space-2": "0.5rem", "space-3": "0.75rem", "space-4": "1rem", "space-5": "1.5rem",
     "space-6": "2.5rem",
     "radius-sm": "4px", "radius-md": "8px", "radius-lg": "12px",
-    # What a finger hits, and the column of tabs.
-    "target": "44px", "tabs-width": "12.5rem",
+    # What a finger hits, the button of a run on a laptop, and the column of tabs.
+    "target": "44px", "controls": "40px", "tabs-width": "12.5rem",
 }  # fmt: skip
 """Type scale, spacing, corners; `--b-NAME` in styles."""
 _GRADIO = {

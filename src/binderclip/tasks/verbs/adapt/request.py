@@ -65,8 +65,8 @@ class AdaptRequest(Request):
         int,
         Field(ge=1, le=1000),
         Option(
-            "Independent draws of the shots; the intervals are over them.",
-            label="Draws of the shots; intervals are over them",
+            "How often the shots are drawn anew; the intervals are over these draws.",
+            label="Draws: how often they are drawn anew",
         ),
     ] = 3
     folds: Annotated[int, Field(ge=2, le=1000), Option("Folds of the cross-validation inside the shots.")] = 4

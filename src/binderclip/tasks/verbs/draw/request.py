@@ -47,20 +47,27 @@ class DrawRequest(Request):
             label="Method",
         ),
     ] = "strokes"
-    steps: Annotated[int, Field(ge=1, le=100_000), Option("Changes of the picture.")] = 200
-    strokes: Annotated[int, Field(ge=1, le=1024), Option("Of the method of that name.")] = 32
+    steps: Annotated[int, Field(ge=1, le=100_000), Option("How often the picture is changed.")] = 200
+    strokes: Annotated[int, Field(ge=1, le=1024), Option("Curves of the method `strokes`.")] = 32
     size: Annotated[
         int, Field(ge=16, le=512), Option("Side of the canvas that the model looks at, in pixels.", label="Canvas side")
     ] = 64
     views: Annotated[
         int, Field(ge=1, le=64), Option("Random perspectives and crops that the model is shown at each step.")
     ] = 4
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of the first picture and of the views.")] = 0
+    seed: Annotated[
+        int,
+        Field(ge=0, le=MOST_SEED),
+        Option("Of the first picture and of the views: the same seed gives the same drawing."),
+    ] = 0
     out: Annotated[str, Option("The picture; NAME.svg beside it.", ("--out", "-o"), output=True)] = "drawing.png"
     model: Annotated[str, Option(f"Guides. {MODEL_HELP}", ("--model", "-m"), label="Model")] = GUIDE
     judge: Annotated[
         str | None,
-        Option(f"The model that judges [default: {JUDGE}; {GUIDE} where that one guides].", label="Model that judges"),
+        Option(
+            f"Says how well the drawing fits, and had no part in it [default: {JUDGE}; {GUIDE} where that one guides].",
+            label="Model that judges",
+        ),
     ] = None
     device: Device = "cpu"
 

@@ -57,7 +57,7 @@ class EdgesRequest(Request):
     absolute: Annotated[
         bool,
         Option(
-            "White is 1 in every map, for programs that read values; else the 99th percentile of each, where that is "
+            "For programs that read values: white is 1 in every map, and not the 99th percentile of each where that is "
             "above the threshold.",
             label="White is 1 in every map",
         ),
@@ -71,7 +71,9 @@ class EdgesRequest(Request):
         ),
     ] = None
     window: Annotated[
-        int, Field(ge=64, le=4096), Option("Side of the windows in which a network sees larger pictures.")
+        int,
+        Field(ge=64, le=4096),
+        Option("Of `network`: side of the pieces in which it sees larger pictures, in pixels."),
     ] = 512
     truth: Annotated[
         str | None,

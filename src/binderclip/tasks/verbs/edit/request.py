@@ -109,23 +109,28 @@ class EditRequest(Request):
     word: Annotated[
         str | None,
         Option(
-            "Of --from: whose place is edited [default: what differs, or the thing that it describes].",
+            "The word of --from whose place is edited [default: what differs, or the thing that it describes].",
             label="Word of the picture",
         ),
     ] = None
-    new_word: Annotated[str | None, Option("Of --to: what comes there [default: as for --word].", label="New word")] = (
-        None
-    )
+    new_word: Annotated[
+        str | None, Option("The word of --to that comes there [default: as for --word].", label="New word")
+    ] = None
     guidance: Guidance = 4.0
     steps: Annotated[
         int | None,
         Field(ge=1, le=2000),
-        Option("Of the method [default: 100 of dds and lusd, 15 of stylediffusion, else 30].", label="Steps"),
+        Option(
+            "How many the method takes [default: 100 of dds and lusd, 15 of stylediffusion, else 30].", label="Steps"
+        ),
     ] = None
     strength: Annotated[
         float,
         Field(ge=0.01, le=1),
-        Option("Of `strength`: noise that is put on the picture, 1 for all.", label="Noise of the method strength"),
+        Option(
+            "Of `strength`: how much of the picture becomes noise first; 1 keeps nothing.",
+            label="Noise of the method strength",
+        ),
     ] = 0.6
     seed: Seed = 0
     out: Annotated[str, Option("Folder of edits, sheet and table.", ("--out", "-o"), output=True)] = "edited"

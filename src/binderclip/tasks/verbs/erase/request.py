@@ -25,7 +25,8 @@ Resamples = Annotated[
     Field(ge=1, le=50),
     Option(
         "How often every step is taken, so that old and new agree [default: 1; 4 for a model without inpainting "
-        "channels]."
+        "channels].",
+        label="Repeats of every step",
     ),
 ]
 Picture = Annotated[str | None, Option("PNG of the result [default: under a new name].", ("--out", "-o"), output=True)]
@@ -83,7 +84,10 @@ class EraseRequest(Request):
     grow: Annotated[
         int | None,
         Field(ge=0, le=512),
-        Option("Pixels by which the mask is larger than the object [default: 2 % of the shorter side; outline: 0]."),
+        Option(
+            "Pixels around the object that go as well [default: 2 % of the shorter side; outline: 0].",
+            label="Rim that goes as well, in pixels",
+        ),
     ] = None
     model: DenoiserName = DEFAULT_DENOISER
     steps: Steps = 50

@@ -75,7 +75,9 @@ class FoveateRequest(Request):
         ),
     ] = "blur"
     scale: Annotated[
-        float, Field(ge=0.05, le=2), Option("Width of a region by its distance: V1 has about 0.25, V2 about 0.5.")
+        float,
+        Field(ge=0.05, le=2),
+        Option("Width of a region, as a part of its distance from the gaze: V1 has about 0.25, V2 about 0.5."),
     ] = 0.4
     field: Annotated[
         float,
@@ -85,17 +87,23 @@ class FoveateRequest(Request):
     pixels_per_degree: Annotated[
         float | None, Field(ge=0.1, le=10_000), Option("In the place of --field, for pictures of several sizes.")
     ] = None
-    fovea: Annotated[float, Field(ge=0.01, le=90), Option("Radius of what is seen as it is, in degrees.")] = 1.0
+    fovea: Annotated[float, Field(ge=0.01, le=90), Option("Radius of what is seen sharp, in degrees.")] = 1.0
     blur: Annotated[
-        float, Field(ge=0, le=10), Option("Standard deviation of the blur, by the region's radius.", label="Blur")
+        float,
+        Field(ge=0, le=10),
+        Option("Standard deviation of the blur, as a part of the region's radius.", label="Blur"),
     ] = 0.4
     slope: Annotated[
-        float, Field(ge=0, le=100), Option("Of the amount of texture over a region's radius in degrees.")
+        float, Field(ge=0, le=100), Option("Of `texture`: how fast its amount rises with a region's radius in degrees.")
     ] = 1.281
     block: Annotated[
-        int, Field(ge=1, le=32), Option("Side of the blocks whose frequencies `texture` keeps the statistics of.")
+        int,
+        Field(ge=1, le=32),
+        Option("Of `texture`: side of the blocks whose frequencies it keeps the statistics of, in pixels."),
     ] = 8
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of the noise of `texture`.")] = 0
-    max_side: Annotated[int, Field(ge=32, le=4096), Option("Larger pictures are reduced to this first.")] = 1024
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of `texture`: the same seed gives the same noise.")] = 0
+    max_side: Annotated[
+        int, Field(ge=32, le=4096), Option("Larger pictures are reduced first.", label="Longest side, in pixels")
+    ] = 1024
     out: Annotated[str, Option("Folder of the results, maps and table.", ("--out", "-o"), output=True)] = "foveated"
     device: Device = "cpu"

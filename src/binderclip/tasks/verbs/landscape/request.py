@@ -28,14 +28,34 @@ class LandscapeRequest(Request):
 
     model: ModelArgument
     data: Annotated[str, Option("Pictures with captions or class-named folders, or a named set.")] = "openmoji"
-    split: Annotated[str | None, Option("Of a named set, or `all` [default: the held-out one].")] = None
-    templates: Annotated[str, Option("Sentences around a class name.", ("--templates", "-t"))] = "name"
-    limit: Annotated[int, Field(ge=2, le=10**5), Option("Pictures, spread evenly over the data.")] = 128
-    points: Annotated[int, Field(ge=3, le=401), Option("Along each side of the plane; odd ones have the middle.")] = 11
+    split: Annotated[
+        str | None,
+        Option("Which part of a named set, or `all` of it [default: the held-out one].", label="Part of a named set"),
+    ] = None
+    templates: Annotated[
+        str,
+        Option(
+            "What is put around a class name: a set of sentences, or one with `{}`; `name` is the name alone.",
+            ("--templates", "-t"),
+            label="Sentences around a class name",
+        ),
+    ] = "name"
+    limit: Annotated[
+        int,
+        Field(ge=2, le=10**5),
+        Option("Pictures that are used, spread evenly over the data.", label="Most pictures"),
+    ] = 128
+    points: Annotated[
+        int,
+        Field(ge=3, le=401),
+        Option("Places along each side where the loss is measured; odd numbers have the model."),
+    ] = 11
     radius: Annotated[
-        float, Field(ge=1e-3, le=100), Option("Half a side: 1 adds as much to a filter as it is long.")
+        float, Field(ge=1e-3, le=100), Option("How far the weights are moved: at 1 as far as they are long.")
     ] = 1.0
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of both directions.")] = 0
+    seed: Annotated[
+        int, Field(ge=0, le=MOST_SEED), Option("Of the directions: the same seed gives the same plane.")
+    ] = 0
     out: Annotated[str, Option("The page, and beside it its numbers.", ("--out", "-o"), output=True)] = "landscape.html"
     report: Annotated[bool, Option("Write the page and its numbers.")] = True
     device: Device = "cpu"

@@ -76,12 +76,20 @@ class ReconstructRequest(Request):
             choices=lambda: METHODS,
         ),
     ] = None
-    resolution: Annotated[int, Field(ge=16, le=512), Option("Places of the grid along the longest side.")] = 96
-    levels: Annotated[int, Field(ge=1, le=6), Option("Of refinement, of `field`.")] = 3
-    epochs: Annotated[int, Field(ge=1, le=10_000), Option("Of `field` at each level; the authors take 50 to 200.")] = 30
-    rounds: Annotated[int, Field(ge=1, le=100), Option("In which `field` refines its answer; the authors' 10.")] = 4
-    width: Annotated[int, Field(ge=4, le=1024), Option("Of the layers of `field`.")] = 64
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of `field`.")] = 0
+    resolution: Annotated[
+        int, Field(ge=16, le=512), Option("Places of the grid along the longest side; more give a finer mesh.")
+    ] = 96
+    levels: Annotated[
+        int, Field(ge=1, le=6), Option("Of `field`: of refinement, each with more points along the contours.")
+    ] = 3
+    epochs: Annotated[
+        int, Field(ge=1, le=10_000), Option("Of `field`: passes at each level; the authors take 50 to 200.")
+    ] = 30
+    rounds: Annotated[
+        int, Field(ge=1, le=100), Option("Of `field`: in which it corrects its answer; the authors take 10.")
+    ] = 4
+    width: Annotated[int, Field(ge=4, le=1024), Option("Of `field`: units of each layer.")] = 64
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of `field`: the same seed gives the same mesh.")] = 0
     out: Annotated[str, Option("The mesh, .ply or .obj.", ("--out", "-o"), output=True)] = "solid.ply"
     picture: Annotated[
         str | None, Option("PNG of the mesh from two sides [default: beside the mesh].", output=True)

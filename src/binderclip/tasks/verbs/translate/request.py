@@ -40,13 +40,23 @@ class TranslateRequest(Request):
         Literal["auto", "fastcut", "cut", "sincut"],
         Option("`auto`: sincut where each folder has one picture, else fastcut."),
     ] = "auto"
-    steps: Annotated[int, Field(ge=1, le=10**6), Option("Training steps.")] = 400
+    steps: Annotated[
+        int,
+        Field(ge=1, le=10**6),
+        Option("Of the training: more take longer, and the network learns more.", label="Training steps"),
+    ] = 400
     side: Annotated[int, Field(ge=16, le=1024), Option("Training pictures become squares of this side.")] = 64
-    width: Annotated[int, Field(ge=2, le=512), Option("Channels of the network's first layer.")] = 16
-    blocks: Annotated[int, Field(ge=3, le=64), Option("Residual blocks of the network.")] = 4
+    width: Annotated[
+        int, Field(ge=2, le=512), Option("Channels of the network's first layer.", label="Width of the network")
+    ] = 16
+    blocks: Annotated[
+        int, Field(ge=3, le=64), Option("Residual blocks in the middle of the network.", label="Depth of the network")
+    ] = 4
     batch_size: Annotated[int, Field(ge=1, le=256), Option("Pictures of each folder a step.")] = 2
-    lr: Annotated[float, Field(ge=1e-8, le=1.0), Option("Learning rate.")] = 4e-4
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of the training.")] = 0
+    lr: Annotated[float, Field(ge=1e-8, le=1.0), Option("Learning rate.", label="Learning rate")] = 4e-4
+    seed: Annotated[
+        int, Field(ge=0, le=MOST_SEED), Option("Of the training: the same seed gives the same network.")
+    ] = 0
     max_side: Annotated[
         int | None, Field(ge=8, le=8192), Option("Longer side of the results [default: twice the training's].")
     ] = None

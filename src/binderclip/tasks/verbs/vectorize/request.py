@@ -30,15 +30,17 @@ class VectorizeRequest(Request):
     task: ClassVar[str] = "vectorize"
 
     images: Images
-    paths: Annotated[int, Field(ge=1, le=512), Option("Of each drawing, in levels of 1, 1, 2, 4, 8, ...")] = 128
-    steps: Annotated[int, Field(ge=1, le=10_000), Option("Changes of all paths in each level.")] = 50
+    paths: Annotated[
+        int, Field(ge=1, le=512), Option("Shapes in a drawing; they come in levels of 1, 1, 2, 4 and so on.")
+    ] = 128
+    steps: Annotated[int, Field(ge=1, le=10_000), Option("How often all paths are changed in each level.")] = 50
     fill: Annotated[
         Literal["radial", "solid"], Option("`radial` gradients of two colours, or `solid` colours.", label="Fills")
     ] = "radial"
     background: Annotated[
         Literal["border", "white", "transparent", "segment"],
         Option(
-            "Below all paths: `border`, what half of the outermost pixels share, else the mean; `white`; "
+            "What lies below all paths: `border`, what half of the outermost pixels share, else the mean; `white`; "
             "`transparent`, which leaves out what is white as well; `segment`, the paper's mean of a segment, which "
             "tints small pictures."
         ),
@@ -48,7 +50,7 @@ class VectorizeRequest(Request):
         Field(ge=16, le=1024),
         Option("Larger pictures are reduced to this longest side, in pixels, to be drawn.", label="Longest side drawn"),
     ] = 240
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of places where no error stands out.")] = 0
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of places for new paths where no error stands out.")] = 0
     out: Annotated[str, Option("Folder of the drawings and the table.", ("--out", "-o"), output=True)] = "vectorized"
     device: Device = "cpu"
 

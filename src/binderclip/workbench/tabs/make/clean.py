@@ -14,7 +14,7 @@ from binderclip.tasks.verbs.clean.request import CleanRequest
 from binderclip.tasks.verbs.clean.run import CleanedPictures
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
-from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, sentences, table
+from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, remarks_html, table
 from binderclip.workbench.tab import MAKE, Bench, ChosenPictures, Outcome, Run, Tab
 from binderclip.workbench.trained.trained_files import TrainedNetworks
 
@@ -71,7 +71,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, cleaner: str | N
     return Outcome(
         (
             _pictures(run, chosen, result),
-            table(columns, rows, result.title) + sentences(result.remarks()) + left_out(skipped),
+            table(columns, rows, result.title) + remarks_html(result) + left_out(skipped),
         ),
         [run.folder / "cleaned.csv", result.sheet, packed(out, files_made, "cleaned.zip")],
         again,

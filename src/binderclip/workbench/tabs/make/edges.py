@@ -13,7 +13,7 @@ from binderclip.tasks.verbs.edges.request import EdgesRequest
 from binderclip.tasks.verbs.edges.result import FolderEdges
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
-from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, sentences, table
+from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, remarks_html, table
 from binderclip.workbench.tab import CUT, Bench, ChosenPictures, Outcome, Run, Tab
 
 SHOWN = 24
@@ -24,7 +24,7 @@ FORM = Form(
     first=("method", "thin"),
     without=("images", "model", "truth", "tolerance"),
     own={
-        "method": {"info": "sobel: the slope; canny: the share of twelve thresholds; network: the one chosen above"},
+        "method": {"info": "sobel: the slope; canny: the share of twelve thresholds; network: the one chosen below"},
         "sigma": {"maximum": 5},
         "window": {"maximum": 2048},
         "threshold": {"minimum": 0, "maximum": 1},
@@ -37,11 +37,11 @@ def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Pictures")
+            inputs = FORM.build(bench)
             network = gr.Dropdown(
                 networks, value=None, label="Edge network", allow_custom_value=True,
-                info="for the method network: a folder with one, below one that the workbench was opened on",
+                info="for the method network: a folder with one, in a folder that the workbench was opened on",
             )  # fmt: skip
-            inputs = FORM.build(bench)
             controls = bench.controls("Find edges")
         with gr.Column(scale=3, min_width=320):
             shown = gr.HTML(hint("Drop pictures and press Find edges: each appears beside its edges."))
@@ -65,7 +65,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, network: str | N
     rows = [(chosen.label(Path(each.image)), *row[2:]) for each, row in zip(result.rows, rows, strict=True)]
     columns = (columns[0], *columns[2:])
     write_csv(columns, rows, run.folder / "edges.csv")
-    about = table(columns, rows, result.title) + sentences(result.remarks()) + left_out(skipped)
+    about = table(columns, rows, result.title) + remarks_html(result) + left_out(skipped)
     return Outcome(
         (_pictures(run, chosen, result), about),
         [

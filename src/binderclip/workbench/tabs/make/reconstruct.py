@@ -40,7 +40,10 @@ def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Slices, numbered from the lowest")
-            document = gr.File(label="Or one JSON with polygons", file_types=[".json"], height=130)
+            document = gr.File(
+                label="Or one JSON with polygons, in the place of pictures", file_types=[".json"], height=130,
+                elem_classes=["drop", "document"],
+            )  # fmt: skip
             inputs = FORM.build(bench)
             kind = gr.Radio(FORMATS, value=FORMATS[0], label="Format of the mesh")
             controls = bench.controls("Reconstruct")

@@ -15,7 +15,16 @@ from binderclip.tasks.verbs.translate.run import LIMIT, TrainedTranslator, Trans
 from binderclip.tasks.verbs.translate.train import CARD, CHECKPOINTS, SAMPLES
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
-from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, sentences, table
+from binderclip.workbench.look import (
+    could_not_be_read,
+    hint,
+    left_out,
+    packed,
+    picture_rows,
+    remarks_html,
+    sentences,
+    table,
+)
 from binderclip.workbench.tab import MAKE, Bench, Outcome, Run, Tab
 from binderclip.workbench.trained.trained_files import TrainedNetworks
 
@@ -95,7 +104,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, translator: str 
     return Outcome(
         (
             picture_rows(entries, "pictures before and after", run.folder / "small"),
-            sentences(result.remarks()) + left_out(skipped),
+            remarks_html(result) + left_out(skipped),
         ),
         [result.sheet, packed(out, [Path(row.result) for row in result.rows], "translated.zip")],
         again,

@@ -12,7 +12,7 @@ from binderclip.tasks.verbs.vectorize.request import VectorizeRequest
 from binderclip.tasks.verbs.vectorize.result import TABLE, VectorizedPictures
 from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.forms import Form
-from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, sentences, table
+from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, remarks_html, table
 from binderclip.workbench.tab import MAKE, Bench, ChosenPictures, Outcome, Run, Tab
 
 OUT = "vectorized"
@@ -59,7 +59,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, *values: object)
     skipped = [*chosen.skipped, *result.skipped]
     columns, rows = result.table()
     rows = [(chosen.label(Path(each.image)), *row[1:]) for each, row in zip(result.pictures, rows, strict=True)]
-    figures = table(columns, rows, result.title) + sentences(result.remarks()) + left_out(skipped)
+    figures = table(columns, rows, result.title) + remarks_html(result) + left_out(skipped)
     return Outcome(
         (str(result.pictures[-1].png), _pairs(run, chosen, result) + figures),
         [*_offered(run, result.files()), out / TABLE],
