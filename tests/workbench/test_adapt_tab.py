@@ -133,7 +133,7 @@ def test_pictures_of_several_labels_get_their_own_table(tmp_path: Path, run_of: 
 @pytest.mark.parametrize(
     ("data", "methods", "said"),
     [
-        ("", ["auto"], "choose a folder of class-named folders"),
+        ("", ["auto"], "choose a folder with one for each class"),
         ("..", ["auto"], "was not opened on"),
         ("/etc", ["auto"], "was not opened on"),
         ("digits", [], "choose methods"),
@@ -175,3 +175,13 @@ def test_from_a_folder_to_a_chosen_head(view: Any, labelled: Path) -> None:
     shell, _ = view.lines(panel)
     assert shell.startswith("binderclip adapt ")
     assert "--methods gda,nearest-example,zero-shot" in shell
+    # Without a way through the disk Classify has it.
+    panel = view.tab("Classify")
+    view.drop(panel, *sorted((labelled / "zero").iterdir())[-3:])
+    panel.get_by_role("button", name="Ways to look, side by side").click()
+    panel.get_by_label("the one that Adapt learned on this page").check()
+    assert view.run(panel, "Classify").startswith("Done in")
+    named = panel.locator(".gallery figure").evaluate_all("all => all.map(each => each.dataset.label)")
+    assert len(named) == 3
+    assert {*named} <= {"zero", "one", "four"}
+    assert "--head adapt" in view.lines(panel)[0]

@@ -75,7 +75,7 @@ def build_page(
                 with gr.Tab(tab.title, id=tab.title.lower()):
                     gr.HTML(f'<p class="about">{html.escape(tab.about)}</p>')
                     tab.build(bench)
-        bench.offer_models()
+        bench.offer_made()
         place.connect(page)
         # Makes the page keep a connection open as long as it is; its end is seen in `guard.py`.
         page.unload(lambda: None)

@@ -45,8 +45,8 @@ GROUPS = FIND, CUT, WHY, MAKE, LEARN = (
 """Tabs of a group stand together, below its name."""
 TOWER = "small"
 """The bundled model whose image tower methods are tuned to."""
-MODELS = "models"
-"""Folder of the models that a page has made, beside those of its runs."""
+MODELS, HEAD = "models", "adapt"
+"""Folders of the models that a page has made, and of the head that it has adapted last, beside those of its runs."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,15 @@ class Run:
         """`chosen` for methods that learn on, or were tuned to, the tower of `small` alone."""
         return self.chosen(TOWER)
 
+    def head(self, name: str) -> Path:
+        """A folder with a head: that of the page, or one that the workbench was opened on.
+
+        Raises:
+            UsageError: another one.
+        """
+        own = self.folder.parent / HEAD
+        return own if Path(name) == own else self.bench.open_folder(name)
+
     def data(self, name: str | None) -> str:
         """What a verb's `--data` takes: the name of a set, or a folder that the workbench was opened on.
 
@@ -239,6 +248,7 @@ class Bench:
         self.shared: Any = None
         self.picture_inputs: list[PictureInput] = []
         self._model_lists, self._makers = [model], list[Any]()
+        self._heads, self._head_makers = list[Any](), list[Any]()
 
     # -- parts of the page ----------------------------------------------------------------------------------------
 
@@ -272,6 +282,16 @@ class Bench:
         self._model_lists.append(chosen)
         return chosen
 
+    def head_list(self, known: Sequence[tuple[str, str]], **given: Any) -> Any:
+        """Where heads are ticked: those in folders, and that of the page as soon as there is one.
+
+        Args:
+            known: names and folders of the former. given: of the list, such as its label.
+        """
+        chosen = gr.CheckboxGroup(list(known), visible=bool(known), **given)
+        self._heads.append(chosen)
+        return chosen
+
     def controls(self, label: str) -> Controls:
         """A button that starts, one that stops, and above them, as much in sight, the line that says how it goes."""
         status = gr.HTML(status_html(None), elem_classes="status-box")
@@ -298,6 +318,7 @@ class Bench:
         also: Sequence[Any] = (),
         keep: bool = False,
         makes_model: bool = False,
+        makes_head: bool = False,
     ) -> None:
         """Let the buttons start and stop `work`.
 
@@ -310,6 +331,7 @@ class Bench:
             also: other events that start it, such as `labels.submit`.
             keep: leave outputs as they are when a run fails or is stopped, instead of clearing them.
             makes_model: whether it keeps a model (`page_models.keep_model`), which the lists of models then have.
+            makes_head: whether it keeps a head in the folder `HEAD`, which the lists of heads then have.
         """
         outputs = list(outputs)
         count = len(outputs)
@@ -350,7 +372,7 @@ class Bench:
                         raise type(error)(in_page_words(str(error).replace(f"{run.models}/", ""))) from error
                     warnings = [f"{line[:1].upper()}{line[1:]}." for line in run.warnings]
                     status = " ".join(filter(None, [outcome.said, *warnings]))
-                    again = outcome.again and outcome.again.without(run.models)
+                    again = outcome.again and outcome.again.without(run.models).without(folder.parent)
                     return replace(outcome, said=status, again=again)
 
                 job = self.jobs.submit(carry_out, session=session, page=page)
@@ -410,20 +432,31 @@ class Bench:
         controls.stop.click(stop, None, None, show_progress="hidden", concurrency_limit=None, api_visibility="private")
         if makes_model:
             self._makers.append(event)
+        if makes_head:
+            self._head_makers.append(event)
 
-    def offer_models(self) -> None:
-        """Let every list of models have those that the page makes; called when all tabs are built."""
-        known = self.model.choices
+    def offer_made(self) -> None:
+        """Let every list of models and heads have those that the page makes; called when all tabs are built."""
+        known, known_heads = self.model.choices, [each.choices for each in self._heads]
 
         def made(request: gr.Request) -> list[Any]:
             place = self.sessions.results(self.session(request), str(request.session_hash)) / MODELS
             own = [(path.name, str(path)) for path in sorted(place.iterdir())] if place.is_dir() else []
             return [gr.update(choices=[*own, *known]) for _ in self._model_lists]
 
+        def adapted(request: gr.Request) -> Any:
+            place = self.sessions.results(self.session(request), str(request.session_hash)) / HEAD
+            own = [("the one that Adapt learned on this page", str(place))] if (place / "head.json").is_file() else []
+            lists = [gr.update(choices=[*own, *known], visible=bool([*own, *known])) for known in known_heads]
+            return lists if len(lists) > 1 else lists[0]  # Gradio takes a list for the value of a single one
+
+        quiet: dict[str, Any] = {
+            "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private",
+        }  # fmt: skip
         for event in self._makers:
-            event.then(
-                made, None, self._model_lists, show_progress="hidden", concurrency_limit=None, api_visibility="private"
-            )
+            event.then(made, None, self._model_lists, **quiet)
+        for event in self._head_makers if self._heads else []:
+            event.then(adapted, None, self._heads, **quiet)
 
     async def ask(self, request: gr.Request, work: Callable[[WorkbenchJob], Any]) -> Any:
         """Do something that takes a moment, such as what a click asks for, and wait for what comes of it.

@@ -19,15 +19,16 @@ from binderclip.workbench.fields import control
 from binderclip.workbench.forms import data_control
 from binderclip.workbench.labels.labelling import ARCHIVE, saved_labels
 from binderclip.workbench.look import could_not_be_read, hint, packed, report_frame, sentences, table
-from binderclip.workbench.tab import LEARN, Bench, Outcome, Run, Tab
+from binderclip.workbench.tab import HEAD, LEARN, Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
     from binderclip.adapt.selection import MethodScore
 
 SETS = ("digits", "fashion-mnist")
 """Named sets that are offered; the others are taken as well."""
-OUT = "adapt"
-"""Folder of a page's heads, beside those of its runs: what is finished there is not done again."""
+OUT = HEAD
+"""Folder of a page's head, beside those of its runs: what is finished there is not done again."""
+CLASSIFY = "Classify can use it now: tick it there below Ways to look, side by side."
 SAVED = "the labels saved in Classify"
 """What the list calls the pictures that this page has saved with their labels."""
 NO_HEAD = ("report.html", "figures.json", "head.zip")
@@ -65,7 +66,8 @@ def build(bench: Bench) -> None:
             report = gr.HTML(padding=False)
             results = bench.results()
     inputs = [data, shots, methods, draws, budget, goes_on]
-    bench.connect(controls, work, inputs, [verdict, scores, report, goes_on], results, keep=True)
+    outputs = [verdict, scores, report, goes_on]
+    bench.connect(controls, work, inputs, outputs, results, keep=True, makes_head=True)
 
 
 def work(
@@ -105,7 +107,7 @@ def work(
         ),
         [out / "report.html", packed(out, head, "head.zip"), out / "figures.json"],
         Equivalent.of(request.replaced(out=OUT, data=ARCHIVE if labels else request.data)),
-        could_not_be_read(len(result.selection.encoded.skipped)),
+        f"{could_not_be_read(len(result.selection.encoded.skipped))} {CLASSIFY}".strip(),
     )
 
 

@@ -66,10 +66,9 @@ def build(bench: Bench) -> None:
                 descriptions = control(
                     ClassifyRequest, "descriptions", choices=[NONE, *shipped_descriptions()], value=NONE
                 )
-                heads = gr.CheckboxGroup(
+                heads = bench.head_list(
                     _heads_below(bench.folders), label="Heads: classifiers that Adapt has learned",
-                    info="folders with a head.json, in a folder that the workbench was opened on",
-                    visible=bool(_heads_below(bench.folders)),
+                    info="that of this page, and folders with a head.json where the workbench was opened",
                 )  # fmt: skip
             controls = bench.controls("Classify")
         with gr.Column(scale=3, min_width=320):
@@ -112,7 +111,7 @@ def work(
         zero_shot_options(requests[name])  # a wrong one is said before a model is loaded
     for head in heads or []:
         name = f"head {Path(head).name}"
-        request = ClassifyRequest(head=run.bench.open_folder(head), **asked)
+        request = ClassifyRequest(head=run.head(head), **asked)
         requests[f"head {head}" if name in requests else name] = request
     if len(requests) > MOST_SETTINGS:
         raise UsageError(f"{len(requests)} settings are too many side by side: tick fewer, {MOST_SETTINGS} at most")
