@@ -238,6 +238,29 @@ def test_every_tab_is_readable_and_whole_before_anything_is_done(view: Any) -> N
         assert view.axe() == [], title
 
 
+IN_SIGHT = """panel => {
+  const status = [...panel.querySelectorAll('.controls')].find(e => e.offsetParent).previousElementSibling;
+  status.querySelector('.status').textContent = 'Working, 3 %, 12 s left';
+  const box = status.getBoundingClientRect(), middle = [box.x + box.width / 2, box.y + box.height / 2];
+  return box.height > 10 && box.bottom <= innerHeight && status.contains(document.elementFromPoint(...middle));
+}"""
+"""Whether the line of a run is seen as soon as there is one, without a turn of the wheel."""
+BELOW = ("Click", "Papers")
+"""Their button saves or measures what stands above it, and comes last."""
+
+
+def test_how_a_run_goes_is_in_sight_in_every_tab_however_long_its_settings_are(view: Any) -> None:
+    titles = [tab.inner_text() for tab in view.page.get_by_role("tab").all()]
+    for title in dict.fromkeys(titles):
+        panel = view.tab(title)
+        for fold in panel.get_by_role("button", name="More settings").locator("visible=true").all():
+            fold.click()
+        if title not in BELOW:
+            view.page.evaluate("() => scrollTo(0, 0)")
+            view.page.wait_for_timeout(200)
+            assert panel.evaluate(IN_SIGHT), title
+
+
 def test_the_colours_are_those_of_the_system_until_others_are_chosen(view: Any) -> None:
     dark = "() => document.body.classList.contains('dark')"
     assert not view.page.evaluate(dark)
