@@ -150,7 +150,9 @@ def _candidates(module: nn.Module) -> dict[str, nn.Module]:
             continue
         if isinstance(layer, nn.MultiheadAttention):
             skipped += (f"{name}.",)
-        wide = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.in_channels >= LEAST_CHANNELS
+        # A convolution that pads in a way of its own (as TensorFlow does) has no int8 form.
+        plain = isinstance(layer, nn.Conv2d) and type(layer).forward is nn.Conv2d.forward
+        wide = plain and layer.groups == 1 and layer.in_channels >= LEAST_CHANNELS
         if wide or isinstance(layer, (nn.Linear, nn.Embedding, nn.MultiheadAttention)):
             chosen[name] = layer
     return chosen

@@ -117,20 +117,29 @@ def check_recordable(model: nn.Module) -> None:
         NotSupported: see `remove`.
     """
     if isinstance(model, ImageTextModel):
-        if model.kind != "open_clip" or "model_cfg" not in model.config:
-            raise NotSupported(
-                f"{model.name} is of kind {model.kind}, whose folders cannot say how narrow a block is: masks work "
-                "(compress.masked), removal is for models of open_clip's kind"
-            )
+        check_open_clip_kind(model)
         if model.concepts is not None:
             raise NotSupported(
-                f"{model.name} has a classifier of concepts that was fitted to its own features: compress another "
-                "model, such as small"
+                f"{model.name} has a classifier of concepts that was fitted to its own features, so nothing can be "
+                "taken out: compress another model, such as small, or give it fewer bits alone (--bits 8 or 4)"
             )
     elif isinstance(model, PictureModel):
         raise NotSupported(
             f"{type(model).__name__} cannot be saved with fewer groups; removal is for image-text models and for plain "
             "modules (pass model.backbone)"
+        )
+
+
+def check_open_clip_kind(model: ImageTextModel) -> None:
+    """Refuse models whose folder has no words for layers that were changed.
+
+    Raises:
+        NotSupported: a model of another library, or one without its configuration.
+    """
+    if model.kind != "open_clip" or "model_cfg" not in model.config:
+        raise NotSupported(
+            f"{model.name} is of kind {model.kind}, whose folders cannot say how narrow a block is or how many bits it "
+            "has: masks work (compress.masked), removal and fewer bits are for models of open_clip's kind"
         )
 
 

@@ -21,6 +21,8 @@ from binderclip.errors import CheckpointError, UsageError
 __all__ = ["compact_state", "dequantise", "pack_nibbles", "quantise", "text_folder", "unpack_nibbles"]
 
 SCALE, SHAPE = "::scale", "::shape"
+INT8_CODES = "int8_codes"
+"""How the name of an int8 layer's weights ends in a state dict: they are codes to the layer too, and stay."""
 LEAST = 1024  # numbers below which a tensor stays in half precision
 
 
@@ -88,8 +90,9 @@ def dequantise(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         if value.dtype == torch.uint8:
             state[name] = _of_nibbles(name, packed)
-            continue
-        if value.dtype == torch.int8:
+        elif name.endswith(INT8_CODES):
+            state[name] = value
+        elif value.dtype == torch.int8:
             if name + SCALE not in packed:
                 raise CheckpointError(f"the 8-bit weights {name} come without their scale")
             scale = packed[name + SCALE].float()

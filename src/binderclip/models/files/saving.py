@@ -15,6 +15,7 @@ from binderclip.documents import json_text
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.files import make_folder, write_whole
 from binderclip.models.files.checkpoint import read_json_object
+from binderclip.models.files.compact import INT8_CODES
 from binderclip.models.files.devices import resolve_dtype
 from binderclip.models.files.registry import CONCEPTS, CONFIG, SIMILARITY, WEIGHTS
 from binderclip.similarity.geometry import Similarity
@@ -22,10 +23,6 @@ from binderclip.similarity.hubness import CSLS
 
 if TYPE_CHECKING:
     from binderclip.models.image_text.model import ImageTextModel
-
-
-INT8_CODES = "int8_codes"
-"""How the name of an int8 layer's weights ends in a state dict."""
 
 
 def save(
@@ -51,7 +48,7 @@ def save(
         UsageError: `folder` is a file.
         NotSupported: the model was made without the configuration that open_clip needs, or compares by a geometry that
             has no name; another precision than float32 beside int8 layers or packed weights; packed weights of a model
-            that is not open_clip's, or that has a classifier of concepts.
+            that is not open_clip's.
         OutputError: it cannot be written.
     """
     from binderclip.similarity.record import similarity_record
@@ -69,7 +66,7 @@ def save(
         packed or any(name.endswith(INT8_CODES) for name in model.backbone.state_dict())
     ):
         raise NotSupported(f"{model.name} has weights in few bits, beside which the others stay float32")
-    if packed and (model.kind != "open_clip" or concepts is not None):
+    if packed and model.kind != "open_clip":
         raise NotSupported(f"weights in few bits are for folders of open_clip's kind, not for those of {model.name}")
     # The correction of hubs is made of the concepts again, which hold its references.
     plain = model.geometry is None or (concepts is not None and isinstance(model.geometry, CSLS))
@@ -90,17 +87,31 @@ def save(
             # open_clip opens the towers alone, which take pictures of another size.
             config["preprocess_cfg"] = model.preprocess.at(model.backbone.sides[1]).to_open_clip()
             config["binderclip"] = {"concepts": True}
-            about = {"binderclip": json.dumps(model.backbone.settings())}
-            _write_weights(folder / CONCEPTS, _on_disk(concepts.tensors(), precision), about)
-        state = _on_disk(towers.state_dict(), precision)
+            own, packed = _part_of(packed, "concepts."), _part_of(packed, "base.")
+            about = {"binderclip": json.dumps(model.backbone.settings() | (INT4 if own else {}))}
+            _write_weights(folder / CONCEPTS, _with_packed(_on_disk(concepts.tensors(), precision), own), about)
         if packed:
-            config["binderclip"] = {"weights": "int4"}
-            state = {name: tensor for name, tensor in state.items() if name not in packed} | dict(packed)
+            config["binderclip"] = {**config.get("binderclip", {}), **INT4}
         _write_json(folder / CONFIG, config)
-        _write_weights(folder / WEIGHTS, state)
+        _write_weights(folder / WEIGHTS, _with_packed(_on_disk(towers.state_dict(), precision), packed))
     else:
         _save_transformers(model, folder, precision)
     return folder
+
+
+INT4 = {"weights": "int4"}
+"""What settings say of tensors of which some are packed."""
+
+
+def _part_of(packed: Mapping[str, Tensor] | None, prefix: str) -> dict[str, Tensor]:
+    """The packed weights of a part of the backbone, by their names in it."""
+    return {name.removeprefix(prefix): own for name, own in (packed or {}).items() if name.startswith(prefix)}
+
+
+def _with_packed(state: dict[str, Tensor], packed: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """A state with packed weights instead of those of these names."""
+    packed = packed or {}
+    return {name: tensor for name, tensor in state.items() if name not in packed} | dict(packed)
 
 
 def read_similarity(folder: Path) -> Similarity | None:

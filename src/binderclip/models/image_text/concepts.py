@@ -151,7 +151,7 @@ class ConceptBranch(nn.Module):
 
     def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
         """The last map of pictures in [0, 1], one place for 32 pixels."""
-        return self.trunk(((images - LITE_MEAN) / LITE_STD).to(self.classifier.weight.dtype))
+        return self.trunk(((images - LITE_MEAN) / LITE_STD).to(self.photograph.weight.dtype))
 
     def logits(self, features: Float[Tensor, "*n D"]) -> Float[Tensor, "*n K"]:
         """Of pooled features, or of those of single places: of the classes, then of the scenes; float32 or better."""
@@ -175,7 +175,7 @@ class ConceptBranch(nn.Module):
         """`pull` of pixels that CLIP's mean and std have normalised: one pass over them instead of three."""
         mean, std = _clip_statistics(pixels)
         scaled = torch.addcmul((mean - LITE_MEAN) / LITE_STD, pixels, std / LITE_STD)
-        return self._pull(self.trunk(scaled.to(self.classifier.weight.dtype)))
+        return self._pull(self.trunk(scaled.to(self.photograph.weight.dtype)))
 
     def _pull(self, features: Float[Tensor, "B D h w"]) -> Float[Tensor, "B E"]:
         pooled = features.mean((2, 3))  # (B, D)
@@ -276,6 +276,8 @@ class ConceptBackbone(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """What the file of the concepts says beside its tensors."""
+        from binderclip.models.layers.int8.attention import int8_record
+
         return {
             "names": self.concepts.names,
             "sharpness": self.concepts.sharpness,
@@ -288,6 +290,7 @@ class ConceptBackbone(nn.Module):
                 "words": self.concepts.regions.table(),
             },
             "people": None if self.concepts.people is None else {"portion": self.concepts.people.portion},
+            "int8": int8_record(self.concepts) or None,
             "weight": self.weight,
             "logit_scale": float(self.logit_scale.detach()),
             "hubness": list(self.hubness),

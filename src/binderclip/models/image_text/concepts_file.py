@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from binderclip.documents import parse_json
-from binderclip.errors import CheckpointError
+from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files import folders, registry
 from binderclip.models.files.checkpoint import check_weights_file, guarded
+from binderclip.models.files.compact import INT8_CODES, dequantise
 from binderclip.models.image_text.concepts import ConceptBackbone, ConceptBranch, PeopleProbe, folded_lite0
 from binderclip.models.image_text.regions import RegionClassifier
+from binderclip.settings import brief
 from binderclip.similarity.hubness import CSLS
 
 __all__ = ["with_concepts"]
@@ -39,6 +41,10 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
     """
     path = check_weights_file(folder / registry.CONCEPTS)
     tensors, about = guarded(lambda: _read(path), path, f"the concepts in {folder}")
+    if about.get("weights", "float") not in ("float", "int4"):
+        raise CheckpointError(f"{path}: weights stored as {brief(about['weights'])} cannot be read; float or int4 can")
+    if about.get("weights") == "int4":
+        tensors = dequantise(tensors)
     if "usual" not in tensors:
         raise CheckpointError(
             f"{path} was saved by binderclip 0.3.0, without what photographs usually show: save the model again"
@@ -63,7 +69,15 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
             people=_people(about["people"], tensors) if about.get("people") else None,
         )
         apart = ("usual", "regions.")  # of no influence on embeddings, and so no part of the state
-        state = {name: value.float() for name, value in tensors.items() if not name.startswith(apart)}
+        if about.get("int8"):
+            from binderclip.models.layers.int8.attention import set_int8  # few models have such layers
+
+            set_int8(branch, about["int8"], where="int8")
+        state = {
+            name: value if name.endswith(INT8_CODES) else value.float()
+            for name, value in tensors.items()
+            if not name.startswith(apart)
+        }
         branch.load_state_dict(state, strict=True)
         return ConceptBackbone(
             base,
@@ -76,7 +90,7 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
 
     try:
         backbone = build()
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, UsageError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} does not hold the concepts of this model: {reason}") from error
     return backbone, backbone.similarity()

@@ -21,8 +21,8 @@ from binderclip.models.files.checkpoint import (
     guarded,
     read_json_object,
 )
-from binderclip.models.files.compact import compact_state, text_folder
-from binderclip.models.files.saving import INT8_CODES, read_similarity
+from binderclip.models.files.compact import INT8_CODES, compact_state, text_folder
+from binderclip.models.files.saving import read_similarity
 from binderclip.models.image_text.backends import place_backbone
 from binderclip.models.image_text.concepts_file import with_concepts
 from binderclip.models.image_text.model import ImageTextModel

@@ -52,6 +52,8 @@ def work(run: Run, *values: object) -> Outcome:
     """Compress as the verb does."""
     with FORM.labelled():
         request = FORM.asked(run, values, model=run.tower_model, out=str(run.folder / OUT))
+        if request.amount is None:  # bits alone go with any model, a classifier beside the tower too
+            request = request.replaced(model=run.model_name)
         result = compress.run(request)
     model, archive = keep_model(run, result.saved, result.model, OUT)
     return Outcome(
@@ -64,7 +66,7 @@ def work(run: Run, *values: object) -> Outcome:
 
 TAB = Tab(
     "Compress",
-    "The model (for everyday: small) without the parts that matter least, or in fewer bits, and what that costs.",
+    "The model in fewer bits, or without the parts that matter least (of everyday: of small), and what that costs.",
     build,
     order=72,
     group=LEARN,

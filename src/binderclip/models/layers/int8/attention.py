@@ -112,12 +112,13 @@ def int8_record(module: nn.Module) -> dict[str, Any]:
     return {"layers": layers} if layers else {}
 
 
-def set_int8(module: nn.Module, record: Any) -> None:
+def set_int8(module: nn.Module, record: Any, *, where: str = "model_cfg.int8") -> None:
     """Let the layers of a record compute in int8, in place: their codes are to be loaded afterwards. Nothing trains.
 
     Args:
         module: as its configuration builds it.
         record: of `int8_record`.
+        where: it stands, for the message.
 
     Raises:
         UsageError: the record does not fit: it names no layers, or what has no int8 kernel.
@@ -125,11 +126,11 @@ def set_int8(module: nn.Module, record: Any) -> None:
     """
     names = record.get("layers") if isinstance(record, Mapping) and set(record) == {"layers"} else None
     if not isinstance(names, list) or not names:
-        raise UsageError(f"model_cfg.int8 must be a table with layers, a list of names, not {brief(record)}")
+        raise UsageError(f"{where} must be a table with layers, a list of names, not {brief(record)}")
     modules = dict(module.named_modules())
     for name in names:
         if not isinstance(name, str) or not isinstance(modules.get(name), (*KINDS, nn.MultiheadAttention)):
-            raise UsageError(f"model_cfg.int8.layers: {brief(name)} is no layer that could compute in int8")
+            raise UsageError(f"{where}.layers: {brief(name)} is no layer that could compute in int8")
     put_layers(module, [(name, as_int8(modules[name])) for name in names])
     module.requires_grad_(False)  # what is left could not be trained behind such layers
 

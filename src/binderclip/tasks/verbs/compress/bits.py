@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CARD = "bits"
 """Entry of a card: the bits that a model's weights were rounded to."""
+MAPS = 8
+"""Pictures whose dense maps of concepts take part in the calibration; one costs as much as ten whole pictures."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,16 @@ def fewer_bits(
     def run(other: Any) -> None:
         other.encode_image(sample.pixels, batch_size=batch_size)
         other.encode_text(list(sample.texts), batch_size=batch_size)
+        if other.concepts is not None:  # its maps are of larger pictures, whose places reach further
+            for pixels in sample.pixels[:MAPS].split(1):
+                other.concepts.logit_map(pixels.to(other.device))
 
     left_out = list(_names_outside(model, sides))
     if bits == 8:
         quantize_calibrated(model, lambda: run(model), exclude=left_out)
-        model.config["model_cfg"] = {**model.config["model_cfg"], "int8": int8_record(model.backbone)}
+        towers = model.backbone if model.concepts is None else model.backbone.base
+        record = int8_record(towers)  # the classifier's own stands in its settings
+        model.config["model_cfg"] = {**model.config["model_cfg"], **({"int8": record} if record else {})}
         int8 = [layer for layer in model.modules() if isinstance(layer, Int8Layer)]
         kinds = Counter(_kind(layer) for layer in _whole_layers(model))
         done = FewerBits(8, sum(layer.codes()[0].numel() for layer in int8), total, dict(kinds))
@@ -132,18 +139,26 @@ def fewer_bits(
 
 def stored_size(model: ImageTextModel, packed: dict[str, Tensor]) -> int:
     """Bytes of a model of which some weights are stored in few bits, reckoned as `size_of` does."""
-    tensors = [
-        *packed.values(),
-        *(parameter for name, parameter in model.backbone.state_dict().items() if name not in packed),
-    ]
-    return sum(one.numel() * one.element_size() for one in tensors) + size_of(nn.Module())
+    state = model.backbone.state_dict()
+    return size_of(model) + _bytes(packed.values()) - _bytes(state[name] for name in packed if name in state)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _names_outside(model: ImageTextModel, sides: tuple[str, ...]) -> Iterator[str]:
-    """Names of the layers of towers that stay as they are."""
+    """Names of the layers that stay as they are: of towers that are not named, and of the probe of photographs.
+
+    That probe has one number a picture, by which all of the classifier is weighted.
+    """
+    concepts = model.concepts
     image = set(map(id, model.visual.modules()))
+    if concepts is not None:
+        image |= set(map(id, concepts.modules()))
     for name, layer in model.named_modules():
-        if ("image" if id(layer) in image else "text") not in sides:
+        probe = concepts is not None and layer is concepts.photograph
+        if probe or ("image" if id(layer) in image else "text") not in sides:
             yield name
 
 

@@ -22,7 +22,7 @@ from binderclip.compress import (
     channel_groups,
     remove,
 )
-from binderclip.compress.weights.removal import check_recordable
+from binderclip.compress.weights.removal import check_open_clip_kind, check_recordable
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import export_onnx
 from binderclip.models.files.saving import save
@@ -74,7 +74,7 @@ def run(request: CompressRequest) -> Compression:
         check_onnx_packages()
     model = copy.deepcopy(image_text_model(request.model, device=request.device))  # others may use the one of a cache
     model._cache.clear()
-    check_recordable(model)
+    (check_open_clip_kind if request.amount is None else check_recordable)(model)
     check_float(model, request.bits)
     model.card.pop(CARD, None)  # of weights that were rounded and are float again
     channels = _channels(model) if request.channels else []

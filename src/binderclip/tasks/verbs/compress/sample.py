@@ -14,7 +14,7 @@ from binderclip.compress.weights.module_error import KS, mean_recall
 from binderclip.errors import DataError, UsageError
 from binderclip.models import resolve_templates
 from binderclip.tasks.verbs.compress.request import CompressRequest
-from binderclip.tasks.verbs.landscape.naming import evenly_chosen, read_pictures
+from binderclip.tasks.verbs.landscape.naming import check_cosine, evenly_chosen, read_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,13 +56,17 @@ def sample_halves(model: ImageTextModel, request: CompressRequest) -> SampleHalv
 
     Raises:
         UsageError: shards, a template that is no single sentence, or classes where there are none.
-        NotSupported: a model that compares by another geometry than the cosine.
+        NotSupported: a model that compares by another geometry than the cosine, where parts go or it is trained.
         DataError: too few pictures, or all of them called the same.
     """
     sentences = resolve_templates(request.template)
     if len(sentences) > 1:
         raise UsageError(f"--template {request.template!r} is {len(sentences)} sentences: give one, with {{}}")
-    data, where = evenly_chosen(model, request.data, request.split, request.limit)
+    if request.amount is not None:
+        check_cosine(model)
+    elif request.steps:
+        model.need_cosines("--steps")  # angles are what distillation compares
+    data, where = evenly_chosen(request.data, request.split, request.limit)
     pictures, kept, skipped = read_pictures(model, data, request.batch_size, LEAST, request.data)
     labels, captions = np.asarray(data.labels)[kept], [str(data.captions[row]) for row in kept]
     classes = len(data.classes) if bool((labels >= 0).all()) else 0

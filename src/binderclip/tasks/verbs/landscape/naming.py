@@ -108,7 +108,8 @@ def naming_set(
         DataError: too few pictures, or all of them are called the same.
     """
     sentences = resolve_templates(templates)
-    data, where = evenly_chosen(model, source, split, limit)
+    check_cosine(model)
+    data, where = evenly_chosen(source, split, limit)
     pixels, kept, skipped = read_pictures(model, data, batch_size, least, source)
     labels = np.asarray(data.labels)[kept]
     if len(data.classes) > 1 and bool((labels >= 0).all()):
@@ -127,22 +128,26 @@ def naming_set(
     return NamingSet(model.preprocess.normalize_pixels(pixels), target, loss, named_by, where, skipped)
 
 
-def evenly_chosen(
-    model: ImageTextModel, source: str, split: str | None, limit: int
-) -> tuple[ImageTextDataset, str]:  # fmt: skip
+def check_cosine(model: ImageTextModel) -> None:
+    """Refuse a model whose loss is none of cosines.
+
+    Raises:
+        NotSupported: it compares by another geometry than the cosine.
+    """
+    if model.geometry is not None:
+        raise NotSupported(f"{model.name} compares by {type(model.geometry).__name__}: only the cosine is supported")
+
+
+def evenly_chosen(source: str, split: str | None, limit: int) -> tuple[ImageTextDataset, str]:
     """Data of which some are chosen evenly, and what they are in words.
 
     Args:
-        model: that will read them.
         source, split: of the data; without a split the held-out one.
         limit: most pictures.
 
     Raises:
         UsageError: shards.
-        NotSupported: a model that compares by another geometry than the cosine.
     """
-    if model.geometry is not None:
-        raise NotSupported(f"{model.name} compares by {type(model.geometry).__name__}: only the cosine is supported")
     chosen_split = held_out_split(source) if split is None else split
     data = load_data(source, split=None if chosen_split == "all" else chosen_split)
     if not isinstance(data, ImageTextDataset):
