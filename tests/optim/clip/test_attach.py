@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from binderclip import errors
-from binderclip.optim import METHODS, Clip, NonFiniteGradient, NormClip, ValueClip, as_clip, attach, param_groups
+from binderclip.optim import METHODS, SAM, Clip, NonFiniteGradient, NormClip, ValueClip, as_clip, attach, param_groups
 from binderclip.optim.clip.attach import unwrap
 from binderclip.optim.clip.target import StepTarget
 from binderclip.optim.gradients import collect
@@ -419,6 +419,26 @@ def test_a_sharpness_aware_optimizer_saves_the_clips_state_with_its_own(remember
     again.attach(optimizer)
     optimizer.load_state_dict(state)
     assert repr(again.state_dict()) == repr(clip.state_dict())
+
+
+def test_the_librarys_own_sam_can_be_clipped_too():
+    (ours, batch), (theirs, _) = model_and_batch(), model_and_batch()
+    one, other = (SAM(m.parameters(), torch.optim.SGD, rho=0.05, lr=0.1, momentum=0.9) for m in (ours, theirs))
+    clip = NormClip(0.05)
+    clip.attach(one, ours.named_parameters())
+    for step in range(3):
+        loss_of(theirs, batch, step).backward()
+        other.first_step(zero_grad=True)
+        loss_of(theirs, batch, step).backward()
+        norm = nn.utils.clip_grad_norm_(theirs.parameters(), 0.05)
+        other.second_step(zero_grad=True)
+
+        loss_of(ours, batch, step).backward()
+        one.step(lambda step=step: loss_of(ours, batch, step).backward())
+        one.zero_grad()
+        torch.testing.assert_close(clip.report.norm, norm)
+    assert_same(weights(ours), weights(theirs), 1e-6)
+    assert "clip" in one.state_dict()
 
 
 def test_a_second_step_that_steps_no_base_optimizer_is_refused():

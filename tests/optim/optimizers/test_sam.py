@@ -136,3 +136,11 @@ def test_a_schedule_and_a_state_dict_reach_the_base_optimizer() -> None:
     torch.testing.assert_close(kept, CURVATURE * start().detach())
     with pytest.raises(UsageError, match="rho"):
         SAM([w], rho=-1.0, lr=0.1)
+
+
+def test_a_made_optimizer_in_the_place_of_its_class_is_refused():
+    net = torch.nn.Linear(2, 1)
+    made = torch.optim.AdamW(net.parameters())
+    for wrong in (lambda: SAM(net.parameters(), made, rho=0.1), lambda: SAM(made, rho=0.1)):
+        with pytest.raises(UsageError, match=r"SAM\(model.parameters\(\), AdamW"):
+            wrong()

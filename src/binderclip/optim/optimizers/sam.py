@@ -27,7 +27,7 @@ class SAM(Optimizer):
 
     Args:
         params: parameters or groups.
-        base_optimizer: class of the optimizer that descends, such as `torch.optim.SGD`.
+        base_optimizer: class of the optimizer that descends, such as `torch.optim.SGD`; not an optimizer that was made.
         rho: radius in the units of the weights, over all parameters together. 0.05 is usual; 0.3 ("large-neighbourhood
             SAM" of arXiv 2304.02688) makes surrogates whose adversarial examples transfer.
         adaptive: measure in units of each weight's size (ASAM): `w + rho T^2 g / |T g|` with `T = |w| + eta`.
@@ -36,7 +36,7 @@ class SAM(Optimizer):
         options: of the base optimizer, such as `lr` and `momentum`.
 
     Raises:
-        UsageError: a negative radius or eta, or steps in the wrong order.
+        UsageError: a negative radius or eta, an optimizer in the place of its class, or steps in the wrong order.
 
     Examples:
         >>> sam = SAM(net.parameters(), torch.optim.SGD, rho=0.05, lr=0.1)     # doctest: +SKIP
@@ -62,6 +62,13 @@ class SAM(Optimizer):
     ) -> None:
         check_number("rho", rho, least=0)
         check_number("eta", eta, least=0)
+        made = next((given for given in (params, base_optimizer) if isinstance(given, Optimizer)), None)
+        if made is not None:
+            kind = type(made).__name__
+            raise UsageError(
+                f"SAM makes the optimizer that it wraps, and got one that is made: SAM(model.parameters(), {kind}, "
+                "rho=..., lr=...) with the class and its settings"
+            )
         super().__init__(params, {"rho": rho, "adaptive": adaptive, "eta": eta})
         self.base = base_optimizer(self.param_groups, **options)
         # One list of groups and one state, so that schedules and state dicts reach the base optimizer.
@@ -74,6 +81,11 @@ class SAM(Optimizer):
         """As torch's, for the base optimizer as well."""
         super().load_state_dict(state_dict)
         self.base.param_groups, self.base.state = self.param_groups, self.state
+
+    @property
+    def base_optimizer(self) -> Optimizer:
+        """The optimizer that descends; an attached clip hooks its step."""
+        return self.base
 
     @property
     def second_pass_due(self) -> bool:
