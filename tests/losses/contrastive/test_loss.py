@@ -98,6 +98,33 @@ def test_collapsed_embeddings_score_no_hits():
     assert metrics["accuracy_a_to_b"] == 0
 
 
+@pytest.mark.parametrize(
+    "whole",
+    [
+        lambda output: output / 4 + 0.5 * output,
+        lambda output: 0.75 * output.total.detach() * 0 + output * 0.75,
+        lambda output: sum([output, -output / 4]),
+        lambda output: torch.ones(()) * output - output / torch.tensor(4.0),
+        lambda output: torch.stack([output, output, output]).sum() / 4,
+        lambda output: 1 - (1 - 0.75 * output),
+        lambda output: torch.mul(input=output, other=0.75),
+    ],
+)
+def test_an_output_is_its_total_in_arithmetic(features, whole):
+    image, text = features()
+    output = clip()(image, text)
+    value = whole(output)
+    assert isinstance(value, torch.Tensor)
+    assert float(value) == pytest.approx(0.75 * float(output.total))
+    grad = torch.autograd.grad(value, image, retain_graph=True)[0]
+    torch.testing.assert_close(grad, 0.75 * torch.autograd.grad(output.total, image, retain_graph=True)[0])
+    assert float(output) == output.item() == float(output.detach())
+    assert not output.detach().requires_grad
+    output.backward(retain_graph=True)
+    output.backward()
+    torch.testing.assert_close(image.grad, 2 * grad / 0.75)
+
+
 def test_drops_into_open_clips_training_loop(features):
     image, text = features()
     model_out = {

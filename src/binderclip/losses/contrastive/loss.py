@@ -40,21 +40,76 @@ LINKS: dict[str, Callable[[], Any]] = {
 
 @dataclass
 class LossOutput:
-    """What a loss says about one batch.
+    """What a loss says about one batch; in sums, products and torch's functions it is its `total`.
+
+    So `output + 0.1 * other`, `output / accumulation_steps`, `float(output)`, `output.item()` and `output.backward()`
+    work as they do with a tensor. What asks for a tensor by its class (`GradScaler.scale`, Lightning's
+    `training_step`, the Hugging Face Trainer) takes `output.total`.
 
     Args:
         total: the sum of the terms, 0-dim, with its graph.
         terms: weighted terms by name.
         metrics: detached 0-dim tensors by name (in-batch accuracy, similarities, scale).
+
+    Examples:
+        >>> output = LossOutput(torch.tensor(2.0, requires_grad=True))
+        >>> (output / 4 + 1).item(), f"{output.item():.1f}"
+        (1.5, '2.0')
     """
 
     total: Float[Tensor, ""]
     terms: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
-    def backward(self) -> None:
-        """`total.backward()`."""
-        self.total.backward()
+    def backward(self, *args: Any, **options: Any) -> None:
+        """`total.backward(...)`, with its arguments (`retain_graph`, `inputs`, ...)."""
+        self.total.backward(*args, **options)
+
+    def item(self) -> float:
+        """`total.item()`: a number, and a wait for the device."""
+        return self.total.item()
+
+    def detach(self) -> Float[Tensor, ""]:
+        """`total.detach()`."""
+        return self.total.detach()
+
+    def __float__(self) -> float:
+        return self.total.item()
+
+    def __neg__(self) -> Tensor:
+        return -self.total
+
+    def __add__(self, other: Any) -> Tensor:
+        return self.total + _total(other)
+
+    # sum() starts at 0
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Tensor:
+        return self.total - _total(other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return _total(other) - self.total
+
+    def __mul__(self, other: Any) -> Tensor:
+        return self.total * _total(other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return self.total / _total(other)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """A function of torch, or an operator with a tensor on the left, sees the totals, also in a list of them."""
+        return func(*map(_total, args), **{name: _total(value) for name, value in (kwargs or {}).items()})
+
+
+def _total(value: Any) -> Any:
+    """The total of an output, alone or in a list; anything else as it is."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_total, value)) if any(isinstance(part, LossOutput) for part in value) else value
+    return value.total if isinstance(value, LossOutput) else value
 
 
 @dataclass(frozen=True)
