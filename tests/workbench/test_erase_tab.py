@@ -13,10 +13,11 @@ from PIL import Image
 from binderclip.errors import UsageError
 
 
-def erased(run: Any, file: Path | None, inside: str, outside: str = "", **options: Any) -> Any:
+def erased(run: Any, file: Path | None, inside: str, outside: str = "", named: str = "", **options: Any) -> Any:
     from binderclip.workbench.tabs.make.erase import FORM, work
 
-    return work(run, None if file is None else str(file), inside, outside, *(options.get(name) for name in FORM.names))
+    own = (options.get(name) for name in FORM.names)
+    return work(run, None if file is None else str(file), named, inside, outside, *own)
 
 
 def test_what_is_pointed_at_goes_as_the_verb_takes_it_out(
@@ -35,9 +36,26 @@ def test_what_is_pointed_at_goes_as_the_verb_takes_it_out(
     mask = np.asarray(Image.open(outcome.files[1])) > 0
     np.testing.assert_array_equal(np.asarray(after)[~mask], np.asarray(before)[~mask])
     np.testing.assert_array_equal(np.asarray(Image.open(there["out"])), np.asarray(after))
-    for inside, words in (("", "click on what goes"), ("9000,1", "outside the picture"), ("a,b", "write two numbers")):
+    for inside, words in (
+        ("", "name what goes, such as dog, or click on it"),
+        ("9000,1", "outside the picture"),
+        ("a,b", "write two numbers"),
+    ):
         with pytest.raises(UsageError, match=words):
             erased(run, photo, inside, model=str(tiny_inpainter))
+    with pytest.raises(UsageError, match="What goes, in words WORDS"):
+        erased(run, photo, "160,100", named="cup")
+
+
+def test_what_is_named_goes(view: Any, photographs: Path) -> None:
+    panel = view.tab("Erase")
+    view.drop(panel, photographs / "coffee.jpg")
+    panel.get_by_label("What goes, in words").fill("teapot")
+    assert "no teapot is seen in" in view.run(panel, "Erase")
+    panel.get_by_label("What goes, in words").fill("cup")
+    view.run(panel, "Erase")
+    assert "all others are as they were" in panel.inner_text()
+    assert "--labels cup" in view.lines(panel)[0]
 
 
 def test_from_a_click_to_before_and_after(view: Any, tiny_inpainter: Path, photographs: Path) -> None:

@@ -1,4 +1,4 @@
-"""Masks of what a user points at, as the tasks share them."""
+"""Masks of what a user points at or names, as the tasks share them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from binderclip.tasks.fields import SMALL_SAM
-from binderclip.tasks.models import promptable_model
+from binderclip.tasks.models import image_text_model, promptable_model
+
+NAMES, PRESET = "everyday", "photograph"
+"""The bundled model that knows words for what photographs show, and the preset that cuts it out."""
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,3 +58,22 @@ def pointed_mask(
     mask, certainty = object_mask(segmenter, segmenter.encode(picture), one)
     assert certainty is not None  # it has prompts
     return mask, certainty
+
+
+def named_mask(picture: Image.Image, labels: Sequence[str], *, device: str = "cpu") -> np.ndarray:
+    """Where a picture shows any of the labels (H, W), of bool; by what `segment` does without options.
+
+    Args:
+        picture: RGB.
+        labels: words.
+        device: where the model looks.
+
+    Raises:
+        BinderclipError: as `image_text_model`.
+    """
+    from binderclip.segment import Segmenter
+
+    segmenter = Segmenter(image_text_model(NAMES, device=device), PRESET)
+    # What is none of the labels has an index beyond theirs, or a negative one.
+    index = segmenter(picture, list(labels)).labels
+    return ((index >= 0) & (index < len(labels))).cpu().numpy()

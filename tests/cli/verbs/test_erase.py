@@ -64,6 +64,25 @@ def test_what_a_mask_marks_is_painted_anew_and_all_else_stays(
     assert not np.array_equal(values(other["out"]), after)
 
 
+def test_what_is_named_goes_and_what_is_not_there_is_said(command: Command, tmp_path: Path) -> None:
+    """A cat before a wall: her face goes, the wall beside her stays; nothing is written where none is seen."""
+    from skimage import data
+
+    Image.fromarray(data.chelsea()).save(tmp_path / "cat.png")
+    before = values(tmp_path / "cat.png")
+    document = command("erase", tmp_path / "cat.png", "--labels", "the cat", "--json").json()
+    mask, after = values(document["mask"]) > 0, values(document["out"])
+    assert bool(mask[100:180, 150:250].all())
+    assert not mask[100:250, 420:].any()
+    assert np.array_equal(after[~mask], before[~mask])
+    document = command("segment", tmp_path / "cat.png", "--labels", "the cat", "--json").json()
+    labels = values(document["label_map"])
+    assert bool(mask[labels == labels[140, 200]].all())  # what segment finds of her, grown
+    done = command("erase", tmp_path / "cat.png", "--labels", "teapot", "--out", "none.png")
+    assert (done.code, "no teapot is seen in" in " ".join(done.err.split())) == (2, True)
+    assert not Path("none.png").exists()
+
+
 def test_without_a_model_a_slope_goes_on_through_what_was_taken_out(command: Command, tmp_path: Path) -> None:
     slope = np.linspace(40, 200, 96)[None, :, None].repeat(64, 0).repeat(3, 2).round().astype(np.uint8)
     picture, mask = slope.copy(), np.zeros((64, 96), np.uint8)
@@ -146,8 +165,11 @@ def test_bad_calls_are_named(command: Command, photo: Path, tiny_inpainter: Path
     Image.new("L", (60, 40), 255).save("full.png")
     mask = ("--mask", photo.with_name("mask.png"))
     for options, words in [
-        ((), "give --point x,y on the object, or --mask FILE"),
-        ((*mask, "--point", "3,3"), "give --point x,y on the object, or --mask FILE"),
+        ((), "give --labels WORDS, --point x,y on the object, or --mask FILE"),
+        ((*mask, "--labels", "cat"), "one of them says what goes"),
+        (("--labels", "cat", "--background-point", "3,3"), "--background-point goes with --point"),
+        (("--labels", ","), "--labels"),
+        ((*mask, "--point", "3,3"), "give --labels WORDS, --point x,y on the object, or --mask FILE"),
         ((*mask, "--background-point", "3,3"), "--background-point goes with --point"),
         (("--point", "60,3"), "point 60,3 is outside the picture of 60 x 40 pixels"),
         (("--mask", "other.png"), "is 10 x 10 px, the picture 60 x 40"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from binderclip.errors import UsageError
+from binderclip.tasks.arguments.labels import checked_labels, labels_text, parse_labels
 from binderclip.tasks.arguments.points import numbers_text, parse_point
 from binderclip.tasks.diffusion import DEFAULT_DENOISER, DenoiserName, Seed, Steps
 from binderclip.tasks.fields import SMALL_SAM, Device
@@ -37,9 +38,11 @@ Sheet = Annotated[str | None, Option("PNG of before and after [default: under a 
 
 
 class EraseRequest(Request):
-    """Take an object out of a picture: click on it, or give its mask; the rest stays bit for bit.
+    """Take an object out of a picture: name it, click on it, or give its mask; the rest stays bit for bit.
 
     Examples:
+
+        binderclip erase photo.jpg --labels dog
 
         binderclip erase photo.jpg --point 310,120
 
@@ -47,16 +50,24 @@ class EraseRequest(Request):
 
         binderclip erase photo.jpg --mask photo-mask.png --method clipaway
 
-    The mask is that of `click`, grown a little. Without a model of yours the place is filled with pieces of the rest
-    of the picture, which suits grounds that go on; what nothing in the picture is like cannot come of it. A picture
-    larger than the model's side is cropped around the mask. With
-    `outline` the inside of the object is painted anew and its rim stays: another object of the same shape.
+    The mask is that of `click`, or of `segment` for what is named, grown a little. Without a model of yours the place
+    is filled with pieces of the rest of the picture, which suits grounds that go on; what nothing in the picture is
+    like cannot come of it. A picture larger than the model's side is cropped around the mask. With `outline` the inside
+    of the object is painted anew and its rim stays: another object of the same shape.
     """
 
     task: ClassVar[str] = "erase"
 
     image: Annotated[str, Option("The image file.", positional=True)]
     mask: MaskFile = None
+    labels: Annotated[
+        list[str] | None,
+        AfterValidator(lambda labels: None if labels is None else checked_labels(labels)),
+        Option(
+            "What goes, in words, separated by commas: all that `segment` finds of it with `everyday`.",
+            ("--labels", "-l"), parse=parse_labels, write=labels_text, label="What goes, in words",
+        ),
+    ] = None  # fmt: skip
     point: Annotated[
         list[Point],
         Option(
@@ -114,10 +125,12 @@ class EraseRequest(Request):
 
     @model_validator(mode="after")
     def _fits(self) -> EraseRequest:
-        if (self.mask is None) == (not self.point):
-            raise UsageError("give --point x,y on the object, or --mask FILE: one of them says what goes")
-        if self.mask is not None and self.background_point:
-            raise UsageError("--background-point goes with --point, a mask says it all")
+        if sum((self.mask is not None, self.labels is not None, bool(self.point))) != 1:
+            raise UsageError(
+                "give --labels WORDS, --point x,y on the object, or --mask FILE: one of them says what goes"
+            )
+        if not self.point and self.background_point:
+            raise UsageError("--background-point goes with --point, a mask or words say it all")
         if self.adapter is not None and self.method != "clipaway":
             raise UsageError("--adapter goes with --method clipaway")
         if self.painted_by in WITHOUT_MODEL:

@@ -17,7 +17,7 @@ from binderclip.tasks.events import Counted, emit, start
 from binderclip.tasks.files.inputs import one_image
 from binderclip.tasks.files.outputs import new_paths
 from binderclip.tasks.models import image_text_model
-from binderclip.tasks.pointing import opened_segmenter, pointed_mask
+from binderclip.tasks.pointing import named_mask, opened_segmenter, pointed_mask
 from binderclip.tasks.retouching import (
     Painter,
     Retouched,
@@ -78,7 +78,7 @@ def run(request: EraseRequest) -> Retouched:
     method = request.painted_by
     denoiser = None if method in WITHOUT_MODEL else opened_denoiser(request.model, request.device)
     side = denoiser.side if denoiser is not None else PATCH_SIDE if method == "patches" else FILL_SIDE
-    mask = given if given is not None else _pointed(request, picture)
+    mask = given if given is not None else _named(request, picture) if request.labels else _pointed(request, picture)
     outlined = method == "outline"
     pixels = round(GROWTH * min(picture.size)) if request.grow is None else request.grow
     pixels = 0 if outlined and request.grow is None else pixels
@@ -112,6 +112,15 @@ def _pointed(request: EraseRequest, picture: Image.Image) -> Bool[Tensor, "H W"]
     if not mask.any():
         raise UsageError(f"{request.segmenter} found nothing at the point: give another --point, or --mask FILE")
     return checked_mask(torch.from_numpy(mask), "what was pointed at")
+
+
+def _named(request: EraseRequest, picture: Image.Image) -> Bool[Tensor, "H W"]:
+    start("looking for what goes")
+    labels = request.labels or []
+    mask = named_mask(picture, labels, device=request.device)
+    if not mask.any():
+        raise UsageError(f"no {' or '.join(labels)} is seen in {request.image}: give --point x,y on it, or --mask FILE")
+    return checked_mask(torch.from_numpy(mask), f"what {', '.join(labels)} names")
 
 
 def _inside(mask: Bool[Tensor, "H W"], side: int) -> Bool[Tensor, "H W"]:

@@ -1,4 +1,4 @@
-"""Erase: click on what goes, see its mask, and the picture before and after by a slider."""
+"""Erase: name what goes or click on it, see its mask, and the picture before and after by a slider."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import gradio as gr
 
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.tasks import erase
+from binderclip.tasks.arguments.labels import parse_labels
 from binderclip.tasks.arguments.points import numbers_text, parse_point
 from binderclip.tasks.models import cached_models
 from binderclip.tasks.verbs.erase.request import EraseRequest, Point
 from binderclip.workbench.commands import Equivalent
+from binderclip.workbench.fields import control
 from binderclip.workbench.forms import Form
 from binderclip.workbench.look import check_size, hint
 from binderclip.workbench.status import said_html
@@ -24,8 +26,8 @@ MODES = [("It is the object", "in"), ("It is not the object", "out")]
 FORM = Form(
     EraseRequest,
     first=("method", "model", "steps"),
-    without=("image", "mask", "point", "background_point", "adapter", "image_model"),
-    own={"steps": {"maximum": 200}},
+    without=("image", "mask", "labels", "point", "background_point", "adapter", "image_model"),
+    own={"steps": {"maximum": 200}, "labels": {}},
 )
 
 
@@ -33,6 +35,7 @@ def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Picture", many=False, height=110)
+            named = control(EraseRequest, "labels", placeholder="dog, ball", info="in the place of clicks")
             mode = gr.Radio(MODES, value="in", label="What a click on the picture says")
             points = gr.Textbox(
                 label="Points of the object", placeholder="310,120 330,140", info="x,y in pixels, as clicked or typed"
@@ -49,7 +52,7 @@ def build(bench: Bench) -> None:
             )  # fmt: skip
             slider = gr.ImageSlider(label="Before and after", interactive=False, type="filepath", visible=False)
             summary = gr.HTML(
-                hint("Choose a picture, click on what is to go, press Erase: before and after stand here.")
+                hint("Choose a picture, name what is to go or click on it, press Erase: before and after stand here.")
             )
             results = bench.results()
     settings: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
@@ -81,19 +84,24 @@ def build(bench: Bench) -> None:
     )
     gr.on([points.submit, outside.submit], shown, here, seen_parts, **settings)
     clear.click(lambda: ["", ""], None, cleared, **settings).then(shown, here, seen_parts, **settings)
-    bench.connect(controls, work, [pictures.files, points, outside, *inputs], [slider, summary], results, keep=True)
+    bench.connect(
+        controls, work, [pictures.files, named, points, outside, *inputs], [slider, summary], results, keep=True
+    )
 
 
-def work(run: Run, file: str | None, inside: str | None, beside: str | None, *values: object) -> Outcome:
+def work(
+    run: Run, file: str | None, named: str | None, inside: str | None, beside: str | None, *values: object
+) -> Outcome:
     """Erase as the verb does."""
     (path,) = run.pictures(file).paths
     check_size(path)
     outs = {name: str(run.folder / f"{name}.png") for name in ("out", "mask_out", "sheet")}
     points, none = _points(inside, "Points of the object"), _points(beside, "Points that are none of it")
-    if not points:
-        raise UsageError("click on what goes, or type a point such as 310,120")
+    labels = parse_labels(named, "What goes, in words", files=False) if (named or "").strip() else None
+    if not points and labels is None:
+        raise UsageError("name what goes, such as dog, or click on it")
     with FORM.labelled():
-        request = FORM.asked(run, values, image=str(path), point=points, background_point=none, **outs)
+        request = FORM.asked(run, values, image=str(path), labels=labels, point=points, background_point=none, **outs)
         result = erase.run(request)
     again = request.replaced(image=path.name, out=None, mask_out=None, sheet=None)
     before = run.folder / "before.png"
@@ -152,4 +160,6 @@ def _marked(bench: Bench, path: Path, inside: str, beside: str, name: str, out: 
     return message
 
 
-TAB = Tab("Erase", "Take what you click on out of a picture; all else stays as it is.", build, order=57, group=MAKE)
+TAB = Tab(
+    "Erase", "Take what you name or click on out of a picture; all else stays as it is.", build, order=57, group=MAKE
+)
