@@ -11,7 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.tasks.retouching import _at_size, checked_mask, grown, painted, read_mask, window_around
+from binderclip.tasks.retouching import (
+    _at_size,
+    checked_mask,
+    grown,
+    painted,
+    read_mask,
+    window_around,
+    without_small_holes,
+)
 
 
 def picture_of_noise(width: int, height: int) -> Image.Image:
@@ -121,3 +129,18 @@ def test_what_goes_leaks_into_nothing_that_stays(side: int) -> None:
     assert float(((first - second) * (1 - mask)).abs().max()) < 1e-4
     expected = torch.nn.functional.interpolate(ground, (side, side), mode="bilinear", antialias=True)
     assert float(((first - expected) * (1 - mask)).abs().max()) < 0.01
+
+
+def test_small_holes_of_a_mask_are_closed_and_large_ones_and_bays_stay() -> None:
+    mask = box_mask(60, 80, 5, 55, 5, 75).numpy()
+    mask[10:14, 10:15] = False  # 20 px of 3,500
+    mask[20:40, 30:50] = False  # 400 px
+    mask[50:55, 60:62] = False  # open to the outside
+    closed = without_small_holes(mask)
+    assert bool(closed[10:14, 10:15].all())
+    assert not closed[20:40, 30:50].any()
+    assert not closed[50:55, 60:62].any()
+    assert int(closed.sum()) == int(mask.sum()) + 20
+    empty = np.zeros((4, 5), bool)
+    assert not without_small_holes(empty).any()
+    assert bool(without_small_holes(~empty).all())

@@ -30,6 +30,8 @@ LARGE = 0.5
 """Share of the picture above which a mask is likely to be more than what was meant."""
 LEAK, LEAST_KNOWN = 1e-5, 1e-3
 """Of a resized place: the weight of hidden pixels that matters, and that of known ones below which all is hidden."""
+SMALL_HOLE = 0.05
+"""Part of a mask that a hole in it must have to stay, such as what is seen through an arch."""
 Painter = Callable[[Float[Tensor, "1 3 s t"], Float[Tensor, "1 1 s t"]], Float[Tensor, "1 3 s t"]]
 """From a picture at the model's side and its mask to the picture with new content."""
 
@@ -181,6 +183,17 @@ def grown(mask: Bool[Tensor, "H W"], pixels: int) -> Bool[Tensor, "H W"]:
         UsageError: it is the whole picture then.
     """
     return checked_mask(dilate(mask, 2 * pixels + 1), f"the mask, grown by {pixels} px,")
+
+
+def without_small_holes(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """The mask without holes smaller than a part `SMALL_HOLE` of it: what lies there would be left floating."""
+    from scipy import ndimage
+
+    holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
+    sizes = np.bincount(holes.ravel(), minlength=count + 1)
+    small = sizes < SMALL_HOLE * mask.sum()
+    small[0] = False  # no hole: the mask itself and what lies around it
+    return mask | small[holes]
 
 
 def write_sheet(pictures: list[tuple[Image.Image, str]], path: Path, title: str) -> Path:

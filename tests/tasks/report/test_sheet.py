@@ -48,3 +48,12 @@ def test_a_picture_of_a_line_stands_on_its_card(tmp_path: Path) -> None:
         red = (np.asarray(Image.open(sheet)) == (200, 0, 0)).all(axis=2)
         high, wide = (int(red.any(axis=axis).sum()) for axis in (1, 0))
         assert (wide, high) == tuple(max(1, round(100 * each / max(size))) for each in size)
+
+
+def test_cards_are_as_high_as_the_highest_picture_needs(tmp_path: Path) -> None:
+    wide, square = Image.new("RGB", (300, 100)), Image.new("RGB", (50, 50))
+    heights = [
+        Image.open(contact_sheet([(one, "", "") for one in row], tmp_path / "a.png", columns=2, side=120)).height
+        for row in ([wide, wide, wide], [wide, wide, square], [square])
+    ]
+    assert heights == [2 * (40 + 14) + 14, 2 * (120 + 14) + 14, 120 + 2 * 14]

@@ -30,14 +30,14 @@ def contact_sheet(
     names: Sequence[str] = (),
     frames: Sequence[tuple[float, float, float, float]] = (),
 ) -> Path:
-    """Save pictures in a grid with a caption under each.
+    """Save pictures in a grid with a caption under each; cards are no higher than the highest picture needs.
 
     Args:
         entries: (anything `open_image` takes, caption, a figure in grey after it); the first `most` are drawn.
         out: path of the PNG.
         title: a line above the grid.
         columns: pictures in a row.
-        side: side of a picture's card, in pixels.
+        side: width of a picture's card and its greatest height, in pixels.
         most: most pictures drawn.
         names: of the pictures, such as file names, each in grey below its caption; empty for none.
         frames: (left, top, right, bottom) of what the model saw of each, as shares of its width and height; a frame is
@@ -54,25 +54,26 @@ def contact_sheet(
     text = 26 if any(caption or figure for _, caption, figure in entries) else 0
     font, fine = font_for([caption for _, caption, _ in entries], 15), font_for(names, 12)
     below, text = text, text + 16 * bool(names)
+    pictures = [contained(open_image(source), side) for source, _, _ in entries]
+    high = max((picture.height for picture in pictures), default=side)
     width = columns * (side + gap) + gap
-    sheet = Image.new("RGB", (width, head + rows * (side + text + gap) + gap), "white")
+    sheet = Image.new("RGB", (width, head + rows * (high + text + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
     if title:
         large = font_for(title, 20)
         draw.text((gap, gap), ellipsized(title, large, width - 2 * gap), fill=INK, font=large)
-    for index, (source, caption, figure) in enumerate(entries):
+    for index, ((_, caption, figure), picture) in enumerate(zip(entries, pictures, strict=True)):
         x = gap + index % columns * (side + gap)
-        y = head + gap + index // columns * (side + text + gap)
-        draw.rectangle((x, y, x + side - 1, y + side - 1), fill=CARD)
-        picture = contained(open_image(source), side)
+        y = head + gap + index // columns * (high + text + gap)
+        draw.rectangle((x, y, x + side - 1, y + high - 1), fill=CARD)
         if frames:
             _frame(picture, frames[index])
-        sheet.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
+        sheet.paste(picture, (x + (side - picture.width) // 2, y + (high - picture.height) // 2))
         tail = draw.textlength(figure, font=font)
-        draw.text((x, y + side + 6), ellipsized(caption, font, side - tail - 8), fill=INK, font=font)
-        draw.text((x + side, y + side + 6), figure, fill=SOFT, font=font, anchor="ra")
+        draw.text((x, y + high + 6), ellipsized(caption, font, side - tail - 8), fill=INK, font=font)
+        draw.text((x + side, y + high + 6), figure, fill=SOFT, font=font, anchor="ra")
         if names:
-            draw.text((x, y + side + below), ellipsized(names[index], fine, side), fill=SOFT, font=fine)
+            draw.text((x, y + high + below), ellipsized(names[index], fine, side), fill=SOFT, font=fine)
     return save_picture(sheet, out)
 
 

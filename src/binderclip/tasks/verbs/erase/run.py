@@ -28,6 +28,7 @@ from binderclip.tasks.retouching import (
     retouched,
     window_around,
     with_transparency,
+    without_small_holes,
     write_sheet,
 )
 from binderclip.tasks.sampling import (
@@ -111,7 +112,7 @@ def _pointed(request: EraseRequest, picture: Image.Image) -> Bool[Tensor, "H W"]
     mask, _ = pointed_mask(segmenter, picture, request.point, request.background_point)
     if not mask.any():
         raise UsageError(f"{request.segmenter} found nothing at the point: give another --point, or --mask FILE")
-    return checked_mask(torch.from_numpy(mask), "what was pointed at")
+    return checked_mask(torch.from_numpy(without_small_holes(mask)), "what was pointed at")
 
 
 def _named(request: EraseRequest, picture: Image.Image) -> Bool[Tensor, "H W"]:
@@ -120,6 +121,7 @@ def _named(request: EraseRequest, picture: Image.Image) -> Bool[Tensor, "H W"]:
     mask = named_mask(picture, labels, device=request.device)
     if not mask.any():
         raise UsageError(f"no {' or '.join(labels)} is seen in {request.image}: give --point x,y on it, or --mask FILE")
+    mask = without_small_holes(mask)
     return checked_mask(torch.from_numpy(mask), f"what {', '.join(labels)} names")
 
 
