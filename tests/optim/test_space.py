@@ -8,6 +8,7 @@ from torch import nn
 from torch.func import functional_call, hessian
 
 from binderclip import errors
+from binderclip.losses import clip
 from binderclip.optim import HessianOperator, hvp
 
 
@@ -117,3 +118,17 @@ def test_mistakes_are_named():
     ]:
         with pytest.raises(errors.UsageError, match=text):
             hvp(*args)
+
+
+def test_a_module_stands_for_what_it_trains_and_an_output_for_its_total():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    model[0].bias.requires_grad_(False)
+    image, text = torch.randn(2, 6, 3, dtype=torch.float64)
+    loss = clip().double()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    direction = {name: torch.ones_like(p) for name, p in trained.items()}
+    ours = hvp(lambda: loss(model(image), model(text)), model, direction)
+    theirs = hvp(lambda: loss(model(image), model(text)).total, trained, direction)
+    assert list(ours) == ["0.weight", "2.weight", "2.bias"]
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.optim import HessianOperator
@@ -33,7 +33,7 @@ class HessianEstimate:
 
 def top_eigenvalue(
     loss: Callable[[], Float[Tensor, ""]],
-    params: TensorTree,
+    params: nn.Module | TensorTree,
     *,
     iterations: int = 100,
     tolerance: float = 1e-3,
@@ -73,7 +73,7 @@ def top_eigenvalue(
 
 def hessian_trace(
     loss: Callable[[], Float[Tensor, ""]],
-    params: TensorTree,
+    params: nn.Module | TensorTree,
     *,
     probes: int = 100,
     tolerance: float = 1e-3,
@@ -106,7 +106,7 @@ def hessian_trace(
 
 
 def hessian_diagonal(
-    loss: Callable[[], Float[Tensor, ""]], params: TensorTree, *, probes: int = 100, seed: int = 0
+    loss: Callable[[], Float[Tensor, ""]], params: nn.Module | TensorTree, *, probes: int = 100, seed: int = 0
 ) -> list[Tensor]:
     """The diagonal by Hutchinson's estimator: the mean of v * H v over vectors of random signs, entry by entry.
 

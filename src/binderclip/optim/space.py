@@ -7,7 +7,7 @@ from typing import TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
 
@@ -29,14 +29,19 @@ class HessianOperator:
         loss: a function without arguments that computes the scalar loss from the parameters, or the scalar itself with
             its graph. Prefer the function: it is called with attention in its explicit form, because the fused kernels
             have no second derivative. Bring dropout and batch norm into evaluation mode and keep the batch fixed.
-        params: what to differentiate in: tensors with `requires_grad`, in a sequence or by name.
+        params: what to differentiate in: a module (its parameters that require a gradient), or tensors with
+            `requires_grad`, in a sequence or by name.
 
     Raises:
         UsageError: no parameters, a frozen one, or a loss that is not a scalar with a graph.
         NotSupported: an operation without a derivative of its derivative.
     """
 
-    def __init__(self, loss: Float[Tensor, ""] | Callable[[], Float[Tensor, ""]], params: TensorTree) -> None:
+    def __init__(
+        self, loss: Float[Tensor, ""] | Callable[[], Float[Tensor, ""]], params: nn.Module | TensorTree
+    ) -> None:
+        if isinstance(params, nn.Module):
+            params = {name: p for name, p in params.named_parameters() if p.requires_grad}
         self._tree = dict(params) if isinstance(params, Mapping) else list(params)
         self._names, self.params = _parts(self._tree)
         if not self.params:
@@ -45,6 +50,8 @@ class HessianOperator:
         if frozen:
             raise UsageError(f"parameter {frozen[0]} does not require a gradient: leave it out of params")
         value = _evaluate(loss) if callable(loss) else loss
+        # a `LossOutput` is its total
+        value = getattr(value, "total", value)
         if value.numel() != 1 or not value.requires_grad:
             raise UsageError(
                 f"the loss must be a scalar with a graph, got shape {tuple(value.shape)}"
@@ -91,14 +98,16 @@ class HessianOperator:
         return str(index) if self._names is None else repr(self._names[index])
 
 
-def hvp(loss: Float[Tensor, ""] | Callable[[], Float[Tensor, ""]], params: TensorTree, direction: Tree) -> Tree:
+def hvp(
+    loss: Float[Tensor, ""] | Callable[[], Float[Tensor, ""]], params: nn.Module | TensorTree, direction: Tree
+) -> Tree:
     """The Hessian-vector product H v of a scalar loss, by two backward passes; H is never formed.
 
     For several directions at the same point build a `HessianOperator` once and call it.
 
     Args:
         loss: a function without arguments (preferred), or the scalar with its graph.
-        params: tensors with `requires_grad`, in a sequence or by name.
+        params: a module, or tensors with `requires_grad`, in a sequence or by name.
         direction: v, one tensor a parameter, in the same form.
 
     Returns:

@@ -247,6 +247,25 @@ def test_state_travels_in_the_optimizers_and_a_resume_continues_exactly(remember
     assert (clip.report.limit < math.inf).all()
 
 
+@pytest.mark.parametrize("make", [lambda clip: clip, lambda clip: as_clip([clip, NormClip(1.0)])])
+def test_the_model_may_stand_for_its_names(make):
+    model, batch = model_and_batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clip = NormClip(1.0, exclude="*bias")
+    make(clip).attach(optimizer, torch.compile(model, backend="eager"))
+    train(model, batch, optimizer, 1)
+    assert clip.report.names == ("0.weight", "2.weight")
+
+
+def test_parameters_without_names_are_refused_beside_the_optimizer():
+    model, _ = model_and_batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for wrong in (model.parameters(), ["weight"], model.state_dict()):
+        with pytest.raises(errors.UsageError, match=r"model.named_parameters\(\) or the model itself, got a"):
+            NormClip().attach(optimizer, wrong)
+    assert not optimizer._optimizer_step_pre_hooks
+
+
 def test_states_saved_with_and_without_a_clip_load_into_each_other(remembering):
     model, batch = model_and_batch()
     plain, clipped = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from binderclip import errors
-from binderclip.optim import Clip, NormClip, Threshold, coefficient
+from binderclip.optim import AutoClip, Clip, CoordinateClip, NormClip, Threshold, ValueClip, ZClip, coefficient
 
 
 @pytest.mark.parametrize("order", [1.0, 2.0, 3.5, math.inf])
@@ -173,6 +173,33 @@ def test_a_sparse_gradient_is_refused_by_name():
 def test_choices_that_do_not_exist_or_exclude_each_other(settings, message):
     with pytest.raises(errors.UsageError, match=message):
         Clip(1.0, **settings)
+
+
+@pytest.mark.parametrize("clip", [ValueClip(0.1), CoordinateClip(0.5)])
+def test_a_complex_gradient_is_not_clamped_but_scaled(clip):
+    weight = nn.Parameter(torch.tensor([3 + 4j, 0j]))
+    weight.grad = weight.detach().clone()
+    with pytest.raises(errors.NotSupported, match=r"'phase' has a complex gradient.*NormClip"):
+        clip([("phase", weight)])
+    torch.testing.assert_close(weight.grad, weight.detach())
+    NormClip(1.0)([("phase", weight)])
+    torch.testing.assert_close(weight.grad, torch.tensor([0.6 + 0.8j, 0j]))
+
+
+def test_a_module_stands_for_its_named_parameters():
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    for layer in (ours, theirs):
+        layer.weight.grad, layer.bias.grad = torch.full((2, 3), 2.0), torch.full((2,), 3.0)
+    report = NormClip(1.0, exclude="bias")(ours)
+    NormClip(1.0)([theirs.weight])
+    assert report.names == ("weight",)
+    assert torch.equal(ours.weight.grad, theirs.weight.grad)
+    assert torch.equal(ours.bias.grad, torch.full((2,), 3.0))
+
+
+def test_the_state_of_another_kind_of_clip_is_refused():
+    with pytest.raises(errors.UsageError, match=r"no '.*': another kind of clip .*AutoClip"):
+        AutoClip().load_state_dict(ZClip().state_dict())
 
 
 def test_wrong_parameters_and_missing_names(parameters):

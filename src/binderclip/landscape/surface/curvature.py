@@ -118,7 +118,7 @@ def curvature_ratio_map(
 
 def extreme_eigenvalues(
     loss: Callable[[], Float[Tensor, ""]],
-    params: TensorTree,
+    params: nn.Module | TensorTree,
     *,
     iterations: int = 50,
     tolerance: float = 1e-2,

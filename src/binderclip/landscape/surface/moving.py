@@ -60,6 +60,8 @@ class FixedBatches:
         total: Tensor | None = None
         for batch, size in zip(self.batches, self.sizes, strict=True):
             figures = self.loss(self.model, batch)
+            # a `LossOutput` is its total
+            figures = getattr(figures, "total", figures)
             loss, accuracy = figures if isinstance(figures, tuple) else (figures, torch.full_like(figures, torch.nan))
             if loss.numel() != 1:
                 raise UsageError(f"loss gave shape {tuple(loss.shape)}; it is the batch's mean, one number")

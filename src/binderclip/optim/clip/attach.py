@@ -8,13 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from binderclip.errors import NotSupported
 from binderclip.optim.clip.target import StepTarget
 from binderclip.optim.clip.updates import UpdateClips
-from binderclip.optim.gradients.collect import KeyedParameter
+from binderclip.optim.gradients.collect import KeyedParameter, names_of
 from binderclip.optim.gradients.measure import shard_cuts
 
 __all__ = ["Attachment", "attach", "unwrap"]
@@ -193,7 +193,7 @@ def _stepping(optimizer: Optimizer) -> Optimizer:
     return unwrap(base)
 
 
-def attach(clip: _Clipper, optimizer: Any, names: Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
+def attach(clip: _Clipper, optimizer: Any, names: nn.Module | Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
     """Clip before every step of an optimizer.
 
     A closure is wrapped, so that clipping follows its backward. Under a GradScaler with a fused optimizer, norms are
@@ -206,15 +206,14 @@ def attach(clip: _Clipper, optimizer: Any, names: Iterable[tuple[str, Tensor]] |
     Args:
         clip: a `Clip` or a list of them made by `as_clip`.
         optimizer: the optimizer, or a wrapper around one.
-        names: `model.named_parameters()`; else the optimizer's own names, else positions.
+        names: the model, or `model.named_parameters()`; else the optimizer's own names, else positions.
 
     Returns:
         A handle with `.remove()`.
 
     Raises:
         NotSupported: an optimizer without step hooks, or with a `second_step` that does not step a `base_optimizer`.
+        UsageError: tensors without names, as of `model.parameters()`.
     """
     inner = unwrap(optimizer)
-    # a module under torch.compile puts `_orig_mod.` into its names; memory and exclusions go by the plain ones
-    named = {id(tensor): name.replace("_orig_mod.", "") for name, tensor in (names or ())}
-    return Attachment(clip, _stepping(inner), named, saved=inner)
+    return Attachment(clip, _stepping(inner), names_of(names), saved=inner)

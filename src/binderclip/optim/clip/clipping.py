@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.optim.clip.actions import act_, coefficient, scale_
@@ -27,6 +27,7 @@ from binderclip.optim.gradients.collect import (
     copy_to_host,
     entries_of,
     gradients_of,
+    real_only,
     shrink_,
 )
 from binderclip.optim.gradients.measure import local_shards
@@ -137,25 +138,25 @@ class Clip:
         """Clip the gradients of these parameters in place; those without a gradient are passed over.
 
         Args:
-            params: tensors, or (name, tensor) pairs as `named_parameters` gives them. Memory is kept by name, else by
-                position; a tensor that appears twice counts once.
+            params: tensors, (name, tensor) pairs as `named_parameters` gives them, or the module. Memory is kept by
+                name, else by position; a tensor that appears twice counts once.
 
         Returns:
             The report, also kept as `clip.report`.
 
         Raises:
             NonFiniteGradient: with `nonfinite="raise"`.
-            NotSupported: a sparse gradient.
+            NotSupported: a sparse gradient, or a complex one whose coordinates are to be clamped.
             UsageError: it acts on updates, which only an attached clip sees.
         """
         return self.run(entries_of(params), None)
 
-    def attach(self, optimizer: Any, names: Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
+    def attach(self, optimizer: Any, names: nn.Module | Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
         """Clip before every step of a `torch.optim` optimizer; see `optim.attach`.
 
         Args:
             optimizer: the optimizer, or a wrapper around one (Accelerate's).
-            names: `model.named_parameters()`, so that memory and exclusions go by name.
+            names: the model, or `model.named_parameters()`, so that memory and exclusions go by name.
 
         Returns:
             A handle with `.remove()`.
@@ -184,6 +185,8 @@ class Clip:
         if not chosen:
             self.report = empty_report()
             return self.report
+        if self._does == "clamp":
+            real_only(chosen)
         local = local_shards(grads)
         call = ClipCall(entries, chosen, grads, local, collect.reads_are_free(local), target, taken)
         zero = self.nonfinite == "zero" and not self.observe
@@ -380,8 +383,18 @@ class Clip:
         return {"slots": self._slots.state_dict(), "threshold": self.threshold.state_dict(), **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state exactly."""
-        self._slots.load_state_dict(state["slots"])
-        self.threshold.load_state_dict(state["threshold"])
-        if self._kept is not None:
-            self._kept.load_state_dict(state["kept"])
+        """Continue from a saved state exactly.
+
+        Raises:
+            UsageError: the state of a clip of another kind.
+        """
+        try:
+            self.threshold.load_state_dict(state["threshold"])
+            if self._kept is not None:
+                self._kept.load_state_dict(state["kept"])
+            self._slots.load_state_dict(state["slots"])
+        except KeyError as error:
+            raise UsageError(
+                f"the saved state of this clip has no {error}: another kind of clip wrote it than {self!r}; load it "
+                "into one with the same settings, or attach after load_state_dict to start with an empty memory"
+            ) from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from binderclip.errors import OutputError, UsageError
 from binderclip.files import make_folder, write_problem, write_whole
@@ -130,7 +130,7 @@ class ClipLog:
         """What the clip excludes."""
         return self.clip.exclude
 
-    def attach(self, optimizer: Any, names: Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
+    def attach(self, optimizer: Any, names: nn.Module | Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
         """Clip and note before every step of an optimizer; see `Clip.attach`."""
         from binderclip.optim.clip.attach import attach
 

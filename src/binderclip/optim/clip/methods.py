@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.optim.clip.attach import Attachment, attach
@@ -55,7 +55,7 @@ class ClipList:
         """What any of them excludes."""
         return tuple(clip.exclude for clip in self.clips if clip.exclude)
 
-    def attach(self, optimizer: Any, names: Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
+    def attach(self, optimizer: Any, names: nn.Module | Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
         """As `Clip.attach`."""
         return attach(self, optimizer, names)
 

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.optim.gradients.measure import local_shard
@@ -21,11 +21,13 @@ __all__ = [
     "dense_grad",
     "entries_of",
     "gradients_of",
+    "names_of",
     "reads_are_free",
+    "real_only",
     "shrink_",
 ]
 
-Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | nn.Module
 
 
 @dataclass(slots=True)
@@ -75,6 +77,8 @@ def entries_of(params: Parameters) -> list[KeyedParameter]:
     """
     if isinstance(params, Tensor):
         return [KeyedParameter("0", params)]
+    if isinstance(params, nn.Module):
+        params = params.named_parameters()
     result: dict[int, KeyedParameter] = {}
     for position, item in enumerate(params):
         key, tensor = item if isinstance(item, tuple) else (str(position), item)
@@ -85,6 +89,26 @@ def entries_of(params: Parameters) -> list[KeyedParameter]:
             )
         result.setdefault(id(tensor), KeyedParameter(key, tensor))
     return list(result.values())
+
+
+def names_of(named: nn.Module | Iterable[tuple[str, Tensor]] | None) -> dict[int, str]:
+    """The name of each parameter, by its identity.
+
+    Raises:
+        UsageError: tensors without names.
+    """
+    pairs = named.named_parameters() if isinstance(named, nn.Module) else (named or ())
+    names = {}
+    for pair in pairs:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Tensor)):
+            kind = "a tensor without a name" if isinstance(pair, Tensor) else f"a {type(pair).__name__}"
+            raise UsageError(
+                f"attach takes names beside the optimizer: model.named_parameters() or the model itself, got {kind} "
+                "(model.parameters() is known to the optimizer already)"
+            )
+        # a module under torch.compile puts `_orig_mod.` into its names; memory and exclusions go by the plain ones
+        names[id(pair[1])] = pair[0].replace("_orig_mod.", "")
+    return names
 
 
 def gradients_of(
@@ -107,6 +131,20 @@ def gradients_of(
         chosen.append(entry)
         grads.append(grad if grad.layout is torch.strided else dense_grad(entry))
     return chosen, grads
+
+
+def real_only(entries: Iterable[KeyedParameter]) -> None:
+    """Refuse complex gradients.
+
+    Raises:
+        NotSupported: a complex one, which has no largest coordinate that a clamp could cut.
+    """
+    for entry in entries:
+        if entry.grad is not None and entry.grad.is_complex():
+            raise NotSupported(
+                f"parameter {entry.key!r} has a complex gradient, whose coordinates cannot be clamped: exclude it, or "
+                "take a clip that scales, such as NormClip"
+            )
 
 
 def dense_grad(entry: KeyedParameter) -> Tensor:
