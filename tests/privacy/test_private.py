@@ -104,6 +104,14 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         make_private(normed, torch.optim.SGD(normed.parameters(), 0.1), DATA, batch_size=4, noise_multiplier=1.0)
 
 
+def test_a_backward_of_the_mean_says_how_losses_go_back() -> None:
+    net = nn.Linear(5, 3)
+    parts = make_private(net, torch.optim.SGD(net.parameters(), lr=0.1), DATA, batch_size=16, noise_multiplier=1.0)
+    images, labels = next(iter(parts.data_loader))
+    with pytest.raises(UsageError, match=r"backward\(losses\) of the private optimizer .*shape \(B,\)"):
+        F.cross_entropy(parts.model(images), labels).backward()
+
+
 def test_the_report_says_what_is_claimed_and_what_is_not() -> None:
     ledger = Ledger([(1.1, 0.05, 300)])
     ledger.uncovered.append("statistic 'norms', released without noise")

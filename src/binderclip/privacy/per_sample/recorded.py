@@ -95,7 +95,10 @@ class RecordedPass:
     def batch(self) -> int:
         """B of the losses that are going back."""
         if self._batch is None:
-            raise UsageError("a recorded forward pass must go back through Recorder.backward(losses)")
+            raise UsageError(
+                "a recorded forward pass goes back through backward(losses) of the private optimizer (or the "
+                "recorder), with one loss a sample, shape (B,), not through losses.mean().backward()"
+            )
         return self._batch
 
     def _keep(self, use: Use, contribution: Contribution) -> None:
