@@ -97,7 +97,7 @@ def work(
     check_size(path)
     outs = {name: str(run.folder / f"{name}.png") for name in ("out", "mask_out", "sheet")}
     points, none = _points(inside, "Points of the object"), _points(beside, "Points that are none of it")
-    labels = parse_labels(named, "What goes, in words", files=False) if (named or "").strip() else None
+    labels = parse_labels(named, "What goes, in words", files=False) if named and named.strip() else None
     if not points and labels is None:
         raise UsageError("name what goes, such as dog, or click on it")
     with FORM.labelled():
