@@ -49,6 +49,20 @@ SegmenterModel = Annotated[
 Device = Annotated[str, Option("Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`.")]
 Dtype = Annotated[str, Option("Precision of the towers: `float32`, `bfloat16` or `float16`.")]
 BatchSize = Annotated[int, Field(ge=1, le=65_536), Option("Images that go through the model at once.")]
+HeldOutSplit = Annotated[
+    str | None,
+    Option("Which part of a named set, or `all` of it [default: the held-out one].", label="Part of a named set"),
+]
+SPREAD = Option("Pictures that are used, spread evenly over the data.", label="Most pictures")
+SpreadPictures = Annotated[int, Field(ge=4, le=10**5), SPREAD]
+NameSentences = Annotated[
+    str,
+    Option(
+        "What is put around a class name: a set of sentences, or one with `{}`; `name` is the name alone.",
+        ("--templates", "-t"),
+        label="Sentences around a class name",
+    ),
+]
 AllowPipe = Annotated[
     bool,
     Option("Let shards named `pipe:COMMAND` run that command; only for what you wrote yourself.", ("--allow-pipe",)),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from binderclip.errors import UsageError
-from binderclip.tasks.fields import MOST_SEED, BatchSize, Device, ModelArgument
+from binderclip.tasks.fields import MOST_SEED, BatchSize, Device, HeldOutSplit, ModelArgument, SpreadPictures
 from binderclip.tasks.request import Option, Request
 
 SIDES = ("image", "text")
@@ -132,13 +132,13 @@ class CompressRequest(Request):
     neuron_sets: Annotated[
         int, Field(ge=2, le=4096), Option("With `mope`: sets that the neurons of a block are judged in.")
     ] = 16
-    split: Annotated[str | None, Option("Of a named set, or `all` [default: the held-out one].")] = None
+    split: HeldOutSplit = None
     named_by: Annotated[
         Literal["classes", "captions"] | None,
         Option("How pictures are called [default: by captions where most have one of their own, else by classes]."),
     ] = None
     template: Annotated[str, Option("Sentence around a class name, such as `a photo of a {}`.")] = "{}"
-    limit: Annotated[int, Field(ge=4, le=10**5), Option("Pictures, spread evenly over the data.")] = 256
+    limit: SpreadPictures = 256
     seed: Annotated[int, Field(ge=0, le=MOST_SEED), Option("Of `random`, and of the order of the recovery.")] = 0
     device: Device = "cpu"
     batch_size: BatchSize = 64

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from binderclip.tasks.fields import AllowPipe, BatchSize, Device, Dtype, ModelArgument, Transform
+from binderclip.tasks.fields import AllowPipe, BatchSize, Device, Dtype, HeldOutSplit, ModelArgument, Transform
 from binderclip.tasks.request import Option, Request
 
 
@@ -36,7 +36,7 @@ class EvaluateRequest(Request):
             "`openmoji`, `fashion-mnist`, `digits`, `photographs`, `textile`."
         ),
     ] = "openclipart"
-    split: Annotated[str | None, Option("Of a named set, or `all` [default: the held-out one].")] = None
+    split: HeldOutSplit = None
     templates: Annotated[str, Option("Sentences around a class name.", ("--templates", "-t"))] = "simple"
     limit: Annotated[int | None, Field(ge=1, le=10**9), Option("Use only the first so many pictures.")] = None
     out: Annotated[Path | None, Option("Also write the figures to this JSON file.", ("--out", "-o"), output=True)] = (

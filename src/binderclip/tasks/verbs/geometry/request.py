@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from binderclip.tasks.fields import BatchSize, Device, Dtype, ModelArgument
+from binderclip.tasks.fields import BatchSize, Device, Dtype, HeldOutSplit, ModelArgument
 from binderclip.tasks.request import Option, Request
 
 
@@ -28,7 +28,7 @@ class GeometryRequest(Request):
 
     model: ModelArgument = "small"
     data: Annotated[str, Option("Pictures with captions: a folder, a zip, Parquet files, or a named set.")] = "openmoji"
-    split: Annotated[str | None, Option("Of a named set, or `all` [default: the held-out one].")] = None
+    split: HeldOutSplit = None
     limit: Annotated[int | None, Field(ge=20, le=10**6), Option("Use only the first so many pictures.")] = None
     out: Annotated[str, Option("The report: plots, tables, unusual pictures.", ("--out", "-o"), output=True)] = (
         "geometry.html"

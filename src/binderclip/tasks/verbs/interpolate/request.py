@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from binderclip.tasks.fields import BatchSize, Device, Dtype
+from binderclip.tasks.fields import BatchSize, Device, Dtype, HeldOutSplit, NameSentences, SpreadPictures
 from binderclip.tasks.request import Option, Request
 
 
@@ -29,23 +29,9 @@ class InterpolateRequest(Request):
     first: Annotated[str, Option("The model at weight 0, such as the pre-trained one.", positional=True)]
     second: Annotated[str, Option("The model at weight 1, such as a run folder.", positional=True)]
     data: Annotated[str, Option("Pictures with captions or class-named folders, or a named set.")]
-    split: Annotated[
-        str | None,
-        Option("Which part of a named set, or `all` of it [default: the held-out one].", label="Part of a named set"),
-    ] = None
-    templates: Annotated[
-        str,
-        Option(
-            "What is put around a class name: a set of sentences, or one with `{}`; `name` is the name alone.",
-            ("--templates", "-t"),
-            label="Sentences around a class name",
-        ),
-    ] = "name"
-    limit: Annotated[
-        int,
-        Field(ge=4, le=10**5),
-        Option("Pictures that are used, spread evenly over the data.", label="Most pictures"),
-    ] = 256
+    split: HeldOutSplit = None
+    templates: NameSentences = "name"
+    limit: SpreadPictures = 256
     points: Annotated[int, Field(ge=3, le=101), Option("Models that are measured, both ends among them.")] = 11
     layers: Annotated[bool, Option("Look for the layers that break the way.")] = True
     save: Annotated[str | None, Option("Also save the best model, as a folder.", output=True)] = None

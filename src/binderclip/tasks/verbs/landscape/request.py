@@ -6,7 +6,16 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from binderclip.tasks.fields import MOST_SEED, BatchSize, Device, Dtype, ModelArgument
+from binderclip.tasks.fields import (
+    MOST_SEED,
+    SPREAD,
+    BatchSize,
+    Device,
+    Dtype,
+    HeldOutSplit,
+    ModelArgument,
+    NameSentences,
+)
 from binderclip.tasks.request import Option, Request
 
 
@@ -28,30 +37,18 @@ class LandscapeRequest(Request):
 
     model: ModelArgument
     data: Annotated[str, Option("Pictures with captions or class-named folders, or a named set.")] = "openmoji"
-    split: Annotated[
-        str | None,
-        Option("Which part of a named set, or `all` of it [default: the held-out one].", label="Part of a named set"),
-    ] = None
-    templates: Annotated[
-        str,
-        Option(
-            "What is put around a class name: a set of sentences, or one with `{}`; `name` is the name alone.",
-            ("--templates", "-t"),
-            label="Sentences around a class name",
-        ),
-    ] = "name"
-    limit: Annotated[
-        int,
-        Field(ge=2, le=10**5),
-        Option("Pictures that are used, spread evenly over the data.", label="Most pictures"),
-    ] = 128
+    split: HeldOutSplit = None
+    templates: NameSentences = "name"
+    limit: Annotated[int, Field(ge=2, le=10**5), SPREAD] = 128
     points: Annotated[
         int,
         Field(ge=3, le=401),
         Option("Places along each side where the loss is measured; odd numbers have the model."),
     ] = 11
     radius: Annotated[
-        float, Field(ge=1e-3, le=100), Option("How far the weights are moved: at 1 as far as they are long.")
+        float,
+        Field(ge=1e-3, le=100),
+        Option("How far the weights are moved to either side: at 1 each filter as far as it is long."),
     ] = 1.0
     seed: Annotated[
         int, Field(ge=0, le=MOST_SEED), Option("Of the directions: the same seed gives the same plane.")

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from binderclip.models.files import registry
-from binderclip.tasks.fields import MOST_SEED, BatchSize, Device, Dtype, Labels, ModelArgument
+from binderclip.tasks.fields import MOST_SEED, BatchSize, Device, Dtype, HeldOutSplit, Labels, ModelArgument
 from binderclip.tasks.request import Option, Request
 
 
@@ -50,7 +50,7 @@ class ProbeRequest(Request):
         ),
     ] = None
     templates: Annotated[str, Option("Sentences around a class name.", ("--templates", "-t"))] = "simple"
-    split: Annotated[str | None, Option("Of a named set, or `all` [default: the held-out one].")] = None
+    split: HeldOutSplit = None
     limit: Annotated[
         int | None, Field(ge=20, le=10**6), Option("Use only the first so many pictures.", label="Pictures at most")
     ] = None
