@@ -43,7 +43,7 @@ def test_what_is_pointed_at_goes_as_the_verb_takes_it_out(
     ):
         with pytest.raises(UsageError, match=words):
             erased(run, photo, inside, model=str(tiny_inpainter))
-    with pytest.raises(UsageError, match="What goes, in words WORDS"):
+    with pytest.raises(UsageError, match="there are words and clicks: press Start again"):
         erased(run, photo, "160,100", named="cup")
 
 

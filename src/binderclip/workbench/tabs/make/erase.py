@@ -83,7 +83,7 @@ def build(bench: Bench) -> None:
         shown, here, seen_parts, **settings
     )
     gr.on([points.submit, outside.submit], shown, here, seen_parts, **settings)
-    clear.click(lambda: ["", ""], None, cleared, **settings).then(shown, here, seen_parts, **settings)
+    clear.click(lambda: ["", "", ""], None, [named, *cleared], **settings).then(shown, here, seen_parts, **settings)
     bench.connect(
         controls, work, [pictures.files, named, points, outside, *inputs], [slider, summary], results, keep=True
     )
@@ -100,6 +100,8 @@ def work(
     labels = parse_labels(named, "What goes, in words", files=False) if named and named.strip() else None
     if not points and labels is None:
         raise UsageError("name what goes, such as dog, or click on it")
+    if points and labels is not None:
+        raise UsageError("there are words and clicks: press Start again, or empty What goes, in words")
     with FORM.labelled():
         request = FORM.asked(run, values, image=str(path), labels=labels, point=points, background_point=none, **outs)
         result = erase.run(request)
