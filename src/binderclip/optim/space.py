@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -155,7 +155,7 @@ def _parts(params: TensorTree) -> tuple[tuple[str, ...] | None, list[Tensor]]:
     return (tuple(params), list(params.values())) if isinstance(params, Mapping) else (None, list(params))
 
 
-def _evaluate(loss: Callable[[], Tensor]) -> Tensor:
+def _evaluate(loss: Callable[[], Any]) -> Any:  # a scalar, or an output of the losses, which lie above this package
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
