@@ -341,6 +341,17 @@ _COVERED = """() => [...document.querySelectorAll('button, a[href], input, selec
   })
   .map(e => e.tagName + ' ' + e.className + ': ' + (e.innerText || e.ariaLabel || '').trim().slice(0, 60))"""
 """What can be pressed and lies under something else, so that a finger or a mouse does not reach its middle."""
+_SQUEEZED = """() => [...document.querySelectorAll('label > span, button, p')]
+  .filter(e => e.offsetParent !== null && e.innerText.trim().split(/\\s+/).length > 3)
+  .filter(e => {
+    const range = document.createRange(), texts = document.createTreeWalker(e, NodeFilter.SHOW_TEXT), lines = new Set();
+    while (texts.nextNode()) {
+      range.selectNodeContents(texts.currentNode);
+      for (const r of range.getClientRects()) if (r.width > 1) lines.add(Math.round(r.top));
+    }
+    return lines.size > 3 && lines.size > e.innerText.trim().split(/\\s+/).length / 2;
+  }).map(e => e.tagName + ' ' + e.className + ': ' + e.innerText.trim().slice(0, 60))"""
+"""Texts of several words with fewer than two in a line: their column has no room beside its neighbours."""
 _GRADIO = ('nested-interactive: <button class="icon-button',)
 """What is in Gradio itself and cannot be mended from outside: its button that adds files holds their input."""
 _COLOURS = """colours => {
@@ -482,7 +493,7 @@ class View:
         panel.locator(".status.waiting, .status.running").first.wait_for()
 
     def look(self, name: str) -> list[str]:
-        """Screenshots on a laptop and on a phone; what is cut or sticks out on either."""
+        """Screenshots on a laptop and on a phone; what is cut, squeezed or sticks out on either."""
         SHOTS.mkdir(parents=True, exist_ok=True)
         wrong = []
         for device, size in (("laptop", LAPTOP), ("phone", PHONE)):
@@ -493,6 +504,7 @@ class View:
                 wrong.append(f"{device}: wider than the window")
             wrong += [f"{device}: cut: {text}" for text in self.page.evaluate(_CUT)]
             wrong += [f"{device}: broken: {text}" for text in self.page.evaluate(_BROKEN)]
+            wrong += [f"{device}: squeezed: {text}" for text in self.page.evaluate(_SQUEEZED)]
             wrong += [f"{device}: covered: {text}" for text in self.page.evaluate(_COVERED)]
             self.page.evaluate("() => scrollTo(0, 0)")
         self.page.set_viewport_size(LAPTOP)

@@ -214,12 +214,10 @@ class LabelActions:
         with gr.Column(elem_classes=["label-actions", "label-learn"]):
             status, stop = gr.HTML(said_html(""), elem_classes="status-box"), gr.Button("Stop", visible=False)
             learn = gr.Button("Learn again from the marked pictures", variant="primary")
-        with gr.Column(elem_classes="label-actions"), gr.Row(equal_height=True):
-            kinds = gr.CheckboxGroup(KINDS, value=["csv"], label="Save labels as", scale=3, min_width=260)
-            everything = gr.Checkbox(
-                False, label="Also what the model says of the pictures that are not marked", scale=2, min_width=200
-            )
-            save = gr.Button("Save labels", scale=1, min_width=140)
+        with gr.Column(elem_classes="label-actions"):
+            kinds = gr.CheckboxGroup(KINDS, value=["csv"], label="Save labels as")
+            everything = gr.Checkbox(False, label="Also what the model says of the pictures that are not marked")
+            save = gr.Button("Save labels")
         return cls(marks, Controls(learn, stop, status), Controls(save, stop, status), kinds, everything)
 
     def connect(self, bench: Bench, outputs: Sequence[Any], results: ResultParts) -> None:
