@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.3.0"
 
-_NAMES = {"load": "models", "list_models": "models", "TextBank": "models", "Predictor": "models"}
+_NAMES = dict.fromkeys(("load", "from_module", "list_models", "TextBank", "Predictor"), "models")
 
 __all__ = ["__version__", *_NAMES]
 
 if TYPE_CHECKING:
     from binderclip.models import Predictor as Predictor
     from binderclip.models import TextBank as TextBank
+    from binderclip.models import from_module as from_module
     from binderclip.models import list_models as list_models
     from binderclip.models import load as load
 

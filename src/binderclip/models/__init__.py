@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from binderclip.models.image_text.preprocess import Preprocess as Preprocess
     from binderclip.models.image_text.vision import VisionModel as VisionModel
     from binderclip.models.image_text.vision import load_vision as load_vision
+    from binderclip.models.in_memory import from_module as from_module
     from binderclip.models.latent_clip import LatentCLIP as LatentCLIP
     from binderclip.models.latent_clip import autoencoder_identity as autoencoder_identity
     from binderclip.models.layers.deefuser import DeeFuser as DeeFuser

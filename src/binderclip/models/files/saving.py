@@ -46,9 +46,9 @@ def save(
 
     Raises:
         UsageError: `folder` is a file.
-        NotSupported: the model was made without the configuration that open_clip needs, or compares by a geometry that
-            has no name; another precision than float32 beside int8 layers or packed weights; packed weights of a model
-            that is not open_clip's.
+        NotSupported: the model was made without the configuration that open_clip needs, is a network of the user's own,
+            or compares by a geometry that has no name; another precision than float32 beside int8 layers or packed
+            weights; packed weights of a model that is not open_clip's.
         OutputError: it cannot be written.
     """
     from binderclip.similarity.record import similarity_record
@@ -59,7 +59,13 @@ def save(
     precision = resolve_dtype(dtype)
     if model.kind == "open_clip" and "model_cfg" not in model.config:
         raise NotSupported(
-            f"{model.name} was made without config={{'model_cfg': ...}}, which a model folder needs; use models.build"
+            f"{model.name} was made without config={{'model_cfg': ...}}, which a model folder needs; use models.build, "
+            "or save its backbone's state_dict() to a FILE, which `load` opens as open_clip:ARCHITECTURE/FILE"
+        )
+    if model.kind == "module":
+        raise NotSupported(
+            f"{model.name} is a module {type(model.backbone).__name__}, of whose class a model folder knows nothing: "
+            "torch.save(module.state_dict(), FILE) keeps its weights"
         )
     concepts = model.concepts
     if precision != torch.float32 and (

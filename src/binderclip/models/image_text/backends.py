@@ -14,7 +14,7 @@ from binderclip.errors import CheckpointError, NotSupported
 from binderclip.models.text.tokenize import Pooling, TokenIds
 from binderclip.settings import check_choice
 
-Kind = Literal["open_clip", "hf-clip", "hf-metaclip-2", "hf-chinese-clip", "hf-altclip", "hf-siglip"]
+Kind = Literal["open_clip", "hf-clip", "hf-metaclip-2", "hf-chinese-clip", "hf-altclip", "hf-siglip", "module"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,11 @@ def _end_id(value: Any, name: str) -> int:
     return value
 
 
+def _module_visual(backbone: Any) -> nn.Module:
+    visual = getattr(backbone, "visual", None)
+    return visual if isinstance(visual, nn.Module) and any(True for _ in visual.parameters()) else backbone
+
+
 def _hf(text: Callable[[Any, TokenIds], Tensor], pooling: Callable[[Any], tuple[Pooling, int | None]]) -> Backend:
     return Backend(image=_hf_image, text=text, visual=lambda backbone: backbone.vision_model, pooling=pooling)
 
@@ -151,6 +156,13 @@ BACKENDS: dict[Kind, Backend] = {
     "hf-chinese-clip": _hf(_hf_bert_text, lambda backbone: ("first", None)),
     "hf-altclip": _hf(_hf_bert_text, lambda backbone: ("first", None)),
     "hf-siglip": _hf(_hf_siglip_text, lambda backbone: ("last", None)),
+    # A network of the user's own (`in_memory`): how it pools a sentence is not known, and nothing reads the place.
+    "module": Backend(
+        image=lambda backbone, pixels: backbone.encode_image(pixels),
+        text=lambda backbone, tokens: backbone.encode_text(tokens.ids),
+        visual=_module_visual,
+        pooling=lambda backbone: ("last", None),
+    ),
 }
 
 

@@ -161,6 +161,20 @@ def _preprocess(transformers: Any, source: str, config: Any, kind: str, where: d
         if kind == "hf-siglip":
             return Preprocess((side, side), (0.5,) * 3, (0.5,) * 3, resize_mode="squash")  # type: ignore[arg-type]
         return Preprocess((side, side), crop_rounding="down")
+    return preprocess_of(processor, side, source)
+
+
+def preprocess_of(processor: Any, side: int, source: str) -> Preprocess:
+    """The steps of an image processor of transformers.
+
+    Args:
+        processor: `CLIPImageProcessor`, `SiglipImageProcessor`, ...
+        side: of the model's input in pixels, where the processor does not say one.
+        source: of the model, for messages.
+
+    Raises:
+        NotSupported: it resizes to another size than it crops.
+    """
     size = dict(processor.size)
     squash = bool(size.get("height")) and not getattr(processor, "do_center_crop", False)
     crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", False) else size
@@ -192,6 +206,18 @@ def _tokenizer(transformers: Any, source: str, name: str, config: Any, where: di
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
     except Exception as error:  # the readers of vocabularies raise many kinds
         return MissingTokenizer(length, f"{images_alone} its tokenizer cannot be read ({first_words(error)})")
+    return tokenizer_for(tokenizer, config)
+
+
+def tokenizer_for(tokenizer: Any, config: Any) -> TransformersTokenizer:
+    """A tokenizer of transformers that pads to the length of a model's text tower.
+
+    Args:
+        tokenizer: of transformers.
+        config: the model's.
+    """
+    text = config.text_config
+    length = int(text.max_position_embeddings)
     if config.model_type == "altclip":  # RoBERTa counts positions from behind the padding's
         length -= int(text.pad_token_id) + 1
     if config.model_type in ("altclip", "chinese_clip"):

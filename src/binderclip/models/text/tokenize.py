@@ -250,6 +250,36 @@ class TransformersTokenizer(Tokenizer):
         return f"{super().signature()}:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
+class FunctionTokenizer(Tokenizer):
+    """A function of the user's own as a tokenizer; which of its ids are padding is not known, so none is taken for it.
+
+    Args:
+        function: texts -> (Q, L) integer ids.
+        context_length: L, 0 where the function pads each batch in its own way.
+    """
+
+    # Sentences whose ids tell two functions apart.
+    PROBES = ("a photo of a cat", "The quick brown fox jumps over the lazy dog.", "0123456789, (naïve)!")
+
+    def __init__(self, function: Callable[[list[str]], Any], context_length: int = 0) -> None:
+        super().__init__(context_length, None)
+        self.function = function
+
+    def encode(self, texts: Sequence[str]) -> tuple[Int[Tensor, "Q L"], Bool[Tensor, "Q L"], list[int]]:
+        ids = self.function(list(texts))
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or len(ids) != len(texts) or ids.is_floating_point():
+            shape = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise UsageError(
+                f"the tokenizer must give integer ids of shape (texts, length), here ({len(texts)}, L), not {shape}"
+            )
+        return ids.long(), torch.ones_like(ids, dtype=torch.bool), []
+
+    def signature(self) -> str:
+        # Each sentence by itself, as a function may pad a batch to its longest.
+        rows = [self.encode([text])[0].tolist() for text in self.PROBES]
+        return f"{super().signature()}:{hashlib.sha256(json.dumps(rows).encode()).hexdigest()}"
+
+
 class MissingTokenizer(Tokenizer):
     """Stands where the tokenizer is not on this machine: images still work, texts say what is missing."""
 

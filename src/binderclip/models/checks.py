@@ -1,0 +1,45 @@
+"""Say what to do where a network is given that is not wrapped as an `ImageTextModel`."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from binderclip.errors import UsageError
+
+LIBRARIES = {"open_clip": "open_clip", "transformers": "transformers"}
+
+
+def library_of(module: object) -> str:
+    """`open_clip` or `transformers`, where the class of a network, or one of its bases, is of that library; else ""."""
+    roots = (base.__module__.split(".")[0] for base in type(module).__mro__)
+    return next((LIBRARIES[root] for root in roots if root in LIBRARIES), "")
+
+
+def class_in_words(module: object) -> str:
+    """A network in words: `an open_clip CLIP`, `a transformers SiglipModel`, `a module Mine`."""
+    library, name = library_of(module), type(module).__name__
+    return f"{'an' if library == 'open_clip' else 'a'} {library or 'module'} {name}"
+
+
+def refuse_bare_module(model: object, what: str) -> None:
+    """Refuse a network as a library or the user wrote it, where an `ImageTextModel` is wanted.
+
+    What is of binderclip's own classes, and what is no network (a name, a path), is left to the caller.
+
+    Args:
+        model: what the user gave.
+        what: the function or class that it was given to, for the message.
+
+    Raises:
+        UsageError: it is a bare network.
+    """
+    if not isinstance(model, nn.Module):
+        return
+    if any(base.__module__.startswith("binderclip.") for base in type(model).__mro__):
+        return
+    known = {"open_clip": "module, tokenizer=ARCHITECTURE", "transformers": "module, preprocess=PROCESSOR"}
+    given = known.get(library_of(model), "module, preprocess=..., tokenizer=...")
+    raise UsageError(
+        f"{what} takes an ImageTextModel, and this is {class_in_words(model)}; wrap it: "
+        f"model = binderclip.from_module({given})"
+    )
