@@ -26,6 +26,7 @@ from binderclip.data.parallel.runner import LocalRunner, ShardRunner
 from binderclip.data.sets.sample import Skipped
 from binderclip.data.storage import is_object, join_place, open_place, write_place
 from binderclip.errors import DataError, UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,6 +96,7 @@ def embed_shards(
         >>> embed_shards(pool, "embedded", load("small")).samples                       # doctest: +SKIP
         190
     """
+    refuse_bare_module(model, "embed_shards")
     if isinstance(table, MetadataTable):
         raise UsageError("there are no pictures in this pool, which is a table of metadata")
     place = str(folder) if is_object(folder) else Path(folder)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from binderclip.errors import UsageError
 from binderclip.explain import DenseMisalignment, Misalignment
+from binderclip.models.checks import refuse_bare_module
 
 SCALE = 2.5
 """The factor of CLIPScore."""
@@ -76,6 +77,7 @@ def f_clipscore_dm(
 
     Paper: Extract Free Dense Misalignment from CLIP (arXiv 2412.18404).
     """
+    refuse_bare_module(model, "f_clipscore_dm")
     misalignment = (DenseMisalignment() if method is None else method)(model, images, texts)
     score = SCALE * misalignment.cosine.double().clamp(min=0)
     return MisalignmentScore(misalignment.sum_negative * (1 - score / SCALE), score, misalignment)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from binderclip.data.made.words import render_text
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -87,6 +88,7 @@ class TextSpottingBenchmark:
         Raises:
             UsageError: a word that does not fit into the picture.
         """
+        refuse_bare_module(model, "TextSpottingBenchmark.evaluate")
         texts = model.encode_text([self.template.format(word) for word in self.words], normalize=True)
         figures, total = [], 0.0
         for style in self.styles:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -98,6 +99,7 @@ def visual_prompt_study(
 
     Paper: Visual Prompt Engineering for Medical Vision Language Models in Radiology (arXiv 2408.15802).
     """
+    refuse_bare_module(model, "visual_prompt_study")
     images, names = list(images), list(class_texts)
     _check(images, regions, labels, names, marks, suffixes or {})
     model.need_cosines("a study of visual prompts")
@@ -253,6 +255,7 @@ def attention_in_region(
 
     Paper: Visual Prompt Engineering for Medical Vision Language Models in Radiology (arXiv 2408.15802).
     """
+    refuse_bare_module(model, "attention_in_region")
     images, rows = list(images), torch.as_tensor(boxes, dtype=torch.float32)
     if rows.shape != (len(images), 4):
         raise UsageError(f"boxes must be ({len(images)}, 4), one for each image, not {tuple(rows.shape)}")

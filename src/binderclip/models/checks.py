@@ -27,12 +27,15 @@ def refuse_bare_module(model: object, what: str) -> None:
     What is of binderclip's own classes, and what is no network (a name, a path), is left to the caller.
 
     Args:
-        model: what the user gave.
+        model: what the user gave, one or several.
         what: the function or class that it was given to, for the message.
 
     Raises:
         UsageError: it is a bare network.
     """
+    if isinstance(model, (list, tuple)):
+        for each in model:
+            refuse_bare_module(each, what)
     if not isinstance(model, nn.Module):
         return
     if any(base.__module__.startswith("binderclip.") for base in type(model).__mro__):

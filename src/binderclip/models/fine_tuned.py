@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
 from binderclip.models.image_text.alpha import AlphaCLIP, add_alpha_channel
 from binderclip.models.image_text.model import ImageTextModel
@@ -44,6 +45,7 @@ def load_image_tower(model: str | ImageTextModel, path: str | Path, *, part: str
 
     Papers: such files go with Understanding Zero-Shot Adversarial Robustness for Large-Scale Models (arXiv 2212.07016).
     """
+    refuse_bare_module(model, "load_image_tower")
     own = load(model) if isinstance(model, str) else model
     other = own.with_copied_visual()
     return _filled(other, path, NameTable(f"the image tower of {own.name}", (_SAME,)), part)
@@ -65,6 +67,7 @@ def load_alpha_clip(model: str | ImageTextModel, path: str | Path) -> AlphaCLIP:
 
     Paper: Alpha-CLIP: A CLIP Model Focusing on Wherever You Want (arXiv 2312.03818).
     """
+    refuse_bare_module(model, "load_alpha_clip")
     own = load(model) if isinstance(model, str) else model
     table = NameTable(f"the image tower of {own.name} with an alpha channel", _ALPHA)
     return AlphaCLIP(_filled(add_alpha_channel(own), path, table, None))
@@ -97,6 +100,7 @@ def load_prompt_context(
 
     Paper: Learning to Prompt for Vision-Language Models (arXiv 2109.01134).
     """
+    refuse_bare_module(model, "load_prompt_context")
     context = _released_context(path)
     if context.shape[-1] != model.text_tower.width:
         raise CheckpointError(

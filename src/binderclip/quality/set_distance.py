@@ -13,6 +13,7 @@ from torch import Tensor
 
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.preprocess import float_batch
 from binderclip.quality.frechet import frechet_distance
 from binderclip.quality.mmd import mmd_bootstrap, mmd_permutation_test, mmd_rbf
@@ -59,6 +60,7 @@ class SetDistance:
     name = "set distance"
 
     def __init__(self, embed: Any = None, *, resize: str = "paper") -> None:
+        refuse_bare_module(embed, "SetDistance")
         check_choice("resize", resize, ("paper", "model"))
         if embed is not None and not callable(embed) and not hasattr(embed, "encode_image"):
             raise UsageError(f"embed must be an ImageTextModel, a callable or None, not {type(embed).__name__}")
@@ -192,6 +194,7 @@ class CMMD(SetDistance):
         block: int = 1024,
         resize: str = "paper",
     ) -> None:
+        refuse_bare_module(embed, "CMMD")
         for argument, value in (("sigma", sigma), ("scale", scale)):
             if not value > 0:
                 raise UsageError(f"{argument} must be above 0, not {value}")

@@ -13,6 +13,7 @@ import torch
 
 from binderclip.data.parallel.runner import LocalRunner, ShardRunner
 from binderclip.errors import CheckpointError, DataError, NotSupported, UsageError, require
+from binderclip.models.checks import refuse_bare_module
 from binderclip.numeric import check_number
 from binderclip.search.documents import Document, DocumentState, DocumentWork, EncodedBatch, documents_in
 from binderclip.search.embedded import EmbeddedFolder
@@ -92,6 +93,7 @@ class SearchIndex:
         transform: EmbeddingTransform | None = None,
     ) -> None:
         # LanceDB's engine would announce on stderr that it makes a table.
+        refuse_bare_module(model, "SearchIndex")
         os.environ.setdefault("LANCEDB_LOG", "error")
         require("lancedb", "search")
         self.path = place_of(path)

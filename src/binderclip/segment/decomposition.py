@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.segment.output.result import Segmentation
 from binderclip.segment.parts.contributed import TokenContributions
 from binderclip.segment.segmenter import Segmenter
@@ -37,6 +38,7 @@ class DecompositionSegmenter(Segmenter):
     """
 
     def __init__(self, model: Any, *, layers: Sequence[int] | None = None, **options: Any) -> None:
+        refuse_bare_module(model, "DecompositionSegmenter")
         part = TokenContributions(None if layers is None else tuple(layers))
         super().__init__(model, "decomposition", **{"fusion": part, **options})
 

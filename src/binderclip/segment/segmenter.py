@@ -14,6 +14,7 @@ from torch import Tensor
 
 from binderclip.data.windows import WindowGrid as Layout
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.towers import Record
 from binderclip.models.towers.record import SUM
 from binderclip.segment.output.result import Segmentation, label_map
@@ -145,6 +146,7 @@ class Segmenter:
         refine: Refine | Sequence[Refine] | None = None,
         relabel: Relabel | Sequence[Relabel] | None = None,
     ) -> None:
+        refuse_bare_module(model, "Segmenter")
         if size is not None and resolution is not None:
             raise UsageError("size is short for the preset's resolution at that size: give one of them")
         if isinstance(background, str):

@@ -17,6 +17,7 @@ from binderclip.adapt.heads.inputs import InputLevel
 from binderclip.adapt.heads.prior import prior_or_means
 from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead, train_tunable
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.numeric import check_number
 from binderclip.settings import check_choice
 
@@ -58,6 +59,7 @@ def pre_projection_texts(
         model: whose text tower reads them.
         labels, templates: as `model.text_bank` takes them.
     """
+    refuse_bare_module(model, "pre_projection_texts")
     from binderclip.models.text.textbank import descriptors
 
     tower = model.text_tower

@@ -20,6 +20,7 @@ from binderclip.adapt.heads.token_features import WordTokens, patch_tokens, word
 from binderclip.adapt.heads.tuned import Training, Tunable, train_tunable
 from binderclip.errors import UsageError
 from binderclip.losses.ranking import PairwiseRankLoss
+from binderclip.models.checks import refuse_bare_module
 from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ class RankingAdapter(RegressorMixin, BaseEstimator):
     steps: int = 1000
     batch_size: int = 16
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        refuse_bare_module(self.model, "RankingAdapter")
 
     def fit(self, X: Any, captions: str | Sequence[str], y: Any, *, groups: Sequence[Any] | None = None) -> Any:
         """Learn from images, what is asked of each, and the answers.

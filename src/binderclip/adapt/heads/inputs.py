@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -30,6 +31,7 @@ def level_input(model: Any, images: Float[Tensor, "B 3 H W"], level: InputLevel)
     Raises:
         UsageError: an unknown level.
     """
+    refuse_bare_module(model, "level_input")
     if level == "features":
         return model.encode_image(images)
     if level == "pre_projection":
@@ -69,6 +71,7 @@ def features_for(
         >>> head.fit(X, labels)                         # doctest: +SKIP
         >>> head.predict(features_for(head, model, ["new.jpg"]))  # doctest: +SKIP
     """
+    refuse_bare_module(model, "features_for")
     level: InputLevel = head if isinstance(head, str) else head.input_level  # type: ignore[assignment]
     items = list(images)
     if not items:

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from binderclip.adapt.heads.prior import prior_rows
 from binderclip.adapt.heads.tuned import TunedHead
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -38,6 +39,9 @@ class _ModelFirst:
     """The first argument of a `ModelHead`: fields of the last base come first."""
 
     model: ImageTextModel = field(kw_only=False)
+
+    def __post_init__(self) -> None:
+        refuse_bare_module(self.model, type(self).__name__)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -32,6 +33,7 @@ def patch_tokens(model: ImageTextModel, images: Any, *, batch_size: int = 32) ->
         UsageError: no image.
         DataError: a picture that cannot be read.
     """
+    refuse_bare_module(model, "patch_tokens")
     from binderclip.adapt.heads.inputs import features_for
 
     tower = model.image_tower
@@ -68,6 +70,7 @@ def word_tokens(model: ImageTextModel, texts: Sequence[str]) -> WordTokens:
     Raises:
         UsageError: no text.
     """
+    refuse_bare_module(model, "word_tokens")
     if isinstance(texts, str) or not len(texts):
         raise UsageError(f"texts is {texts!r}; give a list of at least one text")
     ids = model.tokenize(list(texts))

@@ -13,6 +13,7 @@ from binderclip.adapt.heads.base import InputLevel
 from binderclip.adapt.heads.tuned import TunedHead
 from binderclip.adapt.zero_shot.classifier import ZeroShotClassifier
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel, TextBank
@@ -63,6 +64,7 @@ def candidates(
     Raises:
         UsageError: an unknown or doubled name.
     """
+    refuse_bare_module(model, "candidates")
     names = list(known) if methods in ("auto", "all") else [methods] if isinstance(methods, str) else list(methods)
     for name in names:
         if name not in known:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from binderclip.data.cache.features import FeatureCache
 from binderclip.errors import BinderclipError, DataError, NotSupported
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from binderclip.data import ImageTextDataset
@@ -69,6 +70,7 @@ def encode_dataset(
     Raises:
         DataError: no picture can be read.
     """
+    refuse_bare_module(model, "encode_dataset")
     cache = FeatureCache(model.fingerprint, f"adapt, background {data.background}", root)
     names: dict[int, str] = {}
     skipped: list[tuple[str, str]] = []

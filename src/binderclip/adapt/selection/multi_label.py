@@ -19,6 +19,7 @@ from binderclip.adapt.selection.measures import Interval, mean_interval, selecti
 from binderclip.adapt.selection.splits import near_duplicates
 from binderclip.adapt.zero_shot.classifier import ZeroShotClassifier
 from binderclip.errors import DataError, UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from binderclip.data import ImageTextDataset
@@ -170,6 +171,7 @@ def select_labels(
         UsageError: an unknown method, or settings below their least.
         DataError: fewer than two labels, or pictures.
     """
+    refuse_bare_module(model, "select_labels")
     began = time.monotonic()
     say = progress or (lambda line: None)
     names = _names(methods, shots, seeds, folds)

@@ -18,6 +18,7 @@ from binderclip.adapt.selection.measures import mcnemar, selection_optimism
 from binderclip.adapt.selection.result import Examined, MethodScore, Selection
 from binderclip.adapt.selection.splits import DataSplit, near_duplicates, split_parts
 from binderclip.errors import DataError, UsageError
+from binderclip.models.checks import refuse_bare_module
 
 PICTURES = 4000
 """Pictures that are looked at in all where nobody says how many: a minute or two through a small model."""
@@ -75,6 +76,7 @@ def select_head(
         UsageError: bad settings, class names that read the same, or too few pictures.
         DataError: no picture can be read, or there are fewer than two classes.
     """
+    refuse_bare_module(model, "select_head")
     began = time.monotonic()
     say = progress or (lambda line: None)
     _check(shots, seeds, folds, budget, keep, methods, limit)

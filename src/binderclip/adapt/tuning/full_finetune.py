@@ -18,6 +18,7 @@ from binderclip.adapt.heads.inputs import InputLevel
 from binderclip.adapt.heads.through_model import SharedModel
 from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.numeric import check_number
 from binderclip.optim import ModelEMA, layer_index, layerwise_lr_groups, scaled_ema_decay
 from binderclip.settings import check_choice
@@ -97,6 +98,9 @@ class FullFineTune(SharedModel, PicturesOnlyHead, TunedHead):
     freeze_patches: bool = True
     token: Literal["patches", "class"] = "patches"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        refuse_bare_module(self.model, "FullFineTune")
 
     # -- fitting -----------------------------------------------------------------------------------------------
 

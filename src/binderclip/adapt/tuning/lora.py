@@ -20,6 +20,7 @@ from binderclip.adapt.heads.inputs import InputLevel
 from binderclip.adapt.heads.through_model import ModelHead
 from binderclip.adapt.heads.tuned import Training, Tunable
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.layers.freezing import frozen
 from binderclip.models.layers.lora import Blocks, LoRA, first_block, lora_
 from binderclip.models.text.prompts import trimmed
@@ -53,6 +54,7 @@ class LoRAModule(Tunable):
         blocks: Blocks,
         scale: float,
     ) -> None:
+        refuse_bare_module(model, "LoRAModule")
         super().__init__()
         self.lora, self.scale = lora, scale
         self._image = model.image_tower
@@ -205,6 +207,7 @@ class LoRATuning(ModelHead):
 
     def adapted(self, model: ImageTextModel | None = None) -> LoRA:
         """The fitted adapters, put on the model (or a copy of it); `with head.adapted():` takes them off again."""
+        refuse_bare_module(model, "LoRATuning.adapted")
         with torch.random.fork_rng(devices=[]):
             lora = self._adapters(model).eval()
         return lora.load_vector(self.adapter_)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.predictor import ZeroShotPredictor
 from binderclip.models.towers.tokens import append_tokens
 
@@ -75,6 +76,7 @@ class PromptedModel(nn.Module):
         *,
         size: int | None = None,
     ) -> None:
+        refuse_bare_module(model, "PromptedModel")
         super().__init__()
         self.model, self.pixels = model, pixels
         self.tokens = TokenPrompt(tokens, model.image_tower.width) if isinstance(tokens, int) else tokens

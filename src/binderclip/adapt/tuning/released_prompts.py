@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from binderclip.adapt.tuning.prompt_learning import average
 from binderclip.adapt.zero_shot.classifier import ZeroShotClassifier
 from binderclip.models import load_prompt_context
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.text.prompts import Position
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def load_prompts(
         >>> head = load_prompts("model.pth.tar-50", model, ["cat", "dog"])  # doctest: +SKIP
         >>> head.predict(model.encode_image(paths, normalize=True))  # doctest: +SKIP
     """
+    refuse_bare_module(model, "load_prompts")
     names = [str(name) for name in (classes.values() if isinstance(classes, Mapping) else classes)]
     prompts = load_prompt_context(path, model, names, position=position)
     rows = average(F.normalize(prompts(), dim=-1).cpu())

@@ -24,6 +24,7 @@ from binderclip.adapt.tuning.pixel_prompt import (
     prompt_width,
 )
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.layers.freezing import frozen
 from binderclip.optim import NormalizedGradient
 from binderclip.settings import check_choice
@@ -107,6 +108,9 @@ class VisualPromptTuning(SharedModel, TunedHead):
     epochs: int = 50
     batch_size: int = 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        refuse_bare_module(self.model, "VisualPromptTuning")
 
     # -- fitting -----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from binderclip.adapt.visual_prompts.regions import Region, as_regions
 from binderclip.errors import UsageError
 from binderclip.models import cls_bias
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.towers import Tower
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def foveal_features(
         UsageError: the tower has no class token.
         NotSupported: the backbone is of a class that cannot be opened.
     """
+    refuse_bare_module(model, "foveal_features")
     tower = model if isinstance(model, Tower) else model.image_tower
     count = fields.shape[1]
     first = bias.first_block(tower.depth)

@@ -14,6 +14,7 @@ from binderclip.adapt.visual_prompts.edits import Edit, Outline
 from binderclip.adapt.visual_prompts.referring import Regions, Texts, region_features, score_regions, text_rows
 from binderclip.adapt.visual_prompts.regions import Region, as_regions, as_rgb
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.numeric import check_number
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def localise_keypoint(
 
     Paper: What does CLIP know about a red circle? Visual prompt engineering for VLMs (arXiv 2304.06712).
     """
+    refuse_bare_module(model, "localise_keypoint")
     check_number("grid", grid, least=1)
     pixels = as_rgb(image)
     height, width = pixels.shape[:2]
@@ -152,6 +154,7 @@ def mark_effect(
 
     Paper: What does CLIP know about a red circle? Visual prompt engineering for VLMs (arXiv 2304.06712).
     """
+    refuse_bare_module(model, "mark_effect")
     images = list(images)
     regions_of_marks = as_regions(regions)
     if len(images) != len(regions_of_marks):

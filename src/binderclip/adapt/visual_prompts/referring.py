@@ -19,6 +19,7 @@ from binderclip.adapt.visual_prompts.foveal import FovealBias, foveal_features, 
 from binderclip.adapt.visual_prompts.regions import Region, as_regions, as_rgb
 from binderclip.errors import UsageError
 from binderclip.models import TextBank
+from binderclip.models.checks import refuse_bare_module
 from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def score_regions(
 
     Paper: Fine-Grained Visual Prompting (arXiv 2306.04356).
     """
+    refuse_bare_module(model, "score_regions")
     check_choice("reduce", reduce, ("sum", "mean", "none"))
     pixels, areas = as_rgb(image), as_regions(regions)
     models = list(model) if isinstance(model, Sequence) else [model]
@@ -110,6 +112,7 @@ def text_rows(
         negatives: Q texts, or a bank; None for nothing.
         templates: put around both.
     """
+    refuse_bare_module(model, "text_rows")
     rows = _unit_rows(model, texts, templates)
     return rows if negatives is None else rows - _unit_rows(model, negatives, templates).mean(dim=0)
 
@@ -144,6 +147,7 @@ def region_features(
         size: longer side at which marks are drawn; None: that of the model's input.
         batch_size: pictures at once.
     """
+    refuse_bare_module(model, "region_features")
     pixels, areas = as_rgb(image), as_regions(regions)
     own = replace(model.preprocess, resize_mode="squash")
     parts = []
@@ -272,6 +276,7 @@ class RegionReferrer:
         templates: str | Sequence[str] | None = "a photo of {}",
         size: int | None = None,
     ) -> None:
+        refuse_bare_module(model, "RegionReferrer")
         check_choice("preset", preset, PRESETS)
         check_choice("how", how, get_args(How))
         chosen = PRESETS[preset]

@@ -19,6 +19,7 @@ from binderclip.adapt.heads.settings import check_settings
 from binderclip.adapt.zero_shot.pools import Pool, pool_of_record, pool_record, resolve_pool
 from binderclip.adapt.zero_shot.views import Views, WholeImage
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -162,6 +163,7 @@ class ZeroShotClassifier(FeatureClassifier):
             images: one image or many, as `ImageTextModel.encode_image` takes them.
             options: of `Views.features`: `boxes`, `batch_size`, `on_error`.
         """
+        refuse_bare_module(model, "ZeroShotClassifier.encode")
         self._ready()
         names = [str(name) for name in self.classes_.tolist()]
         return (self.views or WholeImage()).features(model, images, names, super().terms, **options)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from binderclip.documents import parse_json, read_problem
 from binderclip.errors import DataError, UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel, TextBank
@@ -82,6 +83,7 @@ def attribute_product(
     Raises:
         UsageError: no factor, a factor or value without a phrasing, a sentence without `{}`, or a doubled label.
     """
+    refuse_bare_module(model, "attribute_product")
     from binderclip.models import TextBank
 
     if isinstance(factors, ContextSet):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from binderclip.data.images import open_image
 from binderclip.errors import DataError, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.encode import EncodedImages, key_of
 from binderclip.models.image_text.preprocess import as_list, float_batch
 from binderclip.settings import check_choice
@@ -82,6 +83,7 @@ class _Cropping:
         Raises:
             DataError: an unreadable image.
         """
+        refuse_bare_module(model, "_Cropping.features")
 
         def one(batch: list[Picture], _: list[int]) -> Tensor:
             return encode_crops(model, [(p, self.boxes(size_of(p))) for p in batch], batch_size)
@@ -208,6 +210,7 @@ class GuidedCrops:
             UsageError: neither a detector nor boxes, or not one box an image.
             DataError: an unreadable image.
         """
+        refuse_bare_module(model, "GuidedCrops.features")
         items = _items(images)
         if boxes is None and self.detector is None:
             raise UsageError("GuidedCrops has no detector: pass detector=segment.text_detector(model), or boxes=")

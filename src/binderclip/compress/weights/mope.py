@@ -26,6 +26,7 @@ from binderclip.compress.weights.scores import GradientScore
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.losses.cross_modal_distillation import CrossModalDistillation, CrossModalFeatures
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.towers import Stack
 from binderclip.numeric import check_whole
@@ -88,6 +89,7 @@ class MoPEPruner:
         neuron_groups: int = 16,
         batch_size: int = 64,
     ) -> None:
+        refuse_bare_module(model, "MoPEPruner")
         check_whole("neuron_groups", neuron_groups, least=1)
         if not sides:
             raise UsageError("sides is empty: name image or text")

@@ -26,6 +26,7 @@ from binderclip.curate.signals.cleaning import strip_numbers
 from binderclip.curate.signals.plain import shard_pictures, texts_of
 from binderclip.data.cache.features import FeatureCache, content_hash
 from binderclip.errors import DataError, UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -81,6 +82,9 @@ class ImageEmbedding:
     needs: tuple[str, ...] = ()
     version: str = ""  # the feature cache keeps it, by picture
 
+    def __post_init__(self) -> None:
+        refuse_bare_module(self.model, "ImageEmbedding")
+
     def __call__(self, shard: Shard) -> ColumnValues:
         """One row a sample."""
         if self.version:
@@ -132,6 +136,9 @@ class CaptionEmbedding:
     name: str = "caption_embedding"
     needs: tuple[str, ...] = ("text",)
     version: str = ""
+
+    def __post_init__(self) -> None:
+        refuse_bare_module(self.model, "CaptionEmbedding")
 
     def __call__(self, shard: Shard) -> ColumnValues:
         """One row a sample."""
@@ -212,6 +219,9 @@ class MaskedTextScore:
     name: str = "masked_clip_score"
     version: str = ""
 
+    def __post_init__(self) -> None:
+        refuse_bare_module(self.model, "MaskedTextScore")
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Embeddings of pictures, and texts."""
@@ -259,6 +269,7 @@ def model_signals(
         version: of all of them, naming model and cleaner: columns are kept whole in the run's `ColumnStore`, where
             other machines find them, and not by sample in the feature cache.
     """
+    refuse_bare_module(model, "model_signals")
     signals: Sequence[SampleSignal] = (
         ImageEmbedding(model, root=root, version=version),
         CaptionEmbedding(model, root=root, version=version),

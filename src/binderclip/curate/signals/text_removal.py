@@ -15,6 +15,7 @@ from binderclip.data.images import open_image
 from binderclip.data.inpaint import inpaint_by_marching
 from binderclip.data.made.words import polygon_mask
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,6 +67,7 @@ class TextRemovalScore:
     margin: int = 1
 
     def __post_init__(self) -> None:
+        refuse_bare_module(self.model, "TextRemovalScore")
         if self.radius < 1 or self.margin < 0:
             raise UsageError(f"radius must be at least 1 and margin at least 0, got {self.radius} and {self.margin}")
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from binderclip.errors import UsageError
 from binderclip.evaluate.dense.patch_affinity import patch_owners
 from binderclip.models import ImageTextModel
+from binderclip.models.checks import refuse_bare_module
 
 __all__ = ["LastAttention", "last_attention"]
 
@@ -59,6 +60,7 @@ def last_attention(
     Raises:
         UsageError: numbers that differ, a tower without class token or blocks, or no object of two patches anywhere.
     """
+    refuse_bare_module(model, "last_attention")
     if len(images) != len(masks) or not len(images):
         raise UsageError(f"{len(images)} images with masks of {len(masks)}: as many of both, and at least one")
     tower = model.image_tower

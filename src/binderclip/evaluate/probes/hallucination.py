@@ -13,6 +13,7 @@ from torch import Tensor
 
 from binderclip.data.made.hallucinations import HallucinatedCaptions
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.similarity.geometry import Cosine, Similarity
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class ObjectHallucination:
             images: one picture for each caption, as `encode_image` takes them.
             batch_size: pictures at once.
         """
+        refuse_bare_module(model, "ObjectHallucination")
         texts = list(dict.fromkeys([*self.captions, *(text for entry in self.others for text in entry.captions)]))
         place = {text: row for row, text in enumerate(texts)}
         known = model.encode_text(texts)

@@ -16,6 +16,7 @@ from binderclip.errors import DataError, UsageError
 from binderclip.evaluate.model import encode_set
 from binderclip.evaluate.probes.table import PredictionTable
 from binderclip.models import ImageTextModel, TextBank
+from binderclip.models.checks import refuse_bare_module
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def predict(
         UsageError: no class.
         DataError: no picture can be read.
     """
+    refuse_bare_module(model, "predict")
     if classes is None and not data.classes:
         raise UsageError("the data has no classes: name them")
     bank = classes if isinstance(classes, TextBank) else model.text_bank(list(classes or data.classes), templates)

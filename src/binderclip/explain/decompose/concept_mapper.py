@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.numeric import check_number
 
 __all__ = ["ConceptMapper", "concept_boxes", "tower_maps"]
@@ -282,6 +283,7 @@ def tower_maps(model: Any, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B
     Raises:
         NotSupported: a tower without tokens.
     """
+    refuse_bare_module(model, "tower_maps")
     tower = model.image_tower
     tokens = tower.run(tower.embed(model.preprocess(images).to(tower.device)))
     assert tokens.grid is not None

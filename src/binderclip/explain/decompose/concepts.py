@@ -12,6 +12,7 @@ from binderclip.data.lettering import font_for
 from binderclip.errors import UsageError
 from binderclip.explain.engine.attribution import Attribution
 from binderclip.explain.transformer.eclip import MedGradECLIP
+from binderclip.models.checks import refuse_bare_module
 from binderclip.numeric import check_number
 
 
@@ -104,6 +105,7 @@ def concept_report(
 
     Paper: MedGrad E-CLIP: Enhancing Trust and Transparency in AI-Driven Skin Lesion Diagnosis (arXiv 2501.06887).
     """
+    refuse_bare_module(model, "concept_report")
     if isinstance(criteria, str):
         raise UsageError("criteria must be a list of texts or a mapping name -> text, not one text")
     texts = dict(criteria) if isinstance(criteria, Mapping) else {text: text for text in criteria}

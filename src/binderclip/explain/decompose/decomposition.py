@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import DataError, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.text.textbank import TextBank
 from binderclip.models.towers.contributions import By, Contributions
 from binderclip.models.towers.trace import trace
@@ -195,6 +196,7 @@ def decompose_image_embedding(
         >>> found = decompose_image_embedding(model, paths, by="token")      # doctest: +SKIP
         >>> maps = found.heat(["a cat", "a dog"])                            # (N, 2, h, w)  # doctest: +SKIP
     """
+    refuse_bare_module(model, "decompose_image_embedding")
     options: dict[str, Any] = {"by": by, "layers": layers, "onto": onto, "size": size, "on_error": on_error}
     parts = list(decompositions(model, images, batch_size=batch_size, **options))
     return replace(
@@ -232,6 +234,7 @@ def decompositions(
         >>> for part in decompositions(model, paths, layers=[-1]):               # doctest: +SKIP
         ...     moments.update(part.unit().values[:, 0, 3])    # head 3 of the last block
     """
+    refuse_bare_module(model, "decompositions")
     check_number("batch_size", batch_size, least=1)
     check_choice("on_error", on_error, ("raise", "skip"))
     encode = _encoder(model)

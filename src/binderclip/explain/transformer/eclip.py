@@ -30,6 +30,7 @@ from binderclip.explain.transformer.eclip_parts import (
 )
 from binderclip.explain.words.text_tokens import WordScores, paired
 from binderclip.explain.words.token_words import words_of_tokens
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.layers.freezing import frozen
 from binderclip.models.towers.block import join_heads
 from binderclip.models.towers.record import Record, Site, resolve_layer
@@ -119,6 +120,7 @@ class GradECLIP:
         Raises:
             UsageError: layers below 1, or captions and images that do not pair up.
         """
+        refuse_bare_module(model, "GradECLIP.words")
         check_number("layers", layers, least=1)
         return _words(self, model, images, texts, layers)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.explain.words.text_tokens import TextTokenAttribution, WordScorer
+from binderclip.models.checks import refuse_bare_module
 from binderclip.settings import check_choice
 
 Decision = Literal["threshold", "most-negative"]
@@ -111,6 +112,7 @@ class DenseMisalignment:
             images: one for all captions or one each, anything the model takes, or their features (B, E).
             texts: one caption or several.
         """
+        refuse_bare_module(model, "DenseMisalignment")
         captions = [texts] if isinstance(texts, str) else list(texts)
         for caption in captions:
             if not caption.strip():
@@ -135,6 +137,7 @@ class DenseMisalignment:
         Raises:
             UsageError: quantile out of range, or no word was seen.
         """
+        refuse_bare_module(model, "DenseMisalignment.calibrate")
         if not 0 < quantile < 1:
             raise UsageError(f"quantile must lie between 0 and 1, not {quantile}")
         scores = [s for row in self(model, images, texts).scores for word, s in row if s is not None and _counts(word)]

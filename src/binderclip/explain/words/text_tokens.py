@@ -13,6 +13,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.explain.words.token_words import Word, words_of_tokens
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.layers.freezing import frozen
 from binderclip.settings import check_choice
 
@@ -100,6 +101,7 @@ class TextTokenAttribution:
             images: one for all captions or one each, anything the model takes, or their features (B, E).
             texts: one caption or several.
         """
+        refuse_bare_module(model, "TextTokenAttribution")
         texts, features = paired(model, images, texts)
         spans = words_of_tokens(model.tokenizer, texts)
         tower = model.text_tower

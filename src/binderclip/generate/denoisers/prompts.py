@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 
 __all__ = ["ImageTextPromptEncoder", "Prompt", "PromptEncoder", "TransformersPromptEncoder"]
@@ -121,6 +122,7 @@ class ImageTextPromptEncoder(PromptEncoder):
     """
 
     def __init__(self, model: ImageTextModel) -> None:
+        refuse_bare_module(model, "ImageTextPromptEncoder")
         super().__init__()
         self.model = model.requires_grad_(False).eval()
 

@@ -11,6 +11,7 @@ from binderclip.generate.draw.objectives import ImageObjective, clip_prompt
 from binderclip.generate.draw.optimisation import ImageOptimisation, OptimisedImage, WeightedObjective
 from binderclip.generate.draw.transforms import PerspectiveCutouts
 from binderclip.generate.draw.vector.strokes import BezierStrokes
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.numeric import check_whole
 
@@ -66,6 +67,7 @@ def clipdraw(
         >>> drawing.image.shape, drawing.param.to_svg().count("<path")
         (torch.Size([1, 3, 64, 64]), 8)
     """
+    refuse_bare_module(model, "clipdraw")
     check_whole("steps", steps, least=0)
     check_whole("views", views, least=1)
     if isinstance(strokes, BezierStrokes):

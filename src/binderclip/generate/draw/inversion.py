@@ -17,6 +17,7 @@ from binderclip.errors import UsageError
 from binderclip.generate.draw.optimisation import ImageOptimisation, OptimisedImage
 from binderclip.generate.draw.parametrisation import Parametrisation
 from binderclip.generate.draw.transforms import warp_homography
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.numeric import check_number, check_whole
 from binderclip.similarity.procrustes import procrustes_align
@@ -50,6 +51,7 @@ class MeanEmbeddingDistance:
     """
 
     def __init__(self, model: ImageTextModel, targets: Float[Tensor, "T E"], weights: Sequence[float]) -> None:
+        refuse_bare_module(model, "MeanEmbeddingDistance")
         self.model, self.targets = model, targets
         self.weights = targets.new_tensor(list(weights))
         self.networks = (model,)
@@ -149,6 +151,7 @@ class CLIPInversion:
         temperature: float = 0.1,
         transforms: ColourShear | None = ColourShear(),
     ) -> None:
+        refuse_bare_module(model, "CLIPInversion")
         shapes = tuple(texts.shape), tuple(images.shape)
         if texts.ndim != 2 or shapes[0] != shapes[1] or not len(texts) or texts.shape[1] != model.embed_dim:
             raise UsageError(f"texts and images must be pairs of features (N, {model.embed_dim}), got {shapes}")

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.generate.draw.gradients import replace_grad
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.numeric import check_number
 from binderclip.settings import check_choice
@@ -44,6 +45,7 @@ class PromptDistance:
         distance: PromptDistanceKind,
         normalise_input: bool,
     ) -> None:
+        refuse_bare_module(model, "PromptDistance")
         self.model, self.target, self.weight, self.stop = model, target, weight, stop
         self.distance, self.normalise_input = distance, normalise_input
         self.networks = (model,)
@@ -98,6 +100,7 @@ def clip_prompt(
 
     Paper: CLIPDraw (arXiv 2106.14843), cosine; VQGAN-CLIP (arXiv 2204.08583), spherical.
     """
+    refuse_bare_module(model, "clip_prompt")
     check_number("weight", weight)
     check_number("stop", stop, below=math.inf, infinite=True)
     check_choice("distance", distance, ("cosine", "spherical"))

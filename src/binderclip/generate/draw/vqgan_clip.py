@@ -18,6 +18,7 @@ from binderclip.generate.draw.optimisation import ImageOptimisation, OptimisedIm
 from binderclip.generate.draw.transforms import ImageTransform, RandomCutouts
 from binderclip.generate.draw.vq_autoencoder import load_vq_autoencoder
 from binderclip.generate.draw.vq_latent import VQLatent
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.numeric import check_number, check_whole
 
@@ -115,6 +116,7 @@ def vqgan_clip(
 
     Paper: VQGAN-CLIP: Open Domain Image Generation and Editing with Natural Language Guidance (arXiv 2204.08583).
     """
+    refuse_bare_module(model, "vqgan_clip")
     check_whole("steps", steps, least=0)
     check_whole("seed", seed)
     check_number("latent_weight", latent_weight, least=0)

@@ -13,6 +13,7 @@ from binderclip.generate.feedback.corruption import DiffusionCorruption, Rectifi
 from binderclip.generate.feedback.feedback import GenerativeFeedback
 from binderclip.generate.feedback.generators import MaskedTokenModel, PatchDenoiser
 from binderclip.generate.feedback.targets import PatchCodebook, PixelTarget
+from binderclip.models.checks import refuse_bare_module
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -52,6 +53,7 @@ def genhancer(
 
     Paper: GenHancer: Imperfect Generative Models are Secretly Strong Vision-Centric Enhancers (arXiv 2503.19480).
     """
+    refuse_bare_module(model, "genhancer")
     tap = ConditionTap(model.embed_dim, sequence_width=width, pooled_width=width, local=local, bridge="mlp")
     network = PatchDenoiser(
         (3, side, side), patch=patch, width=width, depth=depth, heads=heads, sequence_width=width, pooled_width=width
@@ -83,6 +85,7 @@ def genhancer_tokens(
 
     Paper: GenHancer (arXiv 2503.19480).
     """
+    refuse_bare_module(model, "genhancer_tokens")
     codebook = PatchCodebook.fit(images, codes, patch=patch, side=side, seed=seed)
     tap = ConditionTap(model.embed_dim, sequence_width=width, pooled_width=width, bridge="mlp")
     network = MaskedTokenModel(
@@ -119,6 +122,7 @@ def diva(
 
     Paper: Diffusion Feedback Helps CLIP See Better (arXiv 2407.20171).
     """
+    refuse_bare_module(model, "diva")
     prompt = caption_condition(model, [EMPTY_PROMPT]).sequence
     assert prompt is not None
     if local is None:
@@ -156,6 +160,7 @@ def un2clip(
 
     Paper: un2CLIP: Improving CLIP's Visual Detail Capturing Ability via Inverting unCLIP (arXiv 2505.24517).
     """
+    refuse_bare_module(model, "un2clip")
     tap = ConditionTap(model.embed_dim, pooled_width=model.embed_dim, bridge=None)
     corruption = DiffusionCorruption(target=prediction)
     network = PatchDenoiser(
@@ -177,6 +182,7 @@ def caption_condition(model: ImageTextModel, captions: TokenIds | Sequence[str])
         model: whose text tower is asked, without gradients.
         captions: texts, or what `model.tokenize` makes of them, at the tower's context length.
     """
+    refuse_bare_module(model, "caption_condition")
     if not len(captions):
         raise UsageError("captions is empty: give at least one")
     tokens = captions if hasattr(captions, "ids") else model.tokenize(list(captions))

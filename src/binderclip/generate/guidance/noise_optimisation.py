@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import DataError, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.latent_clip import LatentCLIP
 from binderclip.numeric import check_number, check_whole
@@ -59,6 +60,7 @@ class ClipReward:
         *,
         autoencoder: torch.nn.Module | str | None = None,
     ) -> None:
+        refuse_bare_module(model, "ClipReward")
         check_number("scale", scale, above=0)
         if autoencoder is not None and isinstance(model, LatentCLIP):
             model.check_autoencoder(autoencoder)
@@ -118,6 +120,7 @@ class ConceptReward(ClipReward):
         *,
         autoencoder: torch.nn.Module | str | None = None,
     ) -> None:
+        refuse_bare_module(model, "ConceptReward")
         super().__init__(model, scale, autoencoder=autoencoder)
         if not concept.strip():
             raise UsageError("concept is empty: name what shall go away")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.layers.alpha import ALPHA_MEAN, ALPHA_STD, alpha_of, put_alpha, with_alpha
 from binderclip.numeric import check_number
@@ -34,6 +35,7 @@ def add_alpha_channel(model: ImageTextModel) -> ImageTextModel:
 
     Paper: Alpha-CLIP: A CLIP Model Focusing on Wherever You Want, arXiv 2312.03818.
     """
+    refuse_bare_module(model, "add_alpha_channel")
     if model.kind != "open_clip" or "model_cfg" not in model.config:
         raise NotSupported(f"an alpha channel goes with models of open_clip, and {model.name} is one of {model.kind}")
     if model.config["model_cfg"].get("alpha"):
@@ -68,6 +70,7 @@ class AlphaCLIP(nn.Module):
     """
 
     def __init__(self, model: ImageTextModel) -> None:
+        refuse_bare_module(model, "AlphaCLIP")
         super().__init__()
         self.model = model if alpha_of(model.backbone.visual) is not None else add_alpha_channel(model)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.towers import Tower, open_image_tower
 
@@ -39,6 +40,7 @@ class MultiTaskCLIP(nn.Module):
     """
 
     def __init__(self, model: ImageTextModel, heads: Mapping[str, int | nn.Module]) -> None:
+        refuse_bare_module(model, "MultiTaskCLIP")
         super().__init__()
         width = model.image_tower.width
         if bad := [name for name, head in heads.items() if not isinstance(head, nn.Module) and head < 1]:

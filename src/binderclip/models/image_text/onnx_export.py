@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError, require
 from binderclip.files import make_folder, write_whole
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.files.checkpoint import first_words
 from binderclip.models.layers.int8.layers import int8_layers
 
@@ -99,6 +100,7 @@ def export_onnx(
             write, or that gives other features in onnxruntime.
         OutputError: a file cannot be written.
     """
+    refuse_bare_module(model, "export_onnx")
     check_onnx_packages()
     if not len(pixels) or not texts:
         raise UsageError("give pictures and texts, which the files are compared with the model on")

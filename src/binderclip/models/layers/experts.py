@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.padding import words_inside
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def upcycle(
     Paper: CLIP-UP: A Simple and Efficient Mixture-of-Experts CLIP Training Recipe with Sparse Upcycling, arXiv
     2502.00965 (8 experts, 2 a token, alternate blocks of both towers).
     """
+    refuse_bare_module(model, "upcycle")
     if model.kind != "open_clip" or "model_cfg" not in model.config:
         raise NotSupported(f"upcycling takes models of open_clip, and {model.name} is one of {model.kind}")
     if "experts" in model.config["model_cfg"]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.numeric import check_number
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class LoRA(nn.Module):
     """
 
     def __init__(self, model: PictureModel, places: dict[str, tuple[Any, str, LowRank]], about: str) -> None:
+        refuse_bare_module(model, "LoRA")
         super().__init__()
         self.adapters = nn.ModuleDict({name: adapter for name, (_, _, adapter) in places.items()})
         # Not submodules: the model is not the adapters' to train or save.
@@ -210,6 +212,7 @@ def lora_(
         ...     model.encode_image(images)
         ...     lora.merge()
     """
+    refuse_bare_module(model, "lora_")
     check_number("r", r, least=1)
     check_number("lora_dropout", lora_dropout, least=0, below=1)
     targets = _chosen("target_modules", target_modules, TARGETS)

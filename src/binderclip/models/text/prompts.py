@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.text.tokenize import TokenIds
 from binderclip.settings import check_choice
 
@@ -77,6 +78,7 @@ class PromptContext(nn.Module):
         class_specific: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
+        refuse_bare_module(model, "PromptContext")
         super().__init__()
         if n_ctx < 1 or n_prompts < 1:
             raise UsageError(f"n_ctx and n_prompts must be at least 1, not {n_ctx} and {n_prompts}")

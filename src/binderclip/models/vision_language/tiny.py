@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.files.checkpoint import configured, guarded
 from binderclip.models.files.folders import bundled_of, read_folder, write_folder
 from binderclip.models.loading import load
@@ -64,6 +65,7 @@ class TinyVLM(nn.Module):
         ratio: int = 2,
         theta: float = 10_000.0,
     ) -> None:
+        refuse_bare_module(encoder, "TinyVLM")
         super().__init__()
         self.settings: dict[str, Any] = {
             "names": list(names), "width": width, "depth": depth, "heads": heads, "ratio": ratio, "theta": theta,

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import DataError, UsageError
 from binderclip.fit import FitResult, StepRecord, fit
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.layers.freezing import frozen
 from binderclip.models.towers.kinds.convolutional import ConvolutionalTower
@@ -127,6 +128,8 @@ class BacklitEnhancer:
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
+        refuse_bare_module(content_model, "BacklitEnhancer")
+        refuse_bare_module(model, "BacklitEnhancer")
         self.model, self.content, self.seed = loaded(model, device), content, seed
         if network is None:
             with torch.random.fork_rng(devices=[]):

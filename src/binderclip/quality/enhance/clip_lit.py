@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from binderclip.errors import UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.losses import PromptRank
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.layers.freezing import frozen
 from binderclip.numeric import check_number
@@ -59,6 +60,7 @@ class CLIPLIT(BacklitEnhancer):
     def __init__(
         self, model: str | ImageTextModel = "small", *, guidance: LightPrompts | None = None, **options: Any
     ) -> None:
+        refuse_bare_module(model, "CLIPLIT")
         super().__init__(model, **options)
         chosen = LearnedLightPrompts(self.model) if guidance is None else guidance
         self.guidance: LightPrompts = chosen.to(self.model.device)

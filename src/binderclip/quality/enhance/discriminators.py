@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.text.prompts import PromptContext
 
@@ -88,6 +89,7 @@ class PromptPairDiscriminator(nn.Module):
     """
 
     def __init__(self, model: ImageTextModel, *, n_ctx: int = 16, scale: float = 100.0, seed: int = 0) -> None:
+        refuse_bare_module(model, "PromptPairDiscriminator")
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.prompts = PromptContext(model, ["."], n_ctx=min(n_ctx, _room(model)), n_prompts=2, generator=generator)

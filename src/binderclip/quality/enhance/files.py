@@ -12,6 +12,7 @@ import torch
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.files import write_whole
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.files.devices import resolve_device
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.quality.enhance.backlit import BacklitEnhancer
@@ -59,6 +60,7 @@ def create_enhancer(name: str, model: str | ImageTextModel = "small", **settings
     Raises:
         UsageError: an unknown name, or settings that it does not take.
     """
+    refuse_bare_module(model, "create_enhancer")
     if name not in ENHANCERS:
         raise UsageError(f"enhancer {name!r} is unknown: one of {', '.join(ENHANCERS)}")
     try:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.text.prompts import STD, trimmed, word_std
 from binderclip.numeric import check_number
@@ -76,6 +77,7 @@ class LightWords(LightPrompts):
     """
 
     def __init__(self, model: ImageTextModel, words: tuple[str, str] = WORDS, *, scale: float | None = None) -> None:
+        refuse_bare_module(model, "LightWords")
         super().__init__(_scale(model, scale))
         with torch.no_grad():
             held = model.encode_text(list(words), normalize=True).float()
@@ -109,6 +111,7 @@ class LearnedLightPrompts(LightPrompts):
     lr = 5e-6
 
     def __init__(self, model: ImageTextModel, *, n_ctx: int = 16, scale: float | None = None) -> None:
+        refuse_bare_module(model, "LearnedLightPrompts")
         super().__init__(_scale(model, scale))
         check_number("n_ctx", n_ctx, least=1)
         self._tower = model.text_tower

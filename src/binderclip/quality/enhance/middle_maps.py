@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.towers.kinds.convolutional import ConvolutionalTower, ResNetMap
 from binderclip.models.towers.tokens import Tokens
@@ -44,6 +45,7 @@ class MiddleMaps:
     """
 
     def __init__(self, model: ImageTextModel, levels: Sequence[int] = (1, 2, 3)) -> None:
+        refuse_bare_module(model, "MiddleMaps")
         self.model, self.levels, self.tower = model, tuple(levels), model.dense_tower
         if isinstance(self.tower, ConvolutionalTower) and not isinstance(self.tower, ResNetMap):
             raise NotSupported(f"middle maps of {model.name}: a CLIP ResNet or a transformer is needed")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import DataError, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.quality.enhance.light_prompts import LightGuidance
 
@@ -90,6 +91,7 @@ class ResidualVector(LightGuidance):
             model: whose embeddings the direction lies among.
             words: any texts; the paper takes all tokens of the vocabulary.
         """
+        refuse_bare_module(model, "ResidualVector.words")
         with torch.no_grad():
             cosines = model.encode_text(list(words), normalize=True).float() @ self.direction.to(model.device)
         order = cosines.argsort(descending=True, stable=True).tolist()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.fit import FitResult, fit
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.layers.freezing import frozen
 from binderclip.quality.enhance.discriminators import (
@@ -68,6 +69,7 @@ class SFD:
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
+        refuse_bare_module(model, "SFD")
         self.generator, self.model, self.seed = generator, loaded(model, device), seed
         self.maps = MiddleMaps(self.model, levels)
         with torch.random.fork_rng(devices=[]):

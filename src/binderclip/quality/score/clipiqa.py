@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.fine_tuned import load_prompt_context
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import ImageLike
@@ -72,6 +73,7 @@ class CLIPIQA(PromptQuality):
         longest: int | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
+        refuse_bare_module(model, "CLIPIQA")
         super().__init__(
             model, prompts, scale=scale, size=size, positions=positions, longest=longest, device=device
         )  # fmt: skip
@@ -123,6 +125,7 @@ class CLIPIQAPlus(PromptQuality):
         device: str | torch.device = "cpu",
         seed: int = 0,
     ) -> None:
+        refuse_bare_module(model, "CLIPIQAPlus")
         self.n_ctx, self.seed, self.fitted = n_ctx, seed, False
         super().__init__(
             model, prompts, scale=scale, size=size, positions=positions, longest=longest, device=device
@@ -273,6 +276,7 @@ class CLIPIQAPlus(PromptQuality):
         Raises:
             CheckpointError: the file cannot be read, or belongs to another model.
         """
+        refuse_bare_module(model, "CLIPIQAPlus.from_weights")
         opened = loaded(model, device)
         weights = read_weights(path, KIND, opened.name, need=("sets", "scale"))
         context = weights.tensors.get("context")
@@ -301,6 +305,7 @@ class CLIPIQAPlus(PromptQuality):
         Raises:
             CheckpointError: the file cannot be read, or its context belongs to another model.
         """
+        refuse_bare_module(model, "CLIPIQAPlus.from_released")
         opened = loaded(model, device)
         context = load_prompt_context(path, opened, PAIRS["quality"], position="middle")
         if context.class_specific:

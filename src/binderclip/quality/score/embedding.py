@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from binderclip.data.images import open_image
 from binderclip.errors import DataError, NotSupported, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.encode import EncodedImages, OnError
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import ImageLike, float_batch
@@ -51,6 +52,7 @@ class NativeEmbedding:
     longest: int | None = None
 
     def __post_init__(self) -> None:
+        refuse_bare_module(self.model, "NativeEmbedding")
         check_choice("positions", self.positions, get_args(Positions))
         if self.longest is not None and self.longest < 1:
             raise UsageError(f"longest must be at least 1 pixel, not {self.longest}")

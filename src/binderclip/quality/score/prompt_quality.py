@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.encode import EncodedImages, OnError
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import ImageLike, as_list, float_batch
@@ -121,6 +122,7 @@ class PromptQuality(PictureScore):
         longest: int | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
+        refuse_bare_module(model, "PromptQuality")
         super().__init__()
         for name, value, known in (("average", average, get_args(Average)), ("size", size, get_args(Size))):
             if value not in known:

@@ -15,6 +15,7 @@ from binderclip.errors import UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
 from binderclip.losses import LossOutput, QualityRank
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.files.registry import BUNDLED
 from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
 from binderclip.models.image_text.model import ImageTextModel
@@ -88,6 +89,7 @@ class QualiCLIP(PromptQuality):
         longest: int | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
+        refuse_bare_module(model, "QualiCLIP")
         self.parts, self.fitted = tuple(parts), False
         own = loaded(model, device).with_copied_visual()
         super().__init__(own, prompts, scale=scale, positions=positions, longest=longest)
@@ -209,6 +211,7 @@ class QualiCLIP(PromptQuality):
             UsageError: no path, and no bundled weights for this model.
             CheckpointError: the file cannot be read, or belongs to another model.
         """
+        refuse_bare_module(model, "QualiCLIP.from_weights")
         opened = loaded(model, device)
         if path is None and opened.name not in WEIGHTS:
             raise UsageError(
@@ -239,6 +242,7 @@ class QualiCLIP(PromptQuality):
         Raises:
             CheckpointError: the file cannot be read, or holds another network.
         """
+        refuse_bare_module(model, "QualiCLIP.from_released")
         metric = cls(model, positions=positions, longest=longest, device=device)
         copy_renamed(metric.model.visual.state_dict(), read_released(path), NAMES, path)
         metric.fitted = True

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 
 DEPTH = 10 / 12
 """Share of the blocks before the bottleneck: it stands behind the tenth of twelve."""
@@ -58,6 +59,7 @@ class InformationBottleneckMap:
         size: int | None = None,
         seed: int = 0,
     ) -> None:
+        refuse_bare_module(model, "InformationBottleneckMap")
         depth = model.image_tower.depth
         chosen = min(round(DEPTH * depth), depth - 1) - 1 if block is None else block
         chosen = chosen + depth if chosen < 0 else chosen

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 
 NORMAL_STATES = (
     "{}", "flawless {}", "perfect {}", "unblemished {}", "{} without flaw", "{} without defect", "{} without damage",
@@ -78,6 +79,7 @@ def state_vectors(
     Raises:
         UsageError: see `state_prompts`; a phrase that is on both sides.
     """
+    refuse_bare_module(model, "state_vectors")
     if shared := sorted(frozenset(normal) & frozenset(anomalous)):
         raise UsageError(f"{shared[0]!r} is a normal and an anomalous state: it cannot tell them apart")
     poles = {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.fit import fit
+from binderclip.models.checks import refuse_bare_module
 from binderclip.segment.anomaly.bottleneck import InformationBottleneckMap
 from binderclip.segment.anomaly.clap import (
     ContrastiveLanguagePrompting,
@@ -278,6 +279,7 @@ def clap_detector(
 
     Paper: Contrastive Language Prompting to Ease False Positives in Medical Anomaly Detection (arXiv 2411.07546).
     """
+    refuse_bare_module(model, "clap_detector")
     positive, negative = (state_prompts(name, states, ("{}",)) for states in (anomalous, normal))
     # A model's text is short: one prompt of all states would be cut.
     prompting = ContrastiveLanguagePrompting(

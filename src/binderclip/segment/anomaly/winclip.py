@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.numeric import check_number
 from binderclip.segment.anomaly.memory import NormalMemory
 from binderclip.segment.anomaly.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, state_vectors
@@ -69,6 +70,7 @@ class WinCLIP:
         patches: bool = True,
         words: bool = True,
     ) -> None:
+        refuse_bare_module(model, "WinCLIP")
         scales = tuple(scales)
         if len(set(scales)) < len(scales) or any(not isinstance(k, int) or k < 1 for k in scales):
             raise UsageError(f"scales must be different numbers of patches, at least 1, not {scales}")

@@ -13,6 +13,7 @@ from torch import Tensor
 from binderclip.data.windows import WindowGrid
 from binderclip.errors import UsageError
 from binderclip.models import Tokens, gather_patches
+from binderclip.models.checks import refuse_bare_module
 
 TOKENS_AT_ONCE = 8192
 """Most tokens that go through the blocks together."""
@@ -125,6 +126,7 @@ def encode_levels(model: Any, pixels: Float[Tensor, "B 3 H W"], scales: Sequence
         UsageError: a window below 1 patch, or pixels that the tower does not take.
         NotSupported: the tower cannot be opened.
     """
+    refuse_bare_module(model, "encode_levels")
     tower = model.image_tower
     tokens = tower.embed(pixels.to(model.device, model.dtype))
     last = tower.run(tokens)

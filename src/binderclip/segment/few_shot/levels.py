@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import DataError, NotSupported, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.encoder import PictureModel
 from binderclip.models.image_text.image_classifier import ImageClassifier
 from binderclip.models.image_text.preprocess import ImageLike
@@ -86,6 +87,7 @@ class CorrelationBackbone:
     """
 
     def __init__(self, model: ImageClassifier | PictureModel, size: int | None = None) -> None:
+        refuse_bare_module(model, "CorrelationBackbone")
         self.model = model
         stride = self._finest()
         self.size = GRID * stride if size is None else size

@@ -15,6 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.settings import check_choice
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def text_detector(
         UsageError: an unknown method, or no background text.
         NotSupported: `patches` on a model whose image tower cannot be opened.
     """
+    refuse_bare_module(model, "text_detector")
     check_choice("method", method, ("patches", "windows"))
     if not background or isinstance(background, str):
         raise UsageError("background must be a list of at least one text")

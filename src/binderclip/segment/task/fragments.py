@@ -14,6 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.segment.maps import unit_range
 from binderclip.segment.metrics import mask_iou
 from binderclip.segment.promptable import Prompts, predict_masks
@@ -108,6 +109,7 @@ def middle_features(
     Raises:
         NotSupported: (at once) an image tower that cannot be opened.
     """
+    refuse_bare_module(model, "middle_features")
     tower = model.image_tower
     chosen = tower.depth // 2 - 1 if layer is None else layer
 

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from binderclip.models.checks import refuse_bare_module
 from binderclip.segment.maps import unit_range
 from binderclip.segment.parts.resolution import Resolution, Squash
 from binderclip.segment.parts.rewire import DualPath, SelfSelf
@@ -61,6 +62,7 @@ class WordMaps:
             resolution: how the model sees the picture; None for GenSAM's: squashed to the model's own square.
             normalise: "tokens" as the released code of GenSAM and Zip, see `TextSide`.
         """
+        refuse_bare_module(model, "WordMaps.surgery")
         how = Squash() if resolution is None else resolution
         block = DualPath(SelfSelf(attends))
         text = TextSide(redundant="", normalise=normalise)

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from binderclip.models.checks import refuse_bare_module
 from binderclip.segment.parts.resolution import Whole
 from binderclip.segment.promptable import PromptableSegmenter
 from binderclip.segment.task.candidates import EveryMask, FromPoints, FromWordBoxes
@@ -59,6 +60,7 @@ def gensam(
 
     Paper: Relax Image-Specific Prompt Requirement in SAM (AAAI 2024, arXiv 2312.07374).
     """
+    refuse_bare_module(model, "gensam")
     chain = ask or vocabulary_chain(VocabularyScorer(model, vocabulary, backgrounds))
     return TaskGenericSegmenter(
         segmenter, Chains(chain, tuple(synonyms)), WordMaps.surgery(model, "k"), FromPoints(), BestScore(),
@@ -95,6 +97,7 @@ def instance_mining(
 
     Paper: INT: Instance-Specific Negative Mining for Task-Generic Promptable Segmentation (arXiv 2501.18753).
     """
+    refuse_bare_module(model, "instance_mining")
     maps = WordMaps.surgery(model, "k")
     boxes = WordBoxes(maps)
     proposer = PatchHypotheses(VocabularyScorer(model, vocabulary, backgrounds), boxes.first, erase, cumulate)
@@ -118,6 +121,7 @@ def region_retrieval(model: Any, segmenter: PromptableSegmenter, **settings: Any
 
     Paper: Zero Shot Context-Based Object Segmentation using SLIP (SAM+CLIP) (arXiv 2405.07284).
     """
+    refuse_bare_module(model, "region_retrieval")
     side = model.image_size
     size = (side, side) if isinstance(side, int) else tuple(side)
     return TaskGenericSegmenter(
@@ -153,6 +157,7 @@ def zip_instances(
 
     Paper: The devil is in the object boundary (ICLR 2024, arXiv 2404.11957).
     """
+    refuse_bare_module(model, "zip_instances")
     scorer = VocabularyScorer(model, vocabulary)
     return TaskGenericSegmenter(
         segmenter, VocabularyGate(scorer, gate), WordMaps.surgery(model, "v", resolution=Whole(ACTIVATION_SIDE)),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.files import make_folder, write_whole
+from binderclip.models.checks import refuse_bare_module
 
 __all__ = ["ProjectedModel", "ResidualHead"]
 
@@ -66,6 +67,7 @@ class ProjectedModel:
     """
 
     def __init__(self, model: Any, image: ResidualHead, text: ResidualHead) -> None:
+        refuse_bare_module(model, "ProjectedModel")
         self.model, self.image, self.text, self.image_size = model, image, text, model.image_size
 
     @torch.no_grad()
@@ -103,6 +105,7 @@ class ProjectedModel:
         Raises:
             CheckpointError: no such file, one that cannot be read, or heads of another width than the model's features.
         """
+        refuse_bare_module(model, "ProjectedModel.open")
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 

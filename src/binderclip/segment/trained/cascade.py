@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.losses.dense.text_masks import FocalDice
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.towers import Tower
 from binderclip.models.towers.tokens import Tokens, append_tokens
@@ -103,6 +104,7 @@ class CascadeCLIP(SegmentationHead):
         dropout: float = 0.1,
         size: int | None = None,
     ) -> None:
+        refuse_bare_module(model, "CascadeCLIP")
         super().__init__()
         tower: Tower = model.image_tower
         depth, width, out = tower.depth, tower.width, tower.embed_dim

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from binderclip.data.images import open_image
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.segment.output.result import Segmentation
 from binderclip.segment.promptable import ImageState, PromptModel, Prompts, load_promptable
@@ -70,6 +71,7 @@ class MergedEncoder(SegmentationHead):
         hidden: int | None = None,
         seed: int = 0,
     ) -> None:
+        refuse_bare_module(model, "MergedEncoder")
         super().__init__()
         promptable = segmenter if not isinstance(segmenter, (str, Path)) else load_promptable(segmenter)
         if not isinstance(promptable, PromptModel):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from binderclip.errors import UsageError
 from binderclip.losses.dense.mask_sets import MaskSetLoss
 from binderclip.losses.dense.mask_text import MaskTextContrast
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.text.prompts import PromptContext
 from binderclip.models.towers.tokens import Tokens
@@ -92,6 +93,7 @@ class MTACLIP(SegmentationHead):
         size: int | None = None,
         seed: int = 0,
     ) -> None:
+        refuse_bare_module(model, "MTACLIP")
         super().__init__()
         self.classes = tuple(classes)
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):

@@ -19,6 +19,7 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.losses import MaskedPatchReconstruction
 from binderclip.losses.contrastive.scale import LogitScale
 from binderclip.losses.dense.masked_patches import random_patch_order
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.layers.semantic_grouping import GroupedPatches, PatchRestoration, SemanticGrouping
 from binderclip.models.towers import Tower
@@ -88,6 +89,7 @@ class SegCLIP(SegmentationHead):
         size: int | None = None,
         seed: int = 0,
     ) -> None:
+        refuse_bare_module(model, "SegCLIP")
         super().__init__()
         depth = model.image_tower.depth
         tail = max(1, round(depth / 6)) if tail is None else tail

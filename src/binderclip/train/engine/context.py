@@ -19,6 +19,7 @@ from binderclip.fit import Checkpoint, FitResult, fit
 from binderclip.fit.state import module_state
 from binderclip.losses import Similarity
 from binderclip.models import ImageTextModel
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.optim import GRAD_TRANSFORMS, param_groups
 from binderclip.settings import build_part
@@ -433,6 +434,7 @@ class StageContext:
 
     def evaluate(self, model: ImageTextModel | None = None) -> dict[str, float]:
         """Held-out figures of the model, measured by the leading process; {} where the recipe names no data."""
+        refuse_bare_module(model, "StageContext.evaluate")
         if not self.recipe.evaluation.data:
             return {}
         if not self.world.leads:

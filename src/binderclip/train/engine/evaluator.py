@@ -18,6 +18,7 @@ from binderclip.evaluate import figures
 from binderclip.evaluate.model import Described
 from binderclip.losses import Similarity
 from binderclip.models import ImageTextModel
+from binderclip.models.checks import refuse_bare_module
 from binderclip.train.feed.pictures import open_sources
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec
 
@@ -91,6 +92,7 @@ class Evaluator:
     """
 
     def __init__(self, settings: EvaluationSpec, model: ImageTextModel) -> None:
+        refuse_bare_module(model, "Evaluator")
         self.settings = settings
         self.held = []
         sets = open_sources(settings.data)[0]
@@ -117,6 +119,7 @@ class Evaluator:
             model: to be measured.
             similarity: geometry that pictures and texts are compared in; None: cosine.
         """
+        refuse_bare_module(model, "Evaluator")
         training = model.training
         model.eval()
         try:
