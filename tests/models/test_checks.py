@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 from torch import nn
@@ -141,3 +142,18 @@ def test_the_message_says_how_to_wrap_what_was_given() -> None:
 def test_what_is_no_bare_network_goes_on() -> None:
     for model in ("small", None, binderclip.models.build(configuration())):
         refuse_bare_module(model, "Segmenter")
+    with_steps = Bare(2, 2)
+    with_steps.preprocess = binderclip.models.Preprocess()
+    refuse_bare_module(with_steps, "Segmenter")
+
+
+def test_a_library_s_module_is_refused_where_one_of_the_user_s_own_goes() -> None:
+    # It would take pixels in [0, 1] for normalised ones, and answer.
+    module = open_clip.CLIP(**configuration())
+    bank = binderclip.models.build(configuration()).text_bank(["a cat", "a dog"])
+    with pytest.raises(UsageError, match="ZeroShotPredictor takes an ImageTextModel, and this is an open_clip CLIP"):
+        binderclip.models.ZeroShotPredictor(module, bank)
+    probe = binderclip.adapt.LinearProbe().fit(np.eye(4, 8), [0, 0, 1, 1])
+    with pytest.raises(UsageError, match="HeadPredictor takes an ImageTextModel, and this is an open_clip CLIP"):
+        probe.predictor(module)
+    refuse_bare_module(Bare(2, 2), "HeadPredictor", own=True)

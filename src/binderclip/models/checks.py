@@ -21,27 +21,31 @@ def class_in_words(module: object) -> str:
     return f"{'an' if library == 'open_clip' else 'a'} {library or 'module'} {name}"
 
 
-def refuse_bare_module(model: object, what: str) -> None:
+def refuse_bare_module(model: object, what: str, *, own: bool = False) -> None:
     """Refuse a network as a library or the user wrote it, where an `ImageTextModel` is wanted.
 
-    What is of binderclip's own classes, and what is no network (a name, a path), is left to the caller.
+    What is of binderclip's own classes, what has a `preprocess` as they do, and what is no network (a name, a path) is
+    left to the caller.
 
     Args:
         model: what the user gave, one or several.
         what: the function or class that it was given to, for the message.
+        own: let networks of the user's own through, where anything with `encode_image` of pixels in [0, 1] does; those
+            of a library take normalised pixels, so their features would be wrong without a word.
 
     Raises:
         UsageError: it is a bare network.
     """
     if isinstance(model, (list, tuple)):
         for each in model:
-            refuse_bare_module(each, what)
-    if not isinstance(model, nn.Module):
+            refuse_bare_module(each, what, own=own)
+    library = library_of(model)
+    if not isinstance(model, nn.Module) or (own and not library):
         return
-    if any(base.__module__.startswith("binderclip.") for base in type(model).__mro__):
+    if hasattr(model, "preprocess") or any(base.__module__.startswith("binderclip.") for base in type(model).__mro__):
         return
     known = {"open_clip": "module, tokenizer=ARCHITECTURE", "transformers": "module, preprocess=PROCESSOR"}
-    given = known.get(library_of(model), "module, preprocess=..., tokenizer=...")
+    given = known.get(library, "module, preprocess=..., tokenizer=...")
     raise UsageError(
         f"{what} takes an ImageTextModel, and this is {class_in_words(model)}; wrap it: "
         f"model = binderclip.from_module({given})"

@@ -27,6 +27,7 @@ from binderclip.adapt.heads.inputs import InputLevel, level_input
 from binderclip.adapt.heads.prior import align, prior_rows
 from binderclip.adapt.heads.settings import check_settings
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.numeric import check_present
 
 Terms = dict[str, Tensor]
@@ -262,6 +263,7 @@ class HeadPredictor(nn.Module):
 
     def __init__(self, model: nn.Module, head: FeatureClassifier) -> None:
         super().__init__()
+        refuse_bare_module(model, "HeadPredictor", own=True)
         check_is_fitted(head, "classes_")
         self.model, self.head = model, head
         self.classes = [str(name) for name in head.classes_.tolist()]

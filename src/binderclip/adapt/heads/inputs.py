@@ -23,7 +23,7 @@ def level_input(model: Any, images: Float[Tensor, "B 3 H W"], level: InputLevel)
     """Images in [0, 1] -> what a head of this level takes, differentiably.
 
     Args:
-        model: an `ImageTextModel`; for `features` anything with `encode_image`.
+        model: an `ImageTextModel`; for `features` anything with `encode_image` of images in [0, 1].
         images: any size; resized by the model's own preprocessing.
         level: `features` (B, E), raw; `pre_projection` (B, D), pooled and normed, before the projection; `images`
             (B, 3, h, w) at the model's input size, still in [0, 1].
@@ -31,7 +31,7 @@ def level_input(model: Any, images: Float[Tensor, "B 3 H W"], level: InputLevel)
     Raises:
         UsageError: an unknown level.
     """
-    refuse_bare_module(model, "level_input")
+    refuse_bare_module(model, "level_input", own=level == "features")
     if level == "features":
         return model.encode_image(images)
     if level == "pre_projection":

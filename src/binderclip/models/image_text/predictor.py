@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from binderclip.errors import UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.preprocess import Preprocess, float_batch
 from binderclip.models.text.textbank import Rule, TextBank
 
@@ -55,6 +56,7 @@ class ZeroShotPredictor(nn.Module):
         self, model: ImageEncoder, bank: TextBank, *, rule: Rule = "mean-unit", scale: float | None = None
     ) -> None:
         super().__init__()
+        refuse_bare_module(model, "ZeroShotPredictor", own=True)
         self.model = model
         self.classes = list(bank.names)
         # Cosines need one row a class alone; another geometry needs its points, which the bank makes.
