@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import lancedb as lancedb  # two seconds that SearchIndex would spend inside a test
 import numpy as np
 import open_clip
 import pytest
@@ -11,8 +13,15 @@ import torch
 from torch import nn
 
 import binderclip
+from binderclip.adapt import LinearProbe, TipAdapter
+from binderclip.data import ImageTextDataset
 from binderclip.errors import CheckpointError, NotSupported, UsageError
+from binderclip.evaluate import evaluate_model
+from binderclip.explain import AttentionRollout, IntegratedGradients, Saliency
 from binderclip.models import Preprocess
+from binderclip.robust import PGD
+from binderclip.search import SearchIndex
+from binderclip.segment import Segmenter
 
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
 TEXT = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
@@ -272,3 +281,72 @@ def test_what_cannot_be_wrapped_is_refused_in_words() -> None:
         broken.project.bias[0] = float("nan")
     with pytest.raises(CheckpointError):
         wrap(broken)
+
+
+# -- what works with which -----------------------------------------------------------------------------------------
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "your-own-model.md"
+
+
+def job(row: str, model: binderclip.models.ImageTextModel, folder: Path) -> None:
+    """What a row of the guide's table names, once."""
+    torch.manual_seed(0)
+    images, labels = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
+    words = ["a cat", "a dog"]
+    if row.startswith("features"):
+        assert model.encode_image(images).shape == (4, model.embed_dim)
+        SearchIndex(folder / "index", model)
+    elif row.startswith("zero-shot"):
+        assert len(model.classify(images, words).probs) == 4
+        picture = images[0].mul(255).byte().permute(1, 2, 0).numpy()
+        pairs = evaluate_model(model, ImageTextDataset([picture, 255 - picture], words, ["one", "two"]))
+        assert pairs.count == 2
+    elif row.startswith("heads"):
+        features = model.encode_image(images).detach()
+        assert LinearProbe().fit(features, labels).predictor(model)(images).shape == (4, 2)
+        TipAdapter(text_prior=model.text_bank(words)).fit(features, [words[i] for i in labels])
+    elif row.startswith("attacks"):
+        PGD(model.predictor(words), steps=1)(images, labels)
+    elif row.startswith("attribution by pixels"):
+        for method in (Saliency(), IntegratedGradients()):
+            assert float(method(model, images[:1], "a cat").maps().abs().sum()) > 0
+    elif row.startswith("attribution by attention"):
+        AttentionRollout()(model, images[:1], "a cat")
+    elif row.startswith("segmentation"):
+        Segmenter(model)(images[0], words)
+    elif row.startswith("adapters"):
+        binderclip.models.lora_(model)
+    else:
+        assert row == "`model.save`"
+        model.save(folder / "saved")
+
+
+def table() -> list[tuple[str, str, str]]:
+    """(row, kind, cell) of the guide's table."""
+    rows = [line.strip("| ").split(" | ") for line in GUIDE.read_text().splitlines() if line.startswith("| ")]
+    header = [cell.strip() for cell in rows[0]]
+    return [(row[0], kind, cell) for row in rows[2:] for kind, cell in zip(header[1:], row[1:], strict=True)]
+
+
+@pytest.mark.parametrize(("row", "kind", "cell"), table())
+def test_the_guide_s_table_is_true(row, kind, cell, request, tmp_path) -> None:
+    if kind == "open_clip":
+        model = binderclip.from_module(open_clip_model(), preprocess=transform())
+    elif kind == "transformers":
+        import transformers
+
+        folder = request.getfixturevalue("hf_clip_folder")
+        steps, words = (getattr(transformers, name) for name in ("AutoImageProcessor", "AutoTokenizer"))
+        module = transformers.CLIPModel.from_pretrained(folder)
+        model = binderclip.from_module(
+            module, preprocess=steps.from_pretrained(folder), tokenizer=words.from_pretrained(folder)
+        )
+    else:
+        assert kind == "your own"
+        model = own()
+    if cell == "refused":
+        with pytest.raises(NotSupported):
+            job(row, model, tmp_path)
+    else:
+        assert cell == "yes"
+        job(row, model, tmp_path)
