@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+import torch
 from torch import nn
 
 import binderclip
 from binderclip.errors import UsageError
 from binderclip.models.checks import refuse_bare_module
 
-KINDS = re.compile(r"\b(ImageTextModel|PictureModel)\b")
+KINDS = re.compile(r"\b(ImageTextModel|PictureModel|FileEncoder|PairEncoder|PictureEncoder)\b")
 # A function that gives a model, or features, is no model.
 GIVERS = "Callable"
 ELSEWHERE = ("binderclip.cli", "binderclip.workbench", "binderclip.studies")
@@ -32,13 +33,13 @@ def rooms() -> Iterator[Any]:
 
 
 def takes_a_model(function: Any, words: str) -> list[str]:
-    """Parameters that are an `ImageTextModel` by their annotation, or `Any` and one by the docstring."""
+    """Parameters that are an `ImageTextModel` by their annotation, or one by the docstring."""
     names = []
     for name, parameter in inspect.signature(function).parameters.items():
         annotation = str(parameter.annotation)
         line = re.search(rf"^ +{name}: (?:an?|the) `ImageTextModel`(.*(?:\n {{12,}}.*)*)", words, re.MULTILINE)
-        by_words = annotation == "Any" and line is not None and "module" not in line[1]
-        if by_words or (KINDS.search(annotation) and GIVERS not in annotation):
+        by_words = line is not None and "module" not in line[1]
+        if GIVERS not in annotation and (by_words or KINDS.search(annotation)):
             names.append(name)
     return names
 
@@ -49,7 +50,8 @@ def functions_of(public: Any) -> Iterator[tuple[str, Any, Any, str]]:
         yield "", None, public, public.__doc__ or ""
     if not inspect.isclass(public) or issubclass(public, BaseException) or getattr(public, "_is_protocol", False):
         return
-    yield "", None, public, public.__doc__ or ""
+    if not inspect.isabstract(public):
+        yield "", None, public, public.__doc__ or ""
     for name, method in inspect.getmembers(public, inspect.isroutine):
         if not name.startswith("_") or name == "__call__":
             # A method of the class itself is bound already.
@@ -157,3 +159,12 @@ def test_a_library_s_module_is_refused_where_one_of_the_user_s_own_goes() -> Non
     with pytest.raises(UsageError, match="HeadPredictor takes an ImageTextModel, and this is an open_clip CLIP"):
         probe.predictor(module)
     refuse_bare_module(Bare(2, 2), "HeadPredictor", own=True)
+
+
+def test_image_text_modules_are_refused_where_logits_are_wanted() -> None:
+    images = torch.rand(2, 3, 16, 16)
+    for module, name in ((open_clip.CLIP(**configuration()), "an open_clip"), (transformers_model(), "a transformers")):
+        with pytest.raises(UsageError, match=f"an attribution of a text takes an ImageTextModel, and this is {name}"):
+            binderclip.explain.Saliency()(module, images, "a cat")
+    with pytest.raises(UsageError, match=r"must give float logits .*, not tuple; .* it is model\.predictor\(labels\)"):
+        binderclip.robust.PGD(open_clip.CLIP(**configuration()))(images, torch.tensor([0, 1]))

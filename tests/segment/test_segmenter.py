@@ -134,6 +134,7 @@ def test_the_model_is_left_as_it_was(clip_model) -> None:
 def test_bad_input_is_named(clip_model) -> None:
     for options, words in [
         ({"preset": "magic"}, "preset 'magic' is unknown; there are .*plain.*value"),
+        ({"preset": ["a cat"]}, r"preset must be a name or Parts, not \['a cat'\]; labels go with the image"),
         ({"size": 64, "resolution": Whole()}, "give one of them"),
         ({"background": "sky"}, "must be a list of words"),
     ]:

@@ -17,6 +17,7 @@ from binderclip.errors import DataError
 from binderclip.evaluate.retrieval_metrics import retrieval, zero_shot_accuracy
 from binderclip.losses import Similarity
 from binderclip.models import EncodedImages, TextBank
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.image_text.encode import OnError
 from binderclip.models.image_text.preprocess import ImageLike
 
@@ -137,6 +138,7 @@ def figures(
         batch_size: texts that go through the model at once.
         similarity: geometry that pictures and texts are compared in (`losses.SIMILARITIES`); None: the model's own.
     """
+    refuse_bare_module(model, "figures")
     similarity = similarity or getattr(model, "geometry", None)  # a model of one's own compares by cosine
     result: dict[str, float] = {}
     several = dataset.all_captions
@@ -183,6 +185,7 @@ def evaluate_model(
     Raises:
         DataError: no picture can be read.
     """
+    refuse_bare_module(model, "evaluate_model")
     encode = _encode_shards if isinstance(dataset, ShardDataset) else encode_set
     parts, described, skipped = encode(model, dataset, batch_size, limit, progress)  # type: ignore[arg-type]
     if not parts:

@@ -21,11 +21,25 @@ def class_in_words(module: object) -> str:
     return f"{'an' if library == 'open_clip' else 'a'} {library or 'module'} {name}"
 
 
+def refuse_image_text_module(model: object, what: str) -> None:
+    """Refuse a bare network that encodes pictures and texts, where one from pictures to logits is wanted.
+
+    Args:
+        model: what the user gave.
+        what: as for `refuse_bare_module`.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if any(callable(getattr(model, encode, None)) for encode in ("encode_image", "get_image_features")):
+        refuse_bare_module(model, what)
+
+
 def refuse_bare_module(model: object, what: str, *, own: bool = False) -> None:
     """Refuse a network as a library or the user wrote it, where an `ImageTextModel` is wanted.
 
-    What is of binderclip's own classes, what has a `preprocess` as they do, and what is no network (a name, a path) is
-    left to the caller.
+    What is of binderclip's own classes, what has a `preprocess` or `encode_files` as they do, and what is no network (a
+    name, a path) is left to the caller.
 
     Args:
         model: what the user gave, one or several.
@@ -42,7 +56,9 @@ def refuse_bare_module(model: object, what: str, *, own: bool = False) -> None:
     library = library_of(model)
     if not isinstance(model, nn.Module) or (own and not library):
         return
-    if hasattr(model, "preprocess") or any(base.__module__.startswith("binderclip.") for base in type(model).__mro__):
+    if any(hasattr(model, part) for part in ("preprocess", "encode_files")):
+        return
+    if any(base.__module__.startswith("binderclip.") for base in type(model).__mro__):
         return
     known = {"open_clip": "module, tokenizer=ARCHITECTURE", "transformers": "module, preprocess=PROCESSOR"}
     given = known.get(library, "module, preprocess=..., tokenizer=...")

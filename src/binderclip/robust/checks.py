@@ -132,7 +132,10 @@ def check_logits_shape(logits: Any, count: int) -> None:
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         kind = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-        raise UsageError(f"the predictor must give float logits (B, K), not {kind}")
+        raise UsageError(
+            f"the predictor must give float logits (B, K), not {kind}; of an image-text model, wrapped by `load` or "
+            "`from_module`, it is model.predictor(labels)"
+        )
     if logits.ndim != 2 or len(logits) != count or not logits.shape[1]:
         raise UsageError(f"logits {tuple(logits.shape)} do not go with {number_of(count, 'image')}: one row an image")
 

@@ -25,6 +25,7 @@ from binderclip.segment.parts.resolution import Resolution, Splice, Whole, enlar
 from binderclip.segment.parts.rule import ClassRule
 from binderclip.segment.parts.text import BoundText, Labels, TextSide
 from binderclip.segment.presets import PRESETS
+from binderclip.settings import brief
 
 #: (image (1, 3, H, W), class logits (C, h, w), frame) -> class logits (C, h', w'); one whose attribute `before_rule` is
 #: true takes the scores of words instead, before the rule
@@ -87,6 +88,10 @@ def parts_of(preset: str | Parts, **changes: Any) -> Parts:
     """
     if isinstance(preset, Parts):
         chosen = {name: getattr(preset, name) for name in PARTS}
+    elif not isinstance(preset, str):
+        raise UsageError(
+            f"preset must be a name or Parts, not {brief(preset)}; labels go with the image: segmenter(image, labels)"
+        )
     elif preset in PRESETS:
         chosen = dict(PRESETS[preset])
     else:

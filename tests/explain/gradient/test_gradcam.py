@@ -33,6 +33,21 @@ def test_in_place_activations_do_not_overwrite_the_record(images: torch.Tensor) 
     assert float(maps[0].abs().max()) > 0
 
 
+def test_a_layer_is_given_as_the_module_or_by_its_name(conv_net: nn.Module, images: torch.Tensor) -> None:
+    by_name = GradCAM(layer="conv1")(conv_net, images, 1).maps()
+    torch.testing.assert_close(GradCAM(layer=conv_net.conv1)(conv_net, images, 1).maps(), by_name, rtol=0, atol=0)
+    several = GradCAM(layer=[conv_net.conv1, "act2"])(conv_net, images, 1).maps()
+    torch.testing.assert_close(several, GradCAM(layer=["conv1", "act2"])(conv_net, images, 1).maps(), rtol=0, atol=0)
+    # A Sequential can be read like a list, and is one layer.
+    whole = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Flatten(), nn.LazyLinear(2))
+    whole(images)
+    torch.testing.assert_close(
+        GradCAM(layer=whole[0])(whole, images, 1).maps(), GradCAM(layer="0")(whole, images, 1).maps(), rtol=0, atol=0
+    )
+    with pytest.raises(UsageError, match=r"the layer Linear is no part of .*; it has conv1"):
+        GradCAM(layer=nn.Linear(2, 2))(conv_net, images, 1)
+
+
 def test_a_tower_is_explained_as_the_library_computes_it(clip_model) -> None:
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     text = clip_model.encode_text("a dog", normalize=True).detach()

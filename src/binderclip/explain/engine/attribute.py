@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.explain.engine.attribution import Attribution, Combine, Finish
@@ -27,7 +27,7 @@ from binderclip.explain.engine.gathering import (
 from binderclip.explain.engine.observed import Observed, Observer
 from binderclip.explain.engine.passes import Clean, CroppedViews, Passes
 from binderclip.explain.engine.placement import input_box
-from binderclip.explain.engine.places import Place
+from binderclip.explain.engine.places import Layer, Place
 from binderclip.explain.engine.targets import Score, resolve
 from binderclip.fit.optimizers import autocast
 
@@ -40,8 +40,8 @@ class Plan:
         method: name in the result.
         open: makes the gathering that takes the passes.
         passes: which images are run.
-        layers: places whose value and gradient are wanted: `"input"`, block indices or `Site`s of a tower, names of
-            submodules; None for the last spatial layer.
+        layers: places whose value and gradient are wanted: `"input"`, block indices or `Site`s of a tower,
+            submodules or their names; None for the last spatial layer.
         values: places of which the value alone is wanted.
         finish: what happens to signs when maps are drawn.
         combine: how maps of several sites become one.
@@ -51,7 +51,7 @@ class Plan:
     method: str
     open: Opener
     passes: Passes = field(default_factory=Clean)
-    layers: Place | Sequence[Place] | None = "input"
+    layers: Layer | Sequence[Layer] | None = "input"
     values: Sequence[Place] = ()
     finish: Finish = "signed"
     combine: Combine = "sum"
@@ -98,7 +98,7 @@ def pooled_gradient_times_value(seen: Observed, score: Float[Tensor, "B"], place
 def signal_plan(
     signal: Signal,
     *,
-    layers: Place | Sequence[Place] | None = "input",
+    layers: Layer | Sequence[Layer] | None = "input",
     reduce: Reduction = "sum",
     ensemble: Ensemble | None = None,
     finish: Finish = "signed",
@@ -121,7 +121,7 @@ def attribute(
     target: Any = None,
     *,
     signal: Signal = gradient,
-    layers: Place | Sequence[Place] | None = "input",
+    layers: Layer | Sequence[Layer] | None = "input",
     reduce: Reduction = "sum",
     ensemble: Ensemble | None = None,
     finish: Finish = "signed",
@@ -136,7 +136,7 @@ def attribute(
         images: one image or several of one size, anything the model takes; for a plain module its own input tensor.
         target: see `targets.resolve`; resolved on the clean images.
         signal: what is read off each pass.
-        layers: `"input"`, block indices of a tower, names of submodules; None for the last spatial layer.
+        layers: `"input"`, block indices of a tower, submodules or their names; None for the last spatial layer.
         reduce: how channels become one value.
         ensemble: over perturbed images; None for the images as they are.
         finish: what happens to signs when maps are drawn.
@@ -319,7 +319,10 @@ def _places(observer: Observer, batch: Tensor, plan: Plan) -> list[Place]:
     layers = plan.layers
     if layers is None:
         return [observer.default_place(batch)]
-    return [layers] if isinstance(layers, (int, str)) or _is_site(layers) else list(layers)  # type: ignore[list-item,arg-type]
+    # A Sequential is one layer too, though it can be read like a list.
+    one = isinstance(layers, (int, str, nn.Module)) or _is_site(layers)
+    several: list[Any] = [layers] if one else list(layers)  # type: ignore[arg-type]
+    return [observer.name_of(each) if isinstance(each, nn.Module) else each for each in several]
 
 
 def _is_site(layers: Any) -> bool:

@@ -22,6 +22,7 @@ from binderclip.explain.engine.placement import Box, input_box, whole
 from binderclip.explain.engine.places import Place, last_map, site_of, to_grid, tokens_to_grid
 from binderclip.explain.engine.targets import is_image_text
 from binderclip.fit.optimizers import autocast
+from binderclip.models.checks import refuse_image_text_module
 from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.settings import check_choice
 
@@ -334,13 +335,18 @@ class Observer:
             shown = images if added is None else images + added
             try:
                 outputs = self.model(shown)
+            except (AttributeError, TypeError):
+                refuse_image_text_module(self.model, "an attribution of a text")
+                raise
             except (RuntimeError, AssertionError, ValueError) as error:
+                refuse_image_text_module(self.model, "an attribution of a text")
                 reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
                 raise UsageError(
                     f"{type(self.model).__name__} does not take images {tuple(shown.shape)}: {reason}; give it its own "
                     "input size, or wrap it in models.classifier(...), which resizes"
                 ) from error
             if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+                refuse_image_text_module(self.model, "an attribution of a text")
                 shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
                 raise UsageError(f"{type(self.model).__name__} must give one logit a class, (B, K), not {shape}")
             return outputs
@@ -358,6 +364,19 @@ class Observer:
         names.sort(key=lambda name: name.count("."))
         shown = ", ".join(names[:most])
         return shown + (f" ... ({len(names)} in all, see named_modules())" if len(names) > most else "")
+
+    def name_of(self, layer: nn.Module) -> str:
+        """Name of a submodule of the network that is looked into.
+
+        Raises:
+            UsageError: it is none.
+        """
+        network = self._network()
+        name = next((name for name, module in network.named_modules() if module is layer and name), None)
+        if name is None:
+            kind = type(layer).__name__
+            raise UsageError(f"the layer {kind} is no part of {type(network).__name__}; it has {self._named_layers()}")
+        return name
 
     def _network(self) -> nn.Module:
         if self.backbone is not None:

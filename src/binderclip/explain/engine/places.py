@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
 
-__all__ = ["Place", "last_map", "site_of", "to_grid", "tokens_to_grid"]
+__all__ = ["Layer", "Place", "last_map", "site_of", "to_grid", "tokens_to_grid"]
 
 Place: TypeAlias = int | str | tuple[str, int]
 """`"input"`, a block index, a `models.Site` (name, block) of a tower, or the name of a submodule."""
+
+Layer: TypeAlias = Place | nn.Module
+"""A place as a user may give it: also the submodule itself."""
 
 # Finding the last map costs a forward pass: once for a network and a size of image.
 _LAST_MAPS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from binderclip.explain.engine.attribute import Plan, PlanMethod, pooled_gradient_times_value, signal_plan
-from binderclip.explain.engine.places import Place
+from binderclip.explain.engine.places import Layer
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class GradCAM(PlanMethod):
     map is the patch tokens after the first norm of the last block, through which they reach the class token.
 
     Args:
-        layer: None for the last spatial layer; a block index of an image-text model's tower; the name of a submodule;
-            or several, whose maps are summed.
+        layer: None for the last spatial layer; a block index of an image-text model's tower; a submodule or its
+            name; or several, whose maps are summed.
         signed: keep negative evidence instead of cutting it off.
 
     Raises:
@@ -29,7 +29,7 @@ class GradCAM(PlanMethod):
     (arXiv 1610.02391).
     """
 
-    layer: Place | Sequence[Place] | None = None
+    layer: Layer | Sequence[Layer] | None = None
     signed: bool = False
 
     def plan(self) -> Plan:

@@ -15,7 +15,7 @@ from binderclip.explain.engine.attribute import Plan, PlanMethod
 from binderclip.explain.engine.gathering import Gathered, Opening, SiteSignal
 from binderclip.explain.engine.observed import Observed
 from binderclip.explain.engine.passes import Clean, NoisyCopies, Pass
-from binderclip.explain.engine.places import Place
+from binderclip.explain.engine.places import Layer
 from binderclip.settings import check_choice
 
 
@@ -27,7 +27,8 @@ class GradCAMPlusPlus(PlanMethod):
     for feature maps that are not negative, after a ReLU: elsewhere `alpha` may change its sign and become large.
 
     Args:
-        layer: None for the last spatial layer; a block index, a name, or several, whose maps are summed.
+        layer: None for the last spatial layer; a block index, a submodule or its name, or several, whose
+            maps are summed.
         channels: indices of feature maps to keep; None for all.
         neurons: (h, w) bool, or (row, column) pairs: places that count in the weights; None for all.
 
@@ -38,7 +39,7 @@ class GradCAMPlusPlus(PlanMethod):
     1710.11063).
     """
 
-    layer: Place | Sequence[Place] | None = None
+    layer: Layer | Sequence[Layer] | None = None
     channels: Sequence[int] | None = None
     neurons: Any = None
 
@@ -57,7 +58,8 @@ class SmoothGradCAMPlusPlus(PlanMethod):
     The powers are averaged, not the maps and not the gradient before it is raised. Noise at level 0 gives Grad-CAM++.
 
     Args:
-        layer: None for the last spatial layer; a block index, a name, or several, whose maps are summed.
+        layer: None for the last spatial layer; a block index, a submodule or its name, or several, whose
+            maps are summed.
         n_samples: noisy copies.
         level: standard deviation of the noise as a share of the image's range.
         activation: `clean`, or `mean` for feature maps averaged over the copies.
@@ -73,7 +75,7 @@ class SmoothGradCAMPlusPlus(PlanMethod):
     Models (arXiv 1908.01224).
     """
 
-    layer: Place | Sequence[Place] | None = None
+    layer: Layer | Sequence[Layer] | None = None
     n_samples: int = 5
     level: float = 0.15
     activation: str = "clean"

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from binderclip.data.frequency import dct_patches
 from binderclip.errors import DataError, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.quality.forensics.detector import Detector, DetectorOutput, Parts, PictureEncoder, checked_side
 from binderclip.quality.forensics.views import Places, seen
 from binderclip.vision import SRMFilter
@@ -106,6 +107,7 @@ class AIDE(Detector):
         hidden: int = 1024,
         released: bool = False,
     ) -> None:
+        refuse_bare_module(model, "AIDE")
         if not experts or not set(experts) <= set(EXPERTS):
             raise UsageError(f"experts {list(experts)}: one or both of {', '.join(EXPERTS)}")
         settings: dict[str, Any] = {

@@ -15,6 +15,7 @@ from binderclip.errors import UsageError
 from binderclip.losses import TokenTriplet
 from binderclip.losses.contrastive.terms.triplet import Distance
 from binderclip.models import DeeFuser
+from binderclip.models.checks import refuse_bare_module
 from binderclip.quality.forensics.adapted_tower import AdaptedDetector
 from binderclip.quality.forensics.detector import DetectorOutput, Parts, PictureEncoder, Sampling
 from binderclip.quality.forensics.views import View
@@ -87,6 +88,7 @@ class DeeCLIP(AdaptedDetector):
         target_modules: Sequence[str] = ("q", "k", "v"),
         blocks: int | Sequence[int] | None = None,
     ) -> None:
+        refuse_bare_module(model, "DeeCLIP")
         settings = {
             "layers": None if layers is None else list(layers), "view": view, "side": side, "width": width,
             "mlp_hidden": mlp_hidden, "margin": margin, "distance": distance, "triplet": triplet, "r": r,

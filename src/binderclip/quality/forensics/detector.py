@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel, VisionModel, load, load_vision
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.files.folders import bundled_of, folder_kind
 from binderclip.quality.forensics.views import Places, View, native_crop
 
@@ -62,6 +63,7 @@ class Detector(nn.Module, ABC):
     sampling: ClassVar[Sampling] = "balanced"
 
     def __init__(self, model: PictureEncoder | str | None, settings: dict[str, Any], *, adapted: bool = False) -> None:
+        refuse_bare_module(model, "Detector")
         super().__init__()
         self.settings = settings
         self._model: list[PictureEncoder] = []

@@ -14,6 +14,7 @@ import torch
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.files import write_whole
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.files.devices import resolve_device
 from binderclip.models.files.registry import BUNDLED
 from binderclip.quality.forensics.aide import AIDE
@@ -50,6 +51,7 @@ def create_detector(name: str, model: PictureEncoder | str = "small", **settings
     Raises:
         UsageError: an unknown name, or settings that the detector does not take.
     """
+    refuse_bare_module(model, "create_detector")
     if name not in DETECTORS:
         raise UsageError(f"detector {name!r} is unknown: one of {', '.join(DETECTORS)}")
     try:

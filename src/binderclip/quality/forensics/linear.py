@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from binderclip.models.checks import refuse_bare_module
 from binderclip.quality.forensics.detector import Detector, DetectorOutput, Parts, PictureEncoder, checked_side
 from binderclip.quality.forensics.views import Places, View, seen
 
@@ -27,6 +28,7 @@ class LinearDetector(Detector):
     """
 
     def __init__(self, model: PictureEncoder | str = "small", *, view: View = "crop", side: int | None = None) -> None:
+        refuse_bare_module(model, "LinearDetector")
         super().__init__(model, {"view": view, "side": side})
         self.side, self.looks, self.patch = checked_side(side, self.model), view, self.model.image_tower.patch
         self.line = nn.Linear(self.model.image_tower.embed_dim, 1)

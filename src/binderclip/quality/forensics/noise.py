@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from binderclip.errors import DataError, UsageError
+from binderclip.models.checks import refuse_bare_module
 from binderclip.quality.forensics.aide import NoiseExpert
 from binderclip.quality.forensics.detector import Detector, DetectorOutput, Parts, PictureEncoder
 from binderclip.quality.forensics.views import Places
@@ -54,6 +55,7 @@ class NoiseDetector(Detector):
         channels: Sequence[int] = (16, 32, 64, 64),
         stem: int = 16,
     ) -> None:
+        refuse_bare_module(model, "NoiseDetector")
         if min(grid, window, stem) < 1:
             raise UsageError(f"grid {grid}, window {window} and stem {stem} must be at least 1")
         settings = {

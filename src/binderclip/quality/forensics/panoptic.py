@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from binderclip.errors import UsageError
 from binderclip.losses import PatchContrastive
+from binderclip.models.checks import refuse_bare_module
 from binderclip.quality.forensics.adapted_tower import AdaptedDetector
 from binderclip.quality.forensics.detector import DetectorOutput, Parts, PictureEncoder, Sampling
 from binderclip.quality.forensics.views import View
@@ -63,6 +64,7 @@ class PanopticPatchDetector(AdaptedDetector):
         target_modules: Sequence[str] = ("q", "v"),
         blocks: int | Sequence[int] | None = None,
     ) -> None:
+        refuse_bare_module(model, "PanopticPatchDetector")
         if not 0 <= contrast <= 1:
             raise UsageError(f"contrast {contrast} is a share of the loss: 0 to 1")
         settings = {

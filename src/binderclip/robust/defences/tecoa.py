@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.fit import fit
+from binderclip.models.checks import refuse_bare_module
 from binderclip.models.layers.freezing import frozen
 from binderclip.numeric import check_fields, check_number
 from binderclip.robust.attacks.pgd import PGD, Norm
@@ -110,6 +111,7 @@ class TeCoA:
             images, labels, classes: see the class.
             templates: as `ImageTextModel.text_bank` takes them.
         """
+        refuse_bare_module(model, "TeCoA")
         check_images("images", images, shape="(B, 3, H, W)")
         known = checked_labels(labels, images)
         check_classes(known, len(classes))
