@@ -134,3 +134,14 @@ def test_what_is_no_number_is_no_hit(bad: float, rows: list[int]) -> None:
     assert zero_shot_accuracy(image, text, [0, 1, 2, 3], ks=(1, 4))["top4"] == 1 - len(rows) / 4
     text[0] = bad
     assert zero_shot_accuracy(torch.eye(4), text, [0, 1, 2, 3])["accuracy"] == 0
+
+
+def test_arrays_and_one_k_do_as_well_as_tensors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, text = torch.randn(6, 4, generator=generator), torch.randn(6, 4, generator=generator)
+    labels = torch.tensor([0, 1, 2, 2, 1, 0])
+    assert retrieval(image.numpy(), text.numpy(), ks=2) == retrieval(image, text, ks=(2,))
+    expected = zero_shot_accuracy(image, text[:3], labels, ks=(1, 2))
+    assert zero_shot_accuracy(image.numpy(), text[:3].tolist(), labels.numpy().astype(np.uint16), ks=(1, 2)) == expected
+    with pytest.raises(UsageError, match=r"labels must be whole numbers, \(N,\); got int64 \(\)"):
+        zero_shot_accuracy(image[:1], text[:3], torch.tensor(1))

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.similarity.arrays import Rows, as_features, as_indices
 
 __all__ = ["ImbalanceReport", "NeuralCollapse", "imbalance_report", "neural_collapse"]
 
@@ -120,7 +121,7 @@ class NeuralCollapse:
 
 @torch.no_grad()
 def neural_collapse(
-    features: Float[Tensor, "N d"], labels: Int[Tensor, "N"], head: Float[Tensor, "C d"] | None = None
+    features: Rows, labels: Int[Tensor, "N"] | Int[np.ndarray, "N"] | Sequence[int], head: Rows | None = None
 ) -> NeuralCollapse:
     """Measure neural collapse class by class, so that frequent and rare classes can be compared.
 
@@ -130,7 +131,7 @@ def neural_collapse(
 
     Args:
         features: of samples, raw.
-        labels: classes from 0; each class has a sample.
+        labels: classes from 0, of any whole-number type; each class has a sample.
         head: rows of the classifier, which are not centred.
 
     Raises:
@@ -146,6 +147,8 @@ def neural_collapse(
     Paper: Wen et al., "Generalization Beyond Data Imbalance: A Controlled Study on CLIP for Transferable Insights",
     arXiv 2405.21070.
     """
+    features, labels = as_features("features", features), as_indices("labels", labels)
+    labels, head = labels.to(features.device), None if head is None else as_features("head", head)
     if len(features) != len(labels) or not len(labels) or not bool(features.isfinite().all()):
         raise UsageError(f"neural_collapse needs a finite feature a label, got {len(features)} and {len(labels)}")
     classes = int(labels.max()) + 1 if head is None else len(head)

@@ -13,12 +13,13 @@ from torch.nn import functional
 from binderclip.errors import UsageError
 from binderclip.explain import DenseMisalignment, Misalignment
 from binderclip.models.checks import refuse_bare_module
+from binderclip.similarity.arrays import Rows, as_features
 
 SCALE = 2.5
 """The factor of CLIPScore."""
 
 
-def clip_score(image_features: Float[Tensor, "B E"], text_features: Float[Tensor, "B E"]) -> Float[Tensor, "B"]:
+def clip_score(image_features: Rows, text_features: Rows) -> Float[Tensor, "B"]:
     """CLIPScore of each pair: `2.5 * max(cosine, 0)`.
 
     Args:
@@ -30,6 +31,10 @@ def clip_score(image_features: Float[Tensor, "B E"], text_features: Float[Tensor
 
     Paper: CLIPScore: A Reference-free Evaluation Metric for Image Captioning (arXiv 2104.08718).
     """
+    image_features, text_features = (
+        each if isinstance(each, Tensor) else as_features(name, each)
+        for name, each in (("image_features", image_features), ("text_features", text_features))
+    )
     if image_features.ndim != 2 or image_features.shape != text_features.shape:
         raise UsageError(
             "clip_score needs one text row for each image row, (B, E) both; got "

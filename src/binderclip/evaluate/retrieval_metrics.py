@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.similarity.arrays import Rows, as_features, as_indices, as_ks
 from binderclip.similarity.geometry import Cosine, Similarity
 
 __all__ = ["retrieval", "zero_shot_accuracy"]
 
 
 def retrieval(
-    image_features: Float[Tensor, "N E"],
-    text_features: Float[Tensor, "M E"],
+    image_features: Rows,
+    text_features: Rows,
     *,
     captions: Sequence[Hashable] | None = None,
-    image_index: Int[Tensor, "M"] | Sequence[int] | None = None,
-    ks: Sequence[int] = (1, 5, 10),
+    image_index: Int[Tensor, "M"] | Int[np.ndarray, "M"] | Sequence[int] | None = None,
+    ks: int | Sequence[int] = (1, 5, 10),
     chunk: int = 1024,
     similarity: Similarity | None = None,
 ) -> dict[str, float]:
@@ -37,11 +39,11 @@ def retrieval(
     infinities are no hits.
 
     Args:
-        image_features: (N, E) features of the images, raw or normalised.
+        image_features: (N, E) features of the images, raw or normalised; a tensor or an array.
         text_features: (M, E) features of their captions.
         captions: (M,) captions, or any keys, equal for texts that are to count as one; None makes each its own.
         image_index: (M,) which image each text describes, in 0..N-1; None: text i describes image i, and M is N.
-        ks: the k of R@k.
+        ks: the k of R@k, one or several.
         chunk: rows of the similarity matrix held at once; memory is chunk x max(N, M) floats.
         similarity: geometry that features are compared in (`losses.SIMILARITIES`); None: cosine.
 
@@ -54,9 +56,12 @@ def retrieval(
         UsageError: shapes or lengths do not match, nothing to rank, an index without an image, an image without a text,
             or a k below 1.
     """
+    image_features, text_features = (
+        each if isinstance(each, Tensor) else as_features(name, each)
+        for name, each in (("image_features", image_features), ("text_features", text_features))
+    )
     owners = _owners(image_features, text_features, captions, image_index)
-    if not ks or min(ks) < 1:
-        raise UsageError(f"ks must be whole numbers from 1, got {tuple(ks)}")
+    ks = as_ks(ks)
     partners = _Partners(owners, captions, len(image_features))
     geometry = Cosine() if similarity is None else similarity
     image, text = geometry.embed(image_features.float(), "image"), geometry.embed(text_features.float(), "text")
@@ -93,17 +98,13 @@ def _owners(
     device = image_features.device
     if image_index is None:
         return torch.arange(count, device=device)
-    owners = torch.as_tensor(image_index, device=device)
-    if owners.shape != (texts,) or owners.is_floating_point() or owners.dtype == torch.bool:
-        raise UsageError(
-            f"image_index is one whole number a text, ({texts},); got {owners.dtype} {tuple(owners.shape)}"
-        )
+    owners = as_indices("image_index", image_index, texts).to(device)
     if int(owners.min()) < 0 or int(owners.max()) >= count:
         raise UsageError(f"image_index runs from {int(owners.min())} to {int(owners.max())}; images are 0..{count - 1}")
     counts = torch.bincount(owners, minlength=count)
     if not bool(counts.all()):
         raise UsageError(f"image {int((counts == 0).nonzero()[0])} has no text, so no text can find it")
-    return owners.long()
+    return owners
 
 
 class _Partners:
@@ -152,21 +153,21 @@ def _ranks(compare: Compare, rows: int, columns: int, right: Right, chunk: int) 
 
 
 def zero_shot_accuracy(
-    image_features: Float[Tensor, "N E"],
-    classes: Float[Tensor, "C E"] | Any,
-    labels: Int[Tensor, "N"] | Sequence[int],
+    image_features: Rows,
+    classes: Any,
+    labels: Int[Tensor, "N"] | Int[np.ndarray, "N"] | Sequence[int],
     *,
-    ks: Sequence[int] = (1, 5),
+    ks: int | Sequence[int] = (1, 5),
     chunk: int = 4096,
     similarity: Similarity | None = None,
 ) -> dict[str, float]:
     """Share of images whose label is among the k classes with the most similar text; NaN is no hit.
 
     Args:
-        image_features: (N, E) features of the images, raw or normalised.
+        image_features: (N, E) features of the images, raw or normalised; a tensor or an array.
         classes: (C, E) one vector a class, or a `TextBank`: its `class_points`.
-        labels: (N,) index of the right class.
-        ks: the k of top-k; k beyond C is left out.
+        labels: (N,) index of the right class, of any whole-number type.
+        ks: the k of top-k, one or several; k beyond C is left out.
         chunk: images scored at once.
         similarity: geometry that features are compared in (`losses.SIMILARITIES`); None: the bank's, else cosine.
 
@@ -177,9 +178,12 @@ def zero_shot_accuracy(
     Raises:
         UsageError: lengths do not match, a label that no class has, or nothing to score.
     """
+    image_features, ks = as_features("image_features", image_features), as_ks(ks)
+    if isinstance(classes, (np.ndarray, list, tuple)):
+        classes = as_features("classes", classes)
     bank = None if isinstance(classes, Tensor) else classes
     geometry = similarity or (None if bank is None else bank.geometry) or Cosine()
-    target = torch.as_tensor(labels, device=image_features.device)
+    target = as_indices("labels", labels).to(image_features.device)
     if len(target) != len(image_features) or not len(target):
         raise UsageError(f"zero_shot_accuracy got {len(target)} labels for {len(image_features)} images")
     if int(target.min()) < 0 or int(target.max()) >= len(classes):

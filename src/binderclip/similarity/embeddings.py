@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from binderclip.data.moments import Moments
 from binderclip.errors import UsageError
+from binderclip.similarity.arrays import Rows, as_features
 
 __all__ = ["EmbeddingSet"]
 
@@ -20,7 +21,7 @@ class EmbeddingSet:
     """Raw embeddings, not normalised: n vectors of one modality.
 
     Attributes:
-        features: as `encode_image` and `encode_text` give them; kept in float64.
+        features: as `encode_image` and `encode_text` give them, or as an array; kept as a tensor in float64.
         modality: such as "image" or "text".
         role: such as "document" or "query": texts that ask lie elsewhere than texts that describe.
 
@@ -33,6 +34,8 @@ class EmbeddingSet:
     role: str = "document"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.features, Tensor):
+            object.__setattr__(self, "features", as_features(f"{self.modality} embeddings", self.features))
         if self.features.ndim != 2 or not self.features.numel():
             raise UsageError(f"embeddings must be (n, d) with rows, not {tuple(self.features.shape)}")
         if not bool(self.features.isfinite().all()):
@@ -57,6 +60,20 @@ class EmbeddingSet:
     def unit_mean(self) -> Float[Tensor, "d"]:
         """The mean of the unit vectors, which is shorter than 1."""
         return self.unit.mean(0)
+
+
+def two_sets(a: EmbeddingSet | Rows, b: EmbeddingSet | Rows) -> tuple[EmbeddingSet, EmbeddingSet]:
+    """Two modalities of one width, where rows of features are enough for one.
+
+    Raises:
+        UsageError: as `EmbeddingSet` and `same_width`.
+    """
+    first, second = (
+        each if isinstance(each, EmbeddingSet) else EmbeddingSet(as_features(name, each), name)
+        for name, each in (("first", a), ("second", b))
+    )
+    same_width(first, second)
+    return first, second
 
 
 def same_width(*sets: EmbeddingSet) -> int:

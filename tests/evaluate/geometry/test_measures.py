@@ -201,3 +201,18 @@ def test_a_vector_of_zeros_has_no_conformity() -> None:
         conformity(zeros)
     with pytest.raises(UsageError, match="row 3 of reference is zero"):
         conformity(x, zeros)
+
+
+def test_plain_rows_do_for_an_embedding_set() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(9, 4, generator=generator), 1 + torch.randn(9, 4, generator=generator)
+    gap = (a / a.norm(dim=1, keepdim=True)).mean(0) - (b / b.norm(dim=1, keepdim=True)).mean(0)
+    for first, second in ((a, b), (a.numpy(), b.numpy()), (EmbeddingSet(a, "image"), b.tolist())):
+        assert modality_gap(first, second) == pytest.approx(float(gap.norm()), rel=1e-5)
+    assert alignment(a.numpy(), b.numpy()) == alignment(a, b)
+    assert uniformity(a.numpy()) == uniformity(a)
+    assert effective_rank(a.numpy()) == pytest.approx(effective_rank(a), rel=1e-9)
+    with pytest.raises(UsageError, match=r"second must be \(N, E\) floating-point features"):
+        modality_gap(a, torch.tensor(1.0))
+    with pytest.raises(UsageError, match="alignment needs pairs, one row of b for each of a"):
+        alignment(a, b[:1])

@@ -172,3 +172,19 @@ def test_pictures_that_are_all_wrong_give_a_ratio_without_a_made_up_interval() -
     found = factor_error_ratio(answers([False, False] + [True] * 8 + [False], f=(True,) * 2 + (False,) * 9), ["f"])["f"]
     assert found.ratio == pytest.approx(11 / 3)
     assert np.isnan([found.low, found.high]).all()
+
+
+def test_logits_and_targets_do_for_a_table() -> None:
+    # Two bins of width 0.5: confidences 0.9 and 0.8, one of two right; 0.45 and 0.4, both right.
+    probability = np.array([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1], [0.3, 0.45, 0.25], [0.3, 0.3, 0.4]])
+    target = torch.tensor([0, 1, 1, 2], dtype=torch.uint8)
+    logits = torch.from_numpy(np.log(probability)) + 3
+    by_hand = 0.5 * abs(0.5 - 0.85) + 0.5 * abs(1 - 0.425)
+    assert expected_calibration_error(logits, target, bins=2) == pytest.approx(by_hand)
+    assert expected_calibration_error(logits.numpy(), target.numpy(), bins=2) == pytest.approx(by_hand)
+    likelihood = -np.log(probability[np.arange(4), target]).mean()
+    assert negative_log_likelihood(logits.requires_grad_(), target) == pytest.approx(likelihood)
+    with pytest.raises(UsageError, match=r"probabilities .* not logits: give their logarithms"):
+        expected_calibration_error(probability, target)
+    with pytest.raises(UsageError, match=r"target must be whole numbers, \(4,\); got int64 \(\)"):
+        expected_calibration_error(logits, torch.tensor(1))

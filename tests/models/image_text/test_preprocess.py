@@ -154,3 +154,24 @@ def test_matches_the_processors_of_transformers() -> None:
             # Their resize is torchvision's on 8-bit tensors: a grey level of difference, over std.
             mine = replace(mine, interpolation={2: "bilinear", 3: "bicubic"}[int(theirs.resample)])
             assert (mine(array) - want).abs().max() <= 2 / 255 / 0.26
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"size": 32}, r"size must be \(h, w\) in pixels, such as \(32, 32\), not 32"),
+        ({"size": 32.0}, r"such as \(224, 224\), not 32.0"),
+        ({"size": (32,)}, "size must be"),
+        ({"mean": 0.5}, "mean 0.5 must be three finite numbers"),
+        ({"std": (1.0, 1.0)}, "std .* must be three finite numbers"),
+    ],
+)
+def test_another_shape_of_a_setting_is_refused_in_words(settings, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Preprocess(**settings)
+
+
+def test_lists_and_arrays_are_the_tuples_of_their_numbers() -> None:
+    steps = Preprocess(size=[32, 48], mean=np.full(3, 0.5), std=torch.full((3,), 0.25))
+    assert steps == Preprocess(size=(32, 48), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    assert hash(steps) == hash(Preprocess(size=(32, 48), mean=(0.5,) * 3, std=(0.25,) * 3))

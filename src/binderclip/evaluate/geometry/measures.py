@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.similarity.embeddings import EmbeddingSet, same_width
+from binderclip.similarity.arrays import Rows, as_features
+from binderclip.similarity.embeddings import EmbeddingSet, two_sets
 
 __all__ = [
     "alignment",
@@ -26,26 +27,35 @@ BLOCK = 2048
 """Rows of a matrix of all pairs that are held at once."""
 
 
-def modality_gap(a: EmbeddingSet, b: EmbeddingSet) -> float:
+def modality_gap(a: EmbeddingSet | Rows, b: EmbeddingSet | Rows) -> float:
     """Distance between the means of the unit vectors of two modalities.
+
+    Args:
+        a, b: the modalities, or their features (n, d), raw or of length one.
 
     Paper: Closing the Modality Gap for Mixed Modality Search (arXiv 2507.19054).
     """
-    same_width(a, b)
+    a, b = two_sets(a, b)
     return float((a.unit_mean - b.unit_mean).norm())
 
 
-def alignment(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> float:
+def alignment(a: Rows, b: Rows) -> float:
     """Mean squared distance of the unit vectors of pairs: 2 - 2 times their mean cosine."""
+    a, b = as_features("a", a), as_features("b", b)
+    if a.shape != b.shape:
+        raise UsageError(
+            f"alignment needs pairs, one row of b for each of a; got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
     return float((F.normalize(a.double(), dim=1) - F.normalize(b.double(), dim=1)).square().sum(1).mean())
 
 
-def uniformity(x: Float[Tensor, "n d"], t: float = 2.0) -> float:
+def uniformity(x: Rows, t: float = 2.0) -> float:
     """Logarithm of the mean of exp(-t ||u_i - u_j||^2) over all pairs of unit vectors; lower is more even.
 
     Raises:
         UsageError: fewer than two vectors.
     """
+    x = as_features("x", x)
     count = len(x)
     if count < 2:
         raise UsageError("uniformity needs two vectors")
@@ -92,20 +102,21 @@ def conformity_estimate(x: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
     return design @ torch.linalg.lstsq(design, conformity(raw)[:, None]).solution[:, 0]
 
 
-def effective_rank(x: Float[Tensor, "n d"]) -> float:
+def effective_rank(x: Rows) -> float:
     """exp of the entropy of the shares of the covariance's eigenvalues: d for a round cloud, 1 for a line."""
+    x = as_features("x", x)
     values = torch.linalg.eigvalsh(torch.cov(x.double().T)).clamp(min=0)
     shares = values / values.sum()
     shares = shares[shares > 0]
     return float((-(shares * shares.log()).sum()).exp())
 
 
-def threshold_separability(a: EmbeddingSet, b: EmbeddingSet) -> tuple[float, int]:
+def threshold_separability(a: EmbeddingSet | Rows, b: EmbeddingSet | Rows) -> tuple[float, int]:
     """Accuracy of the best threshold on a single dimension between two modalities, and that dimension.
 
     Both sets weigh the same, so that 0.5 is chance.
     """
-    same_width(a, b)
+    a, b = two_sets(a, b)
     values = torch.cat([a.features, b.features])
     weight = torch.cat([torch.full((len(a),), 0.5 / len(a)), torch.full((len(b),), -0.5 / len(b))]).double()
     ordered, order = values.sort(dim=0)
@@ -117,14 +128,14 @@ def threshold_separability(a: EmbeddingSet, b: EmbeddingSet) -> tuple[float, int
     return 0.5 + float(best[dimension]), dimension
 
 
-def linear_separability(a: EmbeddingSet, b: EmbeddingSet, *, folds: int = 5, seed: int = 0) -> float:
+def linear_separability(a: EmbeddingSet | Rows, b: EmbeddingSet | Rows, *, folds: int = 5, seed: int = 0) -> float:
     """Balanced accuracy of a logistic regression on raw vectors that tells the modalities apart, cross-validated."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    same_width(a, b)
+    a, b = two_sets(a, b)
     if min(len(a), len(b)) < folds:
         raise UsageError(f"{folds} folds need as many vectors of each modality, not {len(a)} and {len(b)}")
     x = torch.cat([a.features, b.features]).numpy()

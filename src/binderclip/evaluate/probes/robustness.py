@@ -14,9 +14,10 @@ from scipy.special import logsumexp
 from binderclip.errors import UsageError
 from binderclip.evaluate.probes.group_reports import wilson
 from binderclip.evaluate.probes.measures import calibration_error_measure
-from binderclip.evaluate.probes.table import PredictionTable
+from binderclip.evaluate.probes.table import PredictionTable, as_table
 from binderclip.numeric import check_number
 from binderclip.segment.metrics.anomaly import binary_auroc
+from binderclip.similarity.arrays import Rows
 from binderclip.similarity.temperature import fit_temperature
 
 OODScore: TypeAlias = Literal["msp", "max_logit", "energy"]
@@ -136,43 +137,53 @@ def shape_bias(table: PredictionTable, *, shape: str = "shape", texture: str = "
     )  # fmt: skip
 
 
-def expected_calibration_error(table: PredictionTable, *, temperature: float = 1.0, bins: int = 15) -> float:
+def expected_calibration_error(
+    table: PredictionTable | Rows, target: Any = None, *, temperature: float = 1.0, bins: int = 15
+) -> float:
     """Sum over bins of n_b / n |accuracy_b - confidence_b|; bins are (lo, hi], the first with 0 in it.
 
     torchmetrics has [lo, hi) and a bin of its own for a confidence of 1, which differs at the edges.
 
     Args:
-        table: the predictions. temperature: divides the logits. bins: of equal width.
+        table: the predictions, or logits (N, C). target: with logits, (N,) index of the right class.
+        temperature: divides the logits. bins: of equal width.
 
     Raises:
-        UsageError: a temperature that is not above 0, or no bin.
+        UsageError: as `as_table`, a temperature that is not above 0, or no bin.
     """
+    table = as_table(table, target)
     check_number("temperature", temperature, above=0)
     measure = calibration_error_measure(bins)
     return float(measure.value(measure.columns(replace(table, scores=table.scores / temperature)).sum(axis=0)))
 
 
-def negative_log_likelihood(table: PredictionTable, *, temperature: float = 1.0) -> float:
+def negative_log_likelihood(table: PredictionTable | Rows, target: Any = None, *, temperature: float = 1.0) -> float:
     """Mean of -log p of the target over rows that have one and a prediction; NaN without.
 
     Args:
-        table: the predictions, by softmax. temperature: divides the logits.
+        table: the predictions, by softmax, or logits (N, C). target: with logits, (N,) index of the right class.
+        temperature: divides the logits.
+
+    Raises:
+        UsageError: as `as_table`.
     """
+    table = as_table(table, target)
     rows = _usable(table)
     scaled = table.scores[rows] / temperature
     own = scaled[np.arange(len(scaled)), table.target[rows]]
     return float((logsumexp(scaled, axis=1) - own).mean()) if len(scaled) else float("nan")
 
 
-def table_temperature(table: PredictionTable) -> float:
+def table_temperature(table: PredictionTable | Rows, target: Any = None) -> float:
     """The temperature of the largest likelihood; on a table in distribution that nothing else is measured on.
 
     Args:
-        table: the predictions, by softmax.
+        table: the predictions, by softmax, or logits (N, C). target: with logits, (N,) index of the right class.
 
     Raises:
-        UsageError: no row with a target and a prediction.
+        UsageError: as `as_table`, or no row with a target and a prediction.
     """
+    table = as_table(table, target)
     rows = _usable(table)
     if not rows.any():
         raise UsageError("no row has a target and a prediction: there is nothing to fit a temperature on")

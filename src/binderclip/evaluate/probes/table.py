@@ -17,6 +17,7 @@ from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 from binderclip.files import write_whole
 from binderclip.settings import check_choice
+from binderclip.similarity.arrays import as_features, as_indices
 
 Scalar: TypeAlias = "str | bool | int | float"
 MOST_GROUPS = 200
@@ -284,3 +285,27 @@ def _column(name: str, values: Iterable[Any]) -> tuple[Scalar | None, ...]:
 def _twice(names: Sequence[str]) -> str:
     seen: set[str] = set()
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+
+def as_table(table: PredictionTable | Any, target: Any = None) -> PredictionTable:
+    """A table as it is, or one of logits (N, C) and class indices (N,) alone.
+
+    Args:
+        table: a table, or logits: a tensor or an array.
+        target: with logits, (N,) index of the right class, -1 where it is not known; None: none is known.
+
+    Raises:
+        UsageError: other shapes, probabilities in the place of logits, or a target beside a table.
+    """
+    if isinstance(table, PredictionTable):
+        if target is not None:
+            raise UsageError("a PredictionTable has its targets: give the table alone, or logits and targets")
+        return table
+    scores = as_features("logits", table).detach().cpu().double().numpy()
+    if len(scores) and scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
+        raise UsageError("these rows are probabilities (each sums to 1), not logits: give their logarithms")
+    count, wide = scores.shape
+    known = np.full(count, -1) if target is None else as_indices("target", target, count).cpu().numpy()
+    return PredictionTable(
+        keys=tuple(map(str, range(count))), target=known, scores=scores, classes=tuple(map(str, range(wide)))
+    )

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from binderclip.data.images import open_image
 from binderclip.errors import NotSupported, UsageError
-from binderclip.settings import check_choice
+from binderclip.settings import brief, check_choice
 
 ImageLike: TypeAlias = "str | Path | bytes | IO[bytes] | io.BytesIO | Image.Image | np.ndarray | Tensor"
 ResizeMode = Literal["shortest", "squash", "longest"]
@@ -103,9 +103,17 @@ class Preprocess:
     def __post_init__(self) -> None:
         check_choice("resize_mode", self.resize_mode, get_args(ResizeMode))
         check_choice("interpolation", self.interpolation, get_args(Interpolation))
+        if isinstance(self.size, (list, Tensor, np.ndarray)):
+            object.__setattr__(self, "size", tuple(self.size))
+        if not isinstance(self.size, tuple) or len(self.size) != 2 or not all(_is_whole(side) for side in self.size):
+            pair = f"({self.size}, {self.size})" if _is_whole(self.size) else "(224, 224)"
+            raise UsageError(f"size must be (h, w) in pixels, such as {pair}, not {brief(self.size)}")
+        object.__setattr__(self, "size", tuple(int(side) for side in self.size))
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(math.isfinite(value) for value in values):
-                raise UsageError(f"{name} {values} must be three finite numbers, one for each colour")
+            own = tuple(values) if isinstance(values, (tuple, list, Tensor, np.ndarray)) else ()
+            if len(own) != 3 or not all(math.isfinite(value) for value in own):
+                raise UsageError(f"{name} {brief(values)} must be three finite numbers, one for each colour")
+            object.__setattr__(self, name, tuple(float(value) for value in own))
         if min(self.size) < 1 or min(self.std) <= 0:
             raise UsageError(f"size {self.size} and std {self.std} must be positive")
 
@@ -261,6 +269,12 @@ class Preprocess:
                 for item, tensor in zip(items, floats, strict=True)
             ]
         )
+
+
+def _is_whole(side: object) -> bool:
+    if isinstance(side, Tensor):
+        return side.ndim == 0 and not side.is_floating_point()
+    return isinstance(side, (int, np.integer)) and not isinstance(side, bool)
 
 
 def _triple(value: Any) -> tuple[float, float, float]:
