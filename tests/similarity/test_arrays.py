@@ -16,7 +16,8 @@ def test_features_are_the_same_numbers_whatever_holds_them() -> None:
     assert as_features("x", rows) is rows
     for held in (rows.numpy(), rows.double().numpy(), rows.tolist()):
         assert torch.allclose(as_features("x", held).float(), rows)
-    assert torch.equal(EmbeddingSet(rows.numpy(), "image").features, rows.double())
+    with pytest.raises(UsageError, match=r"image embeddings must be a tensor \(n, d\), such as torch.as_tensor\(X\)"):
+        EmbeddingSet(rows.numpy(), "image")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Integer, Real
 from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
@@ -121,7 +121,7 @@ class NeuralCollapse:
 
 @torch.no_grad()
 def neural_collapse(
-    features: Rows, labels: Int[Tensor, "N"] | Int[np.ndarray, "N"] | Sequence[int], head: Rows | None = None
+    features: Rows, labels: Integer[Tensor, "N"] | Integer[np.ndarray, "N"] | Sequence[int], head: Rows | None = None
 ) -> NeuralCollapse:
     """Measure neural collapse class by class, so that frequent and rare classes can be compared.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -22,7 +22,7 @@ def retrieval(
     text_features: Rows,
     *,
     captions: Sequence[Hashable] | None = None,
-    image_index: Int[Tensor, "M"] | Int[np.ndarray, "M"] | Sequence[int] | None = None,
+    image_index: Integer[Tensor, "M"] | Integer[np.ndarray, "M"] | Sequence[int] | None = None,
     ks: int | Sequence[int] = (1, 5, 10),
     chunk: int = 1024,
     similarity: Similarity | None = None,
@@ -155,7 +155,7 @@ def _ranks(compare: Compare, rows: int, columns: int, right: Right, chunk: int) 
 def zero_shot_accuracy(
     image_features: Rows,
     classes: Any,
-    labels: Int[Tensor, "N"] | Int[np.ndarray, "N"] | Sequence[int],
+    labels: Integer[Tensor, "N"] | Integer[np.ndarray, "N"] | Sequence[int],
     *,
     ks: int | Sequence[int] = (1, 5),
     chunk: int = 4096,

@@ -21,7 +21,7 @@ class EmbeddingSet:
     """Raw embeddings, not normalised: n vectors of one modality.
 
     Attributes:
-        features: as `encode_image` and `encode_text` give them, or as an array; kept as a tensor in float64.
+        features: as `encode_image` and `encode_text` give them; kept in float64.
         modality: such as "image" or "text".
         role: such as "document" or "query": texts that ask lie elsewhere than texts that describe.
 
@@ -35,7 +35,10 @@ class EmbeddingSet:
 
     def __post_init__(self) -> None:
         if not isinstance(self.features, Tensor):
-            object.__setattr__(self, "features", as_features(f"{self.modality} embeddings", self.features))
+            kind = type(self.features).__name__
+            raise UsageError(
+                f"{self.modality} embeddings must be a tensor (n, d), such as torch.as_tensor(X), not {kind}"
+            )
         if self.features.ndim != 2 or not self.features.numel():
             raise UsageError(f"embeddings must be (n, d) with rows, not {tuple(self.features.shape)}")
         if not bool(self.features.isfinite().all()):
