@@ -241,7 +241,7 @@ def test_errors_name_what_is_wrong(model, features):
         TextTokenAttribution()(model, features.expand(2, -1), ["a", "b", "c"])
     with pytest.raises(UsageError, match="has no words"):
         TextTokenAttribution()(model, features, "  ")
-    with pytest.raises(UsageError, match="image-text model, not Linear"):
+    with pytest.raises(UsageError, match="takes an ImageTextModel, and this is a module Linear"):
         TextTokenAttribution()(torch.nn.Linear(2, 2), features, "a cat")
 
     class Joining:
