@@ -560,3 +560,9 @@ def test_a_clip_attached_after_another_was_removed_keeps_a_state_of_its_own():
     assert [handle.key for handle in handles] == ["clip", "clip1", "clip2", "clip1"]
     # the one that is gone is no longer saved, the three that are there each are
     assert sorted(key for key in optimizer.state_dict() if key.startswith("clip")) == ["clip", "clip1", "clip2"]
+
+
+def test_an_optimizer_in_the_place_of_the_clip_is_refused() -> None:
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    with pytest.raises(errors.UsageError, match=r"takes the clip first: attach\(clip, optimizer\)"):
+        attach(optimizer, NormClip(1.0))

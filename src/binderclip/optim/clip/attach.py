@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from binderclip.errors import NotSupported
+from binderclip.errors import NotSupported, UsageError
 from binderclip.optim.clip.target import StepTarget
 from binderclip.optim.clip.updates import UpdateClips
 from binderclip.optim.gradients.collect import KeyedParameter, names_of
@@ -213,7 +213,9 @@ def attach(clip: _Clipper, optimizer: Any, names: nn.Module | Iterable[tuple[str
 
     Raises:
         NotSupported: an optimizer without step hooks, or with a `second_step` that does not step a `base_optimizer`.
-        UsageError: tensors without names, as of `model.parameters()`.
+        UsageError: tensors without names, as of `model.parameters()`; the optimizer in the place of the clip.
     """
+    if isinstance(clip, Optimizer):
+        raise UsageError("attach takes the clip first: attach(clip, optimizer)")
     inner = unwrap(optimizer)
     return Attachment(clip, _stepping(inner), names_of(names), saved=inner)
