@@ -62,7 +62,8 @@ class PatchNCELoss:
         q, k = queries, keys.detach()
         if self.batch_negatives:
             q, k = q.flatten(0, 1)[None], k.flatten(0, 1)[None]
-        logits = q @ k.transpose(1, 2) / self.temperature  # (B, S, S), or (1, B S, B S)
+        # (B, S, S), or (1, B S, B S); divided within the product, of which a pass over the logits would be a fifth
+        logits = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=1 / self.temperature)
         filled = logits.new_tensor(DIAGONAL / self.temperature)
         total = torch.logaddexp(logits.logsumexp(2), filled)
         return (total - logits.diagonal(dim1=1, dim2=2)).reshape(queries.shape[:2])
