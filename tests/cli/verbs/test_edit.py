@@ -159,6 +159,7 @@ def test_it_can_be_looked_at_while_it_runs(pictures: Path, tiny_diffusion: Path,
         ([*TEXTS, "--strength", "0.5"], "does not go with dds"),
         (["--from", "a red cat", "--to", "a cat", "--method", "abs-grad-sam"], "give --new-word"),
         ([*TEXTS, "--steps", "0"], "--steps"),
+        (["--from", 200 * "a " + "dog", "--to", 200 * "a " + "cat"], "'dog' stands beyond the"),
     ],
 )
 def test_what_cannot_be_edited_is_said(

@@ -103,6 +103,47 @@ def test_a_folder_without_a_part_or_with_missing_weights_is_refused(folder: Path
         load_denoiser(broken)
 
 
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])
+def test_no_part_has_random_weights_in_the_place_of_lost_ones(
+    folder: Path, tmp_path: Path, part: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    weights = broken / f"{part}.safetensors"
+    state = load_file(weights)
+    last = sorted(state)[-1]
+    save_file({name: value for name, value in state.items() if name != last}, weights, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"1 weights are missing .* {last}"):
+        load_denoiser(broken)
+    weights.write_bytes((folder / f"{part}.safetensors").read_bytes()[:-40])  # an interrupted download
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_denoiser(broken)
+    assert capfd.readouterr().err == ""  # neither package says on its own that a layer will be random
+
+
+def test_a_tokenizer_without_its_words_is_refused(folder: Path, tmp_path: Path) -> None:
+    """transformers makes one that knows no word, of which every prompt is the empty one."""
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "tokenizer" / "tokenizer_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks tokenizer/tokenizer_config\.json: was its download interrupted"):
+        load_denoiser(broken)
+    shutil.copy(folder / "tokenizer" / "tokenizer_config.json", broken / "tokenizer")
+    (broken / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks tokenizer/tokenizer\.json"):
+        load_denoiser(broken)
+    for name in ("vocab.json", "merges.txt"):  # the older form, which Stable Diffusion's folders have
+        shutil.copy(folder.parent / "words" / name, broken / "tokenizer")
+    assert load_denoiser(broken).text.tokens("red dog") == load_denoiser(folder).text.tokens("red dog")
+    (broken / "tokenizer" / "merges.txt").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks tokenizer/merges\.txt"):
+        load_denoiser(broken)
+
+
 @pytest.mark.parametrize(
     ("index", "error", "message"),
     [

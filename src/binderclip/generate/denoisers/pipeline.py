@@ -22,6 +22,8 @@ __all__ = ["load_denoiser", "save_denoiser"]
 KIND = "diffusion"
 BUNDLED = "small-diffusion"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+TOKENIZER = ("tokenizer.json",), ("vocab.json", "merges.txt")
+"""Files of a tokenizer, one form or the other; transformers makes an empty one where they are missing."""
 NEWER = "text_encoder_2"  # pipelines of two text encoders condition on more than the states of one
 
 
@@ -127,12 +129,13 @@ def _read_own(folder: Path) -> LatentDenoiser:
 
 def _read_pipeline(folder: Path) -> LatentDenoiser:
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from safetensors import SafetensorError
 
     transformers: Any = require("transformers", "hf")
     index = read_json_object(folder / "model_index.json")
     if index.get(NEWER):
         raise NotSupported(f"{folder} has two text encoders (Stable Diffusion XL); pipelines of one are supported")
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    missing = [part for part in PARTS if not (folder / part).is_dir()] or _missing_tokenizer(folder / "tokenizer")
     if missing:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}: was its download interrupted?")
     kinds = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
@@ -144,9 +147,9 @@ def _read_pipeline(folder: Path) -> LatentDenoiser:
     try:
         unet = _whole(UNet2DConditionModel, folder / "unet", local)
         autoencoder = _whole(kinds[kind], folder / "vae", local)
-        encoder = transformers.CLIPTextModel.from_pretrained(str(folder / "text_encoder"), **local)
+        encoder = _whole(transformers.CLIPTextModel, folder / "text_encoder", local)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be read: {first_words(error)}") from error
     finally:
         restore()
@@ -168,14 +171,38 @@ def _whole(kind: Any, folder: Path, local: Mapping[str, Any]) -> Any:
     return part
 
 
+def _missing_tokenizer(folder: Path) -> list[str]:
+    """Files that a tokenizer needs and the folder does not have."""
+    forms = [[name for name in form if not (folder / name).is_file()] for form in TOKENIZER]
+    whole, parts = forms
+    absent = [] if not (whole and parts) else parts if len(parts) == 1 else whole
+    if not (folder / "tokenizer_config.json").is_file():  # which says how long a prompt is and what fills it up
+        absent.append("tokenizer_config.json")
+    return [f"tokenizer/{name}" for name in absent]
+
+
 def _silence() -> Callable[[], None]:
-    """Switch off the progress bars of transformers; returns what switches them on again."""
+    """Switch off the progress bars of transformers, and both packages' reports of what a file lacks, which we say.
+
+    Returns:
+        What switches them on again.
+    """
+    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging
 
-    if not logging.is_progress_bar_enabled():
-        return lambda: None
+    levels = logging.get_verbosity(), diffusers_logging.get_verbosity()
+    bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    return logging.enable_progress_bar
+    logging.set_verbosity(logging.CRITICAL)
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
+
+    def restore() -> None:
+        logging.set_verbosity(levels[0])
+        diffusers_logging.set_verbosity(levels[1])
+        if bar:
+            logging.enable_progress_bar()
+
+    return restore
 
 
 def _plain(config: Mapping[str, Any], leave_out: Sequence[str] = ()) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class PromptEncoder(nn.Module, ABC):
             raise UsageError(f"the prompt {text!r} has no word {word!r}")
         before, upto = self.count(text[:first].rstrip()), self.count(text[: first + len(needle)])
         positions = list(range(1 + before, 1 + upto))  # token 0 is the start token
-        if positions[-1] >= self.length - 1:
+        if not positions or positions[-1] >= self.length - 1:  # tokens beyond may not even be counted
             raise UsageError(f"{word!r} stands beyond the {self.length - 2} tokens that are read of {text!r}")
         return positions
 
