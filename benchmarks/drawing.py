@@ -58,6 +58,7 @@ def _raster(count: int, width: float | None, repeats: int) -> Row:
         ours,
         peer,
         repeats=repeats,
+        fastest=True,
         goal=f"at most {SECONDS_RASTER:g} s on two cores",
         peer_name="distances of all pieces at all pixels, in a loop over strokes",
     )
@@ -100,6 +101,7 @@ def _linear(count: int, repeats: int) -> Row:
         lambda: backward(whole),
         lambda: [backward(quarter) for _ in range(4)],
         repeats=repeats,
+        fastest=True,
         speedup=False,
         goal="at most 1.2 of the time: linear in strokes",
         target=1.2,

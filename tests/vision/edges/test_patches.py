@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.vision import fold_patches, unfold_patches
-from binderclip.vision.edges.patches import sum_patches
+from binderclip.vision.edges.patches import PLACES, sum_patches
 
 
 @pytest.mark.parametrize(("size", "height", "width"), [(1, 3, 4), (3, 3, 9), (5, 6, 11), (7, 20, 8)])
@@ -33,6 +34,22 @@ def test_a_mask_weighs_the_patches() -> None:
     assert float(folded[0, 0, 0, 0]) == pytest.approx(5, abs=1e-3)
     assert float(folded[0, 0, 2, 1]) == pytest.approx((5 + 3 * 7) / 4, abs=1e-3)
     assert float(folded[0, 0, 3, 0]) == 0
+
+
+def test_sums_of_large_maps_and_their_gradients_are_those_of_the_fold() -> None:
+    """Against torch's fold, which copies the patches; also of a view, whose patches share their memory."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 3, 34, 36, dtype=torch.float64, generator=generator)
+    patches = torch.randn(2, 3, 5, 5, 30, 32, dtype=torch.float64, generator=generator)
+    assert patches[:, :, 0, 0].numel() > PLACES  # else the fold is taken itself
+    for leaf, taken in ((patches, lambda x: x), (maps, lambda x: unfold_patches(x, 5))):
+        results = []
+        for add in (sum_patches, lambda x: F.fold(x.reshape(2, 75, 960), (34, 36), 5)):
+            given = leaf.clone().requires_grad_()
+            total = add(taken(given))
+            total.square().sum().backward()
+            results.append((total.detach(), given.grad))
+        torch.testing.assert_close(results[0], results[1])
 
 
 def test_what_does_not_fit_is_refused() -> None:
