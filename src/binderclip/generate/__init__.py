@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from binderclip.generate.denoisers.context import GuidanceTerm as GuidanceTerm
     from binderclip.generate.denoisers.context import SamplingHook as SamplingHook
     from binderclip.generate.denoisers.context import StepContext as StepContext
+    from binderclip.generate.denoisers.controlnet import load_controlnet as load_controlnet
     from binderclip.generate.denoisers.denoiser import Denoiser as Denoiser
     from binderclip.generate.denoisers.distillation import DistillationStep as DistillationStep
     from binderclip.generate.denoisers.distillation import distill_score as distill_score

@@ -54,7 +54,7 @@ def load_ip_adapter(denoiser: LatentDenoiser, path: str | Path) -> LatentDenoise
             f"{path} does not fit the network's attention: {len(differing)} differ, first {differing[0]}"
         )
     layers.load_state_dict(named)
-    return adapted.requires_grad_(False).eval()
+    return adapted.with_parts(controlnet=denoiser.controlnet).requires_grad_(False).eval()
 
 
 def _tables(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

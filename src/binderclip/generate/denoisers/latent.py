@@ -16,6 +16,7 @@ from binderclip.generate.denoisers.attention import AttentionControl, Controlled
 from binderclip.generate.denoisers.denoiser import Denoiser
 from binderclip.generate.denoisers.prompts import Prompt, PromptEncoder
 from binderclip.generate.denoisers.schedule import NoiseSchedule, PredictionKind
+from binderclip.numeric import check_number
 
 __all__ = ["LatentDenoiser"]
 
@@ -67,6 +68,9 @@ class LatentDenoiser(Denoiser):
         self.control: AttentionControl | None = None
         self.known: Float[Tensor, "B C h w"] | None = None
         self.mask: Float[Tensor, "B 1 h w"] | None = None
+        self.controlnet: nn.Module | None = None
+        self.hints: Float[Tensor, "B 3 H W"] | None = None
+        self.hint_scale = 1.0
         self._prompts: dict[str, Prompt] = {}
         self._grey: dict[tuple[int, ...], Tensor] = {}
         self._replace_processors()
@@ -178,18 +182,42 @@ class LatentDenoiser(Denoiser):
         bound.mask = functional.max_pool2d(binary, self.factor)
         return bound
 
-    def with_parts(self, *, unet: Any = None, text: PromptEncoder | None = None) -> LatentDenoiser:
+    def conditioned_on(self, hints: Float[Tensor, "B 3 H W"], *, scale: float = 1.0) -> LatentDenoiser:
+        """The same network, steered by pictures of what its ControlNet reads: edges, depth, poses.
+
+        Args:
+            hints: in [0, 1], one for each picture or one for all, of the size of the pictures that are drawn.
+            scale: how much the ControlNet counts, in [0, 2]; 0 leaves it out.
+
+        Raises:
+            NotSupported: the network has no ControlNet.
+            UsageError: no such pictures, or a scale out of range.
+        """
+        if self.controlnet is None:
+            raise NotSupported("this network has no ControlNet: load_controlnet gives it one")
+        check_number("scale", scale, least=0, most=2)
+        if hints.ndim != 4 or hints.shape[1] != 3 or any(side % self.factor for side in hints.shape[-2:]):
+            raise UsageError(f"hints must be (B, 3, H, W), multiples of {self.factor} px, not {tuple(hints.shape)}")
+        bound = self._view()
+        bound.hints, bound.hint_scale = hints, float(scale)
+        return bound
+
+    def with_parts(
+        self, *, unet: Any = None, text: PromptEncoder | None = None, controlnet: nn.Module | None = None
+    ) -> LatentDenoiser:
         """The same denoiser with another network or another encoder of prompts; all other parts are shared.
 
         Args:
             unet: of the same configuration, its attention processors among it; default its own.
             text: of the same width; default its own.
+            controlnet: diffusers' `ControlNetModel` for the network (`load_controlnet`); default its own, if any.
         """
         other = self._view()
         other._modules = dict(self._modules)  # a shallow copy shares the table of parts
         other._prompts, other._grey = {}, {}
         other.unet = self.unet if unet is None else unet
         other.text = self.text if text is None else text
+        other.controlnet = self.controlnet if controlnet is None else controlnet
         return other
 
     def controlled(self, control: AttentionControl | None) -> LatentDenoiser:
@@ -216,7 +244,7 @@ class LatentDenoiser(Denoiser):
         if self.inpaints:
             known, mask = self._known(x)
             state = torch.cat([x, mask, known], 1)
-        output = self.unet(state, t, keys, cross_attention_kwargs=arguments).sample
+        output = self.unet(state, t, keys, cross_attention_kwargs=arguments, **self._residuals(x, t, keys)).sample
         return self.schedule.to_epsilon(output, x, t, self.prediction)
 
     # --- parts --------------------------------------------------------------------------------------------------------
@@ -248,6 +276,19 @@ class LatentDenoiser(Denoiser):
             "image_scale": torch.tensor(scale, device=given.device, dtype=given.dtype)
             .repeat_interleave(each)[:, None, None],
         }  # fmt: skip
+
+    def _residuals(self, x: Tensor, t: Tensor, keys: Tensor) -> dict[str, Any]:
+        """What the ControlNet adds to the states of the network's first half and middle; nothing without a picture."""
+        if self.controlnet is None or self.hints is None or self.hint_scale == 0:
+            return {}
+        size = tuple(side * self.factor for side in x.shape[-2:])
+        if len(x) % len(self.hints) or tuple(self.hints.shape[-2:]) != size:
+            raise UsageError(f"latents of shape {tuple(x.shape)} do not fit hints of {tuple(self.hints.shape)}")
+        hints = self.hints.to(x).repeat(len(x) // len(self.hints), 1, 1, 1)
+        down, middle = self.controlnet(
+            x, t, keys, controlnet_cond=hints, conditioning_scale=self.hint_scale, return_dict=False
+        )  # fmt: skip
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
     def _known(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.known is None or self.mask is None:

@@ -17,7 +17,7 @@ from binderclip.models import load
 from binderclip.models.files.checkpoint import check_weights_finite, first_words, read_json_object
 from binderclip.models.files.folders import bundled_of, folder_kind, read_folder, write_folder
 
-__all__ = ["load_denoiser", "save_denoiser"]
+__all__ = ["load_denoiser", "read_diffusers_part", "save_denoiser"]
 
 KIND = "diffusion"
 BUNDLED = "small-diffusion"
@@ -160,6 +160,29 @@ def _read_pipeline(folder: Path) -> LatentDenoiser:
         unet.float(), autoencoder.float(), TransformersPromptEncoder(tokenizer, encoder.float()),
         NoiseSchedule.from_diffusers(folder / "scheduler"), prediction=scheduler.get("prediction_type", "epsilon"),
     )  # fmt: skip
+
+
+def read_diffusers_part(kind: Any, folder: Path) -> Any:
+    """A diffusers network of a folder, in float32; nothing is downloaded, and weights are read from safetensors alone.
+
+    Args:
+        kind: its class.
+        folder: with `config.json` and the weights.
+
+    Raises:
+        CheckpointError: a file that is damaged or lacks weights.
+    """
+    from safetensors import SafetensorError
+
+    restore = _silence()
+    try:
+        part = _whole(kind, folder, {"local_files_only": True, "use_safetensors": True})
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {first_words(error)}") from error
+    finally:
+        restore()
+    check_weights_finite(part.state_dict(), folder)
+    return part.float()
 
 
 def _whole(kind: Any, folder: Path, local: Mapping[str, Any]) -> Any:
