@@ -246,6 +246,18 @@ def test_patches_of_the_rest_go_on_at_full_size(command: Command, tmp_path: Path
     assert errors["fill"] > 40
 
 
+def test_a_picture_without_a_whole_patch_says_what_needs_none(command: Command, tmp_path: Path) -> None:
+    Image.new("RGB", (5000, 1), (90, 120, 40)).save(tmp_path / "thin.png")
+    mask = Image.new("L", (5000, 1), 0)
+    mask.paste(255, (100, 0, 140, 1))
+    mask.save(tmp_path / "mask.png")
+    words = ("erase", tmp_path / "thin.png", "--mask", tmp_path / "mask.png", "--out", tmp_path / "out.png")
+    done = command(*words)
+    assert (done.code, "--method fill needs none" in " ".join(done.err.split())) == (2, True)
+    document = command(*words, "--method", "fill", "--json").json()
+    assert np.array_equal(values(document["out"]), values(tmp_path / "thin.png"))
+
+
 def test_transparency_stays_and_goes_on_into_what_was_taken_out(command: Command, tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(60, 190, (60, 80, 4)).astype(np.uint8)
     picture[..., 3] = 255

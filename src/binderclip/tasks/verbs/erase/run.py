@@ -161,10 +161,13 @@ def _patches(request: EraseRequest) -> Painter:
     start("filling")
 
     def paint(images: Float[Tensor, "1 3 s t"], mask: Float[Tensor, "1 1 s t"]) -> Float[Tensor, "1 3 s t"]:
-        return patch_fill(
-            images, mask, seed=request.seed,
-            progress=lambda done, total: emit(Counted(done, total, "patch")),
-        )  # fmt: skip
+        try:
+            return patch_fill(
+                images, mask, seed=request.seed,
+                progress=lambda done, total: emit(Counted(done, total, "patch")),
+            )  # fmt: skip
+        except UsageError as error:  # hardly anything is known, as in a picture of one row
+            raise UsageError(f"{error}; --method fill needs none") from error
 
     return paint
 
