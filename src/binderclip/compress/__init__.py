@@ -9,6 +9,7 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.compress.quantise.binary import BinaryConv2d as BinaryConv2d
     from binderclip.compress.quantise.binary import BinaryLinear as BinaryLinear
+    from binderclip.compress.quantise.fine_tuning import fine_tune_rounded as fine_tune_rounded
     from binderclip.compress.quantise.gradients import AGP as AGP
     from binderclip.compress.quantise.gradients import gradient_variance as gradient_variance
     from binderclip.compress.quantise.gradients import quantize_groups as quantize_groups

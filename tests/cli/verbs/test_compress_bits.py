@@ -196,13 +196,37 @@ def test_convolutions_of_a_trunk_compute_in_int8_and_a_set_is_named_as_well(comm
     assert float(torch.cosine_similarity(features(model), features(load("small"))).min()) > 0.9
 
 
+def test_steps_with_four_bits_train_the_weights_that_are_stored(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "tuned", load(str(tiny_clip(2)))
+    common = ("compress", tiny_clip(2), *DIGITS, "--bits", 4, "--batch-size", 8, "--json")
+    done = command(*common, "--steps", 12, "--lr", 1e-3, "--out", out).json()
+    recovery = done["bits"]["recovery"]
+    assert recovery["kept"] is True
+    assert recovery["pictures"] == done["held_out"] == 12
+    request = compress.request(model="-", data="digits", split="all", limit=24, out="-")
+    held_out = sample_halves(whole, request).held_out
+    with torch.no_grad():
+        own, target = (model.encode_image(held_out.pixels) for model in (load(str(out)), whole))
+    cosine = torch.cosine_similarity(own, target)
+    assert float(cosine.mean()) == pytest.approx(recovery["tuned"]["image"], abs=1e-5)
+    assert sum(recovery["tuned"].values()) > sum(recovery["rounded"].values())
+    # A learning rate that destroys the weights: the rounded model stays, and the report says so.
+    worse, plain = tmp_path / "worse", tmp_path / "plain"
+    spoilt = command(*common, "--steps", 12, "--lr", 1, "--out", worse).json()
+    assert spoilt["bits"]["recovery"]["kept"] is False
+    assert command(*common, "--out", plain).json()["bits"]["recovery"] is None
+    assert torch.equal(features(load(str(worse))), features(load(str(plain))))
+
+
 def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path) -> None:
     common = ("compress", tiny_clip(2), *DIGITS, "--out", tmp_path / "made")
     for words, arguments in {
         "should be greater than or equal to 4": ("--bits", 3),
         "--bits 6: 8 or 4": ("--bits", 6),
         "Invalid value for '--bits'": ("--bits", "nan"),
-        "--steps goes with --target": ("--bits", 8, "--steps", 4),
+        "--steps goes with --target or --bits 4": ("--bits", 8, "--steps", 4),
         "--channels goes with --target": ("--bits", 8, "--channels"),
         "--bits 8 works on the CPU": ("--bits", 8, "--device", "cuda"),
     }.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ from binderclip.errors import UsageError
 from binderclip.models.layers.int8.attention import Int8Attention, int8_record
 from binderclip.models.layers.int8.layers import Int8Conv2d, Int8Embedding, Int8Layer, check_float_weights
 from binderclip.tasks.files.results import size_of
+from binderclip.tasks.verbs.compress.bits_recovery import BitsRecovery
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from binderclip.compress import PairedSample
+    from binderclip.compress import PackedWeights, PairedSample
     from binderclip.models import ImageTextModel
 
 CARD = "bits"
@@ -37,6 +38,7 @@ class FewerBits:
         numbers: weights that have them. total: numbers of the model.
         layers: kind of layer -> how many have such weights.
         packed: what is stored in place of float weights, by name in the backbone; nothing where int8 layers hold it.
+        recovery: what fine-tuning did, or None.
     """
 
     bits: int
@@ -44,6 +46,7 @@ class FewerBits:
     total: int
     layers: dict[str, int]
     packed: dict[str, Tensor] = field(default_factory=dict)
+    recovery: BitsRecovery | None = None
 
     def remarks(self, pictures: str) -> list[str]:
         """What was done and what stays as it was, a sentence each.
@@ -66,11 +69,15 @@ class FewerBits:
             "Convolutions in groups have 8 bits, as they have few numbers for every output; norms, position embeddings "
             "and projections outside layers stay float32. Biases were corrected for the mean that rounding moved, on "
             f"{pictures}.",
+            *([] if self.recovery is None else [self.recovery.remark()]),
         ]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"bits": self.bits, "numbers": self.numbers, "total": self.total, "layers": self.layers}
+        return {
+            "bits": self.bits, "numbers": self.numbers, "total": self.total, "layers": self.layers,
+            "recovery": None if self.recovery is None else self.recovery.as_dict(),
+        }  # fmt: skip
 
 
 def check_float(model: ImageTextModel, bits: int | None) -> None:
@@ -93,8 +100,13 @@ def check_float(model: ImageTextModel, bits: int | None) -> None:
 
 
 def fewer_bits(
-    model: ImageTextModel, sample: PairedSample, bits: int, sides: tuple[str, ...], batch_size: int
-) -> FewerBits:  # fmt: skip
+    model: ImageTextModel,
+    sample: PairedSample,
+    bits: int,
+    sides: tuple[str, ...],
+    batch_size: int,
+    tune: Callable[[PackedWeights], tuple[PackedWeights, BitsRecovery]] | None = None,
+) -> FewerBits:
     """Round a model's weights, in place.
 
     Args:
@@ -103,6 +115,7 @@ def fewer_bits(
         bits: 8 or 4.
         sides: towers: `image`, `text`.
         batch_size: pictures or texts at once.
+        tune: with 4 bits, trains the model after it was rounded, and gives what is to be stored instead.
 
     Raises:
         UsageError, NotSupported: as `quantize_calibrated` and `quantize_weights`.
@@ -128,10 +141,11 @@ def fewer_bits(
         done = FewerBits(8, sum(layer.codes()[0].numel() for layer in int8), total, dict(kinds))
     else:
         packed = quantize_weights(model, run, exclude=left_out)
+        packed, recovery = (packed, None) if tune is None else tune(packed)
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         tensors = {name.removeprefix("backbone."): tensor for name, tensor in packed.tensors.items()}
         kinds = Counter(_kind(model.get_submodule(name.rpartition(".")[0])) for name in packed.four)
-        done = FewerBits(4, sum(sizes[name] for name in packed.four), total, dict(kinds), tensors)
+        done = FewerBits(4, sum(sizes[name] for name in packed.four), total, dict(kinds), tensors, recovery)
     model.card[CARD] = bits
     model._cache.clear()
     return done

@@ -69,12 +69,14 @@ class CompressRequest(Request):
 
         binderclip compress small --data pets/ --bits 8 --out smaller
 
+        binderclip compress small --data pets/ --bits 4 --steps 100 --out smaller
+
         binderclip compress runs/mine --data pairs/ --target 0.4 --channels --steps 200 --out smaller
 
     One half of the pictures says what each head and each neuron is worth; the other half measures the model before and
     after. With --steps the smaller model is then trained to follow the whole one, on the first half. With --bits alone
-    nothing is taken out. The folder is opened by every verb, as any other model; with --bits 8 by those that need no
-    gradients, on the CPU.
+    nothing is taken out, and with --bits 4 --steps the rounded weights are trained. The folder is opened by every verb,
+    as any other model; with --bits 8 by those that need no gradients, on the CPU.
     """
 
     task: ClassVar[str] = "compress"
@@ -127,8 +129,16 @@ class CompressRequest(Request):
         bool,
         Option("Also take channels out of the convolutions of the image tower; with `mope` by the gradient."),
     ] = False
-    steps: Annotated[int, Field(ge=0, le=10**6), Option("Steps of recovery by distillation.")] = 0
-    lr: Annotated[float, Field(ge=1e-9, le=1), Option("Learning rate of the recovery.")] = 5e-4
+    steps: Annotated[
+        int,
+        Field(ge=0, le=10**6),
+        Option("Steps of recovery by distillation; with `--bits 4` alone, with rounded weights."),
+    ] = 0
+    lr: Annotated[
+        float | None,
+        Field(ge=1e-9, le=1),
+        Option("Learning rate of the recovery [default: 5e-4; where only bits go 1e-4]."),
+    ] = None
     neuron_sets: Annotated[
         int, Field(ge=2, le=4096), Option("With `mope`: sets that the neurons of a block are judged in.")
     ] = 16
@@ -148,11 +158,19 @@ class CompressRequest(Request):
         """The fraction that goes; None where nothing is taken out."""
         return HALF if self.target is None and self.bits is None else self.target
 
+    @property
+    def recovery_lr(self) -> float:
+        """The learning rate of the recovery; rounded weights have less far to go than towers that lost their parts."""
+        if self.lr is not None:
+            return self.lr
+        return 1e-4 if self.amount is None else 5e-4
+
     @model_validator(mode="after")
     def _fits(self) -> CompressRequest:
-        if self.amount is None and (self.channels or self.steps):
-            option = "--channels" if self.channels else "--steps"
-            raise UsageError(f"{option} goes with --target: --bits {self.bits} alone takes nothing out")
+        if self.amount is None and self.channels:
+            raise UsageError(f"--channels goes with --target: --bits {self.bits} alone takes nothing out")
+        if self.amount is None and self.steps and self.bits == 8:
+            raise UsageError("--steps goes with --target or --bits 4: int8 layers pass no gradient")
         if self.bits is not None and self.device != "cpu":
             raise UsageError(f"--bits {self.bits} works on the CPU: leave --device {self.device} out")
         if self.onnx and self.bits == 8:

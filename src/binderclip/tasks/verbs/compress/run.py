@@ -33,6 +33,7 @@ from binderclip.tasks.files.outputs import output_folder
 from binderclip.tasks.files.results import ask_for_room, save_or_keep, size_of
 from binderclip.tasks.models import image_text_model
 from binderclip.tasks.verbs.compress.bits import CARD, check_float, fewer_bits, stored_size
+from binderclip.tasks.verbs.compress.bits_recovery import recover_bits
 from binderclip.tasks.verbs.compress.figures import (
     ModelFigures,
     gflop,
@@ -86,7 +87,10 @@ def run(request: CompressRequest) -> Compression:
     bits = None
     if request.bits is not None:
         start(f"rounding to {request.bits} bits")
-        bits = fewer_bits(model, halves.judged, request.bits, request.sides, request.batch_size)
+        tune = (
+            partial(recover_bits, request, whole, model, halves) if request.steps and request.amount is None else None
+        )
+        bits = fewer_bits(model, halves.judged, request.bits, request.sides, request.batch_size, tune)
     start("measuring")
     before, after = _measured(request, [whole, model], [Operations.of(whole, halves), counted], halves)
     start("saving the model")
@@ -222,7 +226,7 @@ def _recover(request: CompressRequest, pruner: MoPEPruner) -> None:
     """Train the model to follow what it was."""
     step = batches("step of the recovery")
     pruner.recover(
-        recovery_batches(pruner.sample, request.batch_size, request.seed), steps=request.steps, lr=request.lr,
+        recovery_batches(pruner.sample, request.batch_size, request.seed), steps=request.steps, lr=request.recovery_lr,
         callbacks=[lambda record: step(record.step, request.steps)], log_every=1,
     )  # fmt: skip
 
