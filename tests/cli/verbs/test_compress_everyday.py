@@ -89,6 +89,21 @@ def test_eight_bits_are_those_of_wide_layers_of_towers_and_classifier(
         assert file.get_tensor("classifier.int8_codes").dtype == torch.int8
 
 
+def test_steps_train_the_towers_and_leave_what_knows_photographs(
+    everyday: ImageTextModel, smaller: dict[int, Path], tmp_path: Path
+) -> None:
+    request = {"data": "noto-emoji", "limit": 8, "out": str(tmp_path / "tuned"), "bits": 4, "steps": 1}
+    done = compress.run(compress.request(model="everyday", **request))
+    assert done.bits.recovery.kept
+    model, plain = load(done.saved).backbone, load(smaller[4]).backbone
+    for name, parameter in everyday.backbone.named_parameters():
+        tuned = not torch.equal(model.get_parameter(name), plain.get_parameter(name))
+        if name.startswith("concepts."):
+            assert not tuned, name  # rounded, but for its probe, and not trained
+        elif name.endswith("weight") and parameter.numel() >= 1024:
+            assert tuned, name
+
+
 def test_four_bits_are_unpacked_to_a_float_model(
     everyday: ImageTextModel, smaller: dict[int, Path], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from binderclip.compress.quantise.weights import PackedWeights, pack_weight
+from binderclip.compress.weights.sparse_weight import take_off
 from binderclip.errors import UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.models.files.compact import dequantise, quantise
@@ -68,7 +69,7 @@ def _rounding(module: nn.Module, roundings: Mapping[str, _Rounded]) -> Iterator[
         yield
     finally:
         for layer, name in parametrized:
-            parametrize.remove_parametrizations(layer, name, leave_parametrized=False)
+            take_off(layer, name, baked=False)
 
 
 def fine_tune_rounded(

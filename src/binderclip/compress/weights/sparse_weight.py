@@ -102,15 +102,16 @@ def finalize_sparse(model: nn.Module) -> nn.Module:
     return model
 
 
-def take_off(module: nn.Module, *, baked: bool = True) -> None:
+def take_off(module: nn.Module, name: str = "weight", *, baked: bool = True) -> None:
     """Remove the parametrization of a layer's weight.
 
     Args:
         module: the layer.
-        baked: leave the pruned weight; otherwise the dense one.
+        name: of the weight.
+        baked: leave the weight that it computed with, such as the pruned one; otherwise the one beneath.
     """
     # Torch takes the property off the layer's class, which copies of the layer share: this one gets a class of its own.
     kind = type(module)
     own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
     module.__class__ = type(kind.__name__, kind.__bases__, own)
-    parametrize.remove_parametrizations(module, "weight", leave_parametrized=baked)
+    parametrize.remove_parametrizations(module, name, leave_parametrized=baked)

@@ -105,7 +105,7 @@ def fewer_bits(
     bits: int,
     sides: tuple[str, ...],
     batch_size: int,
-    tune: Callable[[PackedWeights], tuple[PackedWeights, BitsRecovery]] | None = None,
+    tune: Callable[[PackedWeights, list[str]], tuple[PackedWeights, BitsRecovery]] | None = None,
 ) -> FewerBits:
     """Round a model's weights, in place.
 
@@ -115,7 +115,8 @@ def fewer_bits(
         bits: 8 or 4.
         sides: towers: `image`, `text`.
         batch_size: pictures or texts at once.
-        tune: with 4 bits, trains the model after it was rounded, and gives what is to be stored instead.
+        tune: with 4 bits, given what is stored and which modules were left out, trains the model after it was rounded
+            and gives what is to be stored instead.
 
     Raises:
         UsageError, NotSupported: as `quantize_calibrated` and `quantize_weights`.
@@ -141,7 +142,7 @@ def fewer_bits(
         done = FewerBits(8, sum(layer.codes()[0].numel() for layer in int8), total, dict(kinds))
     else:
         packed = quantize_weights(model, run, exclude=left_out)
-        packed, recovery = (packed, None) if tune is None else tune(packed)
+        packed, recovery = (packed, None) if tune is None else tune(packed, left_out)
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         tensors = {name.removeprefix("backbone."): tensor for name, tensor in packed.tensors.items()}
         kinds = Counter(_kind(model.get_submodule(name.rpartition(".")[0])) for name in packed.four)

@@ -117,8 +117,8 @@ def chance(sample: PairedSample) -> float:
     return sum(min(k, len(sample.texts)) for k in KS) / len(KS) / len(sample.texts)
 
 
-def recovery_batches(sample: PairedSample, size: int, seed: int) -> Iterator[tuple[Tensor, list[str]]]:
-    """Pictures with their texts in random order, without an end.
+def recovery_rows(sample: PairedSample, size: int, seed: int) -> Iterator[tuple[Tensor, list[int]]]:
+    """Rows of pictures, and the row of each one's text, in random order, without an end.
 
     Args:
         sample: drawn from.
@@ -131,4 +131,14 @@ def recovery_batches(sample: PairedSample, size: int, seed: int) -> Iterator[tup
     while True:
         order = torch.randperm(count, generator=generator)
         for rows in order[: count - count % size].split(size):
-            yield sample.pixels[rows], [sample.texts[own[row]] for row in rows.tolist()]
+            yield rows, [own[row] for row in rows.tolist()]
+
+
+def recovery_batches(sample: PairedSample, size: int, seed: int) -> Iterator[tuple[Tensor, list[str]]]:
+    """Pictures with their texts, by `recovery_rows`.
+
+    Args:
+        sample, size, seed: as of it.
+    """
+    for rows, texts in recovery_rows(sample, size, seed):
+        yield sample.pixels[rows], [sample.texts[row] for row in texts]
