@@ -140,6 +140,17 @@ def test_what_open_clip_does_not_say_is_asked_for() -> None:
         binderclip.from_module(open_clip_model(), preprocess=lambda picture: picture)
 
 
+def test_a_transform_with_a_step_that_may_change_values_is_refused() -> None:
+    from torchvision import transforms as steps
+
+    plain = [steps.Resize(32), steps.CenterCrop(32), steps.ToTensor(), steps.Normalize((0.5,) * 3, (0.5,) * 3)]
+    assert binderclip.from_module(open_clip_model(), preprocess=steps.Compose(plain)).preprocess.mean == (0.5,) * 3
+    for index, step in ((3, steps.Lambda(lambda x: 1 - x)), (3, lambda x: x / 2), (4, plain[3]), (0, plain[0])):
+        other = steps.Compose([*plain[:index], step, *plain[index:]])
+        with pytest.raises(NotSupported, match="preprocess of the steps"):
+            binderclip.from_module(open_clip_model(), preprocess=other)
+
+
 def test_saving_says_how_to_keep_the_weights(tmp_path) -> None:
     model = binderclip.from_module(open_clip_model(), preprocess=transform())
     with pytest.raises(NotSupported, match="open_clip:ARCHITECTURE/FILE"):

@@ -6,13 +6,13 @@ from torch import nn
 
 from binderclip.errors import UsageError
 
-LIBRARIES = {"open_clip": "open_clip", "transformers": "transformers"}
+LIBRARIES = ("open_clip", "transformers")
 
 
 def library_of(module: object) -> str:
     """`open_clip` or `transformers`, where the class of a network, or one of its bases, is of that library; else ""."""
     roots = (base.__module__.split(".")[0] for base in type(module).__mro__)
-    return next((LIBRARIES[root] for root in roots if root in LIBRARIES), "")
+    return next((root for root in roots if root in LIBRARIES), "")
 
 
 def class_in_words(module: object) -> str:

@@ -26,7 +26,10 @@ BYTE_PAIRS = 49408
 """Ids of the byte-pair tokenizer of the original CLIP, which all open_clip architectures of that many ids take."""
 LONGEST = 10_000
 """Tokenizers of transformers say 10 ** 30 where they know no greatest length."""
-STEPS = ("MaybeConvertMode", "MaybeToTensor", "ToTensor", "PILToTensor", "ToImage", "Lambda", "function")
+TO_TENSOR = ("MaybeConvertMode", "MaybeToTensor", "ToTensor", "PILToTensor", "ToImage")
+"""Steps of a transform that make a picture RGB, or a tensor of it."""
+GEOMETRY = ("Resize", "ResizeKeepRatio", "CenterCrop", "CenterCropOrPad", "Normalize")
+"""Steps of it that are read."""
 
 
 class OwnModule(ImageTextModel):
@@ -287,8 +290,12 @@ def _steps_of_transform(transforms: list[Any]) -> Preprocess:
     resize = known.pop("Resize", None) or known.pop("ResizeKeepRatio", None)
     crop = known.pop("CenterCrop", None) or known.pop("CenterCropOrPad", None)
     normalize = known.pop("Normalize", None)
-    unknown = [label for label in known if label not in STEPS]
-    if resize is None or normalize is None or unknown:
+    # Any other function, or a step that comes twice, might change the values, and nothing would say so.
+    unknown = [
+        each for each in transforms if type(each).__name__ not in (*TO_TENSOR, *GEOMETRY) and not _makes_rgb(each)
+    ]
+    read = [type(each).__name__ for each in transforms if type(each).__name__ in GEOMETRY]
+    if resize is None or normalize is None or unknown or len(set(read)) < len(read):
         steps = ", ".join(type(transform).__name__ for transform in transforms)
         raise NotSupported(
             f"preprocess of the steps {steps}: known are Resize, CenterCrop and Normalize as open_clip composes them "
@@ -310,6 +317,11 @@ def _steps_of_transform(transforms: list[Any]) -> Preprocess:
         resize_mode="squash" if squash else "longest" if longest else "shortest",
         fill=int(getattr(crop, "fill", 0)) if longest else 0,
     )
+
+
+def _makes_rgb(step: Any) -> bool:
+    """Whether a step is the function that open_clip's and CLIP's transforms have for that."""
+    return getattr(step, "__name__", "") in ("_convert_to_rgb", "_convert_image_to_rgb")
 
 
 def _interpolation(value: Any) -> Interpolation:
