@@ -48,16 +48,20 @@ def as_indices(name: str, values: Any, count: int | None = None) -> Int[Tensor, 
     Raises:
         UsageError: another shape or type, such as one-hot rows, floats or a single number.
     """
-    try:
-        # NumPy knows whole numbers of more types than torch computes with.
-        whole = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{name} must be whole numbers, (N,); got {type(values).__name__}") from error
-    if whole.ndim != 1 or whole.dtype.kind not in "iu" or (count is not None and len(whole) != count):
-        size = "N" if count is None else count
-        raise UsageError(f"{name} must be whole numbers, ({size},); got {whole.dtype} {whole.shape}")
-    indices = torch.from_numpy(whole.astype(np.int64))
-    return indices.to(values.device) if isinstance(values, Tensor) else indices
+    size = "N" if count is None else count
+    if isinstance(values, Tensor):  # not through NumPy, which would wait for the device
+        whole = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+        shape, kind = tuple(values.shape), str(values.dtype).removeprefix("torch.")
+    else:
+        try:
+            values = np.asarray(values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"{name} must be whole numbers, ({size},); got {type(values).__name__}") from error
+        whole, shape, kind = values.dtype.kind in "iu", values.shape, str(values.dtype)
+    if not whole or len(shape) != 1 or (count is not None and shape[0] != count):
+        raise UsageError(f"{name} must be whole numbers, ({size},); got {kind} {shape}")
+    # NumPy knows whole numbers of more types than torch computes with.
+    return values.long() if isinstance(values, Tensor) else torch.from_numpy(values.astype(np.int64))
 
 
 def as_ks(ks: int | Sequence[int]) -> tuple[int, ...]:
