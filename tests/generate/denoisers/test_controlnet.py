@@ -70,6 +70,20 @@ def test_a_picture_steers_as_in_the_stock_pipeline(folders: tuple[Path, Path], s
         torch.testing.assert_close(sample(idle, noise, "a red dog", **settings), plain)
 
 
+def test_each_picture_has_its_own_hint(steered: LatentDenoiser) -> None:
+    """Two pictures with two hints are those that are drawn one by one."""
+    hints = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    noise = steered.noise(2, (16, 16), torch.Generator().manual_seed(3))
+    settings: dict[str, Any] = {"terms": [ClassifierFreeGuidance(4.0)], "num_inference_steps": 3}
+    both = sample(steered.conditioned_on(hints), noise, "a red dog", **settings)
+    single = [
+        sample(steered.conditioned_on(hints[[i]]), noise[[i]], "a red dog", **settings) for i in range(len(hints))
+    ]
+    torch.testing.assert_close(both, torch.cat(single), rtol=1e-4, atol=1e-4)
+    swapped = sample(steered.conditioned_on(hints.flip(0)), noise, "a red dog", **settings)
+    assert float((both - swapped).abs().max()) > 0.01
+
+
 def test_keys_and_shapes_are_those_of_stable_diffusion_1() -> None:
     """The paper's 12 zero convolutions and one of the middle, and hints of 8 times the latents' side in 16 to 256."""
     from diffusers import ControlNetModel
