@@ -89,6 +89,8 @@ def _narrow(model: Any) -> Any:
     if "timm_model_name" in model.get("vision", {}):
         # At Mammo-CLIP's 1,520 pixels a step of this batch takes tens of gigabytes.
         model = {**model, "vision": {**model["vision"], "image_size": 64}}
+        if model["text"]["width"] > 192:  # twelve layers of a BERT's width take two minutes
+            model |= {"text": NARROW["text"]}
     if model["arch"] == "upcycled" or model.get("vision", {}).get("width", 0) <= 192:
         return model
     base = {"base": "small"} if "base" in model else {"embed_dim": NARROW["embed_dim"], "text": NARROW["text"]}
