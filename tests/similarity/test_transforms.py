@@ -152,6 +152,7 @@ def test_of_gaussian_data_the_squared_length_is_chi_squared_and_the_report_says_
         (lambda: EmbeddingSet(torch.tensor([[1.0], [float("nan")]]), "image"), "embedding 1 is not finite"),
         (lambda: GapRemoval().transform(cloud(), "image"), "is not fitted"),
         (lambda: GapRemoval().fit(), "one set for each"),
+        (lambda: GapRemoval().fit(cloud(), EmbeddingSet(cloud(), "a")), "must say its modality"),
         (lambda: GapRemoval().fit(EmbeddingSet(cloud(), "a"), EmbeddingSet(cloud(), "a")), "one set for each"),
         (lambda: GapRemoval().fit(EmbeddingSet(cloud(), "a"), EmbeddingSet(cloud(width=5), "b")), "have one width"),
         (

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.settings import check_choice
+from binderclip.similarity.arrays import Rows
 from binderclip.similarity.embeddings import EmbeddingSet, same_width
 
 __all__ = ["EmbeddingTransform", "GapRemoval", "MeanShift", "Whitening", "embedding_log_likelihood"]
@@ -43,18 +44,23 @@ class EmbeddingTransform(ABC):
         self.counts: dict[Key, int] = {}
         self._state: dict[Key, dict[str, Tensor]] = {}
 
-    def fit(self, *sets: EmbeddingSet) -> Any:
+    def fit(self, *sets: EmbeddingSet | Rows) -> Any:
         """Learn from representative sets, one for each modality and role; returns itself.
 
+        Rows of features alone are refused: they do not say whose they are.
+
         Raises:
-            UsageError: no set, two of one kind, sets of several widths, or too few vectors.
+            UsageError: no set, what says no modality, two of one kind, sets of several widths, or too few vectors.
         """
-        keys = [(part.modality, part.role) for part in sets]
-        if not sets or len(set(keys)) < len(keys):
+        parts = [part for part in sets if isinstance(part, EmbeddingSet)]
+        if len(parts) < len(sets):
+            raise UsageError('a set must say its modality: EmbeddingSet(features, "image"), not features alone')
+        keys = [(part.modality, part.role) for part in parts]
+        if not parts or len(set(keys)) < len(keys):
             raise UsageError(f"give one set for each modality and role, not {keys}")
-        self.width = same_width(*sets)
-        self._state = {key: self._learn(part) for key, part in zip(keys, sets, strict=True)}
-        self.counts = {key: len(part) for key, part in zip(keys, sets, strict=True)}
+        self.width = same_width(*parts)
+        self._state = {key: self._learn(part) for key, part in zip(keys, parts, strict=True)}
+        self.counts = {key: len(part) for key, part in zip(keys, parts, strict=True)}
         return self
 
     def settings(self) -> dict[str, Any]:

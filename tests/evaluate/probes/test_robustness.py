@@ -122,6 +122,8 @@ def test_detection_is_scikit_learns_area_and_the_brute_force_threshold() -> None
     assert found.auroc == pytest.approx(roc_auc_score(labels, np.concatenate([known, unknown])))
     passing = [cut for cut in np.unique(known) if (known >= cut).mean() >= 0.95]
     assert found.fpr95 == pytest.approx((unknown >= max(passing)).mean())
+    logits = torch.tensor(known, requires_grad=True)  # as a model gives them
+    assert ood_detection(logits, torch.tensor(unknown)) == found
     assert ood_detection(known, known - 100).fpr95 == 0
     assert ood_detection(known, known + 100).auroc == 0
     with pytest.raises(UsageError, match="finite"):

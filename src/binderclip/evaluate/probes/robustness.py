@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.special import logsumexp
+from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.evaluate.probes.group_reports import wilson
@@ -229,7 +230,7 @@ class OODDetection:
     fpr95: float
 
 
-def ood_detection(known: Float[np.ndarray, "N"], unknown: Float[np.ndarray, "M"]) -> OODDetection:
+def ood_detection(known: Float[np.ndarray | Tensor, "N"], unknown: Float[np.ndarray | Tensor, "M"]) -> OODDetection:
     """Measure scores of pictures of known classes against those of others.
 
     Args:
@@ -238,7 +239,9 @@ def ood_detection(known: Float[np.ndarray, "N"], unknown: Float[np.ndarray, "M"]
     Raises:
         UsageError: an empty set, or a score that is not finite.
     """
-    inside, outside = np.asarray(known, dtype=float), np.asarray(unknown, dtype=float)
+    inside, outside = (
+        np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=float) for x in (known, unknown)
+    )
     if not len(inside) or not len(outside) or not np.isfinite(np.concatenate([inside, outside])).all():
         raise UsageError(f"scores must be finite, some of each; got {inside.shape} and {outside.shape}")
     threshold = np.sort(inside)[::-1][int(np.ceil(0.95 * len(inside))) - 1]
