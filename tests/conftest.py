@@ -247,6 +247,17 @@ def tiny_inpainter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny-inpainter"
 
 
+@pytest.fixture(scope="session")
+def tiny_controlnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random ControlNet for `tiny_diffusion`."""
+    pytest.importorskip("diffusers")
+    from .generate.conftest import tiny_controlnet
+
+    folder = tmp_path_factory.mktemp("controlnet") / "tiny-controlnet"
+    tiny_controlnet().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def planned_paper(monkeypatch: pytest.MonkeyPatch) -> str:
     """The id of a paper that is planned, without a study, as each is before it is built; here the last one."""

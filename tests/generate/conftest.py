@@ -73,6 +73,23 @@ def tiny_pipeline(folder: Path, kind: str = "StableDiffusionPipeline", channels:
     return pipeline
 
 
+def tiny_controlnet(**changes: Any) -> Any:
+    """A random one for the tiny network, whose output is not zero as that of a new one is."""
+    from diffusers import ControlNetModel
+
+    torch.manual_seed(6)
+    settings: dict[str, Any] = {
+        "block_out_channels": (16, 32), "layers_per_block": 1, "cross_attention_dim": 24, "attention_head_dim": 2,
+        "norm_num_groups": 8, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "conditioning_embedding_out_channels": (8, 16),
+    }  # fmt: skip
+    controlnet = ControlNetModel(**(settings | changes)).eval()
+    for parameter in controlnet.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return controlnet
+
+
 class Projection(nn.Module):
     """Four tokens of an embedding of six numbers."""
 

@@ -42,7 +42,7 @@ READ_THERE = {
     ("edit",): {"new_word", "source", "word"},
     ("erase",): {"adapter", "background_point", "image_model", "mask"},
     ("foveate",): {"at"},
-    ("generate",): {"from_folder", "personal", "size"},
+    ("generate",): {"control_image", "controlnet", "from_folder", "personal", "size"},
     ("inpaint",): {"mask", "personal", "text"},
     ("interpolate",): {"first", "second"},
     ("locate",): {"masks"},

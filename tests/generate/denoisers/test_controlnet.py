@@ -15,24 +15,9 @@ from safetensors.torch import load_file, save_file
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.generate import ClassifierFreeGuidance, LatentDenoiser, load_controlnet, load_denoiser, sample
 
+from ..conftest import tiny_controlnet
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-def tiny_controlnet(**changes: Any) -> Any:
-    """A random one for the tiny network, whose output is not zero as that of a new one is."""
-    from diffusers import ControlNetModel
-
-    torch.manual_seed(6)
-    settings: dict[str, Any] = {
-        "block_out_channels": (16, 32), "layers_per_block": 1, "cross_attention_dim": 24, "attention_head_dim": 2,
-        "norm_num_groups": 8, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "conditioning_embedding_out_channels": (8, 16),
-    }  # fmt: skip
-    controlnet = ControlNetModel(**(settings | changes)).eval()
-    for parameter in controlnet.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)
-    return controlnet
 
 
 @pytest.fixture(scope="module")
@@ -55,37 +40,37 @@ def test_a_picture_steers_as_in_the_stock_pipeline(folders: tuple[Path, Path], s
     controlnet = diffusers.ControlNetModel.from_pretrained(folders[1])
     stock = diffusers.StableDiffusionControlNetPipeline.from_pretrained(folders[0], controlnet=controlnet)
     stock.set_progress_bar_config(disable=True)
-    hints = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+    edges = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(1))
     noise = steered.noise(2, (16, 24), torch.Generator().manual_seed(3))
     expected = stock(
-        ["a red dog"] * 2, image=hints, latents=noise, num_inference_steps=4, guidance_scale=4.0, height=16, width=24,
+        ["a red dog"] * 2, image=edges, latents=noise, num_inference_steps=4, guidance_scale=4.0, height=16, width=24,
         controlnet_conditioning_scale=0.7, output_type="latent",
     ).images  # fmt: skip
     settings: dict[str, Any] = {"terms": [ClassifierFreeGuidance(4.0)], "num_inference_steps": 4}
-    latents = sample(steered.conditioned_on(hints, scale=0.7), noise, "a red dog", **settings)
+    latents = sample(steered.conditioned_on(edges, scale=0.7), noise, "a red dog", **settings)
     torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
     plain = sample(load_denoiser(folders[0]), noise, "a red dog", **settings)
     assert float((latents - plain).abs().max()) > 0.01
-    for idle in (steered, steered.conditioned_on(hints, scale=0)):
+    for idle in (steered, steered.conditioned_on(edges, scale=0)):
         torch.testing.assert_close(sample(idle, noise, "a red dog", **settings), plain)
 
 
-def test_each_picture_has_its_own_hint(steered: LatentDenoiser) -> None:
-    """Two pictures with two hints are those that are drawn one by one."""
-    hints = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+def test_each_picture_has_its_own_control_image(steered: LatentDenoiser) -> None:
+    """Two pictures with two control images are those that are drawn one by one."""
+    edges = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     noise = steered.noise(2, (16, 16), torch.Generator().manual_seed(3))
     settings: dict[str, Any] = {"terms": [ClassifierFreeGuidance(4.0)], "num_inference_steps": 3}
-    both = sample(steered.conditioned_on(hints), noise, "a red dog", **settings)
+    both = sample(steered.conditioned_on(edges), noise, "a red dog", **settings)
     single = [
-        sample(steered.conditioned_on(hints[[i]]), noise[[i]], "a red dog", **settings) for i in range(len(hints))
+        sample(steered.conditioned_on(edges[[i]]), noise[[i]], "a red dog", **settings) for i in range(len(edges))
     ]
     torch.testing.assert_close(both, torch.cat(single), rtol=1e-4, atol=1e-4)
-    swapped = sample(steered.conditioned_on(hints.flip(0)), noise, "a red dog", **settings)
+    swapped = sample(steered.conditioned_on(edges.flip(0)), noise, "a red dog", **settings)
     assert float((both - swapped).abs().max()) > 0.01
 
 
 def test_keys_and_shapes_are_those_of_stable_diffusion_1() -> None:
-    """The paper's 12 zero convolutions and one of the middle, and hints of 8 times the latents' side in 16 to 256."""
+    """The paper's 12 zero convolutions and one of the middle; 16 to 256 channels for 8 times the latents' side."""
     from diffusers import ControlNetModel
 
     with torch.device("meta"):  # without memory
@@ -125,14 +110,14 @@ def test_other_folders_are_refused(folders: tuple[Path, Path], tmp_path: Path) -
         load_controlnet(denoiser, broken)
 
 
-def test_hints_of_other_sizes_are_refused(folders: tuple[Path, Path], steered: LatentDenoiser) -> None:
+def test_control_images_of_other_sizes_are_refused(folders: tuple[Path, Path], steered: LatentDenoiser) -> None:
     with pytest.raises(NotSupported, match="load_controlnet gives it one"):
         load_denoiser(folders[0]).conditioned_on(torch.zeros(1, 3, 16, 16))
     for shape in ((3, 16, 16), (1, 1, 16, 16), (1, 3, 15, 16)):
-        with pytest.raises(UsageError, match="hints must be"):
+        with pytest.raises(UsageError, match="control images must be"):
             steered.conditioned_on(torch.zeros(shape))
     with pytest.raises(UsageError, match="scale"):
         steered.conditioned_on(torch.zeros(1, 3, 16, 16), scale=3)
     bound = steered.conditioned_on(torch.zeros(1, 3, 16, 16))
-    with pytest.raises(UsageError, match="do not fit hints"):
+    with pytest.raises(UsageError, match="do not fit control images"):
         bound(torch.zeros(1, 4, 4, 8), torch.tensor([5]))

@@ -69,8 +69,8 @@ class LatentDenoiser(Denoiser):
         self.known: Float[Tensor, "B C h w"] | None = None
         self.mask: Float[Tensor, "B 1 h w"] | None = None
         self.controlnet: nn.Module | None = None
-        self.hints: Float[Tensor, "B 3 H W"] | None = None
-        self.hint_scale = 1.0
+        self.control_images: Float[Tensor, "B 3 H W"] | None = None
+        self.conditioning_scale = 1.0
         self._prompts: dict[str, Prompt] = {}
         self._grey: dict[tuple[int, ...], Tensor] = {}
         self._replace_processors()
@@ -88,6 +88,11 @@ class LatentDenoiser(Denoiser):
     def side(self) -> int:
         """The side of pictures that the network was trained on, in pixels."""
         return int(self.unet.config.sample_size) * self.factor
+
+    @property
+    def multiple(self) -> int:
+        """Pixels of which the sides of pictures are multiples, as the network halves them."""
+        return self.factor * int(2 ** (len(self.unet.config.block_out_channels) - 1))
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Latents of pictures in [0, 1], scaled to about unit variance; differentiable.
@@ -120,9 +125,8 @@ class LatentDenoiser(Denoiser):
             UsageError: a size that is no multiple of what the network halves.
         """
         height, width = (self.side, self.side) if size is None else size
-        multiple = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        if height % multiple or width % multiple or min(height, width) < multiple:
-            raise UsageError(f"size must be multiples of {multiple} px, got {height} x {width}")
+        if height % self.multiple or width % self.multiple or min(height, width) < self.multiple:
+            raise UsageError(f"size must be multiples of {self.multiple} px, got {height} x {width}")
         shape = (count, self.channels, height // self.factor, width // self.factor)
         return torch.randn(shape, generator=generator).to(next(self.unet.parameters()))
 
@@ -182,11 +186,11 @@ class LatentDenoiser(Denoiser):
         bound.mask = functional.max_pool2d(binary, self.factor)
         return bound
 
-    def conditioned_on(self, hints: Float[Tensor, "B 3 H W"], *, scale: float = 1.0) -> LatentDenoiser:
+    def conditioned_on(self, images: Float[Tensor, "B 3 H W"], *, scale: float = 1.0) -> LatentDenoiser:
         """The same network, steered by pictures of what its ControlNet reads: edges, depth, poses.
 
         Args:
-            hints: in [0, 1], one for each picture or one for all, of the size of the pictures that are drawn.
+            images: control images in [0, 1] of the size of the pictures that are drawn, one for each or one for all.
             scale: how much the ControlNet counts, in [0, 2]; 0 leaves it out.
 
         Raises:
@@ -196,10 +200,12 @@ class LatentDenoiser(Denoiser):
         if self.controlnet is None:
             raise NotSupported("this network has no ControlNet: load_controlnet gives it one")
         check_number("scale", scale, least=0, most=2)
-        if hints.ndim != 4 or hints.shape[1] != 3 or any(side % self.factor for side in hints.shape[-2:]):
-            raise UsageError(f"hints must be (B, 3, H, W), multiples of {self.factor} px, not {tuple(hints.shape)}")
+        if images.ndim != 4 or images.shape[1] != 3 or any(side % self.factor for side in images.shape[-2:]):
+            raise UsageError(
+                f"control images must be (B, 3, H, W), multiples of {self.factor} px, not {tuple(images.shape)}"
+            )
         bound = self._view()
-        bound.hints, bound.hint_scale = hints, float(scale)
+        bound.control_images, bound.conditioning_scale = images, float(scale)
         return bound
 
     def with_parts(
@@ -279,14 +285,15 @@ class LatentDenoiser(Denoiser):
 
     def _residuals(self, x: Tensor, t: Tensor, keys: Tensor) -> dict[str, Any]:
         """What the ControlNet adds to the states of the network's first half and middle; nothing without a picture."""
-        if self.controlnet is None or self.hints is None or self.hint_scale == 0:
+        if self.controlnet is None or self.control_images is None or self.conditioning_scale == 0:
             return {}
         size = tuple(side * self.factor for side in x.shape[-2:])
-        if len(x) % len(self.hints) or tuple(self.hints.shape[-2:]) != size:
-            raise UsageError(f"latents of shape {tuple(x.shape)} do not fit hints of {tuple(self.hints.shape)}")
-        hints = self.hints.to(x).repeat(len(x) // len(self.hints), 1, 1, 1)
+        images = self.control_images
+        if len(x) % len(images) or tuple(images.shape[-2:]) != size:
+            raise UsageError(f"latents of shape {tuple(x.shape)} do not fit control images of {tuple(images.shape)}")
+        images = images.to(x).repeat(len(x) // len(images), 1, 1, 1)
         down, middle = self.controlnet(
-            x, t, keys, controlnet_cond=hints, conditioning_scale=self.hint_scale, return_dict=False
+            x, t, keys, controlnet_cond=images, conditioning_scale=self.conditioning_scale, return_dict=False
         )  # fmt: skip
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 

@@ -19,6 +19,9 @@ from binderclip.tasks.diffusion import (
 from binderclip.tasks.fields import Device
 from binderclip.tasks.request import Option, Request
 
+OF_MODELS = ("model", "personal", "guidance", "sync", "controlnet", "control_image", "conditioning_scale")
+"""Fields that say nothing where there is no model."""
+
 
 class GenerateRequest(Request):
     """Draw pictures of texts by a diffusion model, or out of patches of your own pictures.
@@ -31,11 +34,15 @@ class GenerateRequest(Request):
 
         binderclip generate "a <mine> dog on a beach" --personal my-dog-word --model stable-diffusion-v1-5/
 
+        binderclip generate "a lighthouse" --controlnet sd-controlnet-canny/ --control-image edges.png \
+            --model stable-diffusion-v1-5/
+
         binderclip generate "a smiling face" --from-folder icons/
 
     The bundled model is small: it draws plain shapes and, roughly, emoji of 64 px. A folder of a diffusers pipeline
     goes in by --model. Every picture has a seed of its own, by which it is drawn again. Wider pictures are drawn as
-    windows that share what they have in common; --sync lets them agree on style as well. With --from-folder nothing was
+    windows that share what they have in common; --sync lets them agree on style as well. A ControlNet steers by a
+    picture of edges, depth or poses, which is resized to the size of what is drawn. With --from-folder nothing was
     trained: pictures are mosaics of patches of the folder's pictures that fit the text, and no better than these are
     alike.
     """
@@ -78,18 +85,48 @@ class GenerateRequest(Request):
     )
     model: DenoiserName = DEFAULT_DENOISER
     personal: PersonalWordFolder = None
+    controlnet: Annotated[
+        str | None,
+        Option("Folder of a ControlNet in diffusers' layout that was trained for this model.", label="ControlNet"),
+    ] = None
+    control_image: Annotated[
+        str | None,
+        Option("Picture that the ControlNet reads: edges, depth or poses, as it was trained on, of the same shape."),
+    ] = None
+    conditioning_scale: Annotated[
+        float,
+        Field(ge=0, le=2),
+        Option("How much the ControlNet counts: 1 as it was trained, 0 not at all.", label="Weight of the ControlNet"),
+    ] = 1.0
     device: Device = "cpu"
 
     @model_validator(mode="after")
     def _fits(self) -> GenerateRequest:
         if self.from_folder is not None:
-            unused = [name for name in ("model", "personal", "guidance", "sync") if name in self.given()]
+            unused = [name for name in OF_MODELS if name in self.given()]
             if unused:
-                raise UsageError(f"--{unused[0]} does not go with --from-folder, which draws without a model")
+                flag = unused[0].replace("_", "-")
+                raise UsageError(f"--{flag} does not go with --from-folder, which draws without a model")
             return self
         asked = [name for name in ("nearest", "reach") if name in self.given()]
         if asked:
             raise UsageError(f"--{asked[0]} is for --from-folder: give a folder of pictures, or leave it out")
         if self.sync and self.size is None:
             raise UsageError("--sync is for pictures wider than the model's: give --size, such as 64x256")
+        return self
+
+    @model_validator(mode="after")
+    def _steered(self) -> GenerateRequest:
+        if self.controlnet is None:
+            if self.control_image is not None:
+                raise UsageError("--control-image needs --controlnet: the folder of the ControlNet that reads it")
+            if "conditioning_scale" in self.given():
+                raise UsageError("--conditioning-scale goes with --controlnet: give the folder of one, or leave it out")
+        elif self.control_image is None:
+            raise UsageError("--controlnet needs --control-image: the picture that it reads, such as edges")
+        elif self.model == DEFAULT_DENOISER:
+            raise UsageError(
+                f"--controlnet needs the model that it was trained for, which {DEFAULT_DENOISER} is not: give the "
+                "folder of a diffusers pipeline by --model"
+            )
         return self

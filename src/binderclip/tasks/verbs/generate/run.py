@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.generate import ClassifierFreeGuidance, JointWindows, SyncGuidance, sample
+from binderclip.generate import ClassifierFreeGuidance, JointWindows, SyncGuidance, load_controlnet, sample
 from binderclip.models.files.devices import resolve_device
 from binderclip.tasks.events import Saved, emit, start
 from binderclip.tasks.fields import MOST_SEED
@@ -29,6 +30,7 @@ from binderclip.tasks.sampling import (
     picture_of,
     save_pictures,
 )
+from binderclip.tasks.verbs.generate.control import control_image, control_picture
 from binderclip.tasks.verbs.generate.folder import PatchSampler
 from binderclip.tasks.verbs.generate.request import GenerateRequest
 from binderclip.tasks.verbs.generate.result import (
@@ -123,11 +125,12 @@ class _ModelSampler:
     """Draws texts by a denoiser.
 
     Raises:
-        UsageError: a size that the denoiser cannot draw.
+        UsageError: a size that the denoiser cannot draw, or a control image of another shape.
     """
 
     def __init__(self, request: GenerateRequest) -> None:
         self.request = request
+        control = None if request.control_image is None else control_picture(request.control_image)
         self.denoiser: LatentDenoiser = opened_denoiser(request.model, request.device, request.personal)
         side = self.denoiser.side
         self.size = request.size or (side, side)
@@ -141,7 +144,24 @@ class _ModelSampler:
             self.windows = JointWindows(latents, side // factor, max(1, side // factor // OVERLAP))
         elif request.sync:
             raise UsageError(f"--sync is for pictures wider than the model's {side} px: give a larger --size")
+        if control is not None:
+            self._steer(control)
         self.forwards = 0
+
+    def _steer(self, picture: Image.Image) -> None:
+        """Let a ControlNet count, which sees of the control image what a window shows."""
+        request = self.request
+        assert request.controlnet is not None
+        assert request.control_image is not None
+        image = control_image(picture, self.size, self.denoiser, request.control_image)
+        images, factor = image[None], self.denoiser.factor
+        if self.windows is not None:
+            boxes = [[factor * edge for edge in box] for box in self.windows.grid.boxes]
+            images = torch.stack([image[:, y0:y1, x0:x1] for x0, y0, x1, y1 in boxes])
+        start("loading the ControlNet")
+        self.denoiser = load_controlnet(self.denoiser, request.controlnet).conditioned_on(
+            images.to(request.device), scale=request.conditioning_scale
+        )
 
     def draw(self, text: str, seeds: Sequence[int], progress: StepProgress) -> list[Float[Tensor, "3 H W"]]:
         """A picture for each seed, in [0, 1]."""
