@@ -199,7 +199,7 @@ def embed(inputs: Inputs) -> Request:
 def edit(inputs: Inputs) -> Request:
     return tasks.edit.request(
         images=[inputs.pictures], source="a red dog", target="a red cat", method="strength", word="dog",
-        new_word="cat", guidance=2.5, steps=3, strength=0.7, seed=3, model=inputs.diffusion, out="edits",
+        new_word="cat", guidance=2.5, steps=3, strength=0.7, coarse=True, seed=3, model=inputs.diffusion, out="edits",
     )  # fmt: skip
 
 

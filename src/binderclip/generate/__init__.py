@@ -75,6 +75,10 @@ if TYPE_CHECKING:
     from binderclip.generate.edit.clipaway import CLIPAway as CLIPAway
     from binderclip.generate.edit.clipaway import EmbeddingProjection as EmbeddingProjection
     from binderclip.generate.edit.clipaway import without_component as without_component
+    from binderclip.generate.edit.full_size import add_change as add_change
+    from binderclip.generate.edit.full_size import changed_share as changed_share
+    from binderclip.generate.edit.full_size import detail_ratio as detail_ratio
+    from binderclip.generate.edit.full_size import moved_edges as moved_edges
     from binderclip.generate.edit.gradient_mask import AbsGradSAM as AbsGradSAM
     from binderclip.generate.edit.inpainting import KnownRegion as KnownRegion
     from binderclip.generate.edit.inpainting import inpaint as inpaint

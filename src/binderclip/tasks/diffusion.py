@@ -68,3 +68,11 @@ PictureSize = Annotated[
         write=size_text,
     ),
 ]
+Coarse = Annotated[
+    bool,
+    Option(
+        "Paint also where the model sees more than 4 pixels as one, which makes a blur.",
+        ("--coarse",),
+        label="Paint a blur where the mask is too large",
+    ),
+]

@@ -232,6 +232,12 @@ class Retouched(VerbResult):
     complete: bool = True
 
     @property
+    def scale(self) -> float:
+        """Pixels of the picture for one of what was looked at."""
+        left, top, right, bottom = self.seen
+        return max(right - left, bottom - top) / self.side
+
+    @property
     def mask_picture(self) -> Image.Image:
         """The mask, 255 inside."""
         return Image.fromarray(self.mask.astype(np.uint8) * 255)
@@ -251,14 +257,17 @@ class Retouched(VerbResult):
         """What changed, what the model saw, and where the files are."""
         left, top, right, bottom = self.seen
         window = f"painted by what is seen from x {left} to {right}, y {top} to {bottom}, at {self.side} px"
+        if self.scale > 1 and self.method != "fill":  # what is smooth has no detail to lose
+            window += f", so at 1/{self.scale:.2g} of the picture's detail"
         seed = f"seed {self.request.seed}"
         return [self.title, f"{window}; {seed}", f"picture {self.out}", f"mask {self.mask_path}", f"sheet {self.sheet}"]
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "image": self.request.image, "method": self.method, "share": self.share, "changed": self.changed,
-            "change": self.change, "seen": self.seen, "side": self.side, "seed": self.request.seed, "out": self.out,
-            "mask": self.mask_path, "sheet": self.sheet, "request": self.request.as_document(),
+            "change": self.change, "seen": self.seen, "side": self.side, "scale": self.scale,
+            "seed": self.request.seed, "out": self.out, "mask": self.mask_path, "sheet": self.sheet,
+            "request": self.request.as_document(),
         }  # fmt: skip
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data import open_image, to_tensor
+from binderclip.errors import UsageError
 from binderclip.generate.denoisers.context import SamplingHook, StepContext
+from binderclip.generate.edit.full_size import add_change, changed_share
 from binderclip.models.files.devices import resolve_device
 from binderclip.tasks.diffusion import DEFAULT_DENOISER
 from binderclip.tasks.events import Counted, Previewed, Saved, emit, start, warn
@@ -34,10 +36,8 @@ LIMITS = (
     "Diffusion pipeline as the model"
 )
 """Said wherever the bundled denoiser works, which nobody would take for more after a look."""
-COARSE = 3
-"""Pixels of a picture for one of the model, from which that is said."""
-CHANGED, SURELY = 0.04, 0.16
-"""Of a range of 1: below the first a value counts as unchanged by a model, above the second as changed."""
+COARSE, TOO_COARSE = 3, 4
+"""Pixels of a picture for one of the model: from the first that is said, above the second new content is a blur."""
 
 
 def opened_denoiser(name: str, device: str, personal: str | None = None) -> LatentDenoiser:
@@ -63,14 +63,26 @@ def opened_denoiser(name: str, device: str, personal: str | None = None) -> Late
     return PersonalConcept.load(personal).apply(denoiser)
 
 
-def say_how_coarse(edge: int, side: int, name: str = "the picture") -> None:
-    """Say before a model works that its part of a picture will be much coarser than the rest.
+def check_scale(edge: int, side: int, coarse: bool, instead: str = "") -> None:
+    """Refuse or say, before a model works, that what it paints is much coarser than the picture around it.
 
     Args:
-        edge: pixels of the picture that the model sees. side: to which they are reduced. name: of the picture.
+        edge: pixels of the picture that the model sees. side: to which they are reduced.
+        coarse: whether it is to be painted all the same.
+        instead: another way out, such as a method without a model.
+
+    Raises:
+        UsageError: it would be a blur, and nobody asked for one.
     """
-    if edge >= COARSE * side:
-        warn(f"{edge} px of {name} go through the model at {side} px: new content is {edge / side:.0f} times coarser")
+    scale = edge / side
+    if scale > TOO_COARSE and not coarse:
+        raise UsageError(
+            f"the mask and what is around it are {edge} px, which the model sees at {side} px: what it paints would be "
+            f"a blur, at 1/{scale:.0f} of the picture's detail. Give a smaller mask, the folder of a larger model by "
+            f"--model{instead}, or --coarse for the blur"
+        )
+    if scale >= COARSE:
+        warn(f"{edge} px go through the model at {side} px: new content has 1/{scale:.0f} of the picture's detail")
 
 
 def noise_generator(seed: int) -> torch.Generator:
@@ -170,6 +182,16 @@ class ModelPicture:
         """Whether the square is not all of it."""
         return self.box != (0, 0, *self.original.size)
 
+    @property
+    def scale(self) -> float:
+        """Pixels of the square's side for one of the model."""
+        return (self.box[2] - self.box[0]) / int(self.pixels.shape[-1])
+
+    @property
+    def square(self) -> Float[Tensor, "1 3 e e"]:
+        """The square at its own size, in [0, 1]."""
+        return to_tensor(self.original.crop(self.box))[None]
+
     def in_words(self) -> str:
         """What was done to it, in words."""
         width, height = self.original.size
@@ -189,13 +211,22 @@ class ModelPicture:
         size = self.box[3] - self.box[1], self.box[2] - self.box[0]
         large = F.interpolate(edited.float().cpu(), size, mode="bicubic", align_corners=False).clamp(0, 1)
         if before is not None:
-            difference = (edited - before).abs().amax(1, keepdim=True).float().cpu()
-            share = ((difference - CHANGED) / (SURELY - CHANGED)).clamp(0, 1)
-            share = F.max_pool2d(share, 3, stride=1, padding=1)  # the edges of what was removed, too
+            share = changed_share(before.float().cpu(), edited.float().cpu())
             share = F.interpolate(share, size, mode="bilinear", align_corners=False)
-            large = torch.lerp(to_tensor(self.original.crop(self.box))[None], large, share)
+            large = torch.lerp(self.square, large, share)
+        return self._with_square(large)
+
+    def recoloured(self, edited: Float[Tensor, "1 3 s s"], before: Float[Tensor, "1 3 s s"]) -> Image.Image:
+        """The original with what the edit changed, at its own size and with its own detail (`generate.add_change`).
+
+        Args:
+            edited, before: at the model's side, what the model gives of the square edited and unedited.
+        """
+        return self._with_square(add_change(self.square, before.float().cpu(), edited.float().cpu()))
+
+    def _with_square(self, pixels: Float[Tensor, "1 3 e e"]) -> Image.Image:
         whole = self.original.copy()
-        whole.paste(picture_of(large[0]), self.box[:2])
+        whole.paste(picture_of(pixels[0]), self.box[:2])
         return whole
 
 

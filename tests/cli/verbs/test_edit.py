@@ -19,6 +19,7 @@ from binderclip.data import to_tensor
 from binderclip.generate import ScoreDistillation, load_denoiser
 from binderclip.tasks import edit
 from binderclip.tasks.events import Counted, Event, Previewed
+from binderclip.tasks.verbs.edit.methods import EDITORS, Edit, PictureToEdit
 from binderclip.tasks.verbs.edit.request import METHODS, changed_words, place_words
 
 Command = Callable[..., Any]
@@ -128,6 +129,92 @@ def test_the_square_is_edited_and_comes_back_in_its_place(
     assert done.code == 1
     assert (tmp_path / "two" / "fits.png").is_file()
     assert "edited at 16 x 16 px" in done.err
+
+
+def drawn_square(folder: Path, name: str = "square.png") -> tuple[Path, np.ndarray]:
+    """A red square of 400 px on white with fine stripes in it, six times larger than the bundled model's side."""
+    values = np.full((400, 400, 3), 250, np.uint8)
+    values[100:300, 100:300] = (200, 30, 30)
+    values[100:300, 100:300:4] -= 20
+    Image.fromarray(values).save(folder / name)
+    return folder / name, values
+
+
+def edit_that_gives(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[PictureToEdit], Edit]:
+    """A way to edit that gives the latents of the picture after a change of its pixels."""
+    return lambda picture: (picture.denoiser.encode(change(picture.pixels)), None)
+
+
+def test_a_large_picture_keeps_its_detail_where_only_colours_change(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, values = drawn_square(tmp_path)
+    monkeypatch.setitem(EDITORS, "dds", edit_that_gives(lambda pixels: pixels[:, [2, 1, 0]]))  # red and blue swapped
+    words = ("edit", path, "--from", "a red square", "--to", "a blue square", "--out", "out", "--json")
+    document = command(*words).json()
+    (row,) = document["images"]
+    after = np.asarray(Image.open(row["result"])).astype(int)
+    assert after.shape == values.shape
+    inside = after[120:280, 120:280]
+    assert float(inside[..., 2].mean()) > float(inside[..., 0].mean()) + 80
+    stripes = inside[:, 1::4].mean((0, 1)) - inside[:, ::4].mean((0, 1))  # 20 levels in the picture
+    assert np.abs(stripes - 20).max() < 8
+    assert row["moved"] < 0.1
+    assert 0.5 < row["detail"] < 1.5
+    assert Image.open(row["small"]).size == (64, 64)
+
+
+def test_where_things_moved_only_the_small_edit_is_written_unless_a_blur_is_asked_for(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, values = drawn_square(tmp_path)
+    monkeypatch.setitem(EDITORS, "dds", edit_that_gives(lambda pixels: pixels.roll((14, 12), (2, 3))))
+    words = ("edit", path, "--from", "a red square", "--to", "a red circle", "--out", "out")
+    blown_up = command(*words, "--coarse", "--json").json()
+    (row,) = blown_up["images"]
+    assert np.asarray(Image.open(row["result"])).shape == values.shape
+    assert row["moved"] > 0.3
+    assert row["detail"] < 0.3
+    # The same without: what the run before left at that place, a blur, is none of this one's results.
+    done = command(*words)
+    assert done.code == 0, done.err
+    said = " ".join(done.err.split())
+    assert "square.png: things moved (" in said
+    assert "made at 64 px alone; --coarse blows it up" in said
+    assert sorted(each.name for each in Path("out").iterdir()) == ["before-after.png", "square-small.png", "table.csv"]
+    with Path("out/table.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (Path(line["edit"]).name, line["detail"]) == ("square-small.png", "")
+    assert float(line["moved"]) == pytest.approx(row["moved"], abs=1e-3)
+
+
+def test_an_interrupted_run_keeps_what_was_edited(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        drawn_square(tmp_path / "in", name)
+    edits = iter([False, True])
+
+    def interrupted(picture: PictureToEdit) -> Edit:
+        if next(edits):
+            raise KeyboardInterrupt
+        return picture.denoiser.encode(picture.pixels[:, [2, 1, 0]]), None
+
+    monkeypatch.setitem(EDITORS, "dds", interrupted)
+    done = command("edit", tmp_path / "in", "--from", "a red square", "--to", "a blue square", "--out", "out")
+    assert done.code == 130
+    assert "interrupted: 1 picture done, in out" in " ".join(done.err.split())
+    assert "Traceback" not in done.err
+    assert sorted(each.name for each in Path("out").iterdir()) == [
+        "a-small.png",
+        "a.png",
+        "before-after.png",
+        "table.csv",
+    ]
+    with Path("out/table.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (Path(line["image"]).name, line["before small"]) == ("a.png", "")
 
 
 def test_it_can_be_looked_at_while_it_runs(pictures: Path, tiny_diffusion: Path, tmp_path: Path) -> None:

@@ -276,17 +276,45 @@ def test_transparency_stays_and_goes_on_into_what_was_taken_out(command: Command
         assert bool((after[25:35, 60:70, 3] == 0).all())
 
 
-def test_what_will_be_coarse_is_said_before(command: Command, photo: Path, tiny_inpainter: Path) -> None:
-    large = photo.with_name("large.png")
-    Image.open(photo).resize((600, 400)).save(large)
-    mask = photo.with_name("large-mask.png")
-    Image.open(photo.with_name("mask.png")).resize((600, 400)).save(mask)
-    words = "of the picture go through the model at"
-    for file, hidden in ((large, mask), (photo, photo.with_name("mask.png"))):
-        for verb, text in (("erase", ()), ("inpaint", ("--text", "grass"))):
-            done = command(verb, file, "--mask", hidden, *text, "--model", tiny_inpainter, "--steps", "1")
-            assert done.code == 0
-            assert (words in " ".join(done.err.split())) == (file == large)
+@pytest.mark.parametrize("verb", ["erase", "inpaint"])
+def test_what_will_be_coarse_is_said_before_and_a_blur_is_refused(
+    command: Command, photo: Path, tiny_inpainter: Path, verb: str
+) -> None:
+    """What is seen is twice the 10 px of the mask, at 16 px: of a picture three times larger at 1/3.75."""
+    text = ("--text", "grass") if verb == "inpaint" else ("--grow", "0")
+    given = (*text, "--model", tiny_inpainter, "--steps", "1")
+    files = {}
+    for times in (1, 3, 10):
+        files[times] = photo.with_name(f"photo-{times}.png"), photo.with_name(f"mask-{times}.png")
+        for source, file in zip((photo, photo.with_name("mask.png")), files[times], strict=True):
+            picture = Image.open(source)
+            picture.resize((60 * times, 40 * times), Image.Resampling.NEAREST).save(file)
+    said = "px go through the model at 16 px: new content has 1/4 of the picture's detail"
+    for times in (1, 3):
+        done = command(verb, files[times][0], "--mask", files[times][1], *given)
+        assert done.code == 0, done.err
+        assert (said in " ".join(done.err.split())) == (times == 3)
+        assert ("at 16 px, so at 1/3.8 of the picture's detail" in " ".join(done.out.split())) == (times == 3)
+    refused = command(verb, files[10][0], "--mask", files[10][1], *given)
+    error = " ".join(refused.err.split())
+    assert refused.code == 2
+    assert "200 px, which the model sees at 16 px: what it paints would be a blur, at 1/12 of" in error
+    assert ("--method patches" in error) == (verb == "erase")
+    assert not list(photo.parent.glob("photo-10-*"))
+    document = command(verb, files[10][0], "--mask", files[10][1], *given, "--coarse", "--json").json()
+    assert document["scale"] == 12.5
+    before, after, inside = (values(each) for each in (files[10][0], document["out"], document["mask"]))
+    assert np.array_equal(after[inside == 0], before[inside == 0])
+
+
+def test_without_a_model_no_place_is_too_large(command: Command, photo: Path) -> None:
+    mask = photo.with_name("mask.png")
+    for method in ("patches", "fill"):
+        done = command("erase", photo, "--mask", mask, "--method", method)
+        assert done.code == 0, done.err
+        assert "detail" not in done.out
+        refused = command("erase", photo, "--mask", mask, "--method", method, "--coarse")
+        assert (refused.code, "--coarse is for a model" in " ".join(refused.err.split())) == (2, True)
 
 
 def test_a_large_hole_is_filled_smaller(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,8 @@ class EditRequest(Request):
         binderclip edit cat.png --from "a cat" --to "a cat with a hat" --method prompt-to-prompt
 
     The middle square goes through the model at its own side (64 px of the bundled one). The folder gets each edit at
-    that side and at the picture's size, where what did not change keeps its pixels, and a sheet of before and after.
+    that side and a sheet of before and after; and each at the picture's size, with the picture's own detail, unless
+    things moved, whose old edges would shine through: `--coarse` blows these up.
     `dds` and `lusd` move the picture itself; `prompt-to-prompt` and `stylediffusion` invert it and keep its attention;
     `vimaedit` needs no inversion; `abs-grad-sam` draws the new thing into it; `strength` draws over it.
     """
@@ -132,6 +133,14 @@ class EditRequest(Request):
             label="Noise of the method strength",
         ),
     ] = 0.6
+    coarse: Annotated[
+        bool,
+        Option(
+            "Where things moved, blow the small edit up to the picture's size, without its detail.",
+            ("--coarse",),
+            label="Blow up where things moved",
+        ),
+    ] = False
     seed: Seed = 0
     out: Annotated[str, Option("Folder of edits, sheet and table.", ("--out", "-o"), output=True)] = "edited"
     model: DenoiserName = DEFAULT_DENOISER

@@ -24,18 +24,23 @@ class EditedPicture:
     Attributes:
         image: path of the picture. used: what of it went through the model.
         seed: of the noise.
-        result, small: files of the edit, at the picture's size and at the model's side.
+        result, small: files of the edit, at the picture's size and at the model's side; no result where things moved.
+        moved: share of the edges of picture and edit, where something changed, that the other has not there.
+        detail: energy of what is finer than the model sees where something changed, of 1 for the picture's own; None
+            where there is no result, or nothing that is finer or changed.
         autoencoder_error: root mean square, of 1, between the picture and what the autoencoder alone makes of it.
         inversion_error: the same between that and what comes back from the inversion; None where nothing was inverted.
-        before, after: cosine with --to, by the name of the model that judges.
+        before, after: cosine with --to, by the name of the model that judges; empty where it was interrupted.
         forwards: of the network.
     """
 
     image: str
     used: str
     seed: int
-    result: Path
+    result: Path | None
     small: Path
+    moved: float
+    detail: float | None
     autoencoder_error: float
     inversion_error: float | None
     before: dict[str, float]
@@ -86,11 +91,13 @@ class EditedPictures(VerbResult):
             (
                 short_path(row.image), row.seed, row.autoencoder_error,
                 "" if row.inversion_error is None else round(row.inversion_error, 4),
-                *(values[judge] for judge in JUDGES for values in (row.before, row.after)), short_path(row.result),
+                *(values.get(judge, "") for judge in JUDGES for values in (row.before, row.after)),
+                round(row.moved, 3), "" if row.detail is None else round(row.detail, 3),
+                short_path(row.result or row.small),
             )
             for row in self.rows
         ]  # fmt: skip
-        return (*COLUMNS, *judged, "edit"), rows
+        return (*COLUMNS, *judged, "moved", "detail", "edit"), rows
 
     def remarks(self) -> list[str]:
         """What went through the model, and what the figures are."""
@@ -98,7 +105,9 @@ class EditedPictures(VerbResult):
         more = f" and {len(used) - 3} other sizes" if len(used) > 3 else ""
         return [
             f"edited at {self.side} x {self.side} px: {'; '.join(used[:3])}{more}",
-            "before and after are cosines with --to; errors are root mean squares of 1",
+            "before and after are cosines with --to; errors are root mean squares of 1; moved is a share of the edges; "
+            "detail is that of the edit where it changed something, 1 for as much as before",
+            *_made_small(self.rows, self.side),
         ]
 
     def places(self) -> list[str]:
@@ -118,3 +127,16 @@ class EditedPictures(VerbResult):
             "out": self.folder,
             "request": self.request.as_document(),
         }
+
+
+def _made_small(rows: list[EditedPicture], side: int) -> list[str]:
+    """Which edits have no other size than the model's, and why."""
+    small = sorted((row for row in rows if row.result is None), key=lambda row: row.moved)
+    if not small:
+        return []
+    names = ", ".join(Path(row.image).name for row in small[:3]) + (" and others" if len(small) > 3 else "")
+    shares = list(dict.fromkeys(f"{row.moved:.0%}" for row in (small[0], small[-1])))
+    return [
+        f"{names}: things moved ({' to '.join(shares)} of the edges), and the picture's own would shine through: made "
+        f"at {side} px alone; --coarse blows it up"
+    ]

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from binderclip.errors import UsageError
 from binderclip.tasks.arguments.labels import checked_labels, labels_text, parse_labels
 from binderclip.tasks.arguments.points import numbers_text, parse_point
-from binderclip.tasks.diffusion import DEFAULT_DENOISER, DenoiserName, Seed, Steps
+from binderclip.tasks.diffusion import DEFAULT_DENOISER, Coarse, DenoiserName, Seed, Steps
 from binderclip.tasks.fields import SMALL_SAM, Device
 from binderclip.tasks.request import Option, Request
 
@@ -103,6 +103,7 @@ class EraseRequest(Request):
     model: DenoiserName = DEFAULT_DENOISER
     steps: Steps = 50
     resamples: Resamples = None
+    coarse: Coarse = False
     seed: Seed = 0
     guidance: Annotated[
         float, Field(ge=0, le=100), Option("With clipaway: how much the background's embedding is followed.")
@@ -134,7 +135,7 @@ class EraseRequest(Request):
         if self.adapter is not None and self.method != "clipaway":
             raise UsageError("--adapter goes with --method clipaway")
         if self.painted_by in WITHOUT_MODEL:
-            of_models = [name for name in ("model", "steps", "resamples") if name in self.given()]
+            of_models = [name for name in ("model", "steps", "resamples", "coarse") if name in self.given()]
             if of_models:
                 raise UsageError(f"--{of_models[0]} is for a model: give --method inpaint, which has one")
         return self

@@ -33,10 +33,10 @@ from binderclip.tasks.retouching import (
 )
 from binderclip.tasks.sampling import (
     StepProgress,
+    check_scale,
     noise_generator,
     opened_denoiser,
     save_pictures,
-    say_how_coarse,
 )
 from binderclip.tasks.verbs.erase.request import WITHOUT_MODEL, EraseRequest
 from binderclip.vision import erode
@@ -61,8 +61,9 @@ def run(request: EraseRequest) -> Retouched:
     """Erase an object; the picture, the mask and the sheet are written.
 
     Raises:
-        UsageError: a mask of another size, an empty or a full one, a point outside of the picture, nothing found there,
-            or a result that would replace what is none of ours.
+        UsageError: a mask of another size, an empty or a full one, one so large that a model would fill it with a
+            blur, a point outside of the picture, nothing found there, or a result that would replace what is none of
+            ours.
         NotSupported: `clipaway` with a model without inpainting channels or image attention.
         CheckpointError: a folder that lacks weights.
         DataError: the picture or the mask cannot be read.
@@ -92,7 +93,7 @@ def run(request: EraseRequest) -> Retouched:
         if method == "patches":
             side = max(1, min(side, int(edge * (PATCHED / int(mask.sum())) ** 0.5)))
     else:
-        say_how_coarse(edge, side)
+        check_scale(edge, side, request.coarse, ", --method patches")
     paint = _painter(request, denoiser) if denoiser is not None else _patches(request) if method == "patches" else _fill
     # patches have no seam that old content would have to hide
     feather = 0 if outlined or method == "patches" else pixels // 2

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from binderclip.tasks.diffusion import DEFAULT_DENOISER, DenoiserName, Guidance, PersonalWordFolder, Seed, Steps
+from binderclip.tasks.diffusion import DEFAULT_DENOISER, Coarse, DenoiserName, Guidance, PersonalWordFolder, Seed, Steps
 from binderclip.tasks.fields import Device
 from binderclip.tasks.request import Option, Request
 from binderclip.tasks.verbs.erase.request import MaskOut, Picture, Resamples, Sheet
@@ -21,8 +21,9 @@ class InpaintRequest(Request):
 
         binderclip inpaint photo.jpg --mask photo-mask.png --text grass --model stable-diffusion-inpainting/
 
-    A picture larger than the model's side is cropped around the mask. A mask is a picture of the same size, white where
-    the new content belongs: `click` makes one of a point.
+    A picture larger than the model's side is cropped around the mask; where that crop is more than four times as large
+    as the model's side, what comes back would be a blur, and only `--coarse` asks for it. A mask is a picture of the
+    same size, white where the new content belongs: `click` makes one of a point.
     """
 
     task: ClassVar[str] = "inpaint"
@@ -36,6 +37,7 @@ class InpaintRequest(Request):
     guidance: Guidance = 7.5
     steps: Steps = 50
     resamples: Resamples = None
+    coarse: Coarse = False
     seed: Seed = 0
     out: Picture = None
     mask_out: MaskOut = None

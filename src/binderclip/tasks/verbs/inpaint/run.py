@@ -19,10 +19,10 @@ from binderclip.tasks.retouching import (
     write_sheet,
 )
 from binderclip.tasks.sampling import (
+    check_scale,
     noise_generator,
     opened_denoiser,
     save_pictures,
-    say_how_coarse,
 )
 from binderclip.tasks.verbs.erase.run import follow, resamples_of
 from binderclip.tasks.verbs.inpaint.request import InpaintRequest
@@ -32,8 +32,8 @@ def run(request: InpaintRequest) -> Retouched:
     """Paint into a mask; the picture, the mask and the sheet are written.
 
     Raises:
-        UsageError: a mask of another size, an empty or a full one, a word that another model has learned, or a
-            result that would replace what is none of ours.
+        UsageError: a mask of another size, an empty or a full one, one so large that a blur would fill it, a
+            word that another model has learned, or a result that would replace what is none of ours.
         CheckpointError: a folder that lacks weights.
         DataError: the picture or the mask cannot be read.
         OutputError: a file cannot be written.
@@ -60,7 +60,7 @@ def run(request: InpaintRequest) -> Retouched:
         )  # fmt: skip
 
     left, top, right, bottom = window_around(mask, denoiser.side)
-    say_how_coarse(max(right - left, bottom - top), denoiser.side)
+    check_scale(max(right - left, bottom - top), denoiser.side, request.coarse)
     result = painted(picture, mask, paint, denoiser.side)
     done = retouched(request, picture, result, mask, denoiser.side, paths=paths, method="inpaint")
     save_pictures([with_transparency(original, result, mask), done.mask_picture], paths[:2])

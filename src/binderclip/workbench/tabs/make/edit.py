@@ -27,7 +27,7 @@ ABOUT = {
 }
 FORM = Form(
     EditRequest,
-    first=("source", "target", "method", "guidance", "seed"),
+    first=("source", "target", "method", "guidance", "seed", "coarse"),
     without=("images",),
     own={
         "source": {"placeholder": "a cat"},
@@ -57,6 +57,8 @@ def build(bench: Bench) -> None:
 
 def work(run: Run, files: list[str] | str | None, folder: str | None, *values: Any) -> Outcome:
     """Edit as the verb does."""
+    from binderclip.tasks.sampling import model_picture, picture_of
+
     path = run.pictures(files, folder).paths[0]
     check_size(path)
     with FORM.labelled():
@@ -70,10 +72,12 @@ def work(run: Run, files: list[str] | str | None, folder: str | None, *values: A
         result = edit.run(request)
     (row,) = result.rows
     before = run.folder / "before.png"
-    open_image(path).save(before)
+    # an edit that has no other size stands beside what the model saw
+    (open_image(path) if row.result else picture_of(model_picture(path, result.side).pixels[0])).save(before)
+    after = row.result or row.small
     return Outcome(
-        ([(str(row.small), "at the model's side")], (str(before), str(row.result)), result_html(result)),
-        [row.result, row.small, result.sheet],
+        ([(str(row.small), "at the model's side")], (str(before), str(after)), result_html(result)),
+        [*dict.fromkeys((after, row.small)), result.sheet],
         Equivalent.of(request.replaced(images=[Path(path).name], out=OUT)),
     )
 
