@@ -62,7 +62,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Command:
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Command]:
-    """As `installed`, in a new process that does not load torch and the like again: these are most of a short call."""
+    """As `installed`, in a new process that does not load torch and the like again: these are most of a short call.
+
+    With `until="made/*.png"` it is interrupted as soon as there is such a file in its folder, with `said_text="epoch"`
+    as soon as this stands on its standard error.
+    """
     said = [tmp_path_factory.mktemp("program") / name for name in ("out", "err")]
     script = Path(__file__).with_name("forked.py")
 
@@ -78,11 +82,13 @@ def program(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[C
 
     server = started()
 
-    def call(*words: object, cwd: Path | None = None, **environment: str) -> Done:
+    def call(*words: object, cwd: Path | None = None, until: str = "", said_text: str = "", **environment: str) -> Done:
         asked = {
             "words": [str(PROGRAM), *map(str, words)],
             "cwd": str(cwd or tmp_path_factory.getbasetemp()),
             "environment": {**os.environ, "BINDERCLIP_CACHE": str(cache), **environment},
+            "until": until,
+            "said": said_text,
             "out": str(said[0]),
             "err": str(said[1]),
         }

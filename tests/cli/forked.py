@@ -1,14 +1,19 @@
 """Processes of `binderclip` that begin where the large imports are done: run by the fixture `program`.
 
 A line of JSON on standard input asks for one: its words, folder, environment, and the files for what it prints. The
-answer is a line with its exit status. Nothing of binderclip is imported here, and every process is a new one.
+answer is a line with its exit status. Where a pattern of files is asked for as well, or a text, the process is
+interrupted, as by Ctrl-C, as soon as there is such a file, or the text on its standard error. Nothing of binderclip is
+imported here, and every process is a new one.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import signal
 import sys
+import time
 import traceback
 
 import matplotlib.backends.backend_agg  # noqa: F401
@@ -27,9 +32,28 @@ def serve() -> int:
         child = os.fork()
         if not child:
             return begin(asked)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(os.waitstatus_to_exitcode(interrupted(child, asked)), flush=True)
     return 0
+
+
+def interrupted(child: int, asked: dict) -> int:
+    """Wait for a process, which is interrupted where that is asked. Gives its status."""
+    while asked["until"] or asked["said"]:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        there = asked["until"] and glob.glob(asked["until"], root_dir=asked["cwd"])
+        if there or (asked["said"] and asked["said"].encode() in read(asked["err"])):
+            os.kill(child, signal.SIGINT)
+            break
+        time.sleep(0.01)
+    return os.waitpid(child, 0)[1]
+
+
+def read(path: str) -> bytes:
+    """What a process said so far."""
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def begin(asked: dict) -> int:

@@ -3,7 +3,7 @@
 A verb is a task of `binderclip.tasks`. Where its result is printed in a way of its own, or it has several commands, it
 is a file or folder in `verbs/` whose `register` adds them to an application. It is imported when it is called, and its
 heavy imports stand inside the function, so `binderclip --help` answers at once.
-Exit codes: 0 done, 2 bad usage, 1 failed.
+Exit codes: 0 done, 2 bad usage, 1 failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ import typer.core
 import typer.main
 
 from binderclip.cli.panels import FIRST, PANELS, VERBS
+from binderclip.cli.shared.interrupts import interruptible
 from binderclip.cli.shared.output import printable
 from binderclip.errors import BinderclipError, UsageError, short_values, was_interrupted
 
 MOST_SAID = 550
 """Characters of an error message; what a user wrote may stand in it many times."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 # Typer's own copy of click keeps it where only its children are public.
 _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -99,7 +103,7 @@ def _said_shortly() -> Iterator[None]:
         raise SystemExit(0) from None
     except (Exception, KeyboardInterrupt) as error:
         if was_interrupted(error):
-            fail("interrupted", 130)
+            fail("interrupted", INTERRUPTED)
         raise
 
 
@@ -164,6 +168,13 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise SystemExit(code)
 
 
+def _leave_at_once() -> NoReturn:
+    """End an interrupted process that has nothing to keep, without another line of anybody's."""
+    with contextlib.suppress(SystemExit):
+        fail("interrupted", INTERRUPTED)
+    os._exit(INTERRUPTED)
+
+
 def _short(message: str, most: int) -> str:
     message = printable(short_values(message))
     return message if len(message) <= most else f"{message[: most * 2 // 3]} ... {message[-(most // 3 - 5) :]}"
@@ -185,14 +196,15 @@ def main() -> None:
         try:
             if any("\0" in word for word in sys.argv):
                 raise UsageError("an argument has a NUL character in it")
-            app()
+            with interruptible(_leave_at_once):
+                app()
         finally:
             # Here, so that a full disk behind stdout is an error like any other.
             sys.stdout.flush()
     except BinderclipError as error:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        fail("interrupted", 130)
+        fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         _forget_stdout()
         raise SystemExit(0) from None

@@ -124,16 +124,15 @@ def test_planes_that_cross_are_fitted_by_a_field(tmp_path: Path, monkeypatch: py
     assert result.volume == pytest.approx(ConvexHull(corners).volume, rel=0.25)
     assert min(row.kept for row in result.rows) > 0.85
 
-    # Stopped in the second level, the mesh is that of the first.
+    # Stopped in the first level, the mesh is that of the epochs that are over.
     events: list[Event] = []
     stop = StopToken()
 
     def hear(event: Event) -> None:
         events.append(event)
-        if isinstance(event, Counted) and event.message == "epoch" and event.done == 13:
+        if isinstance(event, Counted) and event.message == "epoch" and event.done == 10:
             stop.stop()
 
-    Path("stopped.ply").unlink(missing_ok=True)
     request = reconstruct.request(**asked, out="stopped.ply")
     with pytest.raises(Stopped):
         reconstruct.run(request, progress=hear, stop=stop)
@@ -141,6 +140,27 @@ def test_planes_that_cross_are_fitted_by_a_field(tmp_path: Path, monkeypatch: py
     assert len(vertices) > 100
     assert faces.max() == len(vertices) - 1
     assert not any(isinstance(event, Warned) for event in events)  # nobody listens any more
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "text"),
+    [
+        ([], "interpolated_surface", "interrupted before the surface was whole: no mesh was written"),
+        (["--method", "field"], "SliceField.fit", "interrupted after 0 of 90 epochs: no mesh was written"),
+        (["--resolution", "16"], "shaded_view", "the mesh solid.ply is whole, and was not compared with the slices"),
+    ],
+)
+def test_an_interruption_says_what_there_is(
+    command: Command, cone: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], place: str, text: str
+) -> None:
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"binderclip.tasks.verbs.reconstruct.run.{place}", press)
+    done = command("reconstruct", cone, "--spacing", "4", *words)
+    assert done.code == 130
+    assert text in " ".join(done.err.split())
+    assert Path("solid.ply").exists() == ("is whole" in text)
 
 
 def test_mistakes_are_said_before_any_work(command: Command, cone: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from rich.text import Text
 
+from binderclip.cli.shared.interrupts import note_work
 from binderclip.cli.shared.output import note, notes, printable, warn_skipped
 from binderclip.display import time_left
 from binderclip.tasks.events import Counted, Event, LeftOut, Reported, Started, Warned, listening
@@ -77,6 +78,8 @@ class Terminal:
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
+        if not isinstance(event, (Started, Warned)):
+            note_work()
         if isinstance(event, LeftOut):
             self._skipped.append((event.path, event.reason))
             return

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from binderclip.display import number_of
 from binderclip.errors import OutputError
 from binderclip.files import megabytes, write_problem
+from binderclip.tasks.events import warn
+from binderclip.tasks.files.writing import short_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,6 +72,28 @@ def save_or_keep(save: Callable[[Path], object], place: Path) -> None:
         except OutputError as second:
             raise OutputError(f"{error}; nor can the temporary directory: {second}") from error
         raise OutputError(f"{error}; the result is kept as {kept}") from error
+
+
+@contextmanager
+def saying_what_is_kept(
+    rows: Sized, unit: str, folder: str | Path, finish: Callable[[], object] | None = None
+) -> Iterator[None]:
+    """In here an interruption says how many results it leaves, and is raised again.
+
+    Args:
+        rows: of the results that are written so far.
+        unit: of them, such as "picture".
+        folder: where they are.
+        finish: writes their table where there is one row at least; default nothing.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if rows and finish is not None:
+            finish()
+        said = f"{number_of(len(rows), unit)} done, in {short_path(folder)}" if rows else f"no {unit} was done yet"
+        warn(f"interrupted: {said}")
+        raise
 
 
 def size_of(module: nn.Module) -> int:

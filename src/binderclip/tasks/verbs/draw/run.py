@@ -61,19 +61,19 @@ def run(request: DrawRequest) -> DrawnText:
     files = _DrawingFiles(param, picture, svg)
     with torch.no_grad():
         first = param().detach().clone()
-    emit_look(*files.write())
-    start("drawing")
     looks = Looks(files.write, request.steps)
     try:
+        emit_look(*files.write())
+        start("drawing")
         result = method.optimise(model, request, param, [looks])
+        start("judging the picture")
+        pictures = (first, result.image)
+        scores = [scored(one, pictures, request.text, others, guides=one is model) for one in (judge, model)]
     except KeyboardInterrupt:
         param.project_()  # the step that was interrupted may have left the range
         files.write()
         warn(f"interrupted after {looks.done} of {request.steps} steps: {short_path(picture)} is the picture so far")
         raise
-    start("judging the picture")
-    pictures = (first, result.image)
-    scores = [scored(one, pictures, request.text, others, guides=one is model) for one in (judge, model)]
     for path in filter(None, (picture, svg)):
         emit(Saved(path))
     return DrawnText(request, result.steps, scores[0], scores[1], svg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from binderclip.models.files.devices import resolve_device
 from binderclip.tasks.events import Saved, counted, emit, skip, start
 from binderclip.tasks.files.inputs import find_images, output_names
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
+from binderclip.tasks.files.results import saying_what_is_kept
 from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.report.sheet import contact_sheet, save_picture
 from binderclip.tasks.verbs.edges.request import EdgesRequest
@@ -56,15 +57,25 @@ def run(request: EdgesRequest) -> FolderEdges:
     start(f"loading {request.model}" if request.method == "network" else f"finding edges by {request.method}")
     detector, threshold, limits = _detector(request)
     output_folder(request.out)
-    rows, skipped, scored = _found(request, detector, threshold, inputs.paths, results, truths)
+    rows: list[PictureEdges] = []
+    skipped: list[tuple[str, str]] = []
+
+    def write_rows(result: FolderEdges) -> None:
+        write_csv(COLUMNS, result.table()[1], Path(request.out) / TABLE)
+        write_json(result.as_dict(), Path(request.out) / RECORD)
+
+    def finish() -> None:
+        write_rows(FolderEdges(request, rows, skipped, threshold, None, None, limits, complete=False))
+
+    with saying_what_is_kept(rows, "picture", request.out, finish):
+        scored = _find(request, detector, threshold, zip(inputs.paths, results, strict=True), truths, rows, skipped)
     skip(skipped)
     sheet = _sheet(rows, Path(request.out) / SHEET) if rows else None
     scores = _scores(request, scored) if truths is not None else None
     complete = bool(rows) and not inputs.exit_code(skipped)
     result = FolderEdges(request, rows, skipped, threshold, sheet, scores, limits, complete)
     if rows:
-        write_csv(COLUMNS, result.table()[1], Path(request.out) / TABLE)
-        write_json(result.as_dict(), Path(request.out) / RECORD)
+        write_rows(result)
         for name in (TABLE, RECORD):
             emit(Saved(Path(request.out) / name))
     return result
@@ -118,18 +129,18 @@ def _detector(request: EdgesRequest) -> tuple[Detector, float, str]:
     return lambda picture: sobel_map(picture, sigma=request.sigma), threshold, ""
 
 
-def _found(
-    request: EdgesRequest, detector: Detector, threshold: float, paths: Sequence[Path], results: Sequence[Path],
-    truths: Sequence[Path] | None,
-) -> tuple[list[PictureEdges], list[tuple[str, str]], list[tuple[Tensor, Tensor]]]:  # fmt: skip
-    """Write the maps.
+def _find(
+    request: EdgesRequest, detector: Detector, threshold: float, places: Iterable[tuple[Path, Path]],
+    truths: Sequence[Path] | None, rows: list[PictureEdges], skipped: list[tuple[str, str]],
+) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
+    """Write the maps, and note each in `rows`, or in `skipped`, as soon as it is there.
 
     Returns:
-        A row a map, (path, reason) of what could not be used, and thinned map and truth of those that are scored.
+        Thinned map and truth of those that are scored.
     """
     device = resolve_device(request.device)
-    rows, skipped, scored = [], [], []
-    for number, (path, result) in counted(enumerate(zip(paths, results, strict=True)), "picture", len(paths)):
+    pairs, scored = list(places), []
+    for number, (path, result) in counted(enumerate(pairs), "picture", len(pairs)):
         try:
             picture = to_tensor(open_image(path, mode="RGB"))
             truth = None if truths is None else _truth(truths[number], picture.shape[1:])
@@ -143,13 +154,13 @@ def _found(
         except DataError as error:
             skipped.append((str(path), str(error)))
             continue
-        emit(Saved(result))
         height, width = shown.shape
         share = float((shown >= threshold).float().mean())
         rows.append(PictureEdges(str(path), str(result), width, height, share, _windows(request, height, width), white))
+        emit(Saved(result))
         if truth is not None:
             scored.append((thin.clamp(0, 1), truth))
-    return rows, skipped, scored
+    return scored
 
 
 def white_value(values: Float[Tensor, "H W"], threshold: float) -> float:

@@ -18,6 +18,7 @@ from binderclip.models.files.devices import resolve_device
 from binderclip.tasks.events import Saved, counted, emit, skip
 from binderclip.tasks.files.inputs import find_images, output_names
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
+from binderclip.tasks.files.results import saying_what_is_kept
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.report.sheet import contact_sheet, save_picture
 from binderclip.tasks.verbs.foveate.request import FoveateRequest, parse_fixation
@@ -53,17 +54,23 @@ def run(request: FoveateRequest) -> FoveatedPictures:
     )
     output_folder(folder)
     rows: list[FoveatedPicture] = []
-    skipped, reduced = [], 0
-    for path, pairs in counted(zip(inputs.paths, files, strict=True), "picture", len(inputs.paths)):
-        try:
-            picture = open_image(path)
-            smaller = max(picture.size) > request.max_side
-            rows += _foveated(path, picture, pairs, request)
-            reduced += smaller
-        except OutputError:
-            raise  # a full disk is no reason to go on
-        except DataError as error:
-            skipped.append((str(path), str(error)))
+    skipped: list[tuple[str, str]] = []
+    reduced = 0
+
+    def finish() -> None:
+        result = FoveatedPictures(request, rows, skipped, reduced, folder / SHEET, folder / TABLE, complete=False)
+        write_csv(*result.table(), folder / TABLE)
+
+    with saying_what_is_kept(rows, "result", folder, finish):
+        for path, pairs in counted(zip(inputs.paths, files, strict=True), "picture", len(inputs.paths)):
+            try:
+                picture = open_image(path)
+                rows.extend(_foveated(path, picture, pairs, request))  # each as soon as it is there
+                reduced += max(picture.size) > request.max_side
+            except OutputError:
+                raise  # a full disk is no reason to go on
+            except DataError as error:
+                skipped.append((str(path), str(error)))
     skip(skipped)
     if not rows:
         raise DataError(f"none of {number_of(len(inputs.paths), 'picture')} could be used: {skipped[0][1]}")

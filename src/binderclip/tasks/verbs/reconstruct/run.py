@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from PIL import Image
 
 from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
-from binderclip.tasks.events import Saved, batches, counted, emit, skip, start, warn
+from binderclip.tasks.events import Counted, Saved, batches, counted, emit, skip, start, warn
 from binderclip.tasks.files.maker import MESH_COMMENT
 from binderclip.tasks.files.outputs import picture_path, writable_path
 from binderclip.tasks.files.results import save_or_keep
+from binderclip.tasks.files.writing import short_path
 from binderclip.tasks.report.sheet import contact_sheet
 from binderclip.tasks.verbs.reconstruct.request import ReconstructRequest
 from binderclip.tasks.verbs.reconstruct.result import KeptSlice, Reconstruction
@@ -61,17 +61,17 @@ def run(request: ReconstructRequest) -> Reconstruction:
     _check(stack)
     parallel = are_parallel(stack.slices)
     method = request.method or (DISTANCES if parallel else FIELD)
-    if method == DISTANCES:
-        start("interpolating")
-        mesh = interpolated_surface(stack.slices, request.resolution, progress=batches("slice"))
-    else:
-        mesh = _fitted(stack.slices, request, device, out)
+    mesh = _interpolated(stack.slices, request) if method == DISTANCES else _fitted(stack.slices, request, device, out)
     save_or_keep(lambda place: mesh.write(place, MESH_COMMENT), out)
-    emit(Saved(out))
-    start("drawing")
-    _draw(mesh, picture)
-    emit(Saved(picture))
-    rows = kept_slices(mesh, stack.slices, stack.names, capped=method == DISTANCES)
+    try:
+        emit(Saved(out))
+        start("drawing")
+        _draw(mesh, picture)
+        emit(Saved(picture))
+        rows = kept_slices(mesh, stack.slices, stack.names, capped=method == DISTANCES)
+    except KeyboardInterrupt:
+        warn(f"interrupted: the mesh {short_path(out)} is whole, and was not compared with the slices")
+        raise
     return Reconstruction(
         request, method, rows, mesh.volume, mesh.area, mesh.is_closed, len(mesh.faces), out, picture, stack.skipped,
         complete=not stack.named,
@@ -96,6 +96,16 @@ def _check(stack: SliceStack) -> None:
         raise UsageError("every slice is empty: the solid must be white or opaque; --invert where it is black")
 
 
+def _interpolated(slices: list[PlanarSlice], request: ReconstructRequest) -> TriangleMesh:
+    """The surface between parallel slices, of which there is nothing before it is whole."""
+    start("interpolating")
+    try:
+        return interpolated_surface(slices, request.resolution, progress=batches("slice"))
+    except KeyboardInterrupt:
+        warn("interrupted before the surface was whole: no mesh was written")
+        raise
+
+
 def _fitted(slices: list[PlanarSlice], request: ReconstructRequest, device: Any, out: Path) -> TriangleMesh:
     """The surface of a field fitted to slices; what is done of it is written where the fit is interrupted."""
     vertices = torch.cat([part.vertices() for part in slices])
@@ -107,23 +117,37 @@ def _fitted(slices: list[PlanarSlice], request: ReconstructRequest, device: Any,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
         field = SliceField(iterations=request.rounds, width=request.width, depth=DEPTH).to(device)
-    kept: list[dict[str, torch.Tensor]] = []
+    done, state, total = 0, field.state_dict(), request.epochs * request.levels
+
+    def after_epoch(number: int, whole: int) -> None:
+        nonlocal done, state
+        done, state = number, copy.deepcopy(field.state_dict())  # the step that is interrupted may be half done
+        emit(Counted(number, whole, "epoch"))
+
     start("fitting a field to the slices")
     try:
         field.fit(
             evenly, epochs=[request.epochs] * request.levels, batch=BATCH, hinge=0.0, noise=NOISE, hull=HULL,
-            generator=torch.Generator().manual_seed(request.seed), progress=batches("epoch"),
-            level_done=lambda level: kept.append(copy.deepcopy(field.state_dict())),
+            generator=torch.Generator().manual_seed(request.seed), progress=after_epoch,
         )  # fmt: skip
+        start("reading the surface out of the field")
+        return field.mesh(request.resolution)
     except KeyboardInterrupt:
-        if kept:
-            field.load_state_dict(kept[-1])
-            with suppress(UsageError):  # a field of few epochs may have no surface yet
-                field.mesh(request.resolution).write(out, MESH_COMMENT)
-                warn(f"interrupted: {out} is the mesh after level {len(kept)} of {request.levels}")
+        field.load_state_dict(state)
+        warn(f"interrupted after {done} of {total:,} epochs: {_left_of(field, done, request, out)}")
         raise
-    start("reading the surface out of the field")
-    return field.mesh(request.resolution)
+
+
+def _left_of(field: SliceField, done: int, request: ReconstructRequest, out: Path) -> str:
+    """Write the surface of a field that is not fitted to the end, where it has one, and say so."""
+    if not done:
+        return "no mesh was written"
+    try:
+        mesh = field.mesh(request.resolution)
+    except UsageError:  # nowhere inside
+        return "it has no surface yet, and no mesh was written"
+    mesh.write(out, MESH_COMMENT)
+    return f"{short_path(out)} is the mesh so far"
 
 
 def kept_slices(mesh: TriangleMesh, slices: list[PlanarSlice], names: list[str], *, capped: bool) -> list[KeptSlice]:

@@ -16,6 +16,7 @@ from binderclip.generate import load_translator, translate_picture
 from binderclip.tasks.events import Saved, counted, emit, skip, start
 from binderclip.tasks.files.inputs import find_images, output_names
 from binderclip.tasks.files.outputs import output_folder, writable_paths
+from binderclip.tasks.files.results import saying_what_is_kept
 from binderclip.tasks.files.writing import short_path
 from binderclip.tasks.report.sheet import contact_sheet, save_picture
 from binderclip.tasks.request import VerbResult
@@ -150,17 +151,20 @@ def _translated(request: TranslateRequest, model: str) -> TranslatedPictures:
     device = next(translator.parameters()).device
     longest = request.max_side or 2 * int(card.get("side", 128))
     output_folder(request.out)
-    rows, skipped = [], []
-    for path, place in counted(zip(inputs.paths, places, strict=True), "picture", len(inputs.paths)):
-        try:
-            picture = to_tensor(open_image(path, mode="RGB", size_hint=longest))
-        except DataError as error:
-            skipped.append((str(path), str(error)))
-            continue
-        made = translate_picture(translator, picture.to(device), longest=longest).cpu()
-        image = Image.fromarray((255 * made).round().byte().permute(1, 2, 0).contiguous().numpy())
-        emit(Saved(save_picture(image, place)))
-        rows.append(TranslatedPicture(str(path), str(place), *image.size))
+    rows: list[TranslatedPicture] = []
+    skipped: list[tuple[str, str]] = []
+    with saying_what_is_kept(rows, "picture", request.out):
+        for path, place in counted(zip(inputs.paths, places, strict=True), "picture", len(inputs.paths)):
+            try:
+                picture = to_tensor(open_image(path, mode="RGB", size_hint=longest))
+            except DataError as error:
+                skipped.append((str(path), str(error)))
+                continue
+            made = translate_picture(translator, picture.to(device), longest=longest).cpu()
+            image = Image.fromarray((255 * made).round().byte().permute(1, 2, 0).contiguous().numpy())
+            save_picture(image, place)
+            rows.append(TranslatedPicture(str(path), str(place), *image.size))
+            emit(Saved(place))
     skip(skipped)
     sheet = _sheet(rows, Path(request.out) / SHEET) if rows else None
     return TranslatedPictures(request, card, rows, skipped, sheet, bool(rows) and not inputs.exit_code(skipped))

@@ -190,9 +190,11 @@ class TranslatorTraining:
                 checkpoint=Checkpoint(self.folder / CHECKPOINTS, every=every, identity=card),
             )  # fmt: skip
         except KeyboardInterrupt:
-            if growing.done:
-                save_translator(self.translator, self.folder, {**card, "steps": growing.done})
-                warn(f"stopped: the network of step {growing.done} is kept in {self.folder}; the same command goes on")
+            if not growing.done:
+                warn("stopped before the first step was done: nothing is kept")
+                raise
+            save_translator(self.translator, self.folder, {**card, "steps": growing.done})
+            warn(f"stopped: the network of step {growing.done} is kept in {self.folder}; the same command goes on")
             raise
         done = {**card, "steps": request.steps}
         save_translator(self.translator, self.folder, done)

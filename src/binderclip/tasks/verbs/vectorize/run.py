@@ -39,13 +39,14 @@ def run(request: VectorizeRequest) -> VectorizedPictures:
     start("drawing")
     pictures: list[VectorizedPicture] = []
     skipped: list[tuple[str, str]] = []
+    unfinished: list[Path] = []
     try:
-        _draw_all(request, inputs.paths, files, pictures, skipped)
+        _draw_all(request, inputs.paths, files, pictures, skipped, unfinished)
     except KeyboardInterrupt:
         _write_table(VectorizedPictures(request, pictures, skipped))
-        warn(
-            f"interrupted: {number_of(len(pictures), 'picture')} done, and the next one so far, in {short_path(folder)}"
-        )
+        following = ", and the next one so far" if unfinished else ""
+        done = f"{number_of(len(pictures), 'picture')} done{following}, in {short_path(folder)}"
+        warn(f"interrupted: {done if pictures or unfinished else 'no picture was begun yet'}")
         raise
     skip(skipped)
     if not pictures:
@@ -63,8 +64,9 @@ def _draw_all(
     files: Sequence[tuple[Path, Path]],
     pictures: list[VectorizedPicture],
     skipped: list[tuple[str, str]],
+    unfinished: list[Path],
 ) -> None:
-    """Draw picture after picture, and note what became of each as soon as it is known."""
+    """Draw picture after picture, and note what became of each as soon as it is known; last, one that is cut short."""
     each = len(request.levels()) * request.steps
     for row, (path, (svg, png)) in enumerate(zip(paths, files, strict=True)):
         try:
@@ -79,7 +81,7 @@ def _draw_all(
         except KeyboardInterrupt:
             if drawing.param is not None:
                 drawing.param.project_()  # the step that was interrupted may have left the range
-                drawing.write()
+                unfinished.append(drawing.write()[1])
             raise
         pictures.append(_figures(path, drawing, request))
 

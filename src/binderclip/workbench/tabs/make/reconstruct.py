@@ -80,7 +80,7 @@ def work(
             result = reconstruct.run(request)
         except KeyboardInterrupt:
             if mesh.is_file():
-                run.leave(Outcome((None, ""), [mesh], again, "The mesh of the last whole level can be downloaded."))
+                run.leave(Outcome((None, ""), [mesh], again, "The mesh as far as it was fitted can be downloaded."))
             raise
     skipped = [*chosen.skipped, *result.skipped]
     if document is None:
