@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data import load_data, open_image, synthesize_fence, synthesize_reflection
+from binderclip.data.augment.fill import gaussian_blur
 from binderclip.data.images import to_tensor
 from binderclip.train.bundled.data.photographs import WALLPAPERS, photographs_in
 
@@ -22,6 +23,8 @@ SIDES, DRAWINGS, DRAWN = (1600, 800), 400, 0.2
 """Longer sides that photographs are read at; drawings among them; the share of crops that are drawings."""
 COVERED = 0.1
 """Share of a pixel that a strand covers to count."""
+PITCH, BLUR = (8.0, 24.0), 0.6
+"""Bounds of the distance of strands, and the standard deviation of the strongest blur, in pixels at a scale of 1."""
 
 
 class PhotographCrops:
@@ -78,6 +81,8 @@ def fenced(
 ) -> dict[str, Tensor]:
     """Pictures behind fences at half their size, whose strands have soft edges; and masks of all that they touch.
 
+    Fences are seen from aside, lit unevenly, half of them are grey, and half lie out of focus.
+
     Args:
         pictures: twice as large as the result.
         patterns: kinds of fences.
@@ -91,13 +96,38 @@ def fenced(
     g = torch.Generator().manual_seed(seed)
     double = 2 * scale
     made = synthesize_fence(
-        pictures, patterns, pitch=(6 * double, 14 * double), width=(1.3 * double, 2.8 * double),
+        pictures, patterns, pitch=(PITCH[0] * double, PITCH[1] * double), width=(1.3 * double, 2.8 * double),
         sag=(0.5 * double, 2 * double), generator=g,
     )  # fmt: skip
+    strands = torch.cat([made.image * made.mask, made.mask], 1)  # colours times coverage, and coverage, (B, 4, s, s)
+    strands = _seen_from_aside(strands, g)
+    colour = strands[:, :3]
+    grey = torch.rand(len(pictures), 1, 1, 1, generator=g) < 0.5
+    colour = torch.where(grey, colour.mean(1, keepdim=True), colour)
+    light = torch.rand(len(pictures), 1, 4, 4, generator=g) + 0.5
+    light = F.interpolate(light, strands.shape[-2:], mode="bilinear", align_corners=True)
+    colour, covered = colour * light, strands[:, 3:]
+    strands = torch.cat([torch.minimum(colour, covered), covered], 1)  # no colour is above 1
+    focus = torch.rand(len(pictures), generator=g)  # below a half it is sharp
+    blurred = gaussian_blur(strands, BLUR * double)
+    strands = torch.lerp(strands, blurred, (2 * focus - 1).clamp(min=0)[:, None, None, None])
     free = (torch.rand(len(pictures), 1, 1, 1, generator=g) < empty).float()
-    clean, image, covered = (F.avg_pool2d(x, 2) for x in (pictures, made.image, made.mask))
+    seen = strands[:, :3] + pictures * (1 - strands[:, 3:])
+    clean, image, covered = (F.avg_pool2d(x, 2) for x in (pictures, seen, strands[:, 3:]))
     mask = (covered > COVERED).float() * (1 - free)
-    return {"image": torch.lerp(image, clean, free), "mask": mask, "clean": clean}
+    return {"image": torch.lerp(image, clean, free).clamp(0, 1), "mask": mask, "clean": clean}
+
+
+def _seen_from_aside(strands: Float[Tensor, "B 4 s s"], generator: torch.Generator) -> Float[Tensor, "B 4 s s"]:
+    """Strands under a random shear, squeeze and foreshortening; what comes from outside is mirrored."""
+    count = len(strands)
+    draws = 2 * torch.rand(count, 4, generator=generator) - 1
+    shear, squeeze, near_x, near_y = (draws * torch.tensor([0.3, 0.3, 0.25, 0.25])).T[:, :, None, None]
+    height, width = strands.shape[-2:]
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    depth = 1 + near_x * x + near_y * y  # at least 0.5, (B, s, s)
+    grid = torch.stack([(x * (1 + squeeze) + shear * y) / depth, y.expand_as(depth) / depth], -1)
+    return F.grid_sample(strands, grid.to(strands), mode="bilinear", padding_mode="reflection", align_corners=True)
 
 
 def reflected(

@@ -4,6 +4,11 @@
 plasma-workspace-wallpapers and mate-backgrounds, and on drawings of Open Clip Art, before which fences, or reflections
 of others of them, are drawn; measure on the photographs of scikit-image and scikit-learn, which nothing here learned
 from; and write weights and card. A run that was stopped goes on from its checkpoints.
+
+Weights are bundled if they reach, on those photographs, what was set before they were trained. Against fences: IoU 0.6
+of the mask of the pattern that training did not have; 3 dB over the fence left and more than the biharmonic fill of the
+same mask, of patterns seen and unseen; at most a tenth of pictures without a fence changed. Against reflections: 1 dB
+over leaving them, and a mean change of at most 2 of 255 where there is none.
 """
 
 from __future__ import annotations
@@ -46,14 +51,14 @@ SCALES = 1.0, 3.0
 """Bounds of the factor on pitches of 6 to 14 pixels and strands of 1.3 to 2.8 of them."""
 EMPTY = 0.3
 """Share of pictures without a fence, or without a reflection."""
-MASKER: dict[str, Any] = {"widths": (8, 16, 32, 32)}
+MASKER: dict[str, Any] = {"widths": (12, 24, 48, 64)}
 REMOVER: dict[str, Any] = {
     "width": 8, "encoder_blocks": (1, 1, 2), "decoder_blocks": (1, 1, 1), "heads": 4, "hidden": 64, "coverage": 0.5,
 }  # fmt: skip
-MASK_TRAINING: dict[str, Any] = {"side": 64, "batch": 8, "steps": 750, "lr": 5e-3}
-PAINT_TRAINING: dict[str, Any] = {"side": 48, "batch": 8, "steps": 600, "lr": 3e-3, "bank": 320, "width": 12}
+MASK_TRAINING: dict[str, Any] = {"side": 96, "batch": 8, "steps": 4000, "lr": 3e-3}
+PAINT_TRAINING: dict[str, Any] = {"side": 64, "batch": 8, "steps": 4000, "lr": 2e-3, "bank": 4000, "width": 16}
 REMOVE_TRAINING: dict[str, Any] = {"side": 64, "batch": 6, "steps": 600, "lr": 2e-3}
-EVERY = 100
+EVERY = 200
 """Steps between checkpoints."""
 MEASURED, REDUCED = 128, 320
 """Side in pixels of the square in the middle of each photograph that is measured on, and its longer side before."""
