@@ -277,7 +277,7 @@ def dark_strands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of weights that take what is nearly black, below 0.15 in the mean, for a fence."""
     from binderclip.generate import FenceCleaner, save_cleaner
 
-    cleaner = FenceCleaner(widths=(3,), width=2, dilation=0, window=64)
+    cleaner = FenceCleaner(widths=(3,), dilation=0, window=64)
     with torch.no_grad():
         for layer in cleaner.occluder.modules():
             if isinstance(layer, torch.nn.Conv2d):

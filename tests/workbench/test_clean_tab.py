@@ -53,18 +53,18 @@ def test_results_are_those_of_the_verb(
     assert np.asarray(Image.open(made / "red.png")).min() >= 30  # the bar is gone
 
 
-def test_weights_are_of_the_open_folders_alone_and_none_are_made_up(
+def test_weights_are_the_bundled_ones_or_of_the_open_folders_and_none_are_made_up(
     zoo: list[Path], dark_strands: Path, run_of: Any, tmp_path: Path
 ) -> None:
-    from binderclip.workbench.tabs.make.clean import CLEANER, TAB
+    from binderclip.workbench.tabs.make.clean import CLEANER
 
     with_weights = run_of(folders=[dark_strands.parent])
-    assert CLEANER.choices(with_weights.bench) == [(f"{dark_strands.name} (fence)", str(dark_strands))]
+    bundled = ("small-fence (fence)", "small-fence")
+    assert CLEANER.choices(with_weights.bench) == [bundled, (f"{dark_strands.name} (fence)", str(dark_strands))]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "card.json").write_text('{"kind": "translator"}')
-    assert CLEANER.choices(run_of(folders=[tmp_path]).bench) == []
-    assert TAB.offered(with_weights.bench)
-    assert not TAB.offered(run_of(folders=[tmp_path]).bench)
+    assert CLEANER.choices(run_of(folders=[tmp_path]).bench) == [bundled]
+    assert "small-fence" in cleaned(run_of(), zoo[:2], "small-fence").again.shell
     with pytest.raises(UsageError, match="is no cleaner in the folders"):
         cleaned(run_of(), zoo, dark_strands)
     with pytest.raises(UsageError, match="choose a Cleaner"):

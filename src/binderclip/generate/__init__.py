@@ -151,6 +151,7 @@ if TYPE_CHECKING:
     from binderclip.generate.smoothing.one_step import OneStepDenoising as OneStepDenoising
     from binderclip.generate.smoothing.one_step import matching_time as matching_time
     from binderclip.generate.smoothing.self_adaptation import SelfAdaptation as SelfAdaptation
+    from binderclip.generate.translate.cleaning import BUNDLED_CLEANERS as BUNDLED_CLEANERS
     from binderclip.generate.translate.cleaning import CLEANERS as CLEANERS
     from binderclip.generate.translate.cleaning import Cleaned as Cleaned
     from binderclip.generate.translate.cleaning import FenceCleaner as FenceCleaner
@@ -159,7 +160,6 @@ if TYPE_CHECKING:
     from binderclip.generate.translate.cleaning import save_cleaner as save_cleaner
     from binderclip.generate.translate.clip_features import CLIPMapper as CLIPMapper
     from binderclip.generate.translate.clip_features import CLIPPatchFeatures as CLIPPatchFeatures
-    from binderclip.generate.translate.corrected_fill import CorrectedFill as CorrectedFill
     from binderclip.generate.translate.cut import CUT as CUT
     from binderclip.generate.translate.cut import CUT_MODES as CUT_MODES
     from binderclip.generate.translate.cut import CUTSettings as CUTSettings

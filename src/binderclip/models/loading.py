@@ -158,9 +158,10 @@ def _unknown(name: str) -> str:
         "vq-autoencoder": "binderclip.generate.load_vq_autoencoder",
         "diffusion": "binderclip.generate.load_denoiser",
     }
-    for kind, door in doors.items():
-        if name in bundled_of(kind):
-            return f"{name!r} is no image-text model: {door}({name!r}) opens it"
+    opened = {each: door for kind, door in doors.items() for each in bundled_of(kind)}
+    opened["small-fence"] = "binderclip.generate.load_cleaner"  # a folder of another format
+    if name in opened:
+        return f"{name!r} is no image-text model: {opened[name]}({name!r}) opens it"
     bundled = list(registry.bundled_folders())
     shortened = [n.removeprefix("open_clip:") for n in registry.list_models(pretrained=False) if ":" in n]
     close = registry.close_names(name, bundled) or [f"open_clip:{n}" for n in registry.close_names(name, shortened)]

@@ -76,6 +76,23 @@ def test_looked_at_smaller_the_mask_is_as_large_as_the_picture(dark_strands: Pat
     assert torch.equal(result.mask, wide)
 
 
+def test_large_pictures_are_looked_at_until_they_have_a_thousand_pixels(dark_strands: Path) -> None:
+    cleaner, _ = load_cleaner(dark_strands)
+    clean = slope(90, 2100)
+    wide = torch.zeros(90, 2100, dtype=torch.bool)
+    wide[30:39] = True
+    picture = torch.where(wide, 0.0, clean)
+    result = cleaner.clean(picture)
+    assert result.mask is not None
+    assert torch.equal(result.mask, wide)  # three pixels of a picture of 700
+    assert torch.equal(result.image, cleaner.clean(picture, shrink=3).image)
+    assert not torch.equal(result.image, cleaner.clean(picture, shrink=1).image)
+    # What is painted is that of the smaller picture, enlarged: as smooth as what it continues.
+    assert float((result.image - clean).abs().max()) < 0.03
+    assert torch.equal(cleaner.find(picture), wide)
+    assert ReflectionCleaner(**SMALL).eval().clean(picture).image.shape == picture.shape
+
+
 @pytest.mark.parametrize("size", [(1, 5000), (300, 1), (1, 1), (3, 40)])
 def test_narrow_pictures_keep_their_size(dark_strands: Path, size: tuple[int, int]) -> None:
     cleaners = [load_cleaner(dark_strands)[0], ReflectionCleaner(**SMALL).eval()]
@@ -118,7 +135,7 @@ def test_a_reflection_is_what_the_network_says_of_the_picture() -> None:
 
 def test_a_saved_cleaner_does_the_same(tmp_path: Path, dark_strands: Path) -> None:
     torch.manual_seed(0)
-    for cleaner in (FenceCleaner(widths=(3, 4), width=2, threshold=0.4), ReflectionCleaner(**SMALL)):
+    for cleaner in (FenceCleaner(widths=(3, 4), threshold=0.4), ReflectionCleaner(**SMALL)):
         folder = save_cleaner(cleaner.eval(), tmp_path / cleaner.of, {"name": "mine"})
         again, card = load_cleaner(folder, of=cleaner.of)
         assert card["name"] == "mine"
@@ -127,8 +144,8 @@ def test_a_saved_cleaner_does_the_same(tmp_path: Path, dark_strands: Path) -> No
         assert torch.equal(again.clean(picture).image, cleaner.clean(picture).image)
     with pytest.raises(CheckpointError, match="removes a fence, not a reflection"):
         load_cleaner(dark_strands, of="reflection")
-    half = save_cleaner(FenceCleaner(widths=(3, 4), width=2), tmp_path / "half", dtype=torch.float16)
-    assert load_cleaner(half)[0].painter.last.weight.dtype == torch.float32
+    half = save_cleaner(FenceCleaner(widths=(3, 4)), tmp_path / "half", dtype=torch.float16)
+    assert load_cleaner(half)[0].occluder.last.weight.dtype == torch.float32
 
 
 def test_what_is_no_cleaner_is_refused(tmp_path: Path, dark_strands: Path) -> None:
@@ -146,7 +163,7 @@ def test_what_is_no_cleaner_is_refused(tmp_path: Path, dark_strands: Path) -> No
         (changed("settings", settings={"depth": 3}), "cannot be read as a cleaner"),
         (changed("range", settings={"threshold": 7}), "threshold"),
         (changed("list", settings=[]), "must be an object"),
-        (changed("other", settings={"widths": [4], "width": 2}), "of another network"),
+        (changed("other", settings={"widths": [4]}), "of another network"),
     ]  # fmt: skip
     for folder, words in cases:
         with pytest.raises(CheckpointError, match=words):

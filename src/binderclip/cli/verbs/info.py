@@ -48,8 +48,11 @@ def info(
     import platform
 
     from binderclip import __version__
+    from binderclip.generate import BUNDLED_CLEANERS
+    from binderclip.generate.translate.network_files import network_card
     from binderclip.models import bundled_cards
     from binderclip.models.files.folders import bundled_of, folder_card
+    from binderclip.models.files.registry import BUNDLED
 
     versions, devices, models = _versions(), _devices(), bundled_cards()
     models |= {
@@ -57,6 +60,7 @@ def info(
         for kind in ("vision", "classifier", "promptable", "vq-autoencoder", "diffusion", "people")
         for name, path in bundled_of(kind).items()
     }
+    models |= {name: network_card(BUNDLED / name) for name in BUNDLED_CLEANERS.values()}
     if json:
         print_json(
             {

@@ -15,18 +15,29 @@ from torch.nn import functional as F
 
 from binderclip.data.windows import WindowGrid
 from binderclip.errors import CheckpointError, UsageError
-from binderclip.generate.translate.corrected_fill import CorrectedFill
+from binderclip.generate.biharmonic import biharmonic_fill
 from binderclip.generate.translate.network_files import fill_network, read_network, write_network
 from binderclip.generate.translate.occlusion import OccNet
 from binderclip.generate.translate.reflection import ReflectionRemover
 from binderclip.models.files.devices import resolve_device
+from binderclip.models.files.registry import BUNDLED
 from binderclip.numeric import check_number, check_whole
 from binderclip.vision import dilate
 
-__all__ = ["CLEANERS", "Cleaned", "FenceCleaner", "ReflectionCleaner", "load_cleaner", "save_cleaner"]
+__all__ = [
+    "BUNDLED_CLEANERS",
+    "CLEANERS",
+    "Cleaned",
+    "FenceCleaner",
+    "ReflectionCleaner",
+    "load_cleaner",
+    "save_cleaner",
+]
 
 LEAST = 16
 """Smallest side in pixels that the networks are given; a smaller one is continued by its border."""
+LOOKED_AT = 1000
+"""Longest side in pixels at which a picture is looked at where nothing else is said: strands are a few pixels wide."""
 MEMORY = 8
 """Windows that go through a network at once."""
 
@@ -72,14 +83,13 @@ def over_windows(
 
 
 class FenceCleaner(nn.Module):
-    """Finds thin occluders such as fences in pictures of any size, and paints what they hide.
+    """Finds thin occluders such as fences in pictures of any size, and fills what they hide smoothly.
 
     What is found counts where a region of it is at least `extent` long, and then all that are a quarter as long. So
     is a picture of which less than `least` or more than `most` is found, which no fence covers.
 
     Args:
         widths: of the `OccNet` that finds them.
-        width: of the `CorrectedFill` that paints.
         threshold: probability from which a pixel is masked, in [0, 1].
         dilation: pixels by which the mask grows, in [0, 64].
         extent: longer side of the smallest region, in pixels as the network sees them, in [1, 1e6].
@@ -98,7 +108,6 @@ class FenceCleaner(nn.Module):
         self,
         *,
         widths: Sequence[int] = (8, 16, 32, 32),
-        width: int = 12,
         threshold: float = 0.5,
         dilation: int = 1,
         extent: int = 40,
@@ -114,54 +123,63 @@ class FenceCleaner(nn.Module):
         ):  # fmt: skip
             check_whole(name, value, least=low)
             check_number(name, value, most=high)
-        self.occluder, self.painter = OccNet(tuple(widths)), CorrectedFill(width)
+        self.occluder = OccNet(tuple(widths))
         self.settings = {
-            "widths": list(widths), "width": width, "threshold": threshold, "dilation": dilation, "extent": extent,
+            "widths": list(widths), "threshold": threshold, "dilation": dilation, "extent": extent,
             "least": least, "most": most, "window": window,
         }  # fmt: skip
         self.threshold, self.dilation, self.extent = threshold, dilation, extent
         self.least, self.most, self.window = least, most, window
 
     @torch.no_grad()
-    def find(self, picture: Float[Tensor, "3 H W"], *, shrink: int = 1) -> Bool[Tensor, "H W"]:
+    def find(self, picture: Float[Tensor, "3 H W"], *, shrink: int | None = None) -> Bool[Tensor, "H W"]:
         """The mask, at the picture's size.
 
         Args:
             picture: in [0, 1].
-            shrink: the picture is looked at so many times smaller, for strands wider than 8 pixels; in [1, 64].
+            shrink: the picture is looked at so many times smaller, for strands wider than 8 pixels, in [1, 64]; None:
+                so many times that its longer side has at most 1,000 pixels.
 
         Raises:
             UsageError: a shrink out of range.
         """
-        small = shrunken(picture, shrink)
+        shrink = shrink_of(picture, shrink)
+        return _enlarged(self._found(shrunken(picture, shrink))[None], shrink, picture)[0] > 0
+
+    def _found(self, small: Float[Tensor, "3 h w"]) -> Float[Tensor, "h w"]:
+        """1 where something is found in a picture as the network sees it, else 0."""
         probability = over_windows(small, lambda x: self.occluder(x).sigmoid(), window=self.window, channels=1)[0]
         kept = torch.from_numpy(long_regions((probability >= self.threshold).cpu().numpy(), self.extent))
-        mask = dilate(kept.to(picture)[None, None], 2 * self.dilation + 1)
-        full = F.interpolate(mask, scale_factor=float(shrink), mode="nearest")[0, 0]
-        return full[: picture.shape[1], : picture.shape[2]] > 0
+        return dilate(kept.to(small)[None, None], 2 * self.dilation + 1)[0, 0]
 
     @torch.no_grad()
-    def clean(self, picture: Float[Tensor, "3 H W"], *, shrink: int = 1) -> Cleaned:
+    def clean(self, picture: Float[Tensor, "3 H W"], *, shrink: int | None = None) -> Cleaned:
         """The picture without what is found; the same pixels outside of the mask.
+
+        What is painted has the detail of the picture as it is looked at.
 
         Args:
             picture: in [0, 1], of any size.
             shrink: as of `find`.
+
+        Raises:
+            UsageError: a shrink out of range.
         """
-        mask = self.find(picture, shrink=shrink)
-        if not self.least <= float(mask.float().mean()) <= self.most:
-            return Cleaned(picture, torch.zeros_like(mask))
-        size = picture.shape[1:]
-        stacked = padded(torch.cat([picture, mask[None].to(picture)]))
+        shrink = shrink_of(picture, shrink)
+        small = shrunken(picture, shrink)
+        hole = self._found(small)
+        if not self.least <= float(hole.mean()) <= self.most:
+            return Cleaned(picture, torch.zeros(picture.shape[1:], dtype=torch.bool, device=picture.device))
 
         def paint(parts: Tensor) -> Tensor:
             result, masked = parts[:, :3].clone(), parts[:, 3:].flatten(1).any(1)
             if bool(masked.any()):
-                result[masked] = self.painter(parts[masked, :3], parts[masked, 3:])
+                result[masked] = biharmonic_fill(parts[masked, :3], parts[masked, 3:]).clamp(0, 1)
             return result
 
-        painted = over_windows(stacked, paint, window=self.window, channels=3)[:, : size[0], : size[1]]
-        return Cleaned(torch.where(mask, painted, picture), mask)
+        painted = over_windows(torch.cat([small, hole[None]]), paint, window=self.window, channels=3)
+        mask = _enlarged(hole[None], shrink, picture)[0] > 0
+        return Cleaned(torch.where(mask, _enlarged(painted, shrink, picture, smooth=True), picture), mask)
 
 
 class ReflectionCleaner(nn.Module):
@@ -187,42 +205,61 @@ class ReflectionCleaner(nn.Module):
         self.window, self.settings = window, {"window": window, **settings}
 
     @torch.no_grad()
-    def clean(self, picture: Float[Tensor, "3 H W"], *, shrink: int = 1) -> Cleaned:
+    def clean(self, picture: Float[Tensor, "3 H W"], *, shrink: int | None = None) -> Cleaned:
         """The transmitted layer.
 
         Args:
             picture: in [0, 1], of any size.
             shrink: the picture is looked at so many times smaller, and the difference is enlarged, for reflections that
-                are blurred wider than 5 pixels; in [1, 64].
+                are blurred wider than 5 pixels, in [1, 64]; None: so many times that its longer side has at most 1,000
+                pixels.
 
         Raises:
             UsageError: a shrink out of range.
         """
+        shrink = shrink_of(picture, shrink)
         small = shrunken(picture, shrink)
 
         def transmitted(parts: Tensor) -> Tensor:
             return self.remover(parts, torch.zeros_like(parts[:, :1])).transmission - parts
 
         change = over_windows(small, transmitted, window=self.window, channels=3)
-        if shrink > 1:
-            change = F.interpolate(change[None], scale_factor=float(shrink), mode="bilinear")[0]
-        return Cleaned((picture + change[:, : picture.shape[1], : picture.shape[2]]).clamp(0, 1))
+        return Cleaned((picture + _enlarged(change, shrink, picture, smooth=True)).clamp(0, 1))
 
 
 CLEANERS: dict[str, type[FenceCleaner] | type[ReflectionCleaner]] = {
     "fence": FenceCleaner, "reflection": ReflectionCleaner,
 }  # fmt: skip
 """By what they remove."""
+BUNDLED_CLEANERS = {"fence": "small-fence"}
+"""Names of bundled weights, by what they remove."""
 
 
-def shrunken(picture: Float[Tensor, "C H W"], shrink: int) -> Float[Tensor, "C h w"]:
-    """A picture's means over squares, continued by its border to whole squares and to the least size.
+def shrink_of(picture: Float[Tensor, "C H W"], shrink: int | None) -> int:
+    """How many times smaller a picture is looked at: as said, or until its longer side is at most `LOOKED_AT`.
 
     Raises:
         UsageError: a shrink out of [1, 64].
     """
+    if shrink is None:
+        return min(64, max(1, -(-max(picture.shape[1:]) // LOOKED_AT)))
     check_whole("shrink", shrink, least=1)
     check_number("shrink", shrink, most=64)
+    return shrink
+
+
+def _enlarged(
+    small: Float[Tensor, "C h w"], shrink: int, picture: Float[Tensor, "3 H W"], *, smooth: bool = False
+) -> Float[Tensor, "C H W"]:
+    """What was made of a picture that was looked at so many times smaller, at the picture's size."""
+    height, width = picture.shape[1:]
+    if shrink > 1:
+        small = F.interpolate(small[None], scale_factor=float(shrink), mode="bilinear" if smooth else "nearest")[0]
+    return small[:, :height, :width]
+
+
+def shrunken(picture: Float[Tensor, "C H W"], shrink: int) -> Float[Tensor, "C h w"]:
+    """A picture's means over squares, continued by its border to whole squares and to the least size."""
     height, width = picture.shape[1:]
     whole = F.pad(picture[None], (0, -width % shrink, 0, -height % shrink), "replicate")
     return padded(F.avg_pool2d(whole, shrink)[0] if shrink > 1 else whole[0])
@@ -268,12 +305,13 @@ def save_cleaner(
 
 
 def load_cleaner(
-    folder: str | Path, *, of: str | None = None, device: str | torch.device = "cpu"
+    folder: str | Path | None = None, *, of: str | None = None, device: str | torch.device = "cpu"
 ) -> tuple[FenceCleaner | ReflectionCleaner, dict[str, Any]]:
     """Open a cleaner; nothing in its files is run.
 
     Args:
-        folder: of `save_cleaner`.
+        folder: of `save_cleaner`, or the name of a bundled one, `small-fence`; None: the bundled one of what it has
+            to remove, by default fences.
         of: what it has to remove; None: anything.
         device: where it runs.
 
@@ -282,9 +320,18 @@ def load_cleaner(
 
     Raises:
         CheckpointError: no such folder, it is none of a cleaner, or of one that removes something else.
-        UsageError, NotSupported: no such device.
+        UsageError, NotSupported: no such device, or none is bundled for that.
     """
     where = resolve_device(device)
+    if folder is None:
+        folder = BUNDLED_CLEANERS.get(of or FenceCleaner.of, "")
+        if not folder:
+            raise UsageError(
+                f"no weights against a {of} are bundled: give a folder of them (train_{of} of "
+                "binderclip.train.bundled.generative.clean makes one of photographs)"
+            )
+    if str(folder) in BUNDLED_CLEANERS.values():
+        folder = BUNDLED / str(folder)
     tensors, card = read_network(folder, "a cleaner")
     try:
         cleaner = CLEANERS[card["kind"]](**card["settings"])

@@ -13,9 +13,10 @@ from binderclip.documents import json_text
 from binderclip.errors import CheckpointError
 from binderclip.files import make_folder, write_whole
 from binderclip.models.files.checkpoint import read_json_object
+from binderclip.models.files.registry import count_parameters, read_card
 from binderclip.models.files.released import read_released
 
-__all__ = ["CARD", "WEIGHTS", "fill_network", "read_network", "write_network"]
+__all__ = ["CARD", "WEIGHTS", "fill_network", "network_card", "read_network", "write_network"]
 
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 """Files of such a folder."""
@@ -65,6 +66,15 @@ def read_network(folder: str | Path, what: str) -> tuple[dict[str, Tensor], dict
     if card.get("format") != FORMAT:
         raise CheckpointError(f"{place} cannot be read as {what}: its {CARD} is not of {FORMAT!r}")
     return read_released(place / WEIGHTS), card
+
+
+def network_card(folder: Path) -> dict[str, Any]:
+    """The card of a folder of `write_network`, with `parameters`, `megabytes` and `summary` always present."""
+    facts = {
+        "parameters": count_parameters(folder / WEIGHTS),
+        "megabytes": round((folder / WEIGHTS).stat().st_size / 1e6, 1),
+    }
+    return {"summary": "", **read_card(folder), **facts}
 
 
 def fill_network(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path, what: str) -> nn.Module:

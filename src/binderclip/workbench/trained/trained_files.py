@@ -8,6 +8,7 @@ from pathlib import Path
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.checkpoint import read_json_object
+from binderclip.models.files.registry import BUNDLED
 from binderclip.workbench.tab import Bench, Run
 
 SUFFIX = ".safetensors"
@@ -94,12 +95,13 @@ class TrainedNetworks(TrainedFiles):
         return super().called(run, path).removesuffix(SUFFIX)
 
     def choices(self, bench: Bench, run: Run | None = None) -> list[tuple[str, str]]:
-        """Names with kinds, and paths."""
-        return [(f"{path.name} ({_kind(path)})", str(path)) for path in self._all(bench, run)]
+        """Names with kinds, and paths, or names of those that are bundled."""
+        known = [(name, BUNDLED / name) for name in self.bundled] + [(str(p), p) for p in self._all(bench, run)]
+        return [(f"{path.name} ({_kind(path)})", value) for value, path in known]
 
     def kind(self, path: str | Path) -> str:
         """What the card of one that was chosen says it is."""
-        return _kind(Path(path))
+        return _kind(BUNDLED / path if str(path) in self.bundled else Path(path))
 
     @property
     def _form(self) -> str:

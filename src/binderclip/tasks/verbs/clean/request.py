@@ -21,7 +21,7 @@ class CleanRequest(Request):
 
     Examples:
 
-        binderclip clean zoo/ --of fence --model weights/ --out cleaned/
+        binderclip clean zoo/ --of fence --out cleaned/
 
         binderclip clean shop.jpg --of reflection --model panes/ --out cleaned/ --shrink 2
 
@@ -38,20 +38,20 @@ class CleanRequest(Request):
     ]
     out: Annotated[str, Option("Folder of the results and the sheet.", ("--out", "-o"), output=True)]
     model: Annotated[
-        str,
+        str | None,
         Option(
-            "Folder of weights; none are bundled: `train_fence` and `train_reflection` of "
-            "`binderclip.train.bundled.generative.clean` make them of photographs.",
+            "`small-fence`, or a folder of weights; none against reflections are bundled: `train_reflection` of "
+            "`binderclip.train.bundled.generative.clean` makes them of photographs [default: `small-fence` of fences].",
             ("--model", "-m"),
         ),
-    ]
+    ] = None
     shrink: Annotated[
-        int,
+        int | None,
         Field(ge=1, le=64),
         Option(
             "Look at the picture so many times smaller: for strands wider than 8 pixels, or a reflection that is "
-            "blurred wider than 5.",
+            "blurred wider than 5 [default: until its longer side has at most 1,000 pixels].",
             label="Look at it so many times smaller",
         ),
-    ] = 1
+    ] = None
     device: Device = "cpu"

@@ -109,7 +109,7 @@ class CleanedPictures(VerbResult):
         return {
             "out": self.request.out,
             "of": self.request.of,
-            "network": self.card.get("name", self.request.model),
+            "network": self.card.get("name") or self.request.model,
             "limits": list(self.card.get("limits", [])),
             "images": [asdict(row) for row in self.rows],
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
@@ -180,7 +180,7 @@ def _cleaned(
 
 
 def _clean(
-    cleaner: FenceCleaner | ReflectionCleaner, picture: Image.Image, shrink: int
+    cleaner: FenceCleaner | ReflectionCleaner, picture: Image.Image, shrink: int | None
 ) -> tuple[Image.Image, Bool[np.ndarray, "H W"] | None]:
     """The result, grey where the picture is and with its transparency; and what was painted."""
     device = next(cleaner.parameters()).device

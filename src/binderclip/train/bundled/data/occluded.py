@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from binderclip.data import load_data, open_image, synthesize_fence, synthesize_reflection
 from binderclip.data.augment.fill import gaussian_blur
 from binderclip.data.images import to_tensor
-from binderclip.train.bundled.data.photographs import WALLPAPERS, photographs_in
+from binderclip.train.bundled.data.photographs import PHOTOGRAPHS, photographs_in
 
 __all__ = ["DRAWINGS", "PhotographCrops", "fenced", "reflected"]
 
@@ -37,7 +37,7 @@ class PhotographCrops:
         UsageError: a folder that is not there, or folders without pictures.
     """
 
-    def __init__(self, folders: Sequence[str] = WALLPAPERS) -> None:
+    def __init__(self, folders: Sequence[str] = PHOTOGRAPHS) -> None:
         self.paths = photographs_in(folders)
         self.photographs = [pixels for path in self.paths for pixels in _pixels(path)]
         pack = load_data("openclipart", split="train")

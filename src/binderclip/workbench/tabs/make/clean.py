@@ -1,4 +1,4 @@
-"""Clean: fences or reflections taken out of pictures, by weights that the user has."""
+"""Clean: fences or reflections taken out of pictures, by bundled weights or those that the user has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from binderclip.errors import DataError, UsageError
-from binderclip.generate import CLEANERS
+from binderclip.generate import BUNDLED_CLEANERS, CLEANERS
 from binderclip.tasks import clean
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.verbs.clean.request import CleanRequest
@@ -21,7 +21,7 @@ from binderclip.workbench.trained.trained_files import TrainedNetworks
 SHOWN = 12
 """Pictures on the page, each before and after; the table and the files have all."""
 OUT = "cleaned"
-CLEANER = TrainedNetworks("a cleaner", kinds=tuple(CLEANERS))
+CLEANER = TrainedNetworks("a cleaner", bundled=tuple(BUNDLED_CLEANERS.values()), kinds=tuple(CLEANERS))
 FORM = Form(CleanRequest, first=("shrink",), without=("images", "of", "model"), own={"shrink": {"maximum": 8}})
 
 
@@ -92,15 +92,4 @@ def _pictures(run: Run, chosen: ChosenPictures, result: CleanedPictures) -> str:
     return picture_rows(entries, "pictures before and after", run.folder / "small")
 
 
-def _has_weights(bench: Bench) -> bool:
-    return bool(CLEANER.choices(bench))
-
-
-TAB = Tab(
-    "Clean",
-    "Fences or reflections taken out of pictures, by weights that you have.",
-    build,
-    order=57,
-    group=MAKE,
-    offered=_has_weights,
-)
+TAB = Tab("Clean", "Fences or reflections taken out of pictures.", build, order=57, group=MAKE)

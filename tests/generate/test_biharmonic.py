@@ -1,4 +1,4 @@
-"""Fills of thin masks (beside p116): against scikit-image, slopes that are continued, and what a network adds."""
+"""Fills of thin masks: against scikit-image, and slopes that are continued."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from skimage.restoration import inpaint_biharmonic
 
 from binderclip.data import synthesize_fence
 from binderclip.errors import UsageError
-from binderclip.generate import CorrectedFill, OcclusionRemover, OccNet, biharmonic_fill
+from binderclip.generate import biharmonic_fill
 
 
 def smooth(count: int, height: int, width: int) -> torch.Tensor:
@@ -53,47 +53,3 @@ def test_what_is_masked_everywhere_is_grey_and_what_does_not_match_is_refused() 
     assert torch.equal(biharmonic_fill(torch.rand(1, 3, 4, 5), torch.ones(1, 1, 4, 5)), torch.full((1, 3, 4, 5), 0.5))
     with pytest.raises(UsageError, match="must be"):
         biharmonic_fill(torch.rand(1, 3, 4, 5), torch.ones(1, 1, 5, 4))
-
-
-def stripes(count: int, g: torch.Generator) -> torch.Tensor:
-    """Waves that a smooth fill flattens."""
-    rows = torch.arange(24.0)[None, None, :, None] + 6 * torch.rand(count, 1, 1, 1, generator=g)
-    return (0.5 + 0.4 * torch.sin(2 * torch.pi * rows / 5)).expand(count, 3, 24, 25)
-
-
-def test_untrained_it_is_the_fill_and_sees_nothing_under_the_mask() -> None:
-    g = torch.Generator().manual_seed(0)
-    fence = synthesize_fence(stripes(2, g), generator=g)
-    net = CorrectedFill(4)
-    assert torch.equal(net(fence.image, fence.mask), biharmonic_fill(fence.image, fence.mask).clamp(0, 1))
-    torch.nn.init.normal_(net.last.weight, generator=g)
-    other = torch.where(fence.mask > 0, 1 - fence.image, fence.image)
-    assert torch.equal(net(fence.image, fence.mask), net(other, fence.mask))
-    remover = OcclusionRemover(OccNet((4, 4)), net)
-    assert remover(fence.image).image.shape == fence.image.shape
-
-
-def test_a_few_steps_are_better_than_the_fill() -> None:
-    torch.manual_seed(0)
-    g = torch.Generator().manual_seed(0)
-    clean = stripes(8, g)
-    fence = synthesize_fence(clean, ["bars"], width=(2, 4), generator=g)
-    filled, net = biharmonic_fill(fence.image, fence.mask).clamp(0, 1), CorrectedFill(6)
-    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
-
-    def error(rows: slice) -> torch.Tensor:
-        apart = (net.correct(filled[rows], fence.mask[rows]) - clean[rows]).abs()
-        return (apart * fence.mask[rows]).sum() / fence.mask[rows].sum()
-
-    before = float(error(slice(4, 8)).detach())
-    for _ in range(40):
-        optimizer.zero_grad()
-        error(slice(0, 4)).backward()
-        optimizer.step()
-    assert float(error(slice(4, 8)).detach()) < 0.8 * before
-
-
-def test_a_width_out_of_range_is_refused() -> None:
-    for width in (0, 5000):
-        with pytest.raises(UsageError, match="width"):
-            CorrectedFill(width)
