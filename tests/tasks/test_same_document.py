@@ -149,7 +149,7 @@ def classify_by_head(inputs: Inputs) -> Request:
 
 @case("clean")
 def clean(inputs: Inputs) -> Request:
-    cleaner = save_cleaner(FenceCleaner(widths=(3, 4), width=2), inputs.folder / "cleaner", {"name": "mine"})
+    cleaner = save_cleaner(FenceCleaner(widths=(3, 4)), inputs.folder / "cleaner", {"name": "mine"})
     return tasks.clean.request(images=[inputs.pictures], of="fence", model=cleaner, out="cleaned", shrink=2)
 
 
