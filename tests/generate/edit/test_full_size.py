@@ -67,6 +67,14 @@ def test_edges_stay_where_a_colour_changes_and_are_others_where_a_thing_moved() 
     assert two.tolist() == [pytest.approx(1), 0]
 
 
+@pytest.mark.parametrize(("height", "share"), [(0.5, 0.0), (0.08, 1.0)])
+def test_an_edge_is_gone_where_hardly_any_of_its_height_is_left(height: float, share: float) -> None:
+    before = square(48, 12, 12, 20, (0.1, 0.1, 0.1))
+    after = 0.6 + height * (before - 0.6) + 0.2  # the ground changes as well, so that every pixel counts
+    for one, two in ((before, after), (after, before)):
+        assert float(moved_edges(one, two)) == pytest.approx(share, abs=0.02)
+
+
 def test_noise_moves_nothing() -> None:
     noise = 0.01 * torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert float(moved_edges(0.5 + noise[:1], 0.8 + noise[1:])) == 0

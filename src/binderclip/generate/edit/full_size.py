@@ -17,6 +17,8 @@ CHANGED, SURELY = 0.04, 0.16
 """Of a range of 1: below the first a value counts as unchanged by a model, above the second as changed."""
 FAINT = 0.02
 """Root mean square slope of a colour a pixel, of a range of 1, below which an edge is noise."""
+SIMILAR, LOWER = 0.5, 0.2
+"""Cosine below which edges are others, and part of an edge's height below which it is gone."""
 RADIUS, EPSILON = 2, 1e-3
 """Half a window in pixels of the small picture; of the guided filter, the variance of a colour that is an edge."""
 
@@ -36,8 +38,9 @@ def moved_edges(before: Float[Tensor, "B 3 s t"], after: Float[Tensor, "B 3 s t"
     """Share of both pictures' edges, by height, that the other one has not there: 0 after a change of colour.
 
     Places where something changed are compared by their structure tensors, divided by the root of the trace so that
-    an edge counts by its height: by the cosine over 5 x 5 pixels, in which the sign of an edge and which colours make
-    it do not count. Below a half the edges there are others. Slopes of a fiftieth of the range are noise.
+    an edge counts by its height; its sign and which colours make it do not count. Over 5 x 5 pixels the edges are
+    others where the cosine of both is below a half, or where one picture has hardly a fifth of the other's. Slopes of a
+    fiftieth of the range are noise.
 
     Args:
         before, after: in [0, 1], what a model gives of the picture unedited and edited.
@@ -53,12 +56,12 @@ def moved_edges(before: Float[Tensor, "B 3 s t"], after: Float[Tensor, "B 3 s t"
     place = F.max_pool2d((changed_share(before, after) > 0.5).float(), 3, stride=1, padding=1)
     first, second = (place * _structure(images) for images in (before, after))
 
-    def product(one: Tensor, other: Tensor) -> Tensor:
-        return _window_mean((one * other).sum(1, keepdim=True), RADIUS)
+    def product(one: Tensor, two: Tensor) -> Tensor:
+        return _window_mean((one * two).sum(1, keepdim=True) + FAINT**2 * place, RADIUS)
 
-    floor = FAINT**2 * _window_mean(place, RADIUS)
-    norms = (product(first, first) + floor) * (product(second, second) + floor)
-    other = (product(first, second) + floor) < 0.5 * norms.sqrt()
+    inner, squares = product(first, second), (product(first, first), product(second, second))
+    other = inner < SIMILAR * (squares[0] * squares[1]).sqrt()
+    other |= inner < LOWER * torch.maximum(*squares)
     heights = first.norm(dim=1, keepdim=True) + second.norm(dim=1, keepdim=True)
     return (heights * other).sum((1, 2, 3)) / heights.sum((1, 2, 3)).clamp(min=torch.finfo(heights.dtype).tiny)
 
