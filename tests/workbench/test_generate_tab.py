@@ -85,3 +85,27 @@ def test_an_edit_is_that_of_the_verb_before_and_after(
     assert "Edited at 16 x 16 px" in said
     (here,) = documents
     assert here["method"] == method
+
+
+def test_where_things_moved_the_small_edit_stands_beside_what_the_model_saw(
+    run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from binderclip.tasks.verbs.edit.methods import EDITORS
+
+    values = np.full((200, 300, 3), 250, np.uint8)
+    values[50:150, 60:160] = (200, 30, 30)
+    Image.fromarray(values).save(tmp_path / "square.png")
+    monkeypatch.setitem(
+        EDITORS, "dds", lambda picture: (picture.denoiser.encode(picture.pixels.roll((12, 14), (2, 3))), None)
+    )
+    for coarse, names in ((False, ["square-small.png"]), (True, ["square.png", "square-small.png"])):
+        outcome = edited(run_of(), [str(tmp_path / "square.png")], "small-diffusion", coarse=coarse)
+        _, (before, after), said = outcome.values
+        with Image.open(before) as first, Image.open(after) as second:
+            assert first.size == second.size == ((300, 200) if coarse else (64, 64))
+        assert [path.name for path in outcome.files] == [*names, "before-after.png"]
+        assert ("at 64 px alone (at the picture&#x27;s size, blurred: Blow up where things moved)" in said) == (
+            not coarse
+        )
+        assert "--coarse" not in said
+        assert ("--coarse" in outcome.again.shell) == coarse

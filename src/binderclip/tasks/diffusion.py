@@ -73,6 +73,6 @@ Coarse = Annotated[
     Option(
         "Paint also where the model sees more than 4 pixels as one, which makes a blur.",
         ("--coarse",),
-        label="Paint a blur where the mask is too large",
+        label="Accept a blur",
     ),
 ]

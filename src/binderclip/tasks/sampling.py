@@ -79,7 +79,7 @@ def check_scale(edge: int, side: int, coarse: bool, instead: str = "") -> None:
         raise UsageError(
             f"the mask and what is around it are {edge} px, which the model sees at {side} px: what it paints would be "
             f"a blur, at 1/{scale:.0f} of the picture's detail. Give a smaller mask, the folder of a larger model by "
-            f"--model{instead}, or --coarse for the blur"
+            f"--model{instead}, or --coarse"
         )
     if scale >= COARSE:
         warn(f"{edge} px go through the model at {side} px: new content has 1/{scale:.0f} of the picture's detail")

@@ -180,7 +180,7 @@ def test_where_things_moved_only_the_small_edit_is_written_unless_a_blur_is_aske
     assert done.code == 0, done.err
     said = " ".join(done.err.split())
     assert "square.png: things moved (" in said
-    assert "made at 64 px alone; --coarse blows it up" in said
+    assert "made at 64 px alone (at the picture's size, blurred: --coarse)" in said
     assert sorted(each.name for each in Path("out").iterdir()) == ["before-after.png", "square-small.png", "table.csv"]
     with Path("out/table.csv").open(newline="") as file:
         (line,) = csv.DictReader(file)

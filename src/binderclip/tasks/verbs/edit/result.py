@@ -138,5 +138,5 @@ def _made_small(rows: list[EditedPicture], side: int) -> list[str]:
     shares = list(dict.fromkeys(f"{row.moved:.0%}" for row in (small[0], small[-1])))
     return [
         f"{names}: things moved ({' to '.join(shares)} of the edges), and the picture's own would shine through: made "
-        f"at {side} px alone; --coarse blows it up"
+        f"at {side} px alone (at the picture's size, blurred: --coarse)"
     ]
