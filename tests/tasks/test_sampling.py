@@ -17,6 +17,7 @@ from binderclip.tasks.events import Counted, Event, Previewed, Saved, Stopped, S
 from binderclip.tasks.sampling import (
     StepProgress,
     agreement,
+    check_scale,
     counted_forwards,
     model_picture,
     noise_generator,
@@ -97,6 +98,38 @@ def test_the_middle_square_goes_in_and_comes_back_in_its_place() -> None:
     whole = np.asarray(taken.restored(edited))
     assert (whole[10:, 10:26] == 128).all()
     assert np.array_equal(whole[:, :8], np.asarray(original)[:, :8])
+
+
+def test_a_change_of_colour_comes_back_with_the_pictures_own_detail() -> None:
+    rng = np.random.default_rng(0)
+    original = Image.fromarray(rng.integers(60, 180, (40, 72, 3)).astype(np.uint8))
+    taken = model_picture(original, 10)
+    assert taken.scale == 4
+    assert torch.equal(taken.square[0], to_tensor(original.crop(taken.box)))
+    before = torch.full((1, 3, 10, 10), 0.5)
+    back = np.asarray(taken.recoloured(before + 0.2, before)).astype(int)
+    values = np.asarray(original).astype(int)
+    assert np.abs(back[:, 16:56] - values[:, 16:56] - 51).max() <= 1  # a fifth of 255
+    assert np.array_equal(back[:, :16], values[:, :16])
+    assert np.array_equal(back[:, 56:], values[:, 56:])
+
+
+@pytest.mark.parametrize(
+    ("edge", "coarse", "words"), [(47, False, ""), (48, False, "1/3"), (64, False, "1/4"), (65, True, "1/4")]
+)
+def test_what_is_coarser_than_the_picture_is_said(edge: int, coarse: bool, words: str) -> None:
+    seen: list[Event] = []
+    with listening(seen.append):
+        check_scale(edge, 16, coarse)
+    said = [event.message for event in seen if isinstance(event, Warned)]
+    assert said == (
+        [f"{edge} px go through the model at 16 px: new content has {words} of the picture's detail"] if words else []
+    )
+    if coarse:
+        with pytest.raises(
+            UsageError, match=r"are 65 px.*at 1/4 of the picture's detail.*--model, --method fill, or --coarse"
+        ):
+            check_scale(edge, 16, False, ", --method fill")
 
 
 def test_a_picture_of_the_right_size_goes_in_as_it_is(tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ def test_what_is_pointed_at_goes_as_the_verb_takes_it_out(
 ) -> None:
     run = run_of("small")
     photo = photographs / "coffee.jpg"
-    outcome = erased(run, photo, "160,100", model=str(tiny_inpainter), steps=2)
+    with pytest.raises(UsageError, match=r"would be a blur, .* by Diffusion model, Method patches, or Accept a blur$"):
+        erased(run, photo, "160,100", model=str(tiny_inpainter), steps=2)
+    outcome = erased(run, photo, "160,100", model=str(tiny_inpainter), steps=2, coarse=True)
     (here,) = documents
     shutil.copy(photo, "coffee.jpg")
     there = command(*lines.words(outcome.again.shell), "--json").json()
@@ -70,6 +72,9 @@ def test_from_a_click_to_before_and_after(view: Any, tiny_inpainter: Path, photo
     assert panel.get_by_label("Points of the object").input_value().count(",") == 1
     panel.get_by_label("Diffusion model").fill(str(tiny_inpainter))
     panel.get_by_label("number input for Steps").fill("2")
+    assert "would be a blur" in view.run(panel, "Erase")
+    panel.get_by_text("More settings").click()
+    panel.get_by_label("Accept a blur").check()
     view.run(panel, "Erase")
     assert "all others are as they were" in panel.inner_text()
     view.loaded(panel.locator("img").last)

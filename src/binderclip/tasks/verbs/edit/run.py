@@ -50,7 +50,7 @@ MOVED = 0.08
 
 
 @dataclass(frozen=True)
-class Pair:
+class BeforeAfter:
     """A picture before and after.
 
     Attributes:
@@ -90,7 +90,7 @@ def run(request: EditRequest) -> EditedPictures:
                 denoiser.text.positions(
                     text, word
                 )  # refuses a word that the text lacks, or that is beyond what is read
-    rows, skipped, pairs = list[EditedPicture](), list[tuple[str, str]](), list[Pair]()
+    rows, skipped, pairs = list[EditedPicture](), list[tuple[str, str]](), list[BeforeAfter]()
     model = Path(request.model).name or request.model
     try:
         for number, (path, places) in enumerate(zip(inputs.paths, files, strict=True), 1):
@@ -124,7 +124,7 @@ def run(request: EditRequest) -> EditedPictures:
     return result
 
 
-def _judged(request: EditRequest, rows: Sequence[EditedPicture], pairs: Sequence[Pair]) -> list[EditedPicture]:
+def _judged(request: EditRequest, rows: Sequence[EditedPicture], pairs: Sequence[BeforeAfter]) -> list[EditedPicture]:
     """The same with the agreement of both judges before and after."""
     start("comparing the pictures with the text")
     pictures = [picture for pair in pairs for picture in (pair.small, pair.small_edit)]
@@ -138,7 +138,7 @@ def _judged(request: EditRequest, rows: Sequence[EditedPicture], pairs: Sequence
 
 def _edited(
     request: EditRequest, denoiser: LatentDenoiser, taken: ModelPicture, path: Path, places: Sequence[Path]
-) -> tuple[EditedPicture, Pair]:
+) -> tuple[EditedPicture, BeforeAfter]:
     """Edit one picture and write both sizes; what became of it, not judged yet."""
     pixels = taken.pixels.to(request.device)
     with torch.no_grad():
@@ -166,7 +166,9 @@ def _edited(
         str(path), taken.in_words(), request.seed, large if whole else None, small, moved, detail, _rms(plain, pixels),
         None if returned is None else _rms(before, plain), {}, {}, count.calls,
     )  # fmt: skip
-    return row, Pair(picture_of(taken.pixels[0]), edited, _reduced(taken.original.crop(taken.box)), _reduced(shown))
+    return row, BeforeAfter(
+        picture_of(taken.pixels[0]), edited, _reduced(taken.original.crop(taken.box)), _reduced(shown)
+    )
 
 
 def _at_its_size(
@@ -190,7 +192,7 @@ def _rms(one: Tensor, other: Tensor) -> float:
     return float((one - other).square().mean().sqrt())
 
 
-def _write_sheet(result: EditedPictures, pairs: Sequence[Pair]) -> None:
+def _write_sheet(result: EditedPictures, pairs: Sequence[BeforeAfter]) -> None:
     """Pictures before and after, with the agreement that the second judge gives to each."""
     entries = []
     for pair, row in zip(pairs[:PAIRS], result.rows, strict=False):
