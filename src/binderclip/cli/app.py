@@ -95,7 +95,7 @@ def _said_shortly() -> Iterator[None]:
     try:
         yield
     except _ClickException as error:
-        error.message = _short(error.message, 160)
+        error.message = _short(error.message.replace("Value error, ", "", 1), 160)
         raise
     except BrokenPipeError:
         # `binderclip papers | head` has seen enough.

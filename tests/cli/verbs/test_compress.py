@@ -12,13 +12,23 @@ import pytest
 import torch
 from PIL import Image
 
-from binderclip.compress import GradientScore, MagnitudeScore, PruneBudget, channel_groups, masked, tower_groups
+from binderclip.compress import (
+    GradientScore,
+    HessianTraceScore,
+    MagnitudeScore,
+    PruneBudget,
+    channel_groups,
+    masked,
+    tower_groups,
+)
 from binderclip.data import load_data
 from binderclip.errors import OutputError
-from binderclip.models import ImageTextModel, load
+from binderclip.models import ImageTextModel, build, load
+from binderclip.tasks import compress
 from binderclip.tasks.verbs.compress.figures import ModelFigures, gflop, single_forwards
 from binderclip.tasks.verbs.compress.request import CompressRequest
 from binderclip.tasks.verbs.compress.result import Compression
+from binderclip.tasks.verbs.compress.sample import sample_halves
 
 Command = Callable[..., Any]
 OPTIONS = ("--data", "digits", "--split", "all", "--limit", 24)
@@ -121,6 +131,32 @@ def test_what_adds_nothing_goes_where_the_method_sees_what_a_module_does(
     same = torch.allclose(features(load(str(out))), features(load(str(place))), rtol=1e-4, atol=1e-4)
     assert same == (method in ("mope", "gradient"))
     assert (found["after"]["quality"] == 1) == same
+
+
+def test_hap_takes_out_what_has_the_least_curvature_times_size(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "smaller", load(str(tiny_clip(2)))
+    request = compress.request(model="-", data="digits", split="all", limit=24, out="-")
+    judged = sample_halves(whole, request).judged
+    groups = [*tower_groups(whole.image_tower), *tower_groups(whole.text_tower, side="text")]
+    scores: dict[str, Any] = {}
+    for number, rows in enumerate((slice(0, 8), slice(8, 12))):  # the twelve pictures in batches of eight
+
+        def loss(rows: slice = rows) -> torch.Tensor:
+            image, text = whole.encode_image(judged.pixels[rows]), whole.encode_text(list(judged.texts))
+            cosines = torch.nn.functional.normalize(image, dim=-1) @ torch.nn.functional.normalize(text, dim=-1).T
+            return torch.nn.functional.cross_entropy(whole.scale() * cosines, judged.labels[rows])  # type: ignore[index]
+
+        own = HessianTraceScore(loss=loss, probes=10, seed=3 + number)(whole, groups)
+        scores = {name: scores.get(name, 0) + score for name, score in own.items()}
+    with masked(groups, PruneBudget(amount=0.5).select(scores)):
+        expected = features(whole)
+    assert not torch.allclose(expected, by_magnitude(whole), atol=1e-3)
+    options = ("--method", "hap", "--seed", 3, "--batch-size", 8)
+    done = command("compress", tiny_clip(2), *OPTIONS, *options, "--out", out, "--json")
+    assert done.code == 0, done.err
+    torch.testing.assert_close(features(load(str(out))), expected)
 
 
 def test_title_and_remark_say_what_went_and_not_what_was_asked_for() -> None:
@@ -242,6 +278,14 @@ def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], 
     bare.mkdir()
     for number in range(4):
         Image.effect_noise((40, 36), 20 + number).convert("RGB").save(bare / f"{number}.png")
+    (damaged := tmp_path / "damaged").mkdir()
+    for number in range(5):
+        (damaged / f"{number}.png").write_bytes(b"no picture")
+        (damaged / f"{number}.txt").write_text(f"picture {number}", encoding="utf-8")
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 4, "patch_size": None}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}
+    pooled = build({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}, name="pooled").save(tmp_path / "pooled")
     tiny, out = tiny_clip(2), ("--out", tmp_path / "made")
     for words, arguments in {
         "greater than or equal to 0.01": (tiny, *out, "--target", 0),
@@ -250,16 +294,22 @@ def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], 
         "Invalid value for '--target'": (tiny, *out, "--target", "nan"),
         "takes nothing out": (tiny, *out, "--target", 0.05),
         "nothing says what they show": (tiny, *out, "--data", bare),
+        "has 0 pictures that can be read (not": (tiny, *out, "--data", damaged),
+        "0.png: not an image": (tiny, *out, "--data", damaged),
+        "and 4 more): 4 are needed": (tiny, *out, "--data", damaged),
         "not empty": (tiny, "--out", full),
         "is a file": (tiny, "--out", full / "mine.txt"),
         "classifier of concepts": ("everyday", *out),
         "no convolutional network": (tiny, *out, "--channels"),
+        "BatchNorm2d, activations, pooling, sums and flattening; leave --channels out": (
+            pooled, *out, "--channels", "--sides", "text",
+        ),
         "--sides": (tiny, *out, "--sides", "image,sound"),
         "leave 'image' out of sides": ("small-b", *out),
-        "--method": (tiny, *out, "--method", "taste"),
+        "Invalid value for '--method': 'taste' is not one of 'mope', 'gradient'": (tiny, *out, "--method", "taste"),
         "give one, with {}": (tiny, *out, "--template", "simple"),
         "name them by captions": (tiny, *out, "--data", "photographs", "--named-by", "classes"),
-    }.items():
+    }.items():  # fmt: skip
         done = command("compress", *OPTIONS, *arguments)
         assert done.code in (1, 2), words
         assert words in " ".join(done.err.split()), done.err

@@ -28,6 +28,8 @@ POINTWISE: set[Any] = {
 SUMS: set[Any] = {operator.add, operator.iadd, operator.mul, operator.imul, torch.add, torch.mul, "add", "add_", "mul"}
 FLAT: set[Any] = {torch.flatten, "flatten"}
 MEANS: set[Any] = {torch.mean, "mean"}
+KNOWN = "they go through Conv2d, Linear, BatchNorm2d, activations, pooling, sums and flattening"
+"""What an error says of that which can be followed."""
 LEAVES = (*SIZES, *POINTWISE_MODULES, nn.Flatten)
 
 
@@ -120,7 +122,9 @@ class _Flow:
         elif node.op in ("call_function", "call_method"):
             self.values[node] = self._call(node)
         else:
-            raise NotSupported(f"channels: the network reads {node.target!r} itself, whose channels are not known")
+            raise NotSupported(
+                f"channels: the network reads {node.target!r} itself, whose channels are not known: {KNOWN}"
+            )
 
     def _module(self, name: str, node: fx.Node) -> _Channels | None:
         module, channels = self.modules[name], self._input(node)
@@ -134,7 +138,7 @@ class _Flow:
             return self._layer(name, module, channels)
         if isinstance(module, (*POINTWISE_MODULES, nn.Flatten)):
             return channels
-        raise NotSupported(f"channels of {name} ({type(module).__name__}) are not known")
+        raise NotSupported(f"channels of {name} ({type(module).__name__}) are not known: {KNOWN}")
 
     def _layer(self, name: str, module: nn.Conv2d | nn.Linear, channels: _Channels | None) -> _Channels:
         if isinstance(module, nn.Conv2d) and module.groups > 1:
@@ -173,7 +177,7 @@ class _Flow:
         if target in POINTWISE:
             return inputs[0]
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-        raise NotSupported(f"channels behind {name} ({node.name}) are not known")
+        raise NotSupported(f"channels behind {name} ({node.name}) are not known: {KNOWN}")
 
     @staticmethod
     def _is_value(node: fx.Node) -> bool:

@@ -140,7 +140,10 @@ def check_untied(groups: Sequence[PruneGroups]) -> None:
             key = (id(member.tensor), member.dim)
             other = owners.setdefault(key, one.name)
             if other != one.name:
-                raise NotSupported(f"{one.name} is tied to {other} (they share the parameter {member.name!r})")
+                raise NotSupported(
+                    f"{one.name} is tied to {other} (they share the parameter {member.name!r}), so that none can go "
+                    "from one and stay in the other: give each layer a parameter of its own"
+                )
 
 
 def _heads(block: Block) -> tuple[GroupMember, ...]:

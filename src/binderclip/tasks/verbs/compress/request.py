@@ -100,10 +100,10 @@ class CompressRequest(Request):
         ),
     ] = None
     method: Annotated[
-        Literal["mope", "gradient", "magnitude", "random"],
+        Literal["mope", "gradient", "hap", "magnitude", "random"],
         Option(
-            "What a head is worth: `mope`, the quality lost without it; `gradient`, the loss to first order; "
-            "`magnitude`, its weights; `random`, chance."
+            "What a head is worth: `mope`, the quality lost without it; `gradient`, the loss to first order; `hap`, "
+            "curvature times the size of its weights; `magnitude`, its weights; `random`, chance."
         ),
     ] = "mope"
     onnx: Annotated[

@@ -15,6 +15,7 @@ import torch
 
 from binderclip.compress import (
     GradientScore,
+    HessianTraceScore,
     MagnitudeScore,
     MoPEPruner,
     PruneBudget,
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
 
 
+PROBES = 10
+"""Draws of the curvature on each batch; all batches count, so that 128 pictures at 64 have twice as many."""
 CHECKED = 8
 """Pictures and texts that ONNX files are compared with the model on."""
 
@@ -122,7 +125,7 @@ def _channels(model: ImageTextModel) -> list[PruneGroups]:
     try:
         groups = channel_groups(network, prefix="image.channels.")
     except NotSupported as error:
-        raise NotSupported(f"--channels: {model.name}: {error}") from error
+        raise NotSupported(f"--channels: {model.name}: {error}; leave --channels out") from error
     if not groups:
         raise NotSupported(f"--channels: {model.name} has no convolution whose channels could go")
     return groups
@@ -215,11 +218,30 @@ def _scores(
         return MagnitudeScore()(model, groups)
     if request.method == "random":
         return RandomScore(seed=request.seed)(model, groups)
+    if request.method == "hap":
+        return _curvature_scores(request, pruner, groups)
     gradient = GradientScore(losses=pruner.losses)
     if request.method == "gradient":
         return gradient(model, groups)
     error = replace(pruner.error, progress=batches("run without one module"))
     return error(model, towers) | (gradient(model, channels) if channels else {})
+
+
+def _curvature_scores(
+    request: CompressRequest, pruner: MoPEPruner, groups: Sequence[PruneGroups]
+) -> dict[str, Tensor]:  # fmt: skip
+    """Score by the trace of the Hessian, batch by batch: it is linear in the loss, so that the scores add up.
+
+    So the graph of one batch is held, not that of all pictures.
+    """
+    count = len(pruner.sample.pixels)
+    total = sum(count - first > 1 for first in range(0, count, request.batch_size))  # a pair alone has no loss
+    losses, step, scores = pruner.losses(), batches("batch, for its curvature"), dict[str, Any]()
+    for number in range(total):
+        own = HessianTraceScore(loss=lambda: next(losses), probes=PROBES, seed=request.seed + number)
+        scores = {name: scores.get(name, 0) + score for name, score in own(pruner.model, groups).items()}
+        step(number + 1, total)
+    return scores
 
 
 def _recover(request: CompressRequest, pruner: MoPEPruner) -> None:

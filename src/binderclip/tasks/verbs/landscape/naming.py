@@ -184,5 +184,10 @@ def read_pictures(
                 parts.append(model.preprocess.pixels(item.image))
         step(rows.stop, len(data))
     if len(kept) < least:
-        raise DataError(f"{source} has {len(kept)} pictures that can be read: {least} are needed, better hundreds")
+        why = "; ".join(f"{key}: {reason}" for key, reason in skipped[:1])
+        more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        unread = f" (not {why}{more})" if skipped else ""
+        raise DataError(
+            f"{source} has {len(kept)} pictures that can be read{unread}: {least} are needed, better hundreds"
+        )
     return torch.from_numpy(np.stack(parts)), kept, skipped

@@ -90,7 +90,10 @@ class Landscape(ReportedResult):
             ),
             ("highest loss", f"{float(finite.max()):.4g}" if len(finite) else "none", "on the plane"),
             ("gaps", str(self.gaps), "points without a finite loss"),
-            ("cosine", f"{self.surface.cosine:.3f}", "of both directions: near 0 they are at right angles"),
+            (
+                "cosine", f"{round(self.surface.cosine, 3) or 0:.3f}",  # no -0.000
+                "of both directions: near 0 they are at right angles",
+            ),
         ]  # fmt: skip
         return COLUMNS, rows
 
