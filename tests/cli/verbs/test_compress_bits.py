@@ -15,9 +15,11 @@ from torch import nn
 
 from binderclip.compress import Int8Attention, Int8Conv2d, Int8Embedding, quantize_calibrated
 from binderclip.errors import CheckpointError, NotSupported
+from binderclip.fit import StepRecord
 from binderclip.models import ImageTextModel, load, load_encoder
 from binderclip.models.layers.int8.layers import Int8Layer
 from binderclip.tasks import compress
+from binderclip.tasks.verbs.compress.bits_recovery import RecoverySteps
 from binderclip.tasks.verbs.compress.sample import sample_halves
 
 Command = Callable[..., Any]
@@ -196,14 +198,16 @@ def test_convolutions_of_a_trunk_compute_in_int8_and_a_set_is_named_as_well(comm
     assert float(torch.cosine_similarity(features(model), features(load("small"))).min()) > 0.9
 
 
+@pytest.mark.parametrize("pruned", [(), ("--target", 0.5, "--method", "magnitude")])
 def test_steps_with_four_bits_train_the_weights_that_are_stored(
-    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path, pruned: tuple[Any, ...]
 ) -> None:
     out, whole = tmp_path / "tuned", load(str(tiny_clip(2)))
-    common = ("compress", tiny_clip(2), *DIGITS, "--bits", 4, "--batch-size", 8, "--json")
+    common = ("compress", tiny_clip(2), *DIGITS, *pruned, "--bits", 4, "--batch-size", 8, "--json")
     done = command(*common, "--steps", 12, "--lr", 1e-3, "--out", out).json()
     recovery = done["bits"]["recovery"]
     assert recovery["kept"] is True
+    assert (done["after"]["parameters"] < done["before"]["parameters"]) == bool(pruned)
     assert recovery["pictures"] == done["held_out"] == 12
     request = compress.request(model="-", data="digits", split="all", limit=24, out="-")
     held_out = sample_halves(whole, request).held_out
@@ -212,12 +216,45 @@ def test_steps_with_four_bits_train_the_weights_that_are_stored(
     cosine = torch.cosine_similarity(own, target)
     assert float(cosine.mean()) == pytest.approx(recovery["tuned"]["image"], abs=1e-5)
     assert sum(recovery["tuned"].values()) > sum(recovery["rounded"].values())
+
+
+def test_steps_that_did_not_help_leave_the_rounded_model(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    common = ("compress", tiny_clip(2), *DIGITS, "--bits", 4, "--batch-size", 8, "--json")
     # A learning rate that destroys the weights: the rounded model stays, and the report says so.
     worse, plain = tmp_path / "worse", tmp_path / "plain"
     spoilt = command(*common, "--steps", 12, "--lr", 1, "--out", worse).json()
     assert spoilt["bits"]["recovery"]["kept"] is False
     assert command(*common, "--out", plain).json()["bits"]["recovery"] is None
     assert torch.equal(features(load(str(worse))), features(load(str(plain))))
+
+
+@pytest.mark.parametrize("options", [("--bits", 4), ("--target", 0.5), ("--target", 0.5, "--bits", 4)])
+def test_a_recovery_that_is_interrupted_leaves_the_model_so_far(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    options: tuple[Any, ...],
+) -> None:  # fmt: skip
+    common = ("compress", tiny_clip(2), *DIGITS, *options, "--method", "magnitude", "--batch-size", 8, "--lr", 1e-3)
+    first, third = tmp_path / "first", tmp_path / "third"
+    assert command(*common, "--out", first).code == 0
+    step = RecoverySteps.on_step
+
+    def interrupted(steps: RecoverySteps, record: StepRecord) -> None:
+        step(steps, record)
+        if record.step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RecoverySteps, "on_step", interrupted)
+    done = command(*common, "--steps", 9, "--out", third)
+    assert done.code == 130
+    assert "interrupted after 3 of 9 steps of the recovery" in done.err
+    assert "third is the model so far, without figures" in done.err
+    own, plain = load(str(third)), load(str(first))
+    assert own.card.get("bits") == plain.card.get("bits")
+    assert (size_of_files(third) < 3e6) == ("--bits" in options)
+    moved = [float(torch.cosine_similarity(features(a), features(b)).mean()) for a, b in ((own, plain), (own, own))]
+    assert moved[0] < moved[1] - 1e-5, "no step was done"
 
 
 def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from binderclip.fit import FitResult, fit
 from binderclip.models.files.compact import dequantise, quantise
 from binderclip.numeric import check_whole
 
-__all__ = ["fine_tune_rounded"]
+__all__ = ["fine_tune_rounded", "round_again"]
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -124,11 +124,27 @@ def fine_tune_rounded(
             parameter.copy_(weights[name])
     with _rounding(module, roundings):
         result = fit(step, module, batches, steps=steps, lr=lr, **options)
+    return round_again(module, packed, size=size), result
+
+
+def round_again(module: nn.Module, packed: PackedWeights, *, size: int = 64) -> PackedWeights:
+    """Round the weights of a module, in place, that were rounded before and have changed since.
+
+    `fine_tune_rounded` ends with it; one that was interrupted leaves the weights in float as far as they were trained.
+
+    Args:
+        module: with the weights of `packed`, in float.
+        packed: says which weights have four bits and which eight.
+        size: most numbers in a block, as it was given to `quantize_weights`.
+
+    Returns:
+        What is to be stored in place of `packed`.
+    """
     tensors: dict[str, Tensor] = {}
     parameters = dict(module.named_parameters())
-    for name, rounding in roundings.items():
-        tensors |= rounding.packed(parameters[name])
+    for name in [*packed.four, *packed.eight]:
+        tensors |= _Rounded(name, name in packed.four, size).packed(parameters[name])
     with torch.no_grad():
         for name, value in dequantise(tensors).items():
             parameters[name].copy_(value)
-    return PackedWeights(tensors, packed.four, packed.eight), result
+    return PackedWeights(tensors, packed.four, packed.eight)

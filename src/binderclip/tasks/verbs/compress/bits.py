@@ -15,7 +15,7 @@ from binderclip.errors import UsageError
 from binderclip.models.layers.int8.attention import Int8Attention, int8_record
 from binderclip.models.layers.int8.layers import Int8Conv2d, Int8Embedding, Int8Layer, check_float_weights
 from binderclip.tasks.files.results import size_of
-from binderclip.tasks.verbs.compress.bits_recovery import BitsRecovery
+from binderclip.tasks.verbs.compress.bits_recovery import CARD, BitsRecovery, stored_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from binderclip.compress import PackedWeights, PairedSample
     from binderclip.models import ImageTextModel
 
-CARD = "bits"
-"""Entry of a card: the bits that a model's weights were rounded to."""
 MAPS = 8
 """Pictures whose dense maps of concepts take part in the calibration; one costs as much as ten whole pictures."""
 
@@ -144,9 +142,10 @@ def fewer_bits(
         packed = quantize_weights(model, run, exclude=left_out)
         packed, recovery = (packed, None) if tune is None else tune(packed, left_out)
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        tensors = {name.removeprefix("backbone."): tensor for name, tensor in packed.tensors.items()}
         kinds = Counter(_kind(model.get_submodule(name.rpartition(".")[0])) for name in packed.four)
-        done = FewerBits(4, sum(sizes[name] for name in packed.four), total, dict(kinds), tensors, recovery)
+        done = FewerBits(
+            4, sum(sizes[name] for name in packed.four), total, dict(kinds), stored_tensors(packed), recovery
+        )
     model.card[CARD] = bits
     model._cache.clear()
     return done

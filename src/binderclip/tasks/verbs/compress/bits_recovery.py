@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from binderclip.compress import PackedWeights, fine_tune_rounded
+from binderclip.compress.quantise.fine_tuning import round_again
 from binderclip.display import number_of
-from binderclip.tasks.events import batches, start
+from binderclip.models.files.saving import save
+from binderclip.tasks.events import batches, start, warn
+from binderclip.tasks.files.results import save_or_keep
+from binderclip.tasks.files.writing import short_path
 from binderclip.tasks.verbs.compress.request import CompressRequest
 from binderclip.tasks.verbs.compress.sample import SampleHalves, recovery_rows
 
@@ -20,7 +26,45 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from binderclip.compress import PairedSample
+    from binderclip.fit import StepRecord
     from binderclip.models import ImageTextModel
+
+
+CARD = "bits"
+"""Entry of a card: the bits that a model's weights were rounded to."""
+BITS = 4
+"""Of weights that can be trained rounded."""
+
+
+class RecoverySteps:
+    """Says how far a recovery is, and keeps the model so far where it is interrupted.
+
+    Args:
+        request: with the steps, and the folder of the model.
+    """
+
+    def __init__(self, request: CompressRequest) -> None:
+        self._request, self._done, self._progress = request, 0, batches("step of the recovery")
+
+    def on_step(self, record: StepRecord) -> None:
+        """Called behind every step, by `fit`."""
+        self._done = record.step
+        self._progress(record.step, self._request.steps)
+
+    def keep(self, write: Callable[[Path], Any]) -> None:
+        """Save the model as it is, and say so, unless no step was done.
+
+        Args:
+            write: saves it as a folder.
+        """
+        if not self._done:
+            return
+        out = Path(self._request.out)
+        save_or_keep(write, out)
+        warn(
+            f"interrupted after {self._done} of {self._request.steps} steps of the recovery: {short_path(out)} is the "
+            "model so far, without figures"
+        )
 
 
 @dataclass(frozen=True)
@@ -63,6 +107,7 @@ class BitsRecovery:
 def recover_bits(
     request: CompressRequest,
     teacher: ImageTextModel,
+    weights: Mapping[str, Tensor],
     model: ImageTextModel,
     halves: SampleHalves,
     packed: PackedWeights,
@@ -72,17 +117,20 @@ def recover_bits(
 
     Args:
         request: with steps, learning rate, sides and seed.
-        teacher: the float model. model: the rounded one, changed in place.
+        teacher: the whole model in float. weights: those of the model, by name, before they were rounded.
+        model: the rounded one, which may have lost modules too, changed in place.
         halves: pictures and texts.
         packed: the weights of the model as they are stored.
         left_out: modules that were not rounded, whose own parameters stay as well.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; the model so far is rounded and saved, without being measured.
     """
     state = copy.deepcopy(model.state_dict())
-    weights = dict(teacher.named_parameters())
     held_out = _features(request, teacher, halves.held_out)
     rounded = _cosines(_features(request, model, halves.held_out), held_out)
     start("fine-tuning the rounded weights")
-    progress = batches("step of the recovery")
+    steps = RecoverySteps(request)
     model._cache.clear()
     judged = halves.judged
     targets = _features(request, teacher, judged)  # once: the pictures are the same at every pass
@@ -97,11 +145,15 @@ def recover_bits(
         return torch.stack([1 - torch.cosine_similarity(*pair).mean() for pair in own.values()]).mean()
 
     with _frozen(model, [*left_out, *_of_classifier(model)]):
-        tuned_packed, _ = fine_tune_rounded(
-            model, packed, weights, loss, recovery_rows(judged, request.batch_size, request.seed),
-            steps=request.steps, lr=request.recovery_lr, log_every=1,
-            callbacks=[lambda record: progress(record.step, request.steps)],
-        )  # fmt: skip
+        try:
+            tuned_packed, _ = fine_tune_rounded(
+                model, packed, weights, loss, recovery_rows(judged, request.batch_size, request.seed),
+                steps=request.steps, lr=request.lr, log_every=1, callbacks=[steps],
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            model.card[CARD] = BITS
+            steps.keep(partial(save, model, packed=stored_tensors(round_again(model, packed))))
+            raise
     model._cache.clear()
     tuned = _cosines(_features(request, model, halves.held_out), held_out)
     kept = sum(tuned.values()) > sum(rounded.values())
@@ -111,6 +163,11 @@ def recover_bits(
     return tuned_packed if kept else packed, BitsRecovery(
         request.steps, rounded, tuned, len(halves.held_out.pixels), kept
     )
+
+
+def stored_tensors(packed: PackedWeights) -> dict[str, Tensor]:
+    """What a folder keeps of packed weights, by name in the backbone."""
+    return {name.removeprefix("backbone."): tensor for name, tensor in packed.tensors.items()}
 
 
 def _of_classifier(model: ImageTextModel) -> list[str]:

@@ -74,9 +74,10 @@ class CompressRequest(Request):
         binderclip compress runs/mine --data pairs/ --target 0.4 --channels --steps 200 --out smaller
 
     One half of the pictures says what each head and each neuron is worth; the other half measures the model before and
-    after. With --steps the smaller model is then trained to follow the whole one, on the first half. With --bits alone
-    nothing is taken out, and with --bits 4 --steps the rounded weights are trained. The folder is opened by every verb,
-    as any other model; with --bits 8 by those that need no gradients, on the CPU.
+    after. With --steps the smaller model is then trained to follow the whole one, on the first half; with --bits 4 its
+    weights are rounded meanwhile. With --bits alone nothing is taken out. Ctrl-C during the steps leaves the model so
+    far. The folder is opened by every verb, as any other model; with --bits 8 by those that need no gradients, on the
+    CPU.
     """
 
     task: ClassVar[str] = "compress"
@@ -132,13 +133,9 @@ class CompressRequest(Request):
     steps: Annotated[
         int,
         Field(ge=0, le=10**6),
-        Option("Steps of recovery by distillation; with `--bits 4` alone, with rounded weights."),
+        Option("Steps of recovery by distillation; with `--bits 4` with rounded weights."),
     ] = 0
-    lr: Annotated[
-        float | None,
-        Field(ge=1e-9, le=1),
-        Option("Learning rate of the recovery [default: 5e-4; where only bits go 1e-4]."),
-    ] = None
+    lr: Annotated[float, Field(ge=1e-9, le=1), Option("Learning rate of the recovery.")] = 1e-4
     neuron_sets: Annotated[
         int, Field(ge=2, le=4096), Option("With `mope`: sets that the neurons of a block are judged in.")
     ] = 16
@@ -157,13 +154,6 @@ class CompressRequest(Request):
     def amount(self) -> float | None:
         """The fraction that goes; None where nothing is taken out."""
         return HALF if self.target is None and self.bits is None else self.target
-
-    @property
-    def recovery_lr(self) -> float:
-        """The learning rate of the recovery; rounded weights have less far to go than towers that lost their parts."""
-        if self.lr is not None:
-            return self.lr
-        return 1e-4 if self.amount is None else 5e-4
 
     @model_validator(mode="after")
     def _fits(self) -> CompressRequest:

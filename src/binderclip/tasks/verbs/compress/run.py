@@ -33,8 +33,8 @@ from binderclip.tasks.events import Saved, batches, emit, skip, start
 from binderclip.tasks.files.outputs import output_folder
 from binderclip.tasks.files.results import ask_for_room, save_or_keep, size_of
 from binderclip.tasks.models import image_text_model
-from binderclip.tasks.verbs.compress.bits import CARD, check_float, fewer_bits, stored_size
-from binderclip.tasks.verbs.compress.bits_recovery import recover_bits
+from binderclip.tasks.verbs.compress.bits import check_float, fewer_bits, stored_size
+from binderclip.tasks.verbs.compress.bits_recovery import BITS, CARD, RecoverySteps, recover_bits
 from binderclip.tasks.verbs.compress.figures import (
     ModelFigures,
     gflop,
@@ -85,14 +85,14 @@ def run(request: CompressRequest) -> Compression:
     ask_for_room(out, size_of(model) * (2 if request.onnx else 1))
     start("reading the pictures")
     halves = sample_halves(model, request)
-    whole, groups = _narrowed(request, model, halves, channels)
+    rounded_steps = bool(request.steps) and request.bits == BITS
+    whole, groups = _narrowed(request, model, halves, channels, recover=not rounded_steps)
     counted = Operations.of(model, halves)
     bits = None
     if request.bits is not None:
         start(f"rounding to {request.bits} bits")
-        tune = (
-            partial(recover_bits, request, whole, model, halves) if request.steps and request.amount is None else None
-        )
+        weights = {name: own.detach().clone() for name, own in model.named_parameters()} if rounded_steps else {}
+        tune = partial(recover_bits, request, whole, weights, model, halves) if rounded_steps else None
         bits = fewer_bits(model, halves.judged, request.bits, request.sides, request.batch_size, tune)
     start("measuring")
     before, after = _measured(request, [whole, model], [Operations.of(whole, halves), counted], halves)
@@ -132,9 +132,17 @@ def _channels(model: ImageTextModel) -> list[PruneGroups]:
 
 
 def _narrowed(
-    request: CompressRequest, model: ImageTextModel, halves: SampleHalves, channels: Sequence[PruneGroups]
-) -> tuple[ImageTextModel, dict[str, tuple[int, int]]]:
+    request: CompressRequest, model: ImageTextModel, halves: SampleHalves, channels: Sequence[PruneGroups],
+    *, recover: bool,
+) -> tuple[ImageTextModel, dict[str, tuple[int, int]]]:  # fmt: skip
     """Take modules out of a model, in place, and train it to recover.
+
+    Args:
+        request, model, halves: as of `run`.
+        channels: that go as well.
+        recover: whether it is trained here. Where it gets four bits it is not: `small` without half of its heads and
+            neurons came nearer to what it was by 40 steps with rounded weights (cosines of 95 held-out emoji and
+            captions 0.90 and 0.69) than by 40 in float before it (0.86 and 0.61), or 20 and 20 (0.89 and 0.68).
 
     Returns:
         The model as it was, and how many modules there were of each kind and how many stay.
@@ -146,7 +154,7 @@ def _narrowed(
         neuron_groups=request.neuron_sets, batch_size=request.batch_size,
     )  # fmt: skip
     groups = _prune(request, pruner, channels, request.amount)
-    if request.steps:
+    if request.steps and recover:
         _recover(request, pruner)
     return pruner.teacher, groups
 
@@ -245,12 +253,20 @@ def _curvature_scores(
 
 
 def _recover(request: CompressRequest, pruner: MoPEPruner) -> None:
-    """Train the model to follow what it was."""
-    step = batches("step of the recovery")
-    pruner.recover(
-        recovery_batches(pruner.sample, request.batch_size, request.seed), steps=request.steps, lr=request.recovery_lr,
-        callbacks=[lambda record: step(record.step, request.steps)], log_every=1,
-    )  # fmt: skip
+    """Train the model to follow what it was.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; the model so far is saved, in float, without being measured.
+    """
+    steps = RecoverySteps(request)
+    try:
+        pruner.recover(
+            recovery_batches(pruner.sample, request.batch_size, request.seed), steps=request.steps,
+            lr=request.lr, callbacks=[steps], log_every=1,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        steps.keep(pruner.model.save)
+        raise
 
 
 @dataclass(frozen=True)
