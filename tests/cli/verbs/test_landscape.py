@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,17 @@ def test_points_without_a_finite_loss_are_said(
     gaps = sum(not isinstance(loss, float) for loss in points.values())
     assert 2 < gaps < 11, "some lie on the line and on the plane"
     assert document["gaps"] == gaps
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"{gaps} points without a finite loss, left blank: at (" in page
+    assert f" and {gaps - 4} more" in page
+
+
+def test_the_places_of_gaps_are_said(tiny_clip: Callable[[int], Path]) -> None:
+    result = landscape_of([3.0, math.nan, 1.0, 2.0, math.inf], tiny_clip(1))
+    result.surface.loss[2, 1] = math.inf  # of the line as well, where it is counted
+    result.surface.loss[0, 2] = math.nan
+    (gaps, *_) = result.remarks()
+    assert gaps == "3 points without a finite loss, left blank: at (-0.5, 0), (1, 0), (-1, 1)"
 
 
 def landscape_of(loss: list[float], tiny: Path) -> Landscape:

@@ -29,7 +29,8 @@ def write_report(result: Landscape, path: Path) -> Path:
         "Every dot is a model whose weights were moved along two random directions, the cross the model itself. "
         "Between dots, colours are guessed. Directions have the length of the weights, filter by filter; biases and "
         "norms stay as they are. A step of 1 adds as much to each filter as it is long. So the plane of another model "
-        f"with the same radius ({result.request.radius:g}) and seed ({result.request.seed}) can be laid beside this one.",
+        f"with the same radius ({result.request.radius:g}) and seed ({result.request.seed}) can be laid beside this "
+        "one.",
     )
     page.picture(figure_picture(result.surface.plot()), "loss over both directions; grey where it is not finite")
     remarks = " ".join(f"{escape(remark[:1].upper() + remark[1:])}." for remark in result.remarks())

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from binderclip.landscape import LossCurve, LossSurface
 
 COLUMNS = ("measure", "value", "which is")
+MOST_NAMED = 4
+"""Points without a loss whose places are named."""
 SIDES = ("left", "right")
 """Of the model on the line."""
 
@@ -67,6 +69,19 @@ class Landscape(ReportedResult):
         beside = self.surface.loss[:, self.surface.betas != 0]
         return self.curve.gaps + int((~beside.isfinite()).sum())
 
+    def _gaps_in_words(self) -> str:
+        """How many points have no finite loss, and where the first of them lie, those of the line before the others."""
+        line, plane = self.curve, self.surface
+        places = [(alpha, 0.0) for alpha in line.alphas[~line.loss.isfinite()].tolist()]
+        places += [
+            (float(plane.alphas[a]), float(plane.betas[b]))
+            for a, b in (~plane.loss.isfinite()).nonzero().tolist()
+            if plane.betas[b] != 0
+        ]
+        named = ", ".join(f"({a:.3g}, {b:.3g})" for a, b in places[:MOST_NAMED])
+        more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
+        return f"{number_of(self.gaps, 'point')} without a finite loss, left blank: at {named}{more}"
+
     def _width_in_words(self) -> str:
         radius = self.request.radius
         left, right = (f"over {radius:g}" if side is None else f"{side:.3g}" for side in self.widths)
@@ -99,7 +114,7 @@ class Landscape(ReportedResult):
 
     def remarks(self) -> list[str]:
         """What to know of points that are missing, and of steps that are too long."""
-        remarks = [f"{number_of(self.gaps, 'point')} without a finite loss, left blank"] if self.gaps else []
+        remarks = [self._gaps_in_words()] if self.gaps else []
         step = self.request.radius / (self.request.points - 1)
         if steep := [
             side for side, width in zip(SIDES, self.widths, strict=True) if width is not None and width < step
