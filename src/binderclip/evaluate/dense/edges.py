@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -75,8 +75,8 @@ def match_edges(
             f"{target.dtype} {tuple(target.shape)}"
         )
     maps = [part.cpu().numpy() for part in (prediction, target)]
-    points = [np.argwhere(part) for part in maps]
-    partner = _largest_matching(*_pairs(points[0], points[1], radius), len(points[0]), len(points[1]))
+    points = [_edge_points(part) for part in maps]
+    partner = _PixelPairs.within(points[0], points[1], radius).largest_matching(np.ones(len(points[0]), dtype=bool))
     matched = [np.zeros_like(part) for part in maps]
     pairs = partner >= 0
     matched[0][tuple(points[0][pairs].T)] = True
@@ -176,43 +176,66 @@ def _counts(
 ) -> Float[np.ndarray, "T 4"]:
     """At each level: predicted pixels, of these right, labelled pixels, of these found."""
     radius = tolerance * float(np.hypot(*probability.shape)) if unit == "diagonal" else tolerance
-    points = np.argwhere(probability >= levels[0])
+    points = _edge_points(probability >= levels[0])
     values = probability[tuple(points.T)]
-    annotators = [np.argwhere(one) for one in labels]
-    pairs = [_pairs(points, edges, radius) for edges in annotators]
-    labelled = sum(len(edges) for edges in annotators)
+    annotators = [_edge_points(one) for one in labels]
+    graphs = [_PixelPairs.within(points, edges, radius) for edges in annotators]
+    labelled = sum(map(len, annotators))
     rows = []
     for level in levels:
         kept = values >= level
-        right, hits = np.zeros(len(points), dtype=bool), 0
-        for edges, (first, second) in zip(annotators, pairs, strict=True):
-            within = kept[first]
-            partner = _largest_matching(first[within], second[within], len(points), len(edges))
+        count = int(kept.sum())
+        right, hits = np.zeros(count, dtype=bool), 0
+        for graph in graphs if count else ():
+            partner = graph.largest_matching(kept)
             right |= partner >= 0
             hits += int((partner >= 0).sum())
-        rows.append((kept.sum(), right.sum(), labelled, hits))
+        rows.append((count, right.sum(), labelled, hits))
     return np.array(rows, dtype=float)
 
 
-def _pairs(first: np.ndarray, second: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the points, of each set one, that lie within the radius of each other."""
-    from scipy.spatial import cKDTree
-
-    if not len(first) or not len(second):
-        return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
-    near = cKDTree(first).sparse_distance_matrix(cKDTree(second), radius + ROUNDING, output_type="ndarray")
-    return near["i"], near["j"]
+def _edge_points(edges: Bool[np.ndarray, "H W"]) -> Int[np.ndarray, "N 2"]:
+    """Rows and columns of the true pixels, row by row."""
+    return np.stack(np.divmod(np.flatnonzero(edges), edges.shape[1]), 1)
 
 
-def _largest_matching(first: np.ndarray, second: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Partner of each row in a largest one-to-one matching of the pairs, -1 for none."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import maximum_bipartite_matching
+@dataclass(frozen=True)
+class _PixelPairs:
+    """Which pixels of one set may be matched with which of another, as the rows of a sparse matrix.
 
-    if not len(first):
-        return np.full(rows, -1)
-    graph = csr_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(rows, columns))
-    return maximum_bipartite_matching(graph, perm_type="column")
+    Attributes:
+        columns: numbers of the second set, row after row.
+        lengths: how many each row has.
+        width: size of the second set.
+    """
+
+    columns: Int[np.ndarray, "E"]
+    lengths: Int[np.ndarray, "N"]
+    width: int
+
+    @classmethod
+    def within(cls, first: Int[np.ndarray, "N 2"], second: Int[np.ndarray, "M 2"], radius: float) -> _PixelPairs:
+        """The pixels that lie within the radius of each other."""
+        from scipy.spatial import cKDTree
+
+        if not len(first) or not len(second):
+            return cls(np.zeros(0, dtype=np.int32), np.zeros(len(first), dtype=np.int32), len(second))
+        near = cKDTree(first).sparse_distance_matrix(cKDTree(second), radius + ROUNDING, output_type="ndarray")
+        order = np.lexsort((near["j"], near["i"]))
+        lengths = np.bincount(near["i"], minlength=len(first))
+        return cls(near["j"][order].astype(np.int32), lengths.astype(np.int32), len(second))
+
+    def largest_matching(self, kept: Bool[np.ndarray, "N"]) -> Int[np.ndarray, "K"]:
+        """Partner of each row that is kept in a largest one-to-one matching, -1 for none."""
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import maximum_bipartite_matching
+
+        lengths, columns = self.lengths[kept], self.columns[np.repeat(kept, self.lengths)]
+        if not len(columns):
+            return np.full(len(lengths), -1)
+        starts = np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(lengths, dtype=np.int32)])
+        graph = csr_array((np.ones(len(columns), dtype=np.int8), columns, starts), shape=(len(lengths), self.width))
+        return maximum_bipartite_matching(graph, perm_type="column")
 
 
 def _curves(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
