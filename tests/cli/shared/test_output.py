@@ -31,6 +31,13 @@ def test_brackets_and_colons_are_shown_as_they_are(capsys: pytest.CaptureFixture
     assert [line.strip() for line in skipped] == ODD
 
 
+def test_small_numbers_are_not_shown_as_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = [0.0, 0.0004, -2.5e-9, 0.0006, 0.12345, 1234.5]
+    output.print_table("", list("abcdef"), [numbers])
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2].split() == ["0.000", "0.0004", "-2.5e-09", "0.001", "0.123", "1234.500"]
+
+
 def test_skipped_files_are_named_as_people_write_them(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

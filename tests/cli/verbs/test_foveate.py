@@ -96,6 +96,12 @@ def test_texture_keeps_the_statistics_of_its_regions_and_its_contrast(command: C
     )
     made, again = (pixels(command(*words, "--out", out).json()["images"][0]["result"]) for out in ("a", "b"))
     assert np.array_equal(made, again)
+    smooth = Image.fromarray(np.linspace(0, 255, 96 * 64).reshape(64, 96).astype(np.uint8))
+    smooth.save(tmp_path / "smooth.png")
+    noted = command("foveate", "smooth.png", "--method", "texture", "--slope", "100", "--out", "d")
+    assert "detail above 1 is of the texture" in noted.out + noted.err
+    blurred = command("foveate", "noise.png", "--out", "e")
+    assert "detail above 1" not in blurred.out + blurred.err
     other = pixels(command(*words, "--seed", "1", "--out", "c").json()["images"][0]["result"])
     assert np.abs(other - made).max() > 20
     regions = PoolingRegions((64, 96), 0.7, fixation=(48 / 96, 32 / 64), fovea_deg=1.0)

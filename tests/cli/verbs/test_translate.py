@@ -64,6 +64,8 @@ def test_a_network_is_trained_and_translates_others(
         (f"{row}.png", 16, 13) for row in range(3)
     ]
     assert [Path(entry["image"]).name for entry in result.json()["skipped"]] == ["broken.png"]
+    shown = command("translate", *folders, "--out", tmp_path / "again", *WORDS).out
+    assert shown.splitlines()[4].split() == ["8", "16", "4", "3", "2", "0.0004"]
     assert (out / "before-after.png").is_file()
 
 

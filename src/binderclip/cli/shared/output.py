@@ -15,6 +15,8 @@ from binderclip.documents import json_text
 from binderclip.errors import short_values
 from binderclip.tasks.files.writing import short_reason
 
+SMALLEST = 0.0005
+"""What three digits behind the point show as 0.001 at least."""
 SHOWN = 20
 """Rows of a result's table on the screen; what it writes has all."""
 PIPE_WIDTH = 200
@@ -61,10 +63,15 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
         whole = index == 0 and all(len(str(row[0])) <= room for row in rows)
         table.add_column(printable(column), justify="right" if number else "left", overflow="fold", no_wrap=whole)
     for row in rows:
-        table.add_row(*[f"{cell:.3f}" if isinstance(cell, float) else printable(str(cell)) for cell in row])
+        table.add_row(*[_decimals(cell) if isinstance(cell, float) else printable(str(cell)) for cell in row])
     # A title inside the table would be folded to the table's width.
     console.print(printable(title), style="bold", soft_wrap=True)
     console.print(table)
+
+
+def _decimals(value: float) -> str:
+    """Three digits behind the point; of what they would show as 0, the first three that are none."""
+    return f"{value:.3f}" if not value or abs(value) >= SMALLEST else f"{value:.3g}"
 
 
 def print_result(result: Any, json: bool) -> None:

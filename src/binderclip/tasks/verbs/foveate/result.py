@@ -88,11 +88,14 @@ class FoveatedPictures(VerbResult):
         return [("what is kept, by degrees from the fixation", ("degrees", "similarity", "detail kept"), rows)]
 
     def remarks(self) -> list[str]:
-        """What was reduced."""
-        if not self.reduced:
-            return []
-        size = self.request.max_side
-        return [f"{number_of(self.reduced, 'picture')} reduced to {size} px first: --max-side keeps larger ones"]
+        """What was reduced, and what detail there is more than before."""
+        lines = []
+        if self.reduced:
+            size = self.request.max_side
+            lines += [f"{number_of(self.reduced, 'picture')} reduced to {size} px first: --max-side keeps larger ones"]
+        if any(ring.detail > 1 for row in self.rows for ring in row.rings):
+            lines += ["detail above 1 is of the texture: where the picture was smooth, noise has more than it had"]
+        return lines
 
     def files(self) -> list[Path]:
         """Results and their maps."""
