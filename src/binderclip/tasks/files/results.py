@@ -91,8 +91,8 @@ def saying_what_is_kept(
     except KeyboardInterrupt:
         if rows and finish is not None:
             finish()
-        said = f"{number_of(len(rows), unit)} done, in {short_path(folder)}" if rows else f"no {unit} was done yet"
-        warn(f"interrupted: {said}")
+        done = f"{number_of(len(rows), unit)} done, in {short_path(folder)}" if rows else f"no {unit} was done yet"
+        warn(f"interrupted: {done}")
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ def shown(browser: Any, document: str, size: tuple[int, int]) -> torch.Tensor:
     """What the browser makes of an SVG document, [3, H, W]."""
     page = browser.new_page(viewport={"width": size[1], "height": size[0]})
     page.set_content(f'<body style="margin:0">{document.replace("<svg", "<svg style=display:block", 1)}</body>')
+    return screenshot(page)
+
+
+def screenshot(page: Any) -> torch.Tensor:
+    """What a page shows, [3, H, W]; it is closed."""
     try:
         data = page.screenshot()
     except Exception as error:  # playwright's own kind, which is not there without a browser
@@ -84,6 +90,30 @@ def test_chromium_shows_the_page_through_a_drawing_without_background(browser: A
         page = f'<div style="background:rgb({255 * level} {255 * level} {255 * level})">{document}</div>'
         image = param.render(param.size, (level,) * 3)[0]
         assert float((shown(browser, page, param.size) - image).abs().mean()) < 2 / 255
+
+
+@pytest.mark.parametrize("verb", ["draw", "vectorize"])
+def test_chromium_opens_the_file_of_a_verb_as_its_png_shows_it(
+    browser: Any, command: Any, tiny_clip: Any, tmp_path: Path, verb: str
+) -> None:
+    if verb == "draw":
+        models = ("--model", tiny_clip(1), "--judge", tiny_clip(2))
+        done = command("draw", "a tree", "--steps", 2, "--size", 32, "--strokes", 12, "--out", "made.png", *models)
+        place = tmp_path / "made.svg"
+    else:
+        ramp = np.linspace(0, 255, 90 * 60).reshape(60, 90).astype(np.uint8)
+        Image.fromarray(np.stack([ramp, np.full_like(ramp, 90), 255 - ramp], -1)).save("made.png")
+        done = command("vectorize", "made.png", "--paths", 6, "--steps", 20, "--out", "out")
+        place = tmp_path / "out" / "made.svg"
+        assert place.read_text().count("<radialGradient") == 6
+    assert done.code == 0, done.err
+    picture = Image.open(place.with_suffix(".png")).convert("RGB")
+    page = browser.new_page(viewport={"width": picture.width, "height": picture.height})
+    page.goto(place.as_uri())
+    difference = (screenshot(page) - torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255).abs()
+    assert float(difference.mean()) < 2 / 255
+    assert float((difference > 0.12).float().mean()) < 0.01
+    assert np.asarray(picture).std() > 10
 
 
 @pytest.mark.parametrize("drawing", [strokes, paths])
