@@ -480,6 +480,25 @@ class View:
         box = image.bounding_box()
         image.click(position={"x": box["width"] * x, "y": box["height"] * y})
 
+    def stroke(self, canvas: Any, start: tuple[float, float], end: tuple[float, float], steps: int = 8) -> None:
+        """Draw a line on a canvas, between two places at shares of its width and height."""
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        across, down = (
+            [
+                box[low] + box[side] * (start[axis] + (end[axis] - start[axis]) * step / steps)
+                for step in range(steps + 1)
+            ]
+            for axis, (low, side) in enumerate((("x", "width"), ("y", "height")))
+        )
+        self.page.mouse.move(across[0], down[0])
+        self.page.mouse.down()
+        for place in zip(across, down, strict=True):
+            self.page.mouse.move(*place)
+            self.page.wait_for_timeout(20)  # the editor draws once a frame
+        self.page.mouse.up()
+        self.page.wait_for_timeout(100)
+
     def lines(self, panel: Any) -> tuple[str, str]:
         """The lines of shell and of Python that the page shows."""
         details = panel.locator("details.lines")

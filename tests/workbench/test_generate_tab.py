@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def drawn(run: Any, texts: str, model: object, folder: str = "", **options: Any)
     from binderclip.workbench.tabs.make.generate import FORM, work
 
     given = {"count": 1, "guidance": 3.0, "steps": 2, "seed": 0, "model": str(model), **options}
-    return work(run, texts, folder, *(given.get(name) for name in FORM.names))
+    steered = (given.get("controlnet"), given.get("image"), given.get("scale", 1.0))
+    return work(run, texts, folder, "", *steered, *(given.get(name) for name in FORM.names))
 
 
 def edited(run: Any, files: list[str], model: object, **options: Any) -> Any:
@@ -56,6 +58,30 @@ def test_pictures_are_those_of_the_verb_and_are_seen_before_they_are_done(
     ]
     assert "agreement small-b" in outcome.values[1].lower()
     assert outcome.files[0].name == "sheet.png"
+
+
+def test_a_control_image_steers_as_by_the_verb(
+    run_of: Any, tiny_diffusion: Path, tiny_controlnet: Path, picture: Path, command: Any, lines: Any
+) -> None:
+    steered = {"controlnet": f" {tiny_controlnet} ", "image": str(picture), "scale": 0.5}
+    outcome = drawn(run_of(), "a red dog", tiny_diffusion, **steered)
+    plain = drawn(run_of(), "a red dog", tiny_diffusion)
+    shutil.copy(picture, "noise.png")
+    words = lines.words(outcome.again.shell)
+    assert words[words.index("--control-image") + 1] == "noise.png"
+    there = command(*words, "--json").json()
+    here, other, plainly = (
+        np.asarray(Image.open(path))
+        for path in (outcome.values[0][0][0], there["pictures"][0]["picture"], plain.values[0][0][0])
+    )
+    np.testing.assert_array_equal(here, other)
+    assert (here != plainly).any()
+    with pytest.raises(UsageError, match=r"^ControlNet needs Control image: the picture that it reads"):
+        drawn(run_of(), "a cat", tiny_diffusion, controlnet=str(tiny_controlnet))
+    with pytest.raises(UsageError, match=r"^Control image needs ControlNet: the folder"):
+        drawn(run_of(), "a cat", tiny_diffusion, image=str(picture))
+    with pytest.raises(UsageError, match="give the folder of a diffusers pipeline by Diffusion model"):
+        drawn(run_of(), "a cat", "small-diffusion", **steered)
 
 
 def test_mistakes_are_said_by_the_names_on_the_page(run_of: Any, tiny_diffusion: Path, picture: Path) -> None:

@@ -32,7 +32,7 @@ def picture(client: Any, png: bytes) -> dict[str, Any]:
     "button",
     ["Classify", "Search", "Segment", "Inspect", "Judge", "Attack", "Detect", "Show the evidence", "Colour the words",
      "Find edges", "Enhance", "Vectorise", "Edit", "Erase", "Foveate", "Generate", "Map", "Draw", "Translate",
-     "Reconstruct"],
+     "Reconstruct", "Inpaint", "Learn the word"],
 )  # fmt: skip
 def test_a_press_with_nothing_chosen_is_answered_in_words_of_the_page(client: Any, button: str) -> None:
     said = failure(client.run(button))

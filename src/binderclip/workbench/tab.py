@@ -231,6 +231,7 @@ class Bench:
         sessions, models: of the server.
         shared: the component with the pictures that are chosen for all tabs (`SharedPictures`); None without one.
         picture_inputs: of the tabs.
+        word_lists: where a word that a diffusion model has learned is chosen, which a tab that teaches one updates.
     """
 
     def __init__(
@@ -247,6 +248,7 @@ class Bench:
         self.folders = tuple(folders)
         self.shared: Any = None
         self.picture_inputs: list[PictureInput] = []
+        self.word_lists: list[Any] = []
         self._model_lists, self._makers = [model], list[Any]()
         self._heads, self._head_makers = list[Any](), list[Any]()
 
