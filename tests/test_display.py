@@ -266,6 +266,7 @@ def test_a_figure_is_its_own_png_and_leaves_pyplot_alone():
         (0, "picture", "0 pictures"), (1, "picture", "1 picture"), (2, "picture", "2 pictures"),
         (1, "class", "1 class"), (2, "class", "2 classes"), (2, "box", "2 boxes"), (2, "patch", "2 patches"),
         (1, "query", "1 query"), (2, "query", "2 queries"), (2, "key", "2 keys"), (12000, "pair", "12,000 pairs"),
+        (2, "epoch", "2 epochs"),
     ],
 )  # fmt: skip
 def test_one_is_no_plural(count: int, noun: str, expected: str):

@@ -26,7 +26,8 @@ def number_of(count: int, noun: str) -> str:
         return f"1 {noun}"
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return f"{count:,} {noun[:-1]}ies"
-    return f"{count:,} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+    hisses = noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("och")  # an epoch ends in a k
+    return f"{count:,} {noun}{'es' if hisses else 's'}"
 
 
 def table_html(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str = "", most: int = MOST) -> str:

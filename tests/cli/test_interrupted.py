@@ -97,6 +97,16 @@ def test_foveate_keeps_results_and_their_table(program: Program, folder: Path) -
     assert whole_pictures("seen/*.png", folder) >= 2 * len(rows)
 
 
+def test_clean_keeps_results_and_their_sheet(program: Program, folder: Path, dark_strands: Path) -> None:
+    words = ("clean", "many", "--of", "fence", "--model", dark_strands, "--out", "cleaned")
+    said = cut_short(program, folder, "cleaned/003.png", *words)
+    done = int(said.partition("interrupted: ")[2].partition(" ")[0])
+    assert 3 <= done < MANY
+    assert f"{done} pictures done, in cleaned" in said
+    assert (folder / "cleaned" / "before-after.png").is_file()
+    assert whole_pictures("cleaned/*-mask.png", folder) >= done
+
+
 def test_reconstruct_keeps_the_field_of_the_epochs_that_are_over_or_says_that_it_has_no_surface(
     program: Program, folder: Path
 ) -> None:

@@ -18,6 +18,7 @@ from binderclip.generate import FenceCleaner, ReflectionCleaner, load_cleaner
 from binderclip.tasks.events import Saved, counted, emit, skip, start
 from binderclip.tasks.files.inputs import find_images, output_names
 from binderclip.tasks.files.outputs import output_folder, writable_paths
+from binderclip.tasks.files.results import saying_what_is_kept
 from binderclip.tasks.files.writing import short_path
 from binderclip.tasks.report.sheet import contact_sheet, save_picture
 from binderclip.tasks.request import VerbResult
@@ -131,7 +132,10 @@ def run(request: CleanRequest) -> CleanedPictures:
     places = places_of_results(inputs.paths, request)
     start("opening the network")
     cleaner, card = load_cleaner(request.model, of=request.of, device=request.device)
-    rows, skipped = _cleaned(cleaner, inputs.paths, places, request)
+    rows: list[CleanedPicture] = []
+    skipped: list[tuple[str, str]] = []
+    with saying_what_is_kept(rows, "picture", request.out, lambda: _sheet(rows, Path(request.out) / SHEET)):
+        _clean_all(cleaner, inputs.paths, places, request, rows, skipped)
     skip(skipped)
     sheet = _sheet(rows, Path(request.out) / SHEET) if rows else None
     return CleanedPictures(request, card, rows, skipped, sheet, bool(rows) and not inputs.exit_code(skipped))
@@ -153,14 +157,11 @@ def places_of_results(paths: Sequence[Path], request: CleanRequest) -> list[tupl
     return [(result, mask) for result, mask in files]
 
 
-def _cleaned(
-    cleaner: FenceCleaner | ReflectionCleaner,
-    paths: Sequence[Path],
-    places: Sequence[tuple[Path, Path]],
-    request: CleanRequest,
-) -> tuple[list[CleanedPicture], list[tuple[str, str]]]:
-    """Write the results; a row each, and (path, reason) of what could not be used."""
-    rows, skipped = [], []
+def _clean_all(
+    cleaner: FenceCleaner | ReflectionCleaner, paths: Sequence[Path], places: Sequence[tuple[Path, Path]],
+    request: CleanRequest, rows: list[CleanedPicture], skipped: list[tuple[str, str]],
+) -> None:  # fmt: skip
+    """Write the results, and note each in `rows` as soon as it is there, or its path and why not in `skipped`."""
     output_folder(request.out)
     for path, (result, mask_path) in counted(zip(paths, places, strict=True), "picture", len(paths)):
         try:
@@ -169,14 +170,15 @@ def _cleaned(
         except (DataError, MemoryError) as error:
             skipped.append((str(path), str(error) or "there is not enough memory for it"))
             continue
-        emit(Saved(save_picture(made, result)))
+        save_picture(made, result)
         if mask is not None:
-            emit(Saved(save_picture(Image.fromarray(255 * mask.astype(np.uint8)), mask_path)))
+            save_picture(Image.fromarray(255 * mask.astype(np.uint8)), mask_path)
         before, after = (np.asarray(one.convert("RGB"), dtype=np.int16) for one in (picture, made))
         painted = None if mask is None else float(mask.mean())
         change = float(np.abs(after - before).mean())
         rows.append(CleanedPicture(str(path), str(result), None if mask is None else str(mask_path), painted, change))
-    return rows, skipped
+        for written in (result, mask_path) if mask is not None else (result,):
+            emit(Saved(written))
 
 
 def _clean(

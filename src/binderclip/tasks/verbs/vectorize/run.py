@@ -44,9 +44,10 @@ def run(request: VectorizeRequest) -> VectorizedPictures:
         _draw_all(request, inputs.paths, files, pictures, skipped, unfinished)
     except KeyboardInterrupt:
         _write_table(VectorizedPictures(request, pictures, skipped))
-        following = ", and the next one so far" if unfinished else ""
-        done = f"{number_of(len(pictures), 'picture')} done{following}, in {short_path(folder)}"
-        warn(f"interrupted: {done if pictures or unfinished else 'no picture was begun yet'}")
+        parts = [f"{number_of(len(pictures), 'picture')} done"] if pictures else []
+        parts += [f"{'the next' if pictures else 'the first'} one so far"] if unfinished else []
+        done = f"{', and '.join(parts)}, in {short_path(folder)}"
+        warn(f"interrupted: {done if parts else 'no picture was begun yet'}")
         raise
     skip(skipped)
     if not pictures:
