@@ -163,6 +163,10 @@ def counted_forwards(denoiser: LatentDenoiser, total: int = 0, message: str = "f
 # --- pictures that go through a model ---------------------------------------------------------------------------------
 
 
+FADING = 0.1
+"""Of the square's side: how wide a change fades where the picture goes on beyond the square."""
+
+
 @dataclass(frozen=True)
 class ModelPicture:
     """A picture as a model takes it: its middle square at the model's side.
@@ -205,24 +209,40 @@ class ModelPicture:
 
         Args:
             edited: at the model's side.
-            before: what the model gives of the unedited square; where both are alike the original's pixels stay. None
-                replaces the whole square.
+            before: what the model gives of the unedited square; where both are alike the original's pixels stay, and
+                towards sides where the picture goes on. None replaces the whole square.
         """
         size = self.box[3] - self.box[1], self.box[2] - self.box[0]
         large = F.interpolate(edited.float().cpu(), size, mode="bicubic", align_corners=False).clamp(0, 1)
         if before is not None:
             share = changed_share(before.float().cpu(), edited.float().cpu())
             share = F.interpolate(share, size, mode="bilinear", align_corners=False)
-            large = torch.lerp(self.square, large, share)
+            large = torch.lerp(self.square, large, share * self._fading())
         return self._with_square(large)
 
     def recoloured(self, edited: Float[Tensor, "1 3 s s"], before: Float[Tensor, "1 3 s s"]) -> Image.Image:
         """The original with what the edit changed, at its own size and with its own detail (`generate.add_change`).
 
+        The change fades towards sides of the square where the picture goes on, so that no seam stands there.
+
         Args:
             edited, before: at the model's side, what the model gives of the square edited and unedited.
         """
-        return self._with_square(add_change(self.square, before.float().cpu(), edited.float().cpu()))
+        changed = add_change(self.square, before.float().cpu(), edited.float().cpu())
+        return self._with_square(torch.lerp(self.square, changed, self._fading()))
+
+    def _fading(self) -> Float[Tensor, "1 1 e e"]:
+        """1 inside of the square, falling to 0 over a part of it at those sides where the picture goes on."""
+        left, top, right, bottom = self.box
+        width, height = self.original.size
+        edge = right - left
+        rising = ((torch.arange(edge) + 0.5) / (FADING * edge)).clamp(max=1)
+        weights = []
+        for first, last in ((top > 0, bottom < height), (left > 0, right < width)):
+            weight = torch.ones(edge)
+            weight = torch.minimum(weight, rising) if first else weight
+            weights.append(torch.minimum(weight, rising.flip(0)) if last else weight)
+        return (weights[0][:, None] * weights[1])[None, None]
 
     def _with_square(self, pixels: Float[Tensor, "1 3 e e"]) -> Image.Image:
         whole = self.original.copy()
