@@ -83,6 +83,27 @@ def test_other_errors_pass_and_leave_nothing(tmp_path: Path, error: BaseExceptio
     assert os.listdir(tmp_path) == []
 
 
+def test_ctrl_c_in_the_middle_of_a_write_is_no_full_disk(tmp_path: Path) -> None:
+    class CutShort:
+        """A file in which the second write meets Ctrl-C; torch then cannot end its archive."""
+
+        def __init__(self, path: Path) -> None:
+            self.file, self.writes = path.open("wb"), 0
+
+        def write(self, data: bytes) -> int:
+            self.writes += 1
+            if self.writes == 2:
+                raise KeyboardInterrupt
+            return self.file.write(data)
+
+        def flush(self) -> None:
+            self.file.flush()
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "state.pt", lambda place: torch.save({"a": torch.zeros(10_000)}, CutShort(place)))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_rename_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_whole(tmp_path / "a", "one")
 

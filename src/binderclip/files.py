@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from binderclip.errors import OutputError, errors_behind
+from binderclip.errors import OutputError, errors_behind, was_interrupted
 
 __all__ = ["disk_is_full", "make_folder", "megabytes", "replace_folder", "sync_folder", "write_problem", "write_whole"]
 
@@ -210,7 +210,13 @@ def _write_into(path: Path, content: Content) -> None:
 
 def _fill(draft: Path, content: Content) -> None:
     if callable(content):
-        content(draft)
+        try:
+            content(draft)
+        except Exception as error:
+            # torch ends an archive that Ctrl-C has cut short with an error that reads like a full disk.
+            if was_interrupted(error):
+                raise KeyboardInterrupt from error
+            raise
     elif isinstance(content, Path):
         os.replace(content, draft)
     else:

@@ -37,7 +37,7 @@ def test_what_is_painted_over_becomes_what_the_verb_makes_of_it(
 ) -> None:  # fmt: skip
     run = run_of()
     photo = photographs / "coffee.jpg"
-    outcome = inpainted(run, photo, "a red dog", painted, model=str(tiny_inpainter), steps=2)
+    outcome = inpainted(run, photo, "a red dog", painted, model=str(tiny_inpainter), steps=2, coarse=True)
     (here,) = documents
     mask = np.asarray(Image.open(outcome.files[1])) > 0
     with Image.open(photo) as picture:
@@ -81,7 +81,7 @@ def test_a_learned_word_is_taken_from_an_open_folder(
     concept.save(tmp_path / "words" / "my-dog")
     run = run_of(folders=[tmp_path / "words"])
     word = str(tmp_path / "words" / "my-dog")
-    settings = {"model": str(tiny_diffusion), "steps": 1, "resamples": "1"}
+    settings = {"model": str(tiny_diffusion), "steps": 1, "resamples": "1", "coarse": True}
     outcome = inpainted(run, photographs / "coffee.jpg", "a <mine> dog", painted, word=word, **settings)
     assert documents[0]["request"]["personal"] == word
     assert f"--personal {word}" in outcome.again.shell
@@ -122,6 +122,8 @@ def test_from_a_stroke_to_before_and_after(view: Any, tiny_inpainter: Path, phot
     view.page.wait_for_function("() => document.querySelector('.paint canvas')?.width > 100")
     assert view.run(panel, "Inpaint") == "paint over what is to change, or give a mask"
     view.stroke(canvas, (0.45, 0.45), (0.55, 0.55))
+    assert "give a smaller mask" in view.run(panel, "Inpaint").lower()  # 160 px at the side of a model of 16
+    panel.get_by_label("Accept a blur").check()
     view.run(panel, "Inpaint")
     assert "all others are as they were" in panel.inner_text()
     view.loaded(panel.locator("img").last)

@@ -95,7 +95,7 @@ def test_a_folder_that_is_chosen_once_is_used_until_a_tab_has_its_own(
     assert view.run(panel, "Classify").startswith("Done in")
     # Of a folder and of what was dropped it is said as well which one counts.
     view.choose(panel, "Or a folder on this machine", photographs)
-    view.page.wait_for_timeout(500)
+    view.page.wait_for_timeout(2000)  # the answer must not come after that of the next step
     assert panel.get_by_text("Uses the 1 picture dropped here, not those above.").is_visible()
     panel.locator(".drop").get_by_role("button", name="Clear").click()
     panel.get_by_text(f"Uses the pictures of {photographs.name}/, chosen here, not those above.").wait_for()

@@ -25,7 +25,7 @@ PAINT = "#d22f2f", 0.65
 """Colour and opacity of the brush: what is below is still seen."""
 FORM = Form(
     InpaintRequest,
-    first=("model", "steps"),
+    first=("model", "steps", "coarse"),
     without=("image", "mask", "text", "personal"),
     own={
         "text": {"label": "What belongs there"},
