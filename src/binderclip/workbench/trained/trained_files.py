@@ -8,6 +8,7 @@ from pathlib import Path
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.checkpoint import read_json_object
+from binderclip.models.files.folders import folder_kind
 from binderclip.models.files.registry import BUNDLED
 from binderclip.workbench.tab import Bench, Run
 
@@ -113,7 +114,9 @@ class TrainedNetworks(TrainedFiles):
 
 
 def _kind(folder: Path) -> str:
-    """Of the network in a folder; empty where there is none."""
+    """Of the network in a folder, of either format; empty where there is none."""
+    if (kind := folder_kind(folder)) is not None:
+        return kind
     try:
         return str(read_json_object(folder / "card.json", "settings").get("kind", ""))
     except (CheckpointError, OSError):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from binderclip.models.files.folders import folder_config, folder_kind
+from binderclip.models.files.folders import folder_config
 from binderclip.workbench.tab import Bench, Run
 from binderclip.workbench.trained.trained_files import TrainedNetworks
 
@@ -42,10 +41,6 @@ class LearnedWords(TrainedNetworks):
         """What a line calls a folder: by its path, or the word without its brackets, as the verb does."""
         own = isinstance(path, Path) and run.folder.parent in path.parents
         return str(folder_config(path).get("word")).strip("<>") if own else str(path)
-
-    def _all(self, bench: Bench, run: Run | None) -> Sequence[Path]:
-        kept = [] if run is None or not self._kept(run).is_dir() else sorted(self._kept(run).iterdir())
-        return [path for path in (*bench.below(), *kept) if folder_kind(path) in self.kinds]
 
 
 WORDS = LearnedWords("a learned word", kinds=("personal-concept",))
