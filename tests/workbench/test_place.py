@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def test_a_folder_that_is_chosen_once_is_used_until_a_tab_has_its_own(
     assert view.run(panel, "Classify").startswith("Done in")
     # Of a folder and of what was dropped it is said as well which one counts.
     view.choose(panel, "Or a folder on this machine", photographs)
-    view.page.wait_for_timeout(2000)  # the answer must not come after that of the next step
+    view.page.wait_for_timeout(500)
     assert panel.get_by_text("Uses the 1 picture dropped here, not those above.").is_visible()
     panel.locator(".drop").get_by_role("button", name="Clear").click()
     panel.get_by_text(f"Uses the pictures of {photographs.name}/, chosen here, not those above.").wait_for()
@@ -192,3 +193,16 @@ def test_the_only_folder_that_it_was_opened_on_is_chosen_at_once(view: Any, brow
     other.tab("Classify").get_by_text("Uses the 5 pictures of holiday/, chosen above.").wait_for()
     other.context.close()
     assert other.faults == []
+
+
+def test_no_choice_is_passed_over_while_that_before_it_is_answered(client: Any) -> None:
+    """Gradio drops what is done to a field while its handler is busy, unless the handler says otherwise."""
+    config = json.loads(client.ask("GET", "/config").body)
+    dropped = [
+        (each["api_name"], event)
+        for each in config["dependencies"]
+        for _, event in each["targets"]
+        if event in ("upload", "clear", "delete", "input", "submit") and each["trigger_mode"] == "once"
+        if each["backend_fn"]
+    ]
+    assert dropped == []

@@ -202,7 +202,10 @@ def picture_input(
         choices = [("(what was uploaded)", ""), *((str(folder), str(folder)) for folder in folders)]
         folder = gr.Dropdown(choices, value="", label=folder_label, visible=bool(folders) and many)
         refused = gr.HTML("", visible=False)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+    quiet: dict[str, Any] = {
+        "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private",
+        "trigger_mode": "always_last",  # else what is cleared while the choice before is being answered is passed over
+    }  # fmt: skip
     # One handler for all: for each component Gradio's page looks through every handler that there is.
     if own is None:
         gr.on([files.upload, files.clear], _without_refused, files, [files, refused], **quiet)

@@ -101,8 +101,10 @@ class PicturePlace:
         def shown_examples(request: gr.Request) -> list[Any]:
             return list(guarded(lambda: examples(request))())
 
-        self.files.upload(guarded(dropped), self.files, outputs, **QUIET)
-        self.folder.input(guarded(opened), self.folder, outputs, **QUIET)
+        # The last choice counts, also one that is made while that before it is being answered.
+        last: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+        self.files.upload(guarded(dropped), self.files, outputs, **last)
+        self.folder.input(guarded(opened), self.folder, outputs, **last)
         self.examples.click(shown_examples, None, outputs, **QUIET)
         self.clear.click(lambda: settled(NOTHING), None, outputs, **QUIET)
         if len(self.bench.folders) == 1:
@@ -110,7 +112,7 @@ class PicturePlace:
             page.load(lambda: guarded(opened)(only), None, outputs, **QUIET)
         for each in takers:
             if not each.many:
-                each.from_above.input(self._picked, [self.chosen, each.from_above], each.files, **QUIET)
+                each.from_above.input(self._picked, [self.chosen, each.from_above], each.files, **last)
 
     def _settled(self, takers: Sequence[PictureInput], shared: SharedPictures, left_out: str) -> list[Any]:
         """Values of all outputs for what is chosen now."""

@@ -82,7 +82,7 @@ def build(bench: Bench) -> None:
     canvas.select(clicked, [pictures.files, mode, points, outside], cleared, **settings).then(
         shown, here, seen_parts, **settings
     )
-    gr.on([points.submit, outside.submit], shown, here, seen_parts, **settings)
+    gr.on([points.submit, outside.submit], shown, here, seen_parts, trigger_mode="always_last", **settings)
     clear.click(lambda: ["", "", ""], None, [named, *cleared], **settings).then(shown, here, seen_parts, **settings)
     bench.connect(
         controls, work, [pictures.files, named, points, outside, *inputs], [slider, summary], results, keep=True
