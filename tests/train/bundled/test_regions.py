@@ -16,6 +16,7 @@ from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograp
 from binderclip.train.bundled.data.photograph_masks import PhotographMask, photograph_regions
 from binderclip.train.bundled.data.synsets import Synset
 from binderclip.train.bundled.regions import (
+    BLOOMS,
     MOST_CELLS,
     PEOPLE,
     REGIONS,
@@ -50,11 +51,12 @@ def test_kinds_are_those_of_the_commonest_sense_and_no_names() -> None:
     tree, building, water = (REGIONS.index(name) for name in ("tree", "building", "water"))
     kinds = {word for word, (_, whole) in words.items() if not whole}
     added = {"chestnut", "dwarf chestnut", "apple tree", "church", "church building"}
-    assert kinds == added | {*TIMBER, *PEOPLE, "body of water", "tower", "bridge", "house", "castle"}
+    assert kinds == added | {*TIMBER, *BLOOMS, *PEOPLE, "body of water", "tower", "bridge", "house", "castle"}
     assert words["dwarf chestnut"] == (tree, False)
     assert words["church"] == (building, False)
     assert words["lake"] == (water, True)
     assert words["tree"] == (tree, True)
+    assert words["tulip"] == (REGIONS.index("flower"), False)
     assert [words[word][0] for word in ("wood", "woods")] == [REGIONS.index("wood"), tree]
     assert words["woman"] == (REGIONS.index("person"), False)
     assert all(name in REGIONS[1:] for name in WHOLE)

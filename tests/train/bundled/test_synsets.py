@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from binderclip.errors import DataError
-from binderclip.train.bundled.data.synsets import hypernym_chain, imagenet_synsets, kinds, noun_synsets, senses
+from binderclip.train.bundled.data.synsets import (
+    everyday_words,
+    hypernym_chain,
+    imagenet_synsets,
+    kinds,
+    noun_synsets,
+    senses,
+)
+from binderclip.train.bundled.teachers import imagenet_names
 
 DATA = """\
   1 This software and database is being provided to you
@@ -67,3 +75,13 @@ def test_the_classes_are_offsets_in_the_order_of_the_classifier() -> None:
     offsets = imagenet_synsets()
     assert len(set(offsets)) == 1000
     assert offsets[0] == "01440764"  # tench, the first class of ImageNet
+
+
+def test_everyday_words_lead_to_classes_of_their_own() -> None:
+    names = imagenet_names()
+    words = everyday_words(names)
+    assert {names[index][0] for index in words["mug"]} == {"coffee mug", "cup", "espresso"}
+    assert len(words["swimsuit"]) == 4  # two classes are first called "maillot"
+    assert all(word == word.lower().strip() and own == sorted(set(own)) for word, own in words.items())
+    with pytest.raises(DataError, match=r"everyday_words\.txt, line \d+: no class is first called"):
+        everyday_words(names[:500])

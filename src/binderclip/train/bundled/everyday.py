@@ -33,7 +33,14 @@ from binderclip.train.bundled.data.labelled_photographs import (
     load_region_photographs,
 )
 from binderclip.train.bundled.data.photograph_masks import load_photograph_masks, load_photograph_regions
-from binderclip.train.bundled.data.synsets import hypernym_chain, imagenet_synsets, kinds, noun_synsets, senses
+from binderclip.train.bundled.data.synsets import (
+    everyday_words,
+    hypernym_chain,
+    imagenet_synsets,
+    kinds,
+    noun_synsets,
+    senses,
+)
 from binderclip.train.bundled.regions import PEOPLE, fit_regions, region_cells, region_vocabulary
 from binderclip.train.bundled.teachers import find_part, imagenet_names
 
@@ -311,8 +318,12 @@ def write_everyday(
         "names": [*branch.names, *places],
         "sharpness": chosen.sharpness,
         "level": chosen.level,
-        # Words of classes and of what they are kinds of; scenes have no class and are their own.
-        "senses": with_people(named | {word: [len(branch.names) + place] for place, word in enumerate(places)}),
+        # Words of classes and of what they are kinds of, or by hand; scenes have no class and are their own.
+        "senses": with_people(
+            named
+            | everyday_words(imagenet_names())
+            | {word: [len(branch.names) + place] for place, word in enumerate(places)}
+        ),
         "regions": {"names": regions.names, "words": regions.table()},
         "people": {"portion": chosen.people},
         "weight": chosen.weight,

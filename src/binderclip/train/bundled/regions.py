@@ -53,8 +53,15 @@ TIMBER = (
     "ash tree", "beech", "birch", "cedar", "cypress", "elm", "fir", "maple", "oak", "palm", "pine", "poplar", "spruce",
     "willow",
 )
-# fmt: on
 """Trees whose commoner meaning is their wood, or a part of the hand; those of fruit are mostly seen as fruit."""
+BLOOMS = (
+    "azalea", "bluebell", "bouquet", "buttercup", "camellia", "cherry blossom", "clover", "crocus", "daffodil",
+    "dandelion", "fuchsia", "geranium", "gladiolus", "heather", "hibiscus", "hyacinth", "hydrangea", "iris", "jasmine",
+    "lavender", "lilac", "lily", "lotus", "magnolia", "narcissus", "pansy", "primrose", "rhododendron", "rose",
+    "thistle", "tulip", "violet", "water lily", "wisteria",
+)
+# fmt: on
+"""Flowers that WordNet has as shrubs, bulbs and herbs."""
 TOLD = {**WHOLE, "person": PEOPLE}
 """Region -> words by which a picture says that it shows it."""
 LONGEST = 1024
@@ -143,7 +150,7 @@ def fit_regions(
 
 
 def region_vocabulary(synsets: Mapping[str, Synset], order: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, bool]]:
-    """Word -> (region, whether it means all of it), of `WHOLE`, `PEOPLE` and of WordNet's kinds of `KINDS`.
+    """Word -> (region, whether it means all of it), of `WHOLE`, `TIMBER`, `BLOOMS`, `PEOPLE`, and WordNet's of `KINDS`.
 
     Args:
         synsets, order: of `synsets.noun_synsets` and `synsets.senses`.
@@ -167,7 +174,9 @@ def region_vocabulary(synsets: Mapping[str, Synset], order: Mapping[str, Sequenc
                 # people first and a building to look at.
                 if lemma.islower() and offset in order.get(lemma, ())[: 2 if name == "building" else 1]:
                     words.setdefault(lemma.lower(), (REGIONS.index(name), False))
-    words |= {word: (REGIONS.index("tree"), False) for word in TIMBER}
+    words |= {
+        word: (REGIONS.index(name), False) for name, own in (("tree", TIMBER), ("flower", BLOOMS)) for word in own
+    }
     # Men and women are told apart by no outlines, so that each word has its own evidence beside the region.
     words |= {word: (REGIONS.index("person"), False) for word in PEOPLE}
     return words | {word: (REGIONS.index(name), True) for name, own in WHOLE.items() for word in own}

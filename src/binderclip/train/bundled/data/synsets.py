@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from binderclip.errors import DataError
 
-__all__ = ["EMPTY_WORDS", "Synset", "hypernym_chain", "imagenet_synsets", "kinds", "noun_synsets", "senses"]
+__all__ = [
+    "EMPTY_WORDS", "Synset", "everyday_words", "hypernym_chain", "imagenet_synsets", "kinds", "noun_synsets", "senses",
+]  # fmt: skip
 
 # fmt: off
 EMPTY_WORDS = frozenset((
@@ -137,3 +140,39 @@ def kinds(
         if own:
             classes_of[word] = below[own[0]]
     return classes_of
+
+
+def everyday_words(names: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+    """Everyday word -> the classes that name it or that photographs of it are taken for, of `everyday_words.txt`.
+
+    The table was written by hand for what WordNet does not lead to: of the 615 names of Open Images' boxes and COCO's
+    classes 272 lead to no class, `mug`, `tap` and `mushroom` among them, and a few to a wrong one ("plant": a works,
+    and so a sawmill). What it had to show was written down before the split "report" was seen through it: of the words
+    of its photographs no fewer pass the gate of absent words, the 47 outlined objects are found no worse (mean IoU .434
+    with the gate), and absent words mark at most half a point more of a picture than before (3.8 and 5.1 %). On "learn"
+    and "choose" 73 words are in it, some written knowing these, none knowing what the classifier answers: the area
+    under the curve of presence rises from .933 to .964 for them, and .83 of the right ones pass instead of .76.
+
+    Args:
+        names: of each class, its first name first (`teachers.imagenet_names`).
+
+    Raises:
+        DataError: a line that is none of `words: classes`, a class without a name, or a word given twice.
+    """
+    classes: dict[str, list[int]] = {}
+    for index, own in enumerate(names):
+        classes.setdefault(own[0], []).append(index)  # two are a "maillot", and two a "crane"
+    text = resources.files("binderclip.train.bundled.data").joinpath("everyday_words.txt").read_text(encoding="utf-8")
+    known: dict[str, list[int]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        words, _, meant = (part.strip() for part in line.partition(":"))
+        unknown = [name for name in meant.split(", ") if name not in classes]
+        if unknown:
+            raise DataError(f"everyday_words.txt, line {number}: no class is first called {unknown[0]!r}")
+        for word in words.split(", "):
+            if word in known:
+                raise DataError(f"everyday_words.txt, line {number}: {word!r} is given twice")
+            known[word] = sorted({index for name in meant.split(", ") for index in classes[name]})
+    return known
