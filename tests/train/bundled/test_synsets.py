@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from binderclip.errors import DataError
+from binderclip.models import load
 from binderclip.train.bundled.data.synsets import (
     everyday_words,
     hypernym_chain,
@@ -85,3 +86,17 @@ def test_everyday_words_lead_to_classes_of_their_own() -> None:
     assert all(word == word.lower().strip() and own == sorted(set(own)) for word, own in words.items())
     with pytest.raises(DataError, match=r"everyday_words\.txt, line \d+: no class is first called"):
         everyday_words(names[:500])
+
+
+def test_the_model_that_ships_knows_everyday_words() -> None:
+    concepts = load("everyday").concepts
+    assert concepts is not None
+    known = everyday_words(imagenet_names())
+    # A scene that photographs named stands before the table.
+    scenes = set(concepts.names[concepts.classifier.out_features :])
+    assert [word for word, own in known.items() if word not in scenes and concepts.senses.get(word) != own] == []
+    assert [concepts.names[index] for index in concepts.meant("a kingfisher")] == [
+        "indigo bunting",
+        "bee eater",
+        "jacamar",
+    ]

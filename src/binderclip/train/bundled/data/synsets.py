@@ -153,6 +153,10 @@ def everyday_words(names: Sequence[Sequence[str]]) -> dict[str, list[int]]:
     and "choose" 73 words are in it, some written knowing these, none knowing what the classifier answers: the area
     under the curve of presence rises from .933 to .964 for them, and .83 of the right ones pass instead of .76.
 
+    Measured once: of 206 words 178 pass instead of 174, and .119 of false ones instead of .118; objects .454 instead
+    of .434, absent words 4.1 instead of 3.8 % beside them. Beside regions they mark 5.7 instead of 5.1 %: a little more
+    than half a point, so that this part was missed.
+
     Args:
         names: of each class, its first name first (`teachers.imagenet_names`).
 
