@@ -121,6 +121,29 @@ def test_reconstruct_keeps_the_field_of_the_epochs_that_are_over_or_says_that_it
         assert not (folder / "field.ply").exists()
 
 
+def test_landscape_keeps_the_points_that_are_done(
+    program: Program, folder: Path, tiny_clip: Callable[[int], Path]
+) -> None:
+    words = ("landscape", tiny_clip(1), "--data", "digits", "--limit", 64, "--points", 101, "--out", "page.html")
+    said = cut_short(program, folder, "", *words, said_text="point ")
+    done = int(said.partition("interrupted: ")[2].partition(" ")[0].replace(",", ""))
+    total = 201 + 101 * 100
+    assert 1 <= done < total
+    assert f"{done:,} point{'s' * (done > 1)} done, in page.html" in said
+    numbers = json.loads((folder / "page.json").read_text())
+    points = {(a, 0.0) for a in numbers["curve"]["alphas"]}
+    plane = numbers["surface"]
+    for a, losses in zip(plane["alphas"], plane["loss"], strict=True):
+        points |= {(a, b) for b, loss in zip(plane["betas"], losses, strict=True) if loss is not None}
+    assert len(points) == done
+    assert numbers["unmeasured"] == total - done
+    assert numbers["gaps"] == 0
+    assert (0.0, 0.0) in points, "the model itself comes first"
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert f"Interrupted: {total - done:,} points not measured, left blank." in page
+    assert page.count("data:image/png") == 2
+
+
 def test_translate_keeps_the_network_and_pictures(program: Program, folder: Path) -> None:
     small = ("--side", 16, "--width", 4, "--blocks", 3)
     words = ("translate", "many", "others", "--out", "net", "--steps", 400, *small)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,22 @@ def test_the_places_of_gaps_are_said(tiny_clip: Callable[[int], Path]) -> None:
     result.surface.loss[0, 2] = math.nan
     (gaps, *_) = result.remarks()
     assert gaps == "3 points without a finite loss, left blank: at (-0.5, 0), (1, 0), (-1, 1)"
+
+
+def test_points_that_were_not_measured_are_no_gaps_and_end_the_width(tiny_clip: Callable[[int], Path]) -> None:
+    whole = landscape_of([3.0, 1.2, 1.0, 1.5, 3.0], tiny_clip(1))
+    curve = LossCurve(whole.curve.alphas[1:4], whole.curve.loss[1:4])  # both ends are missing
+    whole.surface.loss[0] = math.nan
+    whole.surface.loss[2, 2] = math.inf
+    left = frozenset({(-1.0, -1.0), (-1.0, 0.0), (-1.0, 1.0), (1.0, 0.0)})
+    result = replace(whole, curve=curve, unmeasured=left)
+    assert result.gaps == 1
+    assert result.remarks()[:2] == [
+        "1 point without a finite loss, left blank: at (1, 1)", "interrupted: 4 points not measured, left blank",
+    ]  # fmt: skip
+    assert result.as_dict()["unmeasured"] == 4
+    (row,) = (row for row in result.table()[1] if row[0] == "width")
+    assert row[1] == "over 1", "half a step to either side was looked at"
 
 
 def landscape_of(loss: list[float], tiny: Path) -> Landscape:

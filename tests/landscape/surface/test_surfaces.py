@@ -246,6 +246,32 @@ def test_points_of_a_line_are_not_measured_again_on_the_plane_finite_or_not():
     assert len(places) == 6
 
 
+def test_an_interruption_leaves_the_points_that_are_done_nearest_first():
+    net = convolutional()
+    kept = {}
+
+    def note(point, figures):
+        kept[point] = figures
+        if len(kept) == 5:
+            raise KeyboardInterrupt
+
+    directions = (random_direction(net, seed=0), random_direction(net, seed=1))
+    grid = [-1.0, -0.5, 0.0, 0.5, 1.0]
+    weights = [own.clone() for own in net.parameters()]
+    with pytest.raises(KeyboardInterrupt):
+        loss_surface(net, [pictures()], directions, alphas=grid, on_point=note)
+    assert next(iter(kept)) == (0.0, 0.0)
+    assert set(kept) == {(0.0, 0.0), (0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5)}
+    assert all(torch.equal(own, before) for own, before in zip(net.parameters(), weights, strict=True))
+    whole = loss_surface(net, [pictures()], directions, alphas=grid)
+    for (a, b), figures in kept.items():
+        assert float(figures[0]) == float(whole.loss[grid.index(a), grid.index(b)])
+    line = {}
+    loss_line(net, [pictures()], directions[0], alphas=grid, on_point=line.__setitem__)
+    assert next(iter(line)) == (0.0,)
+    assert set(line) == {(a,) for a in grid}
+
+
 def test_what_cannot_be_drawn_is_refused():
     net, data = nn.Linear(2, 2), [(torch.ones(2, 2), torch.tensor([0, 1]))]
     step = {"weight": torch.ones(2, 2)}

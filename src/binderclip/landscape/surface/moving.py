@@ -19,6 +19,8 @@ Direction: TypeAlias = "Mapping[str, Tensor]"
 """A tensor for each weight (or floating buffer) that moves, by its name in the model."""
 Progress: TypeAlias = "Callable[[int, int], object]"
 """Called with (points that are done, points in all)."""
+OnPoint: TypeAlias = "Callable[[tuple[float, ...], Float[Tensor, '2']], object]"
+"""Called with a point's steps along the directions, and its loss and accuracy on the model's device."""
 
 
 def classification_figures(model: nn.Module, batch: Any) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:

@@ -21,6 +21,7 @@ from binderclip.landscape.surface.moving import (
     Displaced,
     FixedBatches,
     ModelLoss,
+    OnPoint,
     Progress,
     checked_grid,
     classification_figures,
@@ -170,6 +171,7 @@ def loss_line(
     alphas: Sequence[float] = GRID,
     loss: ModelLoss = classification_figures,
     progress: Progress | None = None,
+    on_point: OnPoint | None = None,
 ) -> LossCurve:
     """The loss along one direction in weight space, the data held fixed.
 
@@ -183,6 +185,8 @@ def loss_line(
         alphas: steps along it, rising.
         loss: from model and batch to the batch's mean loss, or to (loss, accuracy); default `classification_figures`.
         progress: called with (points done, points in all).
+        on_point: called behind each point with its step, as a tuple of one, and its loss and accuracy (NaN for none) on
+            the model's device, so that an interruption need not lose them. Points nearest to 0 come first.
 
     Raises:
         UsageError: no data, an empty or unordered grid, or a direction that does not go with the model.
@@ -196,7 +200,7 @@ def loss_line(
         torch.Size([3])
     """
     grid = checked_grid("alphas", alphas)
-    figures = _measured(model, batches, (direction,), [(a,) for a in grid], loss, progress)
+    figures = _measured(model, batches, (direction,), [(a,) for a in grid], loss, progress, on_point)
     return LossCurve(torch.tensor(grid, dtype=torch.float64), figures[:, 0], _accuracy(figures[:, 1]))
 
 
@@ -210,6 +214,7 @@ def loss_surface(
     loss: ModelLoss = classification_figures,
     line: LossCurve | None = None,
     progress: Progress | None = None,
+    on_point: OnPoint | None = None,
 ) -> LossSurface:
     """The loss over the plane of two directions in weight space, the data held fixed.
 
@@ -222,6 +227,7 @@ def loss_surface(
         line: what `loss_line` gave along the first direction, with the same model, batches and loss. Points of the grid
             that lie on it, where the second step is 0, are taken from it, finite or not, and not measured again.
         progress: called with (points done, points in all) of those that are measured.
+        on_point: as of `loss_line`, with both steps.
 
     Raises:
         UsageError: as `loss_line`, or not two directions.
@@ -239,7 +245,7 @@ def loss_surface(
         if point in known:
             figures[number] = known[point]
     if open_points:
-        measured = _measured(model, batches, directions, open_points, loss, progress)
+        measured = _measured(model, batches, directions, open_points, loss, progress, on_point)
         figures[[point not in known for point in points]] = measured
     figures = figures.reshape(len(rows), len(columns), 2)
     places = [torch.tensor(grid, dtype=torch.float64) for grid in (rows, columns)]
@@ -261,18 +267,21 @@ def _measured(
     points: Sequence[tuple[float, ...]],
     loss: ModelLoss,
     progress: Progress | None,
+    on_point: OnPoint | None,
 ) -> Float[Tensor, "points 2"]:
-    """Loss and accuracy at every point, in float64 on the CPU."""
+    """Loss and accuracy at every point, in float64 on the CPU; measured from the model itself outwards."""
     data = FixedBatches(model, batches, loss)
-    figures: list[Tensor] = []
+    figures: dict[tuple[float, ...], Tensor] = {}
     with Displaced(model, *directions) as displaced:
-        for point in points:
+        for point in sorted(points, key=lambda steps: math.hypot(*steps)):
             displaced.at(*point)
-            figures.append(data())
+            figures[point] = data()
+            if on_point is not None:
+                on_point(point, figures[point])
             if progress is not None:
                 progress(len(figures), len(points))
     # one wait for the device, at the end
-    return torch.stack(figures).cpu().double()
+    return torch.stack([figures[point] for point in points]).cpu().double()
 
 
 def _accuracy(values: Tensor) -> Tensor | None:

@@ -30,7 +30,8 @@ class LandscapeRequest(Request):
 
     The loss is that of naming every picture by its class, or by its caption among all captions where there are no
     classes. Directions are random and scaled filter by filter, so that pages of two models can be compared. The numbers
-    stand beside the page, in a JSON file of its name.
+    stand beside the page, in a JSON file of its name. Ctrl-C leaves a page of the points so far, those nearest to the
+    model first.
     """
 
     task: ClassVar[str] = "landscape"

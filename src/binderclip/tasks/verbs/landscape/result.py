@@ -30,6 +30,8 @@ class Landscape(ReportedResult):
         loss, accuracy: at the weights as they are.
         curve: along the first direction. surface: over both.
         skipped: (key, reason) of pictures that could not be read.
+        unmeasured: steps along both directions of the points that an interruption left; those of the line are not in
+            the curve, and NaN on the surface.
     """
 
     whole: ClassVar[bool] = True
@@ -45,6 +47,7 @@ class Landscape(ReportedResult):
     curve: LossCurve
     surface: LossSurface
     skipped: list[tuple[str, str]]
+    unmeasured: frozenset[tuple[float, float]] = frozenset()
 
     @property
     def title(self) -> str:
@@ -65,28 +68,33 @@ class Landscape(ReportedResult):
 
     @property
     def gaps(self) -> int:
-        """Points of the plane and of the line without a finite loss, those that lie on both once."""
-        beside = self.surface.loss[:, self.surface.betas != 0]
-        return self.curve.gaps + int((~beside.isfinite()).sum())
+        """Points of the plane and of the line that were measured and have no finite loss, each once."""
+        return len(self._gap_places())
 
-    def _gaps_in_words(self) -> str:
-        """How many points have no finite loss, and where the first of them lie, those of the line before the others."""
+    def _gap_places(self) -> list[tuple[float, float]]:
+        """Where the points without a finite loss lie, those of the line before the others."""
         line, plane = self.curve, self.surface
         places = [(alpha, 0.0) for alpha in line.alphas[~line.loss.isfinite()].tolist()]
-        places += [
+        beside = [
             (float(plane.alphas[a]), float(plane.betas[b]))
             for a, b in (~plane.loss.isfinite()).nonzero().tolist()
             if plane.betas[b] != 0
         ]
+        return places + [place for place in beside if place not in self.unmeasured]
+
+    def _gaps_in_words(self) -> str:
+        """How many points have no finite loss, and where the first of them lie."""
+        places = self._gap_places()
         named = ", ".join(f"({a:.3g}, {b:.3g})" for a, b in places[:MOST_NAMED])
         more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
         return f"{number_of(self.gaps, 'point')} without a finite loss, left blank: at {named}{more}"
 
     def _width_in_words(self) -> str:
-        radius = self.request.radius
-        left, right = (f"over {radius:g}" if side is None else f"{side:.3g}" for side in self.widths)
+        ends = (-float(self.curve.alphas[0]), float(self.curve.alphas[-1]))
+        sides = list(zip(self.widths, ends, strict=True))
+        left, right = (f"over {end:g}" if side is None else f"{side:.3g}" for side, end in sides)
         over = "over " if self.width is None else ""
-        total = sum(radius if side is None else side for side in self.widths)
+        total = sum(end if side is None else side for side, end in sides)
         return f"{over}{total:.3g}" + (f" ({left} to the left, {right} to the right)" if left != right else "")
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -115,6 +123,8 @@ class Landscape(ReportedResult):
     def remarks(self) -> list[str]:
         """What to know of points that are missing, and of steps that are too long."""
         remarks = [self._gaps_in_words()] if self.gaps else []
+        if self.unmeasured:
+            remarks.append(f"interrupted: {number_of(len(self.unmeasured), 'point')} not measured, left blank")
         step = self.request.radius / (self.request.points - 1)
         if steep := [
             side for side, width in zip(SIDES, self.widths, strict=True) if width is not None and width < step
@@ -134,7 +144,7 @@ class Landscape(ReportedResult):
             "model": self.model, "data": self.source, "count": self.count, "named_by": self.named_by,
             "texts": self.texts, "loss": self.loss, "accuracy": self.accuracy, "width": self.width,
             "widths": dict(zip(SIDES, self.widths, strict=True)),
-            "gaps": self.gaps, "cosine": surface.cosine,
+            "gaps": self.gaps, "unmeasured": len(self.unmeasured), "cosine": surface.cosine,
             "curve": {
                 "alphas": curve.alphas.tolist(), "loss": curve.loss.tolist(),
                 "accuracy": None if curve.accuracy is None else curve.accuracy.tolist(),
