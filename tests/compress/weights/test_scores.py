@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,8 +20,9 @@ from binderclip.compress import (
     masked,
     tower_groups,
 )
-from binderclip.errors import UsageError
+from binderclip.errors import NotSupported, UsageError
 from binderclip.models import open_image_tower
+from binderclip.models.towers.kinds.open_clip_vit import OpenClipBlock
 
 
 def convolutional() -> nn.Module:
@@ -72,11 +75,11 @@ def test_gradient_score_is_the_derivative_in_a_mask_of_the_activations() -> None
         expected = expected + torch.autograd.grad(loss, mask)[0]
     handle.remove()
     before = [p.requires_grad for p in network.parameters()]
-    scores = GradientScore(losses=losses)(network, groups)
+    scores = GradientScore(losses=losses, per_example=False)(network, groups)
     torch.testing.assert_close(scores["0"], expected.abs().double(), rtol=1e-5, atol=1e-5)
     assert [p.requires_grad for p in network.parameters()] == before
     # a loss that is linear in the last channels changes by exactly the score
-    linear = GradientScore(losses=lambda: [network(batches[0]).sum()])(network, groups)["3"]
+    linear = GradientScore(losses=lambda: [network(batches[0]).sum()], per_example=False)(network, groups)["3"]
     with torch.no_grad():
         whole = network(batches[0]).sum()
         for channel in range(5):
@@ -84,6 +87,93 @@ def test_gradient_score_is_the_derivative_in_a_mask_of_the_activations() -> None
             with masked(groups, keep):
                 change = float((whole - network(batches[0]).sum()).abs())
             assert math.isclose(change, float(linear[channel]), rel_tol=1e-3, abs_tol=1e-4)
+
+
+def contrastive(first: Tensor, second: Tensor) -> Tensor:
+    """A loss that couples the examples of a batch."""
+    logits = first @ second.mT
+    return -sum(side.log_softmax(1).diagonal().mean() for side in (logits, logits.mT)) / 2  # type: ignore[return-value]
+
+
+def test_gradient_score_of_each_example_is_the_derivative_in_a_mask_of_its_own() -> None:
+    """Brute force: one mask an example on what the ReLU gives, and the absolute value of each one's gradient."""
+    network = convolutional()
+    groups = channel_groups(network)
+    batches = [(torch.randn(count, 3, 6, 6), torch.randn(count, 4)) for count in (4, 3)]
+    expected = torch.zeros(6)
+    for pixels, other in batches:
+        mask = torch.ones(len(pixels), 6, requires_grad=True)
+        handle = network[2].register_forward_hook(lambda m, i, out, mask=mask: out * mask[:, :, None, None])
+        expected = expected + torch.autograd.grad(contrastive(network(pixels), other), mask)[0].abs().sum(0)
+        handle.remove()
+    before = [p.requires_grad for p in network.parameters()]
+    scores = GradientScore(losses=lambda: (contrastive(network(x), other) for x, other in batches))(network, groups)
+    torch.testing.assert_close(scores["0"], expected.double(), rtol=1e-5, atol=1e-6)
+    assert [p.requires_grad for p in network.parameters()] == before
+    assert all(not m._forward_pre_hooks and not m._forward_hooks for m in network.modules())
+    # examples that pull a channel in opposite directions hide it in the sum, and only there
+    pixels = batches[0][0][:1].expand(2, -1, -1, -1)
+    signs = torch.tensor([1.0, -1.0])
+
+    def losses() -> list[Tensor]:
+        return [(network(pixels).sum(1) * signs).sum()]
+
+    assert float(GradientScore(losses=losses, per_example=False)(network, groups)["3"].max()) < 1e-6
+    assert float(GradientScore(losses=losses)(network, groups)["3"].max()) > 1e-3
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("trains", [True, False])
+def test_gradient_score_of_each_text_of_heads_neurons_and_blocks(batch_first: bool, trains: bool) -> None:
+    """torch's own attention reads its projection's weight itself; one mask an example, written out."""
+    from open_clip.transformer import Transformer
+
+    torch.manual_seed(0)
+    transformer = Transformer(12, 2, 3, batch_first=batch_first).eval().requires_grad_(trains)
+    tower = SimpleNamespace(blocks=[OpenClipBlock(own, 3, 12) for own in transformer.resblocks], module=transformer)
+    groups = tower_groups(cast(Any, tower), ("head", "neuron", "block"))
+    x, other = torch.randn(5, 7, 12), torch.randn(5, 12)
+
+    def losses() -> list[Tensor]:
+        return [contrastive(transformer(x)[:, -1], other)]
+
+    scores = GradientScore(losses=losses)(transformer, groups)
+
+    masks: dict[str, Tensor] = {}
+    tokens = x
+    for layer, block in enumerate(transformer.resblocks):
+        sizes = {"heads": (5, 3), "neurons": (5, 48), "blocks": (5, 1)}
+        own = {kind: torch.ones(size, requires_grad=True) for kind, size in sizes.items()}
+        masks |= {f"image.{layer}.{kind}": mask for kind, mask in own.items()}
+        joint = torch.nn.functional.linear(block.ln_1(tokens), block.attn.in_proj_weight, block.attn.in_proj_bias)
+        q, k, v = (part.unflatten(-1, (3, 4)).transpose(1, 2) for part in joint.chunk(3, -1))
+        mixed = ((q @ k.mT / 2).softmax(-1) @ v) * own["heads"][:, :, None, None]
+        whole = own["blocks"][:, :, None]
+        tokens = tokens + block.attn.out_proj(mixed.transpose(1, 2).flatten(2)) * whole
+        hidden = block.mlp.gelu(block.mlp.c_fc(block.ln_2(tokens))) * own["neurons"][:, None]
+        tokens = tokens + block.mlp.c_proj(hidden) * whole
+    gradients = torch.autograd.grad(contrastive(tokens[:, -1], other), list(masks.values()))
+    for name, gradient in zip(masks, gradients, strict=True):
+        torch.testing.assert_close(scores[name], gradient.abs().sum(0).double(), rtol=1e-4, atol=1e-6)
+    assert all(not m._forward_pre_hooks and not m._forward_hooks for m in transformer.modules())
+    assert all(own.requires_grad is trains for own in transformer.parameters())
+
+
+def test_examples_that_cannot_be_told_apart_are_refused() -> None:
+    network = convolutional()
+    groups = channel_groups(network)
+    pixels = torch.randn(4, 3, 6, 6)
+    before = network(pixels).sum()
+    kept: dict[str, Any] = {"losses": lambda: [before]}
+    with pytest.raises(NotSupported, match=r"0: its weights were used without running .* per_example=False"):
+        GradientScore(**kept)(network, groups)
+    weight = network[3].weight.detach()[:, :, 0, 0]
+    unbatched: dict[str, Any] = {"losses": lambda: [torch.nn.functional.linear(pixels[0, 0], weight).sum()]}
+    with pytest.raises(UsageError, match="finite scalars with a graph"):
+        GradientScore(**unbatched)(network, groups)
+    # the last layer runs on another number of examples than the rest
+    twice: dict[str, Any] = {"losses": lambda: [network(pixels).sum() + network[6](torch.randn(2, 5)).sum()]}
+    assert set(GradientScore(**twice)(network, groups)) == {"0", "3"}  # one reader, run twice: all examples count
 
 
 def test_a_loss_that_is_none_is_refused() -> None:

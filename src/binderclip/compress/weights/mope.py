@@ -153,7 +153,7 @@ class MoPEPruner:
         neurons = self.groups(("neuron",))
         training = self.model.training
         self.model.eval()
-        scores = GradientScore(losses=self.losses)(self.model, neurons)
+        scores = GradientScore(losses=self.losses, per_example=False)(self.model, neurons)
         self.model.train(training)
         sets = []
         for one in neurons:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from binderclip.compress.weights.by_example import watched
 from binderclip.compress.weights.groups import GroupMember, PruneGroups
 from binderclip.errors import UsageError
 from binderclip.numeric import check_whole
@@ -67,46 +68,73 @@ class MagnitudeScore:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientScore:
-    """The change of a loss to first order if a group goes: |sum over its activations of dL/da a|.
+    """The change of a loss to first order if a group goes: the sum over examples of |sum over places of dL/da a|.
 
-    It is read off the weights that take the activations in, since the sum over data and places of dL/da a is their
-    product with their own gradient: one backward pass for all groups (a Taylor expansion in one mask a group).
+    An example is a picture or a text, a its activations. Near a minimum the gradients of the examples cancel, and with
+    them a sum whose absolute value is taken at the end; so it is taken of each example, as the paper does. A
+    contrastive loss couples its examples: dL/da is then the gradient of the batch's whole loss at the activations of
+    one example. All groups and examples take one backward pass a batch.
 
     Args:
         losses: gives the scalar loss of each batch, with its graph, one after the other: a function without arguments
-            that returns an iterable, so that nothing is computed before it is needed. Gradients are summed over it.
+            that returns an iterable, so that nothing is computed before it is needed. Scores are summed over it.
+        per_example: False for |sum over examples and places of dL/da a| over all batches, which is what a Taylor
+            expansion in one mask a group gives. It is read off the weights that take the activations in: that sum is
+            their product with their own gradient.
 
     Paper: Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference",
     arXiv 1611.06440.
     """
 
     losses: Callable[[], Iterable[Float[Tensor, ""]]]
+    per_example: bool = True
 
     def __call__(self, model: nn.Module, groups: Sequence[PruneGroups]) -> dict[str, Float[Tensor, "G"]]:
         """Layer's name -> score of each group.
 
         Raises:
             UsageError: no loss, one without a graph, or one that is NaN or infinite.
+            NotSupported: examples that cannot be told apart, because a layer ran on something else than a batch of
+                them.
         """
         readers = [(one, one.of_role("read")) for one in groups]
         tensors = list({id(m.tensor): m.tensor for _, members in readers for m in members}.values())
         trains = [tensor.requires_grad for tensor in tensors]
-        total: list[Tensor] | None = None
         try:
             for tensor in tensors:
                 tensor.requires_grad_(True)
             with torch.enable_grad():
-                for loss in self.losses():
-                    if loss.numel() != 1 or not loss.requires_grad or not bool(loss.isfinite()):
-                        raise UsageError("losses must give finite scalars with a graph")
-                    grads = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True)
-                    total = list(grads) if total is None else [a + b for a, b in zip(total, grads, strict=True)]
+                return self._by_example(groups) if self.per_example else self._of_all(readers, tensors)
         finally:
             for tensor, before in zip(tensors, trains, strict=True):
                 tensor.requires_grad_(before)
-        if total is None:
+
+    def _losses(self) -> Iterator[Float[Tensor, ""]]:
+        """The losses, checked."""
+        loss = None
+        for loss in self.losses():
+            if loss.numel() != 1 or not loss.requires_grad or not bool(loss.isfinite()):
+                raise UsageError("losses must give finite scalars with a graph")
+            yield loss
+        if loss is None:
             raise UsageError("losses gave no loss: a gradient score needs at least one batch")
-        gradient = {id(tensor): grad for tensor, grad in zip(tensors, total, strict=True)}
+
+    def _by_example(self, groups: Sequence[PruneGroups]) -> dict[str, Float[Tensor, "G"]]:
+        scores = {one.name: torch.zeros(len(one), dtype=torch.float64) for one in groups}
+        with watched(groups) as watch:
+            for loss in self._losses():
+                for name, change in watch.take(loss).items():
+                    scores[name] += change.abs().sum(0)
+        return scores
+
+    def _of_all(
+        self, readers: Sequence[tuple[PruneGroups, Sequence[GroupMember]]], tensors: Sequence[Tensor]
+    ) -> dict[str, Float[Tensor, "G"]]:
+        total = [torch.zeros_like(tensor) for tensor in tensors]
+        for loss in self._losses():
+            gradients = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True)
+            total = [before + gradient for before, gradient in zip(total, gradients, strict=True)]
+        gradient = {id(tensor): own for tensor, own in zip(tensors, total, strict=True)}
         return {
             one.name: torch.stack(
                 [(m.by_group().detach().double() * m.by_group(gradient[id(m.tensor)]).double()).sum(1) for m in members]

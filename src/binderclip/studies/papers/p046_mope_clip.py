@@ -30,6 +30,7 @@ from binderclip.studies.protocols.data.pack_embeddings import clip_art
 CALIBRATION, TEST, AMOUNT, SETS, DRAWS = 192, 400, 0.5, 8, 4
 RECALL = "mean recall of the test pairs"
 WHOLE, MOPE, GRADIENT, MAGNITUDE, CHANCE = "whole", "MoPE", "gradient", "magnitude", "random"
+SUMMED = "gradient, all texts summed"
 WIDTH, DEPTH = "half of the heads and neurons", "one block fewer"
 MEDIAN = "the median block"
 
@@ -73,12 +74,14 @@ def scores(seed: int) -> tuple[list[PruneGroups], dict[str, dict[str, Tensor]]]:
         logits = model.scale() * model.similarity(model.encode_image(sample.pixels), model.encode_text(sample.texts))
         return [pair_loss(logits, None)]
 
-    gradient = GradientScore(losses=losses)
-    order = gradient(model, neurons)
+    summed = GradientScore(losses=losses, per_example=False)
+    order = summed(model, neurons)
     sets = [merged_groups(one, order[one.name].argsort(descending=True), SETS) for one in neurons]
     groups = [*tower_groups(model.text_tower, ("head",), side="text"), *sets]
-    methods: dict[str, Any] = {MOPE: ModulePruningError(sample=sample, batch_size=CALIBRATION), GRADIENT: gradient}
-    methods[MAGNITUDE] = MagnitudeScore()
+    methods: dict[str, Any] = {
+        MOPE: ModulePruningError(sample=sample, batch_size=CALIBRATION), GRADIENT: GradientScore(losses=losses),
+        SUMMED: summed, MAGNITUDE: MagnitudeScore(),
+    }  # fmt: skip
     return groups, {name: method(model, groups) for name, method in methods.items()}
 
 
@@ -104,4 +107,4 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-STUDY = declared_study(__name__, measure, seeds=range(10, 18), registered="9a4018f5337a")
+STUDY = declared_study(__name__, measure, seeds=range(20, 28), registered="5d5169b643e0")
