@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from binderclip.compress import (
 )
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import open_image_tower
+from binderclip.models.towers import Stack
 from binderclip.models.towers.kinds.open_clip_vit import OpenClipBlock
 
 
@@ -130,8 +131,8 @@ def test_gradient_score_of_each_text_of_heads_neurons_and_blocks(batch_first: bo
 
     torch.manual_seed(0)
     transformer = Transformer(12, 2, 3, batch_first=batch_first).eval().requires_grad_(trains)
-    tower = SimpleNamespace(blocks=[OpenClipBlock(own, 3, 12) for own in transformer.resblocks], module=transformer)
-    groups = tower_groups(cast(Any, tower), ("head", "neuron", "block"))
+    tower = Mock(spec=Stack, blocks=[OpenClipBlock(own, 3, 12) for own in transformer.resblocks], module=transformer)
+    groups = tower_groups(tower, ("head", "neuron", "block"))
     x, other = torch.randn(5, 7, 12), torch.randn(5, 12)
 
     def losses() -> list[Tensor]:

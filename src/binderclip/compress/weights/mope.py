@@ -149,7 +149,10 @@ class MoPEPruner:
         return PrunedWidths(scores, keep, remove(self.model, groups, keep))
 
     def width_groups(self) -> list[PruneGroups]:
-        """Heads, and neurons in sets of which the first has those of the largest gradient score."""
+        """Heads, and neurons in sets of which the first has those of the largest gradient score.
+
+        That score is the paper's, |sum over data of dL/da a|: not the one of each example, `GradientScore`'s default.
+        """
         neurons = self.groups(("neuron",))
         training = self.model.training
         self.model.eval()
