@@ -157,6 +157,11 @@ def everyday_words(names: Sequence[Sequence[str]]) -> dict[str, list[int]]:
     of .434, absent words 4.1 instead of 3.8 % beside them. Beside regions they mark 5.7 instead of 5.1 %: a little more
     than half a point, so that this part was missed.
 
+    WordNet's commonest meanings led 77 classes' own names elsewhere or nowhere ("palace", "washer", "radio"). By hand
+    57 lead to their class; those with another everyday meaning ("boxer", "rule") do not. What they have to show on
+    "report", written down before: at least 178 of 206 words pass the gate, the IoU of objects falls by at most .01, and
+    absent words mark at most .3 points more.
+
     Args:
         names: of each class, its first name first (`teachers.imagenet_names`).
 
