@@ -54,8 +54,6 @@ class MeanColour:
     def encode_text(self, texts: list[str], *, normalize: bool = False) -> torch.Tensor:
         return torch.tensor([COLOURS[text] for text in texts])
 
-    encode_names = encode_text
-
 
 def paint(path: Path, colour: tuple[int, int, int]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)

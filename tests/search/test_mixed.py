@@ -42,8 +42,6 @@ class TwoClouds:
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         return torch.tensor([(*COLOURS[text.split()[-1]], 0.0) for text in texts]) - GAP
 
-    encode_names = encode_text
-
     def with_transform(self, transform: EmbeddingTransform) -> TwoClouds:
         other = copy.copy(self)
         other.geometry = Transformed(transform, self.geometry)

@@ -322,7 +322,7 @@ class SearchIndex:
         if not len(self):
             raise UsageError(f"the index at {self.path} is empty; fill it with `binderclip search index FOLDER`")
         words = isinstance(query, str)
-        features = self.model.encode_names([query]) if words else self.model.encode_image([query])
+        features = self.model.encode_text([query]) if words else self.model.encode_image([query])
         if minus is not None:
             if not words:
                 raise UsageError("minus takes a text away from a text, and what is asked is an image")
@@ -343,7 +343,7 @@ class SearchIndex:
         """The unit embedding (1, E) of a text less the weighted one of another, not brought to unit length."""
         self._vectors.need_units()
         rows = [
-            torch.nn.functional.normalize(each.float(), dim=-1) for each in (features, self.model.encode_names([minus]))
+            torch.nn.functional.normalize(each.float(), dim=-1) for each in (features, self.model.encode_text([minus]))
         ]
         left = rows[0] - weight * rows[1]
         if float(left.detach().norm()) < ALIKE:

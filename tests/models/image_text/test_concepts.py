@@ -140,42 +140,6 @@ def test_words_mean_the_concepts_that_they_name_and_not_those_spelt_alike(everyd
         )  # fmt: skip
 
 
-def test_a_class_is_meant_by_its_own_name(everyday: object) -> None:
-    """But for names that mean something else to most, which a photograph of the class does not show."""
-    concepts = everyday.concepts
-    classes = concepts.names[: concepts.classifier.out_features]
-    other = {
-        "kite", "boxer", "Cardigan", "ringlet", "sorrel", "titi", "brass", "file", "maillot", "mouse", "muzzle",
-        "pirate", "plane", "rule", "scale", "slot", "upright", "cup", "hip", "ear",
-    }  # fmt: skip
-    assert {name for index, name in enumerate(classes) if index not in concepts.meant(name)} == other
-
-
-def test_names_move_to_where_pictures_of_them_lie(everyday: object) -> None:
-    concepts, weight = everyday.concepts, everyday.backbone.naming
-    names = ["a photo of a mug", "nothing of the kind", "woman"]
-    named, plain = everyday.encode_names(names), everyday.encode_text(names)
-    meant = concepts.meant("mug")
-    assert {concepts.names[index] for index in meant} == {"espresso", "cup", "coffee mug"}
-    for row, place in ((0, concepts.vectors[meant].sum(0)), (2, concepts.people.vector)):
-        expected = plain[row] / plain[row].norm() + weight * place / place.norm()
-        torch.testing.assert_close(named[row], plain[row].norm() * expected / expected.norm())
-    assert torch.equal(named[1], plain[1])
-    torch.testing.assert_close(concepts.place("man"), concepts.place("woman"))
-    assert concepts.place("rose") is None, "its classes are those of any flower"
-    assert concepts.place("daisy") is not None
-    assert concepts.place("church") is not None
-    bank = everyday.text_bank({"mug": ["a blue one", "a white one"], "nothing of the kind": ["something"]})
-    torch.testing.assert_close(
-        bank.raw, everyday.encode_names(["mug", "mug", "none"], ["a blue one", "a white one", "something"])
-    )
-    assert torch.equal(everyday.encode_names(["mug"], ["mug"]), everyday.encode_names("mug"))
-    with pytest.raises(UsageError, match="2 sentences for 1 names"):
-        everyday.encode_names("mug", ["a blue one", "a white one"])
-    small = load("small")
-    assert torch.equal(small.encode_names(names), small.encode_text(names))
-
-
 def test_encoding_alone_gives_the_same_bits(everyday: object, images: torch.Tensor) -> None:
     encoder = load_encoder("everyday")
     assert encoder.fingerprint == everyday.fingerprint
@@ -200,7 +164,6 @@ def test_a_saved_folder_is_whole(everyday: object, images: torch.Tensor, tmp_pat
     torch.testing.assert_close(again.concepts.regions.weight, everyday.concepts.regions.weight)
     assert again.concepts.regions.table() == everyday.concepts.regions.table()
     assert again.concepts.names == everyday.concepts.names
-    assert torch.equal(again.encode_names("mug"), everyday.encode_names("mug"))
     assert again.geometry.signature() == everyday.geometry.signature()
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.bundled.encoder import HEAD, LITE0, Lite, SameConv2d
-from binderclip.models.image_text.regions import PERSON, RegionClassifier
+from binderclip.models.image_text.regions import RegionClassifier
 from binderclip.models.text.word_forms import plain_forms
 from binderclip.similarity.hubness import CSLS
 
@@ -221,23 +221,6 @@ class ConceptBranch(nn.Module):
         """
         return sorted({index for form in plain_forms(word) for index in self.senses.get(form, ())})
 
-    def place(self, word: str) -> Float[Tensor, "E"] | None:
-        """Where pictures of a word lie among texts: the mean direction of what it names; None where nothing says.
-
-        Words for people have the one place of people, whom the classifier knows by their clothes. A word for a kind of
-        region, of whose concepts none is called that and all are kinds of that region, stays: the classes know two
-        flowers, and with their place a "rose" would be any.
-        """
-        indices, region = self.meant(word), None if self.regions is None else self.regions.of(word)
-        if self.regions is not None and region is not None:
-            name = self.regions.names[region.region]
-            if self.people is not None and name == PERSON:
-                return self.people.vector
-            called = {self.names[index].lower() for index in indices}
-            if not region.whole and called.isdisjoint(plain_forms(word)) and set(indices) <= set(self.meant(name)):
-                return None
-        return functional.normalize(self.vectors[indices].mean(0), dim=0) if indices else None
-
     def nearest(self, texts: Float[Tensor, "Q E"], count: int = 10) -> Int[Tensor, "Q n"]:
         """The concepts nearest to texts, by the cosine of their places."""
         cosines = functional.normalize(texts.float(), dim=-1) @ self.vectors.float().T
@@ -256,7 +239,6 @@ class ConceptBackbone(nn.Module):
         weight: of z.
         logit_scale: log of the factor on the similarities of the sum; the base's own belongs to the tower alone.
         hubness: weights of the correction of `similarity`, of pictures and of texts.
-        naming: weight of the places of concepts in texts that name them (`move_names`).
         sides: (of the pictures that come in, of those that the base takes) in pixels; another size keeps the ratio.
     """
 
@@ -269,13 +251,12 @@ class ConceptBackbone(nn.Module):
         logit_scale: float,
         hubness: tuple[float, float],
         sides: tuple[int, int],
-        naming: float = 0.0,
     ) -> None:
         super().__init__()
         self.base: Any = base  # another library's, which types cannot follow
         self.concepts = concepts
         self.weight, self.sides = float(weight), (int(sides[0]), int(sides[1]))
-        self.hubness, self.naming = (float(hubness[0]), float(hubness[1])), float(naming)
+        self.hubness = (float(hubness[0]), float(hubness[1]))
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale)))
 
     @property
@@ -313,7 +294,6 @@ class ConceptBackbone(nn.Module):
             "weight": self.weight,
             "logit_scale": float(self.logit_scale.detach()),
             "hubness": list(self.hubness),
-            "naming": self.naming,
             "sides": list(self.sides),
         }
 
@@ -332,25 +312,6 @@ class ConceptBackbone(nn.Module):
     def encode_text(self, text: Int[Tensor, "Q L"], normalize: bool = False) -> Float[Tensor, "Q E"]:
         """Features of token ids, those of the base."""
         return self.base.encode_text(text, normalize=normalize)
-
-    def move_names(self, texts: Float[Tensor, "Q E"], names: Sequence[str]) -> Float[Tensor, "Q E"]:
-        """Texts, those that name concepts moved to where pictures of these lie; lengths stay.
-
-        A text t becomes |t| unit(unit(t) + naming place(name)), by `ConceptBranch.place`: no class is called "mug", and
-        pictures of one lie near "coffee mug".
-
-        Args:
-            texts: of `encode_text`. names: what each is a text for.
-        """
-        places = [self.concepts.place(name) for name in names]
-        rows = [row for row, place in enumerate(places) if place is not None]
-        if not rows or not self.naming:
-            return texts
-        unit = functional.normalize(texts[rows], dim=-1)
-        towards = torch.stack([place for place in places if place is not None]).to(texts)
-        named = functional.normalize(unit + self.naming * towards, dim=-1)
-        length = texts[rows].norm(dim=-1, keepdim=True)
-        return texts.index_copy(0, torch.tensor(rows, device=texts.device), length * named)
 
 
 def _clip_statistics(pixels: Tensor) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:

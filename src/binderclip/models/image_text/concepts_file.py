@@ -86,7 +86,6 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
             logit_scale=about["logit_scale"],
             hubness=(about["hubness"][0], about["hubness"][1]),
             sides=(about["sides"][0], about["sides"][1]),
-            naming=about.get("naming", 0.0),  # older files have none
         )
 
     try:

@@ -247,26 +247,6 @@ class ImageTextModel(PictureModel):
         features = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
         return functional.normalize(features, dim=-1) if normalize else features
 
-    def encode_names(self, names: str | Sequence[str], sentences: Sequence[str] | None = None) -> Float[Tensor, "Q E"]:
-        """Text features of what things are called, as pictures of them are looked for.
-
-        They are those of `encode_text`, but where a model has `concepts` (`everyday`) a text that names some moves to
-        where pictures of these lie. Labels of `classify` and queries of a search are such names.
-
-        Args:
-            names: one or several; "a photo of a dog" names what "dog" does.
-            sentences: one for each name, encoded instead of it.
-
-        Raises:
-            UsageError: no name, something that is not a text, or another number of sentences.
-        """
-        called = [names] if isinstance(names, str) else list(names)
-        if sentences is not None and len(sentences) != len(called):
-            raise UsageError(f"{len(sentences)} sentences for {len(called)} names: one for each")
-        texts = self.encode_text(called if sentences is None else sentences)
-        move = getattr(self.backbone, "move_names", None)
-        return texts if move is None else move(texts, called)
-
     def forward(
         self, images: Float[Tensor, "B 3 H W"] | None = None, texts: TokenIds | Sequence[str] | None = None
     ) -> ImageTextOutput:
@@ -380,7 +360,7 @@ class ImageTextModel(PictureModel):
         return TextBank(
             names=list(sentences),
             texts=texts,
-            raw=self.encode_names([name for name, own in sentences.items() for _ in own], texts),
+            raw=self.encode_text(texts),
             owner=torch.tensor(owner, device=self.device),
             scale=self.scale().detach(),
             bias=None if self.logit_bias is None else self.logit_bias.detach().reshape(()).float(),

@@ -19,8 +19,6 @@ from binderclip.models.text.word_forms import plain_forms
 
 __all__ = ["RegionClassifier", "RegionWord"]
 
-PERSON = "person"
-"""The region whose words are people's."""
 MOST_ODDS = 8.0
 """Log odds beyond which a place is surely of a region or surely not."""
 LARGEST = 0.05

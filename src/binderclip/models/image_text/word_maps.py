@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.image_text.regions import PERSON, RegionWord, kind_presence, region_presence
+from binderclip.models.image_text.regions import RegionWord, kind_presence, region_presence
 
 if TYPE_CHECKING:
     from binderclip.models.people.finder import Face
@@ -45,6 +45,8 @@ USUAL, USUAL_QUANTILE = 0.6, 0.9
 """Of what is usual, how much is taken away, and the cosine that counts. On the words of these photographs .60 to .70
 and medians to .95 quantiles were alike; without it the gate that keeps 90 % of words lets 19 % of false ones pass, with
 it 8 %."""
+PERSON = "person"
+"""The region whose words are people's."""
 PATCHES, PATCHES_SIDE = "small-dino", 288
 """The tower whose patches say what belongs together, and the long side in pixels at which it sees a picture."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 
 __all__ = ["plain_forms", "word_forms"]
@@ -23,7 +22,6 @@ _PLURAL_IN_US_OR_IS = {
     "alibis", "bikinis", "corgis", "emus", "gnus", "kiwis", "menus", "safaris", "skis", "taxis", "tutus", "yetis",
 }  # fmt: skip
 _NO_MAN = {"caiman", "german", "human", "ottoman", "roman", "shaman", "talisman"}
-_FRAME = re.compile(r"^(?:an? |the )?(?:photo|photograph|picture|image)s? of (?=.)")
 
 
 def word_forms(word: str) -> frozenset[str]:
@@ -50,8 +48,8 @@ def word_forms(word: str) -> frozenset[str]:
 
 
 def plain_forms(text: str) -> list[str]:
-    """A text in small letters, without an article or "a photo of" in front, single-spaced; then other `word_forms`."""
-    plain = _FRAME.sub("", " ".join(text.lower().split()))
+    """A text in small letters, without an article in front and with single spaces, then its other `word_forms`."""
+    plain = " ".join(text.lower().split())
     for article in ("a ", "an ", "the "):
         plain = plain.removeprefix(article)
     return [plain, *sorted(word_forms(plain) - {plain})]

@@ -80,13 +80,6 @@ class EverydaySettings:
         scale: factor on the similarities, by the likelihood of the right labels.
         people: part of z that people take where the probe is certain of them; half, since what they wear and hold is
             right as well. It was not chosen on anything.
-        naming: by how much a word moves towards the mean place of the concepts that it names, per unit of its
-            embedding. On the 305 photographs of "learn" and "choose" .5 to 1 are alike: .81 instead of .78 are named
-            first among 262 labels, and .71 instead of .67 of 254 words find a right picture first; of drawings
-            (validation splits) whose captions are such words .78, .72 and .52 have theirs among ten instead of .63, .61
-            and .42, of all captions at most .6 points fewer. What it must show on the split "report", written down
-            before: no fewer pictures named right, first or among five (63.6 and 80.5 %), more words that find a right
-            picture first (56.4 %) and no fewer that do among five (76.2 %).
     """
 
     decay: float = 0.5
@@ -98,7 +91,6 @@ class EverydaySettings:
     hubness: tuple[float, float] = (0.1, 0.2)
     scale: float = 20.0
     people: float = 0.5
-    naming: float = 0.75
 
 
 def class_vectors(
@@ -337,7 +329,6 @@ def write_everyday(
         "weight": chosen.weight,
         "logit_scale": torch.tensor(chosen.scale).log().item(),
         "hubness": list(chosen.hubness),
-        "naming": chosen.naming,
         "sides": [224, 128],
     }
     make_folder(folder)

@@ -86,7 +86,7 @@ class MappedPictures:
 
         with torch.no_grad():
             rows = torch.from_numpy(self.embeddings).to(self.model.device)
-            text_rows = self.model.encode_names(text)
+            text_rows = self.model.encode_text([text])
             return [round(float(score), 4) for score in self.model.similarity(rows, text_rows)[:, 0]]
 
 

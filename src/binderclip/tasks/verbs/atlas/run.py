@@ -128,9 +128,9 @@ def _named(
     vocabulary = list(request.words or EVERYDAY)
     start(f"naming {number_of(clusters.count, 'cluster')}")
     with torch.no_grad():
-        texts = model.encode_names(vocabulary, [TEMPLATE.format(word) for word in vocabulary])
+        texts = model.encode_text([TEMPLATE.format(word) for word in vocabulary], normalize=True)
     means = cluster_means(rows, clusters.labels)
-    words = distinctive_words(means, torch.nn.functional.normalize(texts.float(), dim=-1).cpu().numpy())
+    words = distinctive_words(means, texts.float().cpu().numpy())
     named = []
     for number, own in enumerate(words):
         inside = np.flatnonzero(clusters.labels == number)
