@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from binderclip.errors import CheckpointError
-from binderclip.models import load
+from binderclip.errors import CheckpointError, NotSupported
+from binderclip.models import build, load
+
+from ..conftest import tiny_cfg
 
 Copy = Callable[[str], Path]
 
@@ -73,6 +76,57 @@ def test_values_of_open_clips_configuration(copy: Copy, place: str, value: Any, 
     folder = copy("siglip")
     change(folder / "open_clip_config.json", place, value)
     refused(folder, match)
+
+
+STRICT, DYNAMIC = "test_vit3", "test_vit"
+"""Tiny trunks of timm at 160 pixels: the one takes no others, the other all multiples of its patch of 16."""
+
+
+@pytest.fixture(params=[STRICT, DYNAMIC])
+def timm_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A model whose image tower is one of these trunks."""
+    vision = {"timm_model_name": request.param, "timm_pool": "avg", "timm_proj": "linear", "image_size": 160}
+    return build(tiny_cfg() | {"vision_cfg": vision}, name="tiny").save(tmp_path / str(request.param))
+
+
+@pytest.mark.parametrize("size", [144, 170, [160, 176], "x", 0, [160, 160, 160]])
+def test_a_size_of_pictures_that_timms_trunk_does_not_take(timm_folder: Path, size: Any) -> None:
+    config, trunk = timm_folder / "open_clip_config.json", timm_folder.name
+    change(config, "model_cfg.vision_cfg.image_size", size)
+    if trunk == DYNAMIC and size in (144, [160, 176]):
+        model = load(timm_folder)
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        assert model.encode_pixels(torch.rand(1, 3, *sides)).shape == (1, 32)
+        return
+    given = re.escape(str([size, f"'{size}'"][size == "x"]))
+    taken = "160 x 160 pixels alone" if trunk == STRICT else "multiples of 16 x 16 pixels"
+    refused(
+        timm_folder, rf"open_clip_config\.json: .*image_size is {given}, but {trunk} of timm takes {taken}: 160 would"
+    )
+
+
+def test_the_right_size_is_no_mistake_and_another_one_is_refused_where_it_is_run(timm_folder: Path) -> None:
+    model = load(timm_folder)
+    assert model.encode_pixels(torch.rand(1, 3, 160, 160)).shape == (1, 32)
+    if timm_folder.name == STRICT:
+        with pytest.raises(NotSupported, match="takes 160 x 160 pixels, not 144 x 144"):
+            model.encode_pixels(torch.rand(1, 3, 144, 144))
+
+
+@pytest.mark.parametrize("kind", ["hf_clip_folder", "hf_siglip_folder"])
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_size_of_pictures_that_the_positions_of_transformers_do_not_fit(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, size: int
+) -> None:
+    folder = Path(shutil.copytree(request.getfixturevalue(kind), tmp_path / "wrong"))
+    change(folder / "config.json", "vision_config.image_size", size)
+    refused(folder, rf"image_size in config\.json is {size}, but the weights take 32 pixels")
+
+
+def test_another_tensor_that_does_not_fit_is_named_with_its_shapes(copy: Copy) -> None:
+    folder = copy("hf")
+    change(folder / "config.json", "text_config.max_position_embeddings", 13)
+    refused(folder, r"text_model.*position_embedding\.weight is \(12, 32\) in the weights, and \(13, 32\) by config")
 
 
 @pytest.mark.parametrize(("place", "value"), [("", []), ("", 5), ("pad_token", -3), ("eos_token", -3)])

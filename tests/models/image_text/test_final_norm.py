@@ -45,7 +45,7 @@ def test_towers_without_final_norm_are_the_others_with_it_taken_out(custom: bool
 
 
 def test_final_norms_that_cannot_be_left_out_are_refused() -> None:
-    vision = {"timm_model_name": "vit_tiny_patch16_224", "image_size": 32, "timm_pool": "avg", "timm_proj": "linear"}
+    vision = {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": "avg", "timm_proj": "linear"}
     with pytest.raises(UsageError, match="own vision transformer"):
         build({**tiny_cfg(vision_cfg=vision), "final_norm": False})
     with pytest.raises(UsageError, match="must be true or false"):

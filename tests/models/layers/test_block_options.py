@@ -98,7 +98,7 @@ def test_wrong_values_are_refused(options: dict[str, Any], message: str) -> None
 
 def test_other_towers_are_refused() -> None:
     with pytest.raises(NotSupported, match="TimmModel"):
-        made(timm_model_name="vit_tiny_patch16_224", image_size=32, timm_pool="avg", post_norm=True)
+        made(timm_model_name="vit_tiny_patch16_224", image_size=224, timm_pool="avg", post_norm=True)
     with pytest.raises(NotSupported, match="ls_init_value"):
         made(ls_init_value=0.1, post_norm=True)
     with pytest.raises(NotSupported, match="default blocks"):

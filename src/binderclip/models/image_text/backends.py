@@ -34,16 +34,30 @@ class Backend:
     pooling: Callable[[Any], tuple[Pooling, int | None]]
 
 
+def patch_embedding(visual: Any) -> Any:
+    """The module of timm by which an image tower of open_clip cuts pictures into patches; None where there is none."""
+    trunk = getattr(visual, "trunk", None)
+    parts = (getattr(trunk, name, None) for name in ("patch_embed", "stem"))
+    return next((part for part in parts if hasattr(part, "strict_img_size")), None)
+
+
+def trunk_size(visual: Any) -> tuple[int, int] | None:
+    """Height and width in pixels that timm's trunk in an image tower of open_clip takes; None where others pass too."""
+    embed = patch_embedding(visual)
+    return tuple(embed.img_size) if embed is not None and embed.strict_img_size and embed.img_size else None
+
+
 def _open_clip_image(backbone: Any, pixels: Float[Tensor, "B C h w"]) -> Float[Tensor, "B E"]:
     size = getattr(backbone.visual, "image_size", None)
     native = type(backbone.visual).__name__ in ("VisionTransformer", "ModifiedResNet")
+    want = trunk_size(backbone.visual)
     if native and size is not None:
         want = (size, size) if isinstance(size, int) else tuple(size)
-        if tuple(pixels.shape[-2:]) != want:
-            raise NotSupported(
-                f"open_clip's own forward of this model takes {want[0]} x {want[1]} pixels, not "
-                f"{pixels.shape[-2]} x {pixels.shape[-1]}; image_tower runs other sizes"
-            )
+    if want is not None and tuple(pixels.shape[-2:]) != want:
+        raise NotSupported(
+            f"open_clip's own forward of this model takes {want[0]} x {want[1]} pixels, not "
+            f"{pixels.shape[-2]} x {pixels.shape[-1]}; image_tower runs other sizes"
+        )
     return backbone.encode_image(pixels, normalize=False)
 
 

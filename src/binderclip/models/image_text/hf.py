@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ VOCABULARIES = (
     "sentencepiece.bpe.model",
     "spiece.model",
 )
+PLACES = "vision_model.embeddings.position_embedding.weight"
+"""Of the image tower, one row a patch and one for a class token."""
 _RESAMPLING: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
@@ -117,18 +121,45 @@ def _weights(model_class: Any, source: str, name: str, where: dict[str, Any]) ->
     verbose = _silence()
     try:
         model, report = model_class.from_pretrained(
-            source, torch_dtype=torch.float32, output_loading_info=True, weights_only=True, **where
-        )
+            source, torch_dtype=torch.float32, output_loading_info=True, weights_only=True,
+            ignore_mismatched_sizes=True, **where,
+        )  # fmt: skip
     except OSError as error:
         raise CheckpointError(f"the weights of {name} cannot be read: {first_words(error)}") from error
     finally:
         verbose()
+    if report["mismatched_keys"]:  # refused here, since transformers says in its log alone which they are
+        raise CheckpointError(
+            f"{name} does not fit {model_class.__name__}: {_misfit(model, report['mismatched_keys'])}"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
             f"the weights of {name} lack {len(missing)} tensors of {model_class.__name__}, the first: {missing[0]}"
         )
     return model
+
+
+def _misfit(model: Any, mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> str:
+    """Which tensor of a file has another shape than the configuration gives it; of positions, which size is right.
+
+    Args:
+        model: as the configuration built it.
+        mismatched: names of tensors, their shapes in the file and those in the model.
+    """
+    key, stored, built = min(mismatched, key=lambda each: (not each[0].endswith(PLACES), each[0]))
+    shapes = f"{key} is {tuple(stored)} in the weights, and {tuple(built)} by config.json"
+    vision = model.config.vision_config
+    if not key.endswith(PLACES) or stored[1] != built[1]:
+        return shapes
+    before = built[0] - (vision.image_size // vision.patch_size) ** 2  # the class token
+    side = math.isqrt(max(0, stored[0] - before))
+    if side**2 + before != stored[0]:
+        return shapes
+    return (
+        f"vision_config.image_size in config.json is {vision.image_size}, but the weights take "
+        f"{side * vision.patch_size} pixels ({shapes})"
+    )
 
 
 def _silence() -> Any:

@@ -21,6 +21,7 @@ from binderclip.models.files.checkpoint import check_weights_file, first_words, 
 from binderclip.models.files.compact import compact_state, text_folder
 from binderclip.models.files.devices import resolve_device, resolve_dtype
 from binderclip.models.files.hub import cache_only_when_unreachable, reachable, why_not
+from binderclip.models.image_text.backends import patch_embedding, trunk_size
 from binderclip.models.image_text.folder import finish, read_model_folder, wrap
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import Preprocess
@@ -122,6 +123,7 @@ def construct(config: dict[str, Any]) -> Any:
             backbone = kind(**own)
     except Exception as error:  # open_clip raises whatever a wrong value makes it stumble over
         raise UsageError(f"open_clip cannot build this model_cfg: {first_words(error)}") from error
+    _check_image_size(backbone.visual)
     if options:
         from binderclip.models.layers.block_options import set_block_options
 
@@ -147,6 +149,34 @@ def construct(config: dict[str, Any]) -> Any:
 
         set_int8(backbone, int8)
     return backbone
+
+
+def _check_image_size(visual: Any) -> None:
+    """Compare the size that pictures get with those that timm's trunk takes, to which open_clip does not set it.
+
+    Args:
+        visual: the image tower.
+
+    Raises:
+        UsageError: the trunk takes another size, or multiples of its patch.
+    """
+    embed = patch_embedding(visual)
+    if embed is None:
+        return
+    size, taken, patch = tuple(visual.image_size), trunk_size(visual), tuple(embed.patch_size)
+    if taken is not None:
+        fits, takes = size == taken, f"{taken[0]} x {taken[1]} pixels alone"
+    else:
+        whole = all(isinstance(side, int) and side > 0 for side in size) and len(size) == 2
+        fits = whole and (embed.dynamic_img_pad or not any(side % cell for side, cell in zip(size, patch, strict=True)))
+        takes = f"multiples of {patch[0]} x {patch[1]} pixels"
+    if not fits:
+        right = embed.img_size or patch
+        given, right = (pair[0] if pair == pair[:1] * 2 else list(pair) for pair in (size, tuple(right)))
+        raise UsageError(
+            f"model_cfg.vision_cfg.image_size is {brief(given)}, but {visual.trunk.pretrained_cfg['architecture']} of "
+            f"timm takes {takes}: {brief(right)} would be right"
+        )
 
 
 def _leave_out_final_norms(backbone: Any) -> None:
@@ -229,7 +259,12 @@ def _create(model: str, name: str, pretrained: str | None = None, **options: Any
                 raise _unavailable(name, error) from error
             raise
 
-    return guarded(reach, pretrained or name, model)
+    backbone = guarded(reach, pretrained or name, model)
+    try:
+        _check_image_size(backbone.visual)
+    except UsageError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+    return backbone
 
 
 def _unavailable(name: str, error: BaseException) -> CheckpointError:
