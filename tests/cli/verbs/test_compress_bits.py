@@ -137,6 +137,22 @@ def test_fewer_heads_and_fewer_bits_together(
     assert done["after"]["gflop"] == command(*common, "--out", tmp_path / "third", "--json").json()["after"]["gflop"]
 
 
+def test_a_model_in_int8_is_trained_before_it_is_rounded_and_says_so(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path
+) -> None:
+    common = ("compress", tiny_clip(2), *DIGITS, "--method", "magnitude", "--target", 0.5, "--batch-size", 8)
+    trained = ("--steps", 12, "--lr", 1e-3)
+    for name, options in {"int8": ("--bits", 8, *trained), "float": trained, "untrained": ()}.items():
+        done = command(*common, *options, "--out", tmp_path / name)
+        assert done.code == 0, done.err
+        order = "The 12 steps of recovery came first, in float32, and the rounding after them."
+        assert (order in " ".join(done.err.split())) == (name == "int8")
+    own, trained_float, untrained = (features(load(str(tmp_path / name))) for name in ("int8", "float", "untrained"))
+    near, far = (float(torch.cosine_similarity(own, other).min()) for other in (trained_float, untrained))
+    assert near > 0.99
+    assert far < near - 0.01
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_the_table_says_what_was_rounded_and_what_was_not(
     command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path, bits: int
@@ -230,14 +246,9 @@ def test_steps_that_did_not_help_leave_the_rounded_model(
     assert torch.equal(features(load(str(worse))), features(load(str(plain))))
 
 
-@pytest.mark.parametrize("options", [("--bits", 4), ("--target", 0.5), ("--target", 0.5, "--bits", 4)])
-def test_a_recovery_that_is_interrupted_leaves_the_model_so_far(
-    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    options: tuple[Any, ...],
-) -> None:  # fmt: skip
-    common = ("compress", tiny_clip(2), *DIGITS, *options, "--method", "magnitude", "--batch-size", 8, "--lr", 1e-3)
-    first, third = tmp_path / "first", tmp_path / "third"
-    assert command(*common, "--out", first).code == 0
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, recoveries are interrupted after the third step."""
     step = RecoverySteps.on_step
 
     def interrupted(steps: RecoverySteps, record: StepRecord) -> None:
@@ -245,7 +256,18 @@ def test_a_recovery_that_is_interrupted_leaves_the_model_so_far(
         if record.step == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RecoverySteps, "on_step", interrupted)
+    return lambda: monkeypatch.setattr(RecoverySteps, "on_step", interrupted)
+
+
+@pytest.mark.parametrize("options", [("--bits", 4), ("--target", 0.5), ("--target", 0.5, "--bits", 4)])
+def test_a_recovery_that_is_interrupted_leaves_the_model_so_far(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path, interrupt: Callable[[], None],
+    options: tuple[Any, ...],
+) -> None:  # fmt: skip
+    common = ("compress", tiny_clip(2), *DIGITS, *options, "--method", "magnitude", "--batch-size", 8, "--lr", 1e-3)
+    first, third = tmp_path / "first", tmp_path / "third"
+    assert command(*common, "--out", first).code == 0
+    interrupt()
     done = command(*common, "--steps", 9, "--out", third)
     assert done.code == 130
     assert "interrupted after 3 of 9 steps of the recovery" in done.err
@@ -257,13 +279,24 @@ def test_a_recovery_that_is_interrupted_leaves_the_model_so_far(
     assert moved[0] < moved[1] - 1e-5, "no step was done"
 
 
+def test_a_recovery_that_is_interrupted_before_int8_says_that_it_is_float(
+    command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path, interrupt: Callable[[], None]
+) -> None:
+    interrupt()
+    options = ("--target", 0.5, "--bits", 8, "--steps", 9, "--method", "magnitude", "--batch-size", 8)
+    done = command("compress", tiny_clip(2), *DIGITS, *options, "--out", tmp_path / "float")
+    assert done.code == 130
+    assert "float is the model so far, not yet in 8 bits and without figures" in done.err
+    assert not any(isinstance(layer, Int8Layer) for layer in load(str(tmp_path / "float")).modules())
+
+
 def test_mistakes_are_named(command: Command, tiny_clip: Callable[[int], Path], tmp_path: Path) -> None:
     common = ("compress", tiny_clip(2), *DIGITS, "--out", tmp_path / "made")
     for words, arguments in {
         "should be greater than or equal to 4": ("--bits", 3),
         "--bits 6: 8 or 4": ("--bits", 6),
         "Invalid value for '--bits'": ("--bits", "nan"),
-        "--steps goes with --target or --bits 4": ("--bits", 8, "--steps", 4),
+        "--steps goes with --target or --bits 4: what --bits 8 rounds is trained before": ("--bits", 8, "--steps", 4),
         "--channels goes with --target": ("--bits", 8, "--channels"),
         "--bits 8 works on the CPU": ("--bits", 8, "--device", "cuda"),
     }.items():

@@ -34,6 +34,8 @@ CARD = "bits"
 """Entry of a card: the bits that a model's weights were rounded to."""
 BITS = 4
 """Of weights that can be trained rounded."""
+INT8 = 8
+"""Of weights that are trained before they are rounded: int8 layers pass no gradient."""
 
 
 class RecoverySteps:
@@ -61,9 +63,10 @@ class RecoverySteps:
             return
         out = Path(self._request.out)
         save_or_keep(write, out)
+        bits = f", not yet in {INT8} bits and" if self._request.bits == INT8 else ","
         warn(
             f"interrupted after {self._done} of {self._request.steps} steps of the recovery: {short_path(out)} is the "
-            "model so far, without figures"
+            f"model so far{bits} without figures"
         )
 
 

@@ -75,9 +75,9 @@ class CompressRequest(Request):
 
     One half of the pictures says what each head and each neuron is worth; the other half measures the model before and
     after. With --steps the smaller model is then trained to follow the whole one, on the first half; with --bits 4 its
-    weights are rounded meanwhile. With --bits alone nothing is taken out. Ctrl-C during the steps leaves the model so
-    far. The folder is opened by every verb, as any other model; with --bits 8 by those that need no gradients, on the
-    CPU.
+    weights are rounded meanwhile, with --bits 8 afterwards. With --bits alone nothing is taken out. Ctrl-C during the
+    steps leaves the model so far. The folder is opened by every verb, as any other model; with --bits 8 by those that
+    need no gradients, on the CPU.
     """
 
     task: ClassVar[str] = "compress"
@@ -133,7 +133,7 @@ class CompressRequest(Request):
     steps: Annotated[
         int,
         Field(ge=0, le=10**6),
-        Option("Steps of recovery by distillation; with `--bits 4` with rounded weights."),
+        Option("Steps of recovery by distillation; before `--bits 8` rounds, with `--bits 4` while rounded."),
     ] = 0
     lr: Annotated[float, Field(ge=1e-9, le=1), Option("Learning rate of the recovery.")] = 1e-4
     neuron_sets: Annotated[
@@ -160,7 +160,10 @@ class CompressRequest(Request):
         if self.amount is None and self.channels:
             raise UsageError(f"--channels goes with --target: --bits {self.bits} alone takes nothing out")
         if self.amount is None and self.steps and self.bits == 8:
-            raise UsageError("--steps goes with --target or --bits 4: int8 layers pass no gradient")
+            raise UsageError(
+                "--steps goes with --target or --bits 4: what --bits 8 rounds is trained before that, and without "
+                "--target it is then the very model that it would be trained to follow"
+            )
         if self.bits is not None and self.device != "cpu":
             raise UsageError(f"--bits {self.bits} works on the CPU: leave --device {self.device} out")
         if self.onnx and self.bits == 8:

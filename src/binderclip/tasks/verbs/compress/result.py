@@ -12,6 +12,7 @@ from binderclip.display import number_of
 from binderclip.models import OnnxTowers
 from binderclip.tasks.request import VerbResult
 from binderclip.tasks.verbs.compress.bits import FewerBits
+from binderclip.tasks.verbs.compress.bits_recovery import INT8
 from binderclip.tasks.verbs.compress.figures import REPEATS, ModelFigures
 from binderclip.tasks.verbs.compress.request import CompressRequest
 
@@ -126,9 +127,17 @@ class Compression(VerbResult):
             f"Times are medians of {REPEATS} forwards of one, both models in turn, on {self.request.device} with "
             f"{self.threads} {threads}, without reading and resizing the picture.",
             *([] if self.bits is None else self.bits.remarks(number_of(self.judged, "picture"))),
+            *self._trained_before(),
             self.open_clip,
             *([] if self.onnx is None else [_onnx_words(self.onnx)]),
         ]
+
+    def _trained_before(self) -> list[str]:
+        """In which order an int8 model was trained and rounded."""
+        if self.bits is None or self.bits.bits != INT8 or not self.request.steps:
+            return []
+        steps, them = number_of(self.request.steps, "step"), "it" if self.request.steps == 1 else "them"
+        return [f"The {steps} of recovery came first, in float32, and the rounding after {them}."]
 
     def places(self) -> list[str]:
         files = [] if self.onnx is None else [f"image tower {self.onnx.image}", f"text tower {self.onnx.text}"]
