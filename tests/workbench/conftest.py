@@ -354,6 +354,10 @@ _SQUEEZED = """() => [...document.querySelectorAll('label > span, button, p')]
 """Texts of several words with fewer than two in a line: their column has no room beside its neighbours."""
 _GRADIO = ('nested-interactive: <button class="icon-button',)
 """What is in Gradio itself and cannot be mended from outside: its button that adds files holds their input."""
+_VIOLATIONS = """() => axe.run(document, {
+  runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa'], resultTypes: ['violations'],
+}).then(result => result.violations)"""
+"""What breaks a rule; where each of the others holds is not written down, which took four times as long."""
 _COLOURS = """colours => {
   const list = document.querySelector('select.colours'), before = list.value;
   list.value = colours;
@@ -370,6 +374,19 @@ _LAID_OUT = """image => {
 }"""
 """Whether a picture's box is its own; before it is loaded the box is that of nothing."""
 _DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+_STILL = """async () => {
+  const frame = () => new Promise(done => requestAnimationFrame(done)), root = document.documentElement;
+  const end = performance.now() + 3000;
+  for (let alike = 0, before = ''; alike < 5 && performance.now() < end;) {
+    await frame();
+    const now = [root.scrollWidth, root.scrollHeight, root.querySelectorAll('*').length, scrollY].join();
+    const moving = document.getAnimations().some(
+      each => each.playState === 'running' && Number.isFinite(each.effect.getComputedTiming().endTime));
+    alike = now === before && !moving ? alike + 1 : 0;
+    before = now;
+  }
+}"""
+"""Waits until five frames one after the other are as large and as full as one another, and nothing moves in them."""
 
 
 def missing(what: str) -> None:
@@ -517,7 +534,7 @@ class View:
         wrong = []
         for device, size in (("laptop", LAPTOP), ("phone", PHONE)):
             self.page.set_viewport_size(size)
-            self.page.wait_for_timeout(300)
+            self.still()
             self.page.screenshot(path=SHOTS / f"{name}-{device}.png", full_page=True)
             if self.page.evaluate(_WIDE) > 1:
                 wrong.append(f"{device}: wider than the window")
@@ -527,9 +544,12 @@ class View:
             wrong += [f"{device}: covered: {text}" for text in self.page.evaluate(_COVERED)]
             self.page.evaluate("() => scrollTo(0, 0)")
         self.page.set_viewport_size(LAPTOP)
-        # Tabs come back from behind the button of a narrow page.
-        self.page.wait_for_timeout(300)
+        self.still()  # tabs come back from behind the button of a narrow page
         return wrong
+
+    def still(self) -> None:
+        """Wait until the page is laid out."""
+        self.page.evaluate(_STILL)
 
     def axe(self) -> list[str]:
         """What axe-core finds against WCAG 2 A and AA, by day and by night: labels, contrast, roles."""
@@ -540,8 +560,8 @@ class View:
         found: dict[str, str] = {}
         before = self.page.evaluate(_COLOURS, "dark")
         for when in ("by night", "by day"):
-            wrong = self.page.evaluate("() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa']})")
-            nodes = [f"{each['id']}: {node['html'][:150]}" for each in wrong["violations"] for node in each["nodes"]]
+            wrong = self.page.evaluate(_VIOLATIONS)
+            nodes = [f"{each['id']}: {node['html'][:150]}" for each in wrong for node in each["nodes"]]
             found |= {node: when for node in nodes if not node.startswith(_GRADIO)}
             self.page.evaluate(_COLOURS, "light")
         self.page.evaluate(_COLOURS, before)

@@ -257,7 +257,7 @@ def test_how_a_run_goes_is_in_sight_in_every_tab_however_long_its_settings_are(v
             fold.click()
         if title not in BELOW:
             view.page.evaluate("() => scrollTo(0, 0)")
-            view.page.wait_for_timeout(200)
+            view.still()
             assert panel.evaluate(IN_SIGHT), title
 
 
