@@ -142,7 +142,7 @@ def test_an_index_of_nothing_readable_is_an_error(command: Command, tmp_path: Pa
         done = command(*words)
         assert done.code == 1
         assert done.out == ""
-        assert "none of 2 pictures in junk could be read" in done.err
+        assert "none of 2 pictures can be used: junk/a.png: not an image" in done.err
 
 
 def test_names_that_the_index_cannot_hold_are_named(command: Command, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from binderclip.errors import UsageError
 from binderclip.tasks.events import Listener, StopToken, listening
+from binderclip.tasks.files.outputs import leaving_no_empty_folder
 
 __all__ = ["Option", "Request", "VerbResult", "VerbTask", "label_of", "option_of"]
 
@@ -345,7 +346,7 @@ class VerbTask(Generic[P, S]):
         return self.run(self.request(*args, **fields))
 
     def run(self, request: Any, *, progress: Listener | None = None, stop: StopToken | None = None) -> S:
-        """Carry out a request.
+        """Carry out a request; where that fails, no folder that it made is left empty.
 
         Args:
             request: of this task.
@@ -355,6 +356,6 @@ class VerbTask(Generic[P, S]):
         Raises:
             Stopped: it was ended. Others: as the task says.
         """
-        with listening(progress, stop):
+        with listening(progress, stop), leaving_no_empty_folder():
             result: S = self._run()(request)
             return result

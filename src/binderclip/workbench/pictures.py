@@ -88,7 +88,7 @@ def chosen_pictures(
         UsageError: nothing was chosen, or a folder that pages may not read.
         DataError: no picture is in the folder, or among the uploads.
     """
-    paths = [Path(path) for path in ([files] if isinstance(files, str) else files or [])]
+    paths = [Path(path) for path in files_of(files)]
     if paths:
         skipped = [(str(path), reason) for path in paths if (reason := refusal(path)) is not None]
         if len(skipped) == len(paths):
@@ -121,6 +121,18 @@ def refused_sentence(reasons: Sequence[str]) -> str:
     if more := len(reasons) - len(named):
         named.append(f"{number_of(more, 'more file')} left out")
     return "; ".join(named)
+
+
+def files_of(given: Any) -> list[str]:
+    """The paths of what a drop zone has: of several files, of one, or none."""
+    return [given] if isinstance(given, str) else list(given or [])
+
+
+def without_places(text: str, uploaded: Sequence[str]) -> str:
+    """A message that names uploads by their names: where they lie is no use to anybody."""
+    for path in uploaded:
+        text = text.replace(path, Path(path).name)
+    return text
 
 
 def line_html(text: str, kind: str = "uses") -> str:
@@ -240,7 +252,7 @@ def _own_pictures(given: list[str] | None, folder: str | None) -> tuple[Any, Any
 
 def _sorted_out(given: list[str] | str | None) -> tuple[list[str], list[str]]:
     """The uploads that are pictures, and why the others are none."""
-    paths = [given] if isinstance(given, str) else list(given or [])
+    paths = files_of(given)
     refusals = [(path, refusal(Path(path))) for path in paths]
     return [path for path, reason in refusals if reason is None], [reason for _, reason in refusals if reason]
 

@@ -26,9 +26,11 @@ from binderclip.workbench.pictures import ChosenPictures as ChosenPictures
 from binderclip.workbench.pictures import (
     PictureInput,
     chosen_pictures,
+    files_of,
     picture_input,
     refused_sentence,
     session_of,
+    without_places,
 )
 from binderclip.workbench.sessions import Sessions
 from binderclip.workbench.status import lines_html, result_values, said_html, status_html
@@ -341,6 +343,8 @@ class Bench:
         empty = [each.value if isinstance(each, gr.HTML) and is_hint(each.value) else None for each in outputs]
         takes_shared = [places for each in self.picture_inputs if (places := each.is_in(inputs)) is not None]
 
+        takes_files = [row for row, each in enumerate(inputs) if any(each is one.files for one in self.picture_inputs)]
+
         def with_shared(values: tuple[Any, ...]) -> list[Any]:
             """The values of the inputs, where a tab has no pictures of its own with those chosen for all tabs."""
             given, shared = list(values[: len(inputs)]), values[len(inputs) :]
@@ -363,6 +367,7 @@ class Bench:
                 folder = self.sessions.new_results(session, page, "run")
 
                 given = with_shared(values)
+                uploaded = [path for place in takes_files for path in files_of(given[place])]
 
                 def carry_out(job: WorkbenchJob) -> Outcome:
                     run = Run(self, job, model.strip(), folder)
@@ -371,7 +376,8 @@ class Bench:
                             outcome = work(run, *given)
                     except BinderclipError as error:
                         # Where the page keeps its models is no use to anybody.
-                        raise type(error)(in_page_words(str(error).replace(f"{run.models}/", ""))) from error
+                        reason = str(error).replace(f"{run.models}/", "").replace(f"{folder}/", "")
+                        raise type(error)(in_page_words(without_places(reason, uploaded))) from error
                     warnings = [f"{line[:1].upper()}{line[1:]}." for line in run.warnings]
                     status = " ".join(filter(None, [outcome.said, *warnings]))
                     again = outcome.again and outcome.again.without(run.models).without(folder.parent)

@@ -206,7 +206,7 @@ def test_mistakes_are_short(command: Command, inspected: Path, tmp_path: Path) -
         ((inspected, "--method", "winclip", "--size", 100), 2, "multiple of the model's patch, 16"),
         ((inspected, "--state", "{} and {}"), 2, "more than one {}"),
         ((inspected / "train", "--normal", inspected / "train"), 2, "none is left"),
-        ((only_bad,), 1, "of 1 picture none could be read"),
+        ((only_bad,), 1, "; give another picture"),
         ((inspected, "--normal", only_bad), 1, "none of 1 normal pictures could be read"),
     ]:
         done = command("anomaly", *words)

@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_left_out_and_named(command: Command, drawn: Path
     shutil.rmtree("map")
     Path("bad").mkdir()
     shutil.copy("some/broken.png", "bad")
-    assert "none of 1 picture could be read" in command("atlas", "bad", "--model", "small").err
+    assert "bad/broken.png: not an image" in command("atlas", "bad", "--model", "small").err
     assert not Path("map").exists()
 
 

@@ -178,8 +178,8 @@ def test_a_folder_of_nothing_but_broken_pictures_fails(command: Command, model: 
     (tmp_path / "bad" / "x.png").write_bytes(b"no picture")
     done = command("attack", model, tmp_path / "bad", "-l", "cat,dog", "--out", tmp_path / "out")
     assert done.code == 1
-    assert "of 1 picture none could be read" in done.err
-    assert "skipped 1 file" in done.err
+    assert "bad/x.png: not an image, or of a format that is not opened; give another picture" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_through_the_installed_program(program: Command, model: Path, folder: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_steps_of_all_pictures_are_counted_and_each_look_is_a_file(tmp_path: Pat
         (["a.png", "--paths", 0], "--paths"),
         (["a.png", "--background", "pink"], "--background"),
         (["a.png", "--out", "."], "one of the pictures and would be replaced"),
-        (["broken.png"], "none could be read"),
+        (["broken.png"], "broken.png: not an image, or of a format that is not opened; give another picture"),
         (["nothing.png"], "there is no file or folder nothing.png"),
         (["a.png", "--device", "cuda:99"], "cuda:99"),
     ],

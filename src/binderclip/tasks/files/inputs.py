@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.tasks.events import skip, warn
 from binderclip.tasks.files.outputs import is_written
+from binderclip.tasks.files.writing import short_reason
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,28 @@ def find_images(arguments: Sequence[str], *, without: str | None = None) -> Imag
             raise UsageError(f"there is no file or folder {path}")
     skip(skipped)
     return ImageArguments(list(paths), frozenset(named))
+
+
+def skip_pictures(skipped: Sequence[tuple[object, str]], *, left: Sized, unit: str = "picture") -> None:
+    """Say which pictures were left out, and why each; refuse to go on where nothing came of the others.
+
+    Every verb that leaves pictures out says so by this, before it writes what all of them have in common.
+
+    Args:
+        skipped: (path, reason) of what could not be used.
+        left: what came of the pictures that could.
+        unit: what each of them is.
+
+    Raises:
+        DataError: pictures were left out, and nothing is left.
+    """
+    if skipped and not left:
+        first = short_reason(*skipped[0])
+        if len(skipped) == 1:
+            raise DataError(f"{first}; give another {unit}")
+        skip(skipped)
+        raise DataError(f"none of {number_of(len(skipped), unit)} can be used: {first}; give at least one that can")
+    skip(skipped)
 
 
 def note_left_out(folder: str | Path, without: str | Path | None) -> None:

@@ -6,12 +6,13 @@ Never a file that is read, never what is not a regular file, and what binderclip
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,52 @@ def output_folder(given: str | Path, *, make: bool = True) -> Path:
         raise UsageError(f"--out {folder} is a link to what is not there")
     if not above.is_dir():
         raise UsageError(f"--out {folder} lies in {above}, which is no folder")
-    return make_folder(folder) if make else folder
+    if not make:
+        return folder
+    if (made := _made.get()) is not None:
+        place = folder.absolute()
+        made.folders += [each for each in reversed((place, *place.parents)) if not each.exists()]
+    return make_folder(folder)
+
+
+@dataclass
+class _MadeFolders:
+    """Folders that a run made, the outer ones first, and files in them that are no results."""
+
+    folders: list[Path] = field(default_factory=list)
+    records: set[Path] = field(default_factory=set)
+
+    def remove_empty(self) -> None:
+        """Remove those without a result; what other programs put there, or refuse to let go, stays."""
+        for folder in reversed(self.folders):
+            with contextlib.suppress(OSError):
+                if set(folder.iterdir()) <= self.records:
+                    for record in folder.iterdir():
+                        record.unlink()
+                    folder.rmdir()
+
+
+_made: ContextVar[_MadeFolders | None] = ContextVar("made", default=None)
+
+
+@contextmanager
+def leaving_no_empty_folder() -> Iterator[None]:
+    """In here, whatever ends by an error or an interruption leaves no folder of `output_folder` without a result."""
+    before, made = _made.get(), _MadeFolders()
+    _made.set(made)
+    try:
+        yield
+    except BaseException:
+        made.remove_empty()
+        raise
+    finally:
+        _made.set(before)
+
+
+def note_record(path: Path) -> None:
+    """Say that a file is no result: alone, it is no reason to keep a folder (`leaving_no_empty_folder`)."""
+    if (made := _made.get()) is not None:
+        made.records.add(path.absolute())
 
 
 def outside_pool(out: str, pool: str) -> None:

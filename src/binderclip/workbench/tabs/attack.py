@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
 from binderclip.tasks import attack
 from binderclip.tasks.arguments.labels import parse_labels
 from binderclip.tasks.files.writing import write_csv
@@ -93,10 +93,7 @@ def work(
     # The same without this page is about the pictures by the names that their owner knows.
     again = AttackRequest(images=chosen.names(), **asked)
     out = run.folder / "attack"
-    try:
-        result = attack.run(AttackRequest(images=chosen.arguments, out=str(out), **asked))
-    except DataError as error:
-        raise DataError(f"none of the pictures could be read: {error}") from error
+    result = attack.run(AttackRequest(images=chosen.arguments, out=str(out), **asked))
     skipped = [*chosen.skipped, *result.skipped]
     run.say("drawing")
     columns, rows = result.table()

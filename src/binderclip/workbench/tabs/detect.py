@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
 from binderclip.tasks import detect
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.verbs.detect.request import DetectRequest
@@ -88,8 +88,6 @@ def work(run: Run, files: list[str] | None, folder: str | None, detector: str | 
     result = detect.run(request)
     assert isinstance(result, Detected)
     skipped = [*chosen.skipped, *result.skipped]
-    if not result.rows:
-        raise DataError(f"none of the pictures could be used: {skipped[0][1]}")
     named = [(chosen.label(Path(key)), logit, probability) for key, logit, probability in result.rows]
     write_csv(("image", "logit", "probability"), named, run.folder / "scores.csv")
     columns, rows = result.table()

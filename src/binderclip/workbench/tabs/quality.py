@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from binderclip.display import number_of
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
 from binderclip.tasks import quality
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.report.sheet import contact_sheet
@@ -104,8 +104,6 @@ def _rank(run: Run, chosen: ChosenPictures, asked: dict[str, Any]) -> Outcome:
     request = QualityRequest(images=chosen.arguments, sheet=str(sheet), **asked)
     ranking = quality.run(request)
     assert isinstance(ranking, Ranking)
-    if not ranking.rows:
-        raise DataError(f"none of the pictures could be read: {ranking.skipped[0][1]}")
     head, rows = ranking.table()
     names = [chosen.label(Path(key)) for key, _ in ranking.rows]
     rows = [(name, *row[1:]) for name, row in zip(names, rows, strict=True)]
@@ -145,8 +143,6 @@ def _compare(run: Run, chosen: ChosenPictures, originals: ChosenPictures, asked:
     assert isinstance(done, ReferenceComparison)
     # Where uploads lie is no use to anybody.
     skipped = [(key, why.replace(f"{ours}/", "")) for key, why in done.skipped]
-    if not done.rows:
-        raise DataError(f"no picture could be compared: {skipped[0][1]}")
     head, rows = done.table()
     names = [str(Path(key).relative_to(ours)) for key, *_ in done.rows]
     rows = [(name, *row[1:]) for name, row in zip(names, rows, strict=True)]

@@ -141,7 +141,7 @@ def work(
     except DataError as error:
         # Where uploads lie is no use to anybody.
         reason = str(error).replace(f"{searched}/", "").replace(str(searched), called)
-        raise DataError(f"none of the pictures could be read: {reason}") from error
+        raise DataError(reason) from error
     INDEXES.hold(run.folder.parent, TypedIndex(indexed.index, run.folder.parent / "typed", searched, run.model_name))
     again = [request.replaced(folder=called)]
     left_out_text = could_not_be_read(len(indexed.report.skipped))

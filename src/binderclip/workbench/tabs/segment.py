@@ -21,6 +21,7 @@ from binderclip.workbench.commands import Equivalent
 from binderclip.workbench.fields import control
 from binderclip.workbench.grid import source
 from binderclip.workbench.look import check_size, could_not_be_read, hint, packed, sentences, small_copy, table
+from binderclip.workbench.pictures import without_places
 from binderclip.workbench.tab import CUT, Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -159,10 +160,7 @@ def _segmented(request: SegmentRequest, hear: Callable[[Event], None]) -> LabelM
     try:
         return cast("LabelMapReport", segment.run(request, progress=hear))
     except DataError as error:
-        reason = str(error)
-        for path in map(Path, request.images):
-            reason = reason.replace(str(path), path.name)
-        raise DataError(f"none of the pictures could be segmented: {reason}") from error
+        raise DataError(without_places(str(error), request.images)) from error
 
 
 def _background(text: str) -> list[str] | None:

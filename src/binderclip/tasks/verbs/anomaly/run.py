@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
-from binderclip.tasks.events import Counted, Saved, emit, skip, start, warn
-from binderclip.tasks.files.inputs import note_left_out, output_names
+from binderclip.tasks.events import Counted, Saved, emit, start, warn
+from binderclip.tasks.files.inputs import note_left_out, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.writing import write_array, write_csv
 from binderclip.tasks.models import image_text_model
@@ -61,7 +60,6 @@ def run(request: AnomalyRequest) -> Inspection:
     start("writing the report")
     write_report(done)
     emit(Saved(done.report))
-    skip(done.skipped)
     weakness = NAMES_FEW_FAULTS if normal else WORDS_ALONE
     done.weak = weak_on_photographs(settled.model or "", [entry.path for entry in done.pictures], weakness=weakness)
     return done
@@ -205,8 +203,7 @@ def _inspected(
         emit(Counted(len(kept) + 1, len(folder.pictures), "picture", begun=True))
         kept += entries
         parts.append(detector(opened))
-    if not kept:
-        raise DataError(f"of {number_of(len(folder), 'picture')} none could be read: {skipped[-1][1]}")
+    skip_pictures(skipped, left=kept)
     anomalies = Anomalies(torch.cat([p.scores for p in parts]).cpu(), torch.cat([p.maps for p in parts]).cpu())
     return Inspection(request, settled, folder, kept, anomalies, used, held, skipped)
 

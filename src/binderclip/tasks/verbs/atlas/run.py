@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from binderclip.display import number_of
-from binderclip.errors import BinderclipError, DataError
+from binderclip.errors import BinderclipError
 from binderclip.search.atlas.clusters import Clusters, cluster_means, cluster_rows, distinctive_words
 from binderclip.search.atlas.layout import fitted_perplexity, neighbours_kept, planar_layout
 from binderclip.tasks.arguments.everyday_words import EVERYDAY
-from binderclip.tasks.events import Counted, Saved, emit, skip, start, warn
-from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.events import Counted, Saved, emit, start, warn
+from binderclip.tasks.files.inputs import find_images, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_path
-from binderclip.tasks.files.writing import short_reason, write_csv, write_json
+from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.models import encoder
 from binderclip.tasks.report.sheet import save_picture
 from binderclip.tasks.verbs.atlas.request import AtlasRequest
@@ -47,9 +47,7 @@ def run(request: AtlasRequest) -> Atlas:
     model = encoder(request.model, device=request.device, dtype=request.dtype)
     model.need_cosines("an atlas")
     rows, paths, skipped, reused = _embedded(request, model, chosen)
-    skip(skipped)
-    if not paths:
-        raise DataError(f"none of {number_of(len(chosen), 'picture')} could be read: {short_reason(*skipped[0])}")
+    skip_pictures(skipped, left=paths)
     start(f"laying out {number_of(len(paths), 'picture')}")
     if request.layout == "tsne" and (used := fitted_perplexity(request.perplexity, len(paths))) < request.perplexity:
         count = number_of(len(paths), "picture")

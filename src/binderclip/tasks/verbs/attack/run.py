@@ -18,8 +18,8 @@ from binderclip.errors import DataError
 from binderclip.models.image_text.classification import probabilities
 from binderclip.robust import METHODS
 from binderclip.robust.attack_loop import LEVELS, whole_levels
-from binderclip.tasks.events import Saved, counted, emit, skip, start
-from binderclip.tasks.files.inputs import find_images, output_names
+from binderclip.tasks.events import Saved, counted, emit, start
+from binderclip.tasks.files.inputs import find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.writing import short_path, write_csv
 from binderclip.tasks.models import image_text_model
@@ -190,9 +190,7 @@ def run(request: AttackRequest) -> AttackReport:
                 picture, difference,
             )
         )  # fmt: skip
-    skip(skipped)
-    if not pictures:
-        raise DataError(f"nothing was attacked: of {number_of(len(paths), 'picture')} none could be read")
+    skip_pictures(skipped, left=pictures)
     result = AttackReport(request, model.name, pictures, skipped, reduced, complete=not inputs.exit_code(skipped))
     write_csv(*result.table(), folder / TABLE)
     for path in (*result.files(), folder / TABLE):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.files.inputs import skip_pictures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,8 +82,8 @@ def answers_of(
     head = load_head(folder, model=clip)
     x, kept, skipped = _inputs(head, clip, paths, batch_size)
     labels = [str(label) for label in head.classes_.tolist()]
-    if not kept:
-        raise DataError(f"of {number_of(len(paths), 'picture')} none can be read: {skipped[0][0]}: {skipped[0][1]}")
+    if not kept:  # what is left out beside others is said where the answers are used
+        skip_pictures(skipped, left=kept)
     try:
         if isinstance(head, OneVsRest):
             probs = head.predict_proba(x)

@@ -13,8 +13,8 @@ from binderclip.errors import UsageError
 from binderclip.models.files.registry import DEFAULT
 from binderclip.tasks.arguments.marks import encode_marked, parse_mark
 from binderclip.tasks.arguments.transform import fitted, parse_transform
-from binderclip.tasks.events import Saved, batches, emit, skip, start
-from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.events import Saved, batches, emit, start
+from binderclip.tasks.files.inputs import find_images, skip_pictures
 from binderclip.tasks.files.outputs import picture_path
 from binderclip.tasks.models import encoder, image_text_model
 from binderclip.tasks.report.photographs import weak_on_photographs
@@ -201,11 +201,11 @@ def run(request: ClassifyRequest) -> Classified:
         for second in others:
             answers = [(each.model, dict(each.rows)) for each in (result, second)]
             result = replace(result, agreement=ModelAgreement.of(*answers))
-    skip(result.skipped)
-    if table is not None and result.rows:
+    skip_pictures(result.skipped, left=result.rows)
+    if table is not None:
         result = _corrected(result, table)
-    result = replace(result, complete=bool(result.rows) and not inputs.exit_code(result.skipped))
-    if sheet is not None and result.rows:
+    result = replace(result, complete=not inputs.exit_code(result.skipped))
+    if sheet is not None:
         result.write_sheet(sheet)
         emit(Saved(sheet))
     return result

@@ -15,8 +15,8 @@ from binderclip.data import open_image, to_tensor
 from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.generate import FenceCleaner, ReflectionCleaner, load_cleaner
-from binderclip.tasks.events import Saved, counted, emit, skip, start
-from binderclip.tasks.files.inputs import find_images, output_names
+from binderclip.tasks.events import Saved, counted, emit, start
+from binderclip.tasks.files.inputs import find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_paths
 from binderclip.tasks.files.results import saying_what_is_kept
 from binderclip.tasks.files.writing import short_path
@@ -63,15 +63,15 @@ class CleanedPictures(VerbResult):
         card: of the network.
         rows: in the order of the pictures.
         skipped: (path, reason) of what could not be used.
-        sheet: of pairs; None where there is no result.
-        complete: whether there is a result, and one of every picture that was named one by one.
+        sheet: of pairs.
+        complete: whether there is a result of every picture that was named one by one.
     """
 
     request: CleanRequest
     card: dict[str, Any]
     rows: list[CleanedPicture]
     skipped: list[tuple[str, str]]
-    sheet: Path | None
+    sheet: Path
     complete: bool = True
 
     @property
@@ -88,8 +88,6 @@ class CleanedPictures(VerbResult):
 
     def remarks(self) -> list[str]:
         """What nothing was found in, what is mostly guessed, and the limits of the network."""
-        if not self.rows:
-            return []
         lines = []
         if same := sum(row.change < HARDLY for row in self.rows):
             lines.append(
@@ -104,7 +102,7 @@ class CleanedPictures(VerbResult):
 
     def places(self) -> list[str]:
         """Where the sheet is."""
-        return [f"sheet {self.sheet}"] if self.rows else []
+        return [f"sheet {self.sheet}"]
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -114,7 +112,7 @@ class CleanedPictures(VerbResult):
             "limits": list(self.card.get("limits", [])),
             "images": [asdict(row) for row in self.rows],
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
-            "sheet": None if self.sheet is None else str(self.sheet),
+            "sheet": str(self.sheet),
             "request": self.request.as_document(),
         }
 
@@ -136,9 +134,9 @@ def run(request: CleanRequest) -> CleanedPictures:
     skipped: list[tuple[str, str]] = []
     with saying_what_is_kept(rows, "picture", request.out, lambda: _sheet(rows, Path(request.out) / SHEET)):
         _clean_all(cleaner, inputs.paths, places, request, rows, skipped)
-    skip(skipped)
-    sheet = _sheet(rows, Path(request.out) / SHEET) if rows else None
-    return CleanedPictures(request, card, rows, skipped, sheet, bool(rows) and not inputs.exit_code(skipped))
+    skip_pictures(skipped, left=rows)
+    sheet = _sheet(rows, Path(request.out) / SHEET)
+    return CleanedPictures(request, card, rows, skipped, sheet, not inputs.exit_code(skipped))
 
 
 def places_of_results(paths: Sequence[Path], request: CleanRequest) -> list[tuple[Path, Path]]:

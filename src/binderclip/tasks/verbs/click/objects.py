@@ -12,8 +12,8 @@ import numpy as np
 
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
-from binderclip.tasks.events import Saved, counted, emit, skip, start, warn
-from binderclip.tasks.files.inputs import find_images, output_names
+from binderclip.tasks.events import Saved, counted, emit, start, warn
+from binderclip.tasks.files.inputs import find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.writing import write_json
 from binderclip.tasks.pointing import opened_segmenter
@@ -169,9 +169,7 @@ def run_objects(request: ClickRequest) -> ObjectsReport:
             pictures.append(_cut_picture(segmenter, path, name, session.pictures[name], folder, stem, skipped))
         except DataError as error:
             skipped.append((name, str(error)))
-    skip(skipped)
-    if not pictures:
-        raise DataError(f"of {number_of(len(chosen), 'picture')} none could be used: {': '.join(skipped[-1])}")
+    skip_pictures(skipped, left=pictures)
     write_json(coco_instances((each.name, each.size, each.records) for each in pictures), coco)
     emit(Saved(coco))
     return ObjectsReport(request, pictures, skipped, coco, complete=not skipped)

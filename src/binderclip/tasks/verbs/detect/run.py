@@ -17,8 +17,8 @@ from binderclip.errors import DataError
 from binderclip.evaluate import DetectorSanityCheck
 from binderclip.explain import patch_direct_effect
 from binderclip.quality import Detector, load_detector
-from binderclip.tasks.events import Saved, batches, counted, emit, skip, start
-from binderclip.tasks.files.inputs import find_images, output_names
+from binderclip.tasks.events import Saved, batches, counted, emit, start
+from binderclip.tasks.files.inputs import find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.writing import short_path, write_csv
 from binderclip.tasks.report.sheet import save_picture
@@ -119,15 +119,15 @@ def run(request: DetectRequest) -> Detected:
     if len(request.images) == 1 and root.is_dir() and _labelled(root):
         data = real_fake_folder(root)
         check, _ = sanity_check(detector, data, card.get("generators", []), batch_size=request.batch_size)
-    skip(skipped)
+    skip_pictures(skipped, left=rows)
     maps = []
-    if request.maps is not None and rows:
+    if request.maps is not None:
         output_folder(request.maps)
         maps = _write_maps(detector, [(key, places[key]) for key, _, _ in rows[: request.most]])
     if table is not None:
         write_csv(TABLE, rows, table)
         emit(Saved(table))
-    complete = bool(rows) and not inputs.exit_code(skipped)
+    complete = not inputs.exit_code(skipped)
     return Detected(request, title_of(detector, card), rows, skipped, limits_of(card), check, maps, complete)
 
 

@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.files import write_whole
 from binderclip.search.duplicates.alignment import AlikePairs, alike_pairs
 from binderclip.search.duplicates.fingerprint import Fingerprint, fingerprint_of
 from binderclip.search.duplicates.grouping import complete_groups
-from binderclip.tasks.events import Counted, counted, emit, skip, start
-from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.events import Counted, counted, emit, start
+from binderclip.tasks.files.inputs import find_images, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, real_path, writable_paths
-from binderclip.tasks.files.writing import short_reason, write_csv, write_json
+from binderclip.tasks.files.writing import write_csv, write_json
 from binderclip.tasks.verbs.duplicates.report import write_report
 from binderclip.tasks.verbs.duplicates.request import DuplicatesRequest
 from binderclip.tasks.verbs.duplicates.result import (
@@ -68,9 +67,7 @@ def run(request: DuplicatesRequest) -> Duplicates:
         _check_kept(request.kept_folder, request.images)
     start("reading pictures")
     prints, skipped = _read(inputs.paths)
-    skip(skipped)
-    if not prints:
-        raise DataError(f"none of {number_of(len(inputs.paths), 'picture')} could be read: {short_reason(*skipped[0])}")
+    skip_pictures(skipped, left=prints)
     least = request.similarity if request.near else None
     groups = grouped(prints, keep=request.keep, similarity=least, crops=request.crops)
     result = Duplicates(request, groups, len(prints), 0, skipped, not inputs.exit_code(skipped))

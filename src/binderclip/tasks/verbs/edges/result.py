@@ -49,7 +49,7 @@ class FolderEdges(VerbResult):
         sheet: of pictures beside their maps; None where there is none.
         scores: against the truth, of thinned maps; None without one.
         limits: what the network's card says of where it is weak, "" for none.
-        complete: whether there is a map, and one of every picture that was named one by one.
+        complete: whether there is a map of every picture that was named one by one.
     """
 
     request: EdgesRequest

@@ -16,8 +16,8 @@ from binderclip.data.windows import WindowGrid
 from binderclip.errors import DataError, UsageError, require
 from binderclip.evaluate import EdgeScores, edge_f_measure
 from binderclip.models.files.devices import resolve_device
-from binderclip.tasks.events import Saved, counted, emit, skip, start
-from binderclip.tasks.files.inputs import find_images, output_names
+from binderclip.tasks.events import Saved, counted, emit, start
+from binderclip.tasks.files.inputs import find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.results import saying_what_is_kept
 from binderclip.tasks.files.writing import write_csv, write_json
@@ -69,15 +69,14 @@ def run(request: EdgesRequest) -> FolderEdges:
 
     with saying_what_is_kept(rows, "picture", request.out, finish):
         scored = _find(request, detector, threshold, zip(inputs.paths, results, strict=True), truths, rows, skipped)
-    skip(skipped)
-    sheet = _sheet(rows, Path(request.out) / SHEET) if rows else None
+    skip_pictures(skipped, left=rows)
+    sheet = _sheet(rows, Path(request.out) / SHEET)
     scores = _scores(request, scored) if truths is not None else None
-    complete = bool(rows) and not inputs.exit_code(skipped)
+    complete = not inputs.exit_code(skipped)
     result = FolderEdges(request, rows, skipped, threshold, sheet, scores, limits, complete)
-    if rows:
-        write_rows(result)
-        for name in (TABLE, RECORD):
-            emit(Saved(Path(request.out) / name))
+    write_rows(result)
+    for name in (TABLE, RECORD):
+        emit(Saved(Path(request.out) / name))
     return result
 
 

@@ -15,8 +15,8 @@ from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.generate import changed_share, detail_ratio, moved_edges
 from binderclip.models.files.devices import resolve_device
-from binderclip.tasks.events import Saved, emit, skip, start, warn
-from binderclip.tasks.files.inputs import find_images, output_names
+from binderclip.tasks.events import Saved, emit, start, warn
+from binderclip.tasks.files.inputs import find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.writing import short_path, write_csv
 from binderclip.tasks.report.sheet import contact_sheet
@@ -112,9 +112,7 @@ def run(request: EditRequest) -> EditedPictures:
             write_csv(*so_far.table(), folder / TABLE)
             warn(f"interrupted: {number_of(len(rows), 'picture')} done, in {short_path(folder)}")
         raise
-    skip(skipped)
-    if not rows:
-        raise DataError(f"nothing was edited: of {number_of(len(inputs.paths), 'picture')} none could be read")
+    skip_pictures(skipped, left=rows)
     judged = _judged(request, rows, pairs)
     result = EditedPictures(request, model, denoiser.side, judged, skipped, not inputs.exit_code(skipped))
     _write_sheet(result, pairs)

@@ -22,8 +22,8 @@ from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
 from binderclip.quality import IlluminationNet, load_enhancer
 from binderclip.tasks.events import Saved, counted, emit, skip, start
-from binderclip.tasks.files.inputs import file_stamp, find_images, output_names
-from binderclip.tasks.files.outputs import output_folder, writable_paths
+from binderclip.tasks.files.inputs import file_stamp, find_images, output_names, skip_pictures
+from binderclip.tasks.files.outputs import note_record, output_folder, writable_paths
 from binderclip.tasks.files.writing import short_path, write_json
 from binderclip.tasks.report.photographs import weak_on_photographs
 from binderclip.tasks.report.sheet import contact_sheet, save_picture
@@ -69,9 +69,9 @@ class EnhancedPictures(VerbResult):
         rows: in the order of the pictures.
         skipped: (path, reason) of what could not be used.
         kept: results that were there from an earlier run.
-        sheet: of pairs; None where there is no result.
+        sheet: of pairs.
         weak: the sentence that the model is weak on photographs, where it is.
-        complete: whether there is a result, and one of every picture that was named one by one.
+        complete: whether there is a result of every picture that was named one by one.
     """
 
     request: EnhanceRequest
@@ -79,7 +79,7 @@ class EnhancedPictures(VerbResult):
     rows: list[EnhancedPicture]
     skipped: list[tuple[str, str]]
     kept: int
-    sheet: Path | None
+    sheet: Path
     weak: list[str]
     complete: bool = True
 
@@ -93,8 +93,6 @@ class EnhancedPictures(VerbResult):
 
     def remarks(self) -> list[str]:
         """What was there before, and whether anybody would see a difference."""
-        if not self.rows:
-            return []
         change = sum(abs(row.mean_after - row.mean) for row in self.rows) / len(self.rows)
         lines = [f"{self.kept} of them were there from an earlier run"] if self.kept else []
         if change < HARDLY:
@@ -106,7 +104,7 @@ class EnhancedPictures(VerbResult):
 
     def places(self) -> list[str]:
         """Where the sheet is."""
-        return [f"sheet {self.sheet}"] if self.rows else []
+        return [f"sheet {self.sheet}"]
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -115,7 +113,7 @@ class EnhancedPictures(VerbResult):
             "images": [asdict(row) for row in self.rows],
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
             "kept": self.kept,
-            "sheet": None if self.sheet is None else str(self.sheet),
+            "sheet": str(self.sheet),
             "request": self.request.as_document(),
         }
 
@@ -138,10 +136,11 @@ def run(request: EnhanceRequest) -> EnhancedPictures:
     else:
         network, card, left_out = trained(request)
     rows, skipped, kept = _enhanced(network, inputs.paths, request)
-    skip([*left_out, *skipped])
-    sheet = _sheet(rows, Path(request.out) / SHEET) if rows else None
+    skip(left_out)
+    skip_pictures(skipped, left=rows)
+    sheet = _sheet(rows, Path(request.out) / SHEET)
     weak = [] if request.enhancer else weak_on_photographs(request.model, inputs.paths, weakness=WEAKNESS)
-    complete = bool(rows) and not inputs.exit_code(skipped)
+    complete = not inputs.exit_code(skipped)
     return EnhancedPictures(request, card, rows, skipped, kept, sheet, weak, complete)
 
 
@@ -183,6 +182,7 @@ def _enhanced(
         raise UsageError(f"{folder} holds results of another enhancer or --max-side: take another --out")
     output_folder(folder)
     write_json({"enhancer": own}, record)
+    note_record(record)
     rows, skipped, kept = [], [], 0
     for path, result in counted(zip(paths, results, strict=True), "picture", len(paths)):
         try:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from binderclip.display import number_of
 from binderclip.errors import DataError
-from binderclip.tasks.events import Saved, emit, skip, start
-from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.events import Saved, emit, start
+from binderclip.tasks.files.inputs import find_images, skip_pictures
 from binderclip.tasks.files.outputs import output_path, writable_path, writable_paths
 from binderclip.tasks.files.writing import without_empty_columns
 from binderclip.tasks.report.photographs import weak_on_photographs
@@ -132,9 +132,7 @@ def compare_methods(request: ExplainRequest) -> ComparisonReport:
     if request.npy:
         writable_paths([sheet.with_suffix("") / f"{name}.npy" for name in methods], beside=sheet)
     pictures, kept, skipped = _opened(paths, squares=many)
-    skip(skipped)
-    if not kept:
-        raise DataError(f"of {number_of(len(paths), 'picture')} none can be read: {skipped[0][0]}: {skipped[0][1]}")
+    skip_pictures(skipped, left=kept)
     costly = sorted(OPTIMISED) if request.method is None and len(kept) > 1 else []
     methods = {name: method for name, method in methods.items() if name not in costly}
     start("loading the model")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from binderclip.display import number_of
 from binderclip.errors import BinderclipError, DataError, UsageError
-from binderclip.tasks.events import PartialResult, Saved, counted, emit, skip, start
-from binderclip.tasks.files.inputs import find_images, output_names
+from binderclip.tasks.events import PartialResult, Saved, counted, emit, start
+from binderclip.tasks.files.inputs import find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, output_path, writable_path, writable_paths
 from binderclip.tasks.files.writing import short_path, write_array
 from binderclip.tasks.report.photographs import weak_on_photographs
@@ -208,11 +208,11 @@ def explain_pictures(request: ExplainRequest) -> ExplainReport:
         pictures += [explained[name] for name in methods if name in explained]
     if left_out and not pictures:
         raise next(iter(left_out.values()))
-    if request.report and pictures:
+    skip_pictures(skipped, left=pictures)
+    if request.report:
         _save_page(Path(request.report), subject, ", ".join(methods), drawn)
-    skip(skipped)
     # Of `all` nobody named those that do not fit.
-    complete = bool(pictures) and not inputs.exit_code(skipped) and not (left_out and request.methods)
+    complete = not inputs.exit_code(skipped) and not (left_out and request.methods)
     reasons = {name: str(error) for name, error in left_out.items()}
     return ExplainReport(
         request, list(methods), subject.target, subject.name, pictures, skipped, many, reasons, complete

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data import open_image, to_tensor
-from binderclip.display import number_of
 from binderclip.errors import DataError, OutputError
 from binderclip.models.files.devices import resolve_device
-from binderclip.tasks.events import Saved, counted, emit, skip
-from binderclip.tasks.files.inputs import find_images, output_names
+from binderclip.tasks.events import Saved, counted, emit
+from binderclip.tasks.files.inputs import find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.results import saying_what_is_kept
 from binderclip.tasks.files.writing import write_csv
@@ -71,9 +70,7 @@ def run(request: FoveateRequest) -> FoveatedPictures:
                 raise  # a full disk is no reason to go on
             except DataError as error:
                 skipped.append((str(path), str(error)))
-    skip(skipped)
-    if not rows:
-        raise DataError(f"none of {number_of(len(inputs.paths), 'picture')} could be used: {skipped[0][1]}")
+    skip_pictures(skipped, left=rows)
     sheet = _sheet(rows, folder / SHEET)
     result = FoveatedPictures(
         request, rows, skipped, reduced, sheet, folder / TABLE, complete=not inputs.exit_code(skipped)

@@ -14,7 +14,8 @@ from binderclip.data import list_images, open_image, to_tensor
 from binderclip.data.images import contained
 from binderclip.errors import DataError, UsageError
 from binderclip.generate import LocalMixtureDenoiser, NoiseSchedule, sample
-from binderclip.tasks.events import counted, skip, start
+from binderclip.tasks.events import counted, start
+from binderclip.tasks.files.inputs import skip_pictures
 from binderclip.tasks.models import image_text_model
 from binderclip.tasks.sampling import JUDGES, StepProgress, noise_generator
 from binderclip.tasks.verbs.generate.request import GenerateRequest
@@ -54,9 +55,7 @@ class PatchSampler:
                 pictures.append(_on_canvas(open_image(path, size_hint=2 * max(self.size)), self.size))
             except DataError as error:
                 self.skipped.append((str(path), str(error)))
-        skip(self.skipped)
-        if not pictures:
-            raise DataError(f"none of the {len(paths)} pictures in {request.from_folder} can be read")
+        skip_pictures(self.skipped, left=pictures)
         with torch.no_grad():
             self.features = self.model.encode_image(pictures, normalize=True).cpu()
         self.pixels = 2 * torch.stack([to_tensor(picture) for picture in pictures]) - 1

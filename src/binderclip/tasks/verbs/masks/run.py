@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from binderclip.display import number_of
 from binderclip.documents import parse_json
 from binderclip.errors import DataError
-from binderclip.tasks.events import Saved, counted, emit, skip, start, warn
-from binderclip.tasks.files.inputs import file_stamp, find_images, output_names
+from binderclip.tasks.events import Saved, counted, emit, start, warn
+from binderclip.tasks.files.inputs import file_stamp, find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_paths
 from binderclip.tasks.files.writing import write_json
 from binderclip.tasks.models import promptable_model
@@ -95,9 +95,7 @@ def run(request: MasksRequest) -> MasksReport:
             pictures.append(_found(automatic, path, folder, name, known) if kept is None else kept)
         except DataError as error:
             skipped.append((str(path), str(error)))
-    if not pictures:
-        raise DataError(f"of {number_of(len(names), 'picture')} none could be read: {skipped[0][0]}: {skipped[0][1]}")
-    skip(skipped)
+    skip_pictures(skipped, left=pictures)
     if before := sum(each.before for each in pictures):
         warn(f"{number_of(before, 'picture')} done before (--redo does them again)")
     write_json(_together(pictures), folder / TOGETHER)

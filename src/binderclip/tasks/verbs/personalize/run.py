@@ -12,8 +12,8 @@ from torch import Tensor
 
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
-from binderclip.tasks.events import Counted, Saved, emit, skip, start, warn
-from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.events import Counted, Saved, emit, start, warn
+from binderclip.tasks.files.inputs import find_images, skip_pictures
 from binderclip.tasks.files.outputs import output_folder
 from binderclip.tasks.files.results import ask_for_room, save_or_keep
 from binderclip.tasks.request import VerbResult
@@ -107,7 +107,6 @@ def run(request: PersonalizeRequest) -> PersonalWord:
     if concept.interrupted:
         warn(f"stopped: what was learned in {number_of(concept.steps, 'step')} is saved in {folder}")
     emit(Saved(folder))
-    skip(skipped)
     complete = not inputs.exit_code(skipped) and not concept.interrupted
     return PersonalWord(request, concept, folder, len(images), skipped, complete)
 
@@ -126,8 +125,7 @@ def _pictures(paths: list[Path], side: int) -> tuple[Float[Tensor, "N 3 s s"], l
             squares.append(model_picture(path, side).pixels)
         except DataError as error:
             skipped.append((str(path), str(error)))
-    if not squares:
-        raise DataError(f"no picture can be read: {skipped[0][1]}")
+    skip_pictures(skipped, left=squares)
     return torch.cat(squares), skipped
 
 

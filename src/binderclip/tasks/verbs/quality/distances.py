@@ -10,6 +10,7 @@ from binderclip.errors import DataError
 from binderclip.quality import CMMD, FrechetDistance, SetScore
 from binderclip.tasks.events import batches, skip, start
 from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.files.writing import short_reason
 from binderclip.tasks.models import image_text_model
 from binderclip.tasks.request import VerbResult
 from binderclip.tasks.verbs.quality.request import QualityRequest
@@ -79,8 +80,9 @@ def distances(request: QualityRequest) -> SetDistances:
             paths, batch_size=request.batch_size, progress=lambda done, before=before: step(before + done, count)
         )
         if len(encoded) < 2:
+            why = f" ({short_reason(*encoded.skipped[0])})" if encoded.skipped else ""
             raise DataError(
-                f"{whose}: {len(encoded)} of {number_of(len(paths), 'file')} could be read: a distance needs two "
+                f"{whose}: {len(encoded)} of {number_of(len(paths), 'file')} could be read{why}: a distance needs two "
                 "pictures, better hundreds"
             )
         for metric in metrics:

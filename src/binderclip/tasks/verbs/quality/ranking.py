@@ -22,8 +22,8 @@ from binderclip.quality.score.blind import BUNDLED_WEIGHTS
 from binderclip.quality.score.damaged_views import FAMILIES
 from binderclip.quality.score.picture_score import PictureScore
 from binderclip.quality.weights import kind_of_weights
-from binderclip.tasks.events import Saved, batches, emit, skip, start
-from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.events import Saved, batches, emit, start
+from binderclip.tasks.files.inputs import find_images, skip_pictures
 from binderclip.tasks.files.outputs import picture_path, writable_path
 from binderclip.tasks.files.writing import short_path, write_csv
 from binderclip.tasks.models import image_text_model
@@ -191,14 +191,14 @@ def ranked(request: QualityRequest) -> Ranking:
     start("loading the model")
     step, count = batches("picture"), len(inputs.paths)
     ranking = _scored(request, inputs.paths, pairs, by, lambda done: step(done, count))
-    skip(ranking.skipped)
-    if not ranking.rows or inputs.exit_code(ranking.skipped):
+    skip_pictures(ranking.skipped, left=ranking.rows)
+    if inputs.exit_code(ranking.skipped):
         ranking = replace(ranking, complete=False)
     if table is not None:
         head, rows = ranking.table()
         write_csv(head, [(key, *row[1:]) for (key, _), row in zip(ranking.rows, rows, strict=True)], table)
         emit(Saved(table))
-    if sheet is not None and ranking.rows:
+    if sheet is not None:
         ranking.write_sheet(sheet)
         emit(Saved(sheet))
     return ranking

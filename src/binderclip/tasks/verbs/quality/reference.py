@@ -16,8 +16,8 @@ from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
 from binderclip.quality import LPIPS, create_metric
 from binderclip.quality.score.native_files import reduced_picture
-from binderclip.tasks.events import Saved, batches, emit, skip, start
-from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.events import Saved, batches, emit, start
+from binderclip.tasks.files.inputs import find_images, skip_pictures
 from binderclip.tasks.files.outputs import picture_path, writable_path
 from binderclip.tasks.files.writing import short_path, write_csv
 from binderclip.tasks.report.sheet import contact_sheet
@@ -148,13 +148,13 @@ def compared(request: QualityRequest) -> ReferenceComparison:
             skipped.append((str(image), str(problem)))
         step(number, len(pairs))
     rows.sort(key=lambda row: -row[2])
-    skip(skipped)
-    complete = bool(rows) and not inputs.exit_code(skipped)
+    skip_pictures(skipped, left=rows)
+    complete = not inputs.exit_code(skipped)
     comparison = ReferenceComparison(request, rows, skipped, smaller, complete=complete)
     if table is not None:
         write_csv(("image", "reference", *COLUMNS), rows, table)
         emit(Saved(table))
-    if sheet is not None and rows:
+    if sheet is not None:
         cards = [
             card for a, b, d, _ in rows[:ON_SHEET] for card in ((b, "original", ""), (a, Path(a).name, f"{d:.3f}"))
         ]

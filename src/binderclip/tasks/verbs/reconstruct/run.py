@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
 from binderclip.models.files.devices import resolve_device
-from binderclip.tasks.events import Counted, Saved, batches, counted, emit, skip, start, warn
+from binderclip.tasks.events import Counted, Saved, batches, counted, emit, start, warn
+from binderclip.tasks.files.inputs import skip_pictures
 from binderclip.tasks.files.maker import MESH_COMMENT
 from binderclip.tasks.files.outputs import picture_path, writable_path
 from binderclip.tasks.files.results import save_or_keep
@@ -57,7 +58,7 @@ def run(request: ReconstructRequest) -> Reconstruction:
     out, picture = _places(request)
     device = resolve_device(request.device)
     stack = read_slices(request)
-    skip(stack.skipped)
+    skip_pictures(stack.skipped, left=stack.slices, unit="slice")
     _check(stack)
     parallel = are_parallel(stack.slices)
     method = request.method or (DISTANCES if parallel else FIELD)
@@ -88,8 +89,6 @@ def _places(request: ReconstructRequest) -> tuple[Path, Path]:
 
 def _check(stack: SliceStack) -> None:
     """Refuse what is no solid."""
-    if not stack.slices:
-        raise DataError(f"none of the slices could be read: {stack.skipped[0][1]}")
     if len(stack.slices) < 2:
         raise UsageError(f"a solid needs at least two slices; there is one, {stack.names[0]}")
     if not any(part.contours for part in stack.slices):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +17,8 @@ from binderclip.models import load_encoder
 from binderclip.search import IndexReport, SearchIndex
 from binderclip.tasks.arguments.transform import fitted, parse_transform
 from binderclip.tasks.cluster import shard_runner
-from binderclip.tasks.events import batches, skip, start, warn
-from binderclip.tasks.files.writing import short_reason
+from binderclip.tasks.events import batches, start, warn
+from binderclip.tasks.files.inputs import skip_pictures
 from binderclip.tasks.models import encoder
 from binderclip.tasks.report.photographs import weak_on_photographs
 from binderclip.tasks.request import VerbResult
@@ -83,6 +85,7 @@ def run(request: SearchIndexRequest) -> Indexed:
     if request.embeddings is not None and not (is_object(request.embeddings) or Path(request.embeddings).is_dir()):
         raise UsageError(f"there is no folder {request.embeddings}")
     place = _place(request)
+    fresh = isinstance(place, Path) and not os.path.lexists(place)
     start("loading the model")
     model = encoder(request.model, device=request.device, dtype=request.dtype)
     transform = None if choice is None else fitted(model, choice, batch_size=request.batch_size)
@@ -94,10 +97,12 @@ def run(request: SearchIndexRequest) -> Indexed:
     except KeyboardInterrupt:
         warn(f"interrupted: the index holds {number_of(len(index), _kind(index))}; the same command goes on from here")
         raise
-    if not len(index) and report.skipped:
-        sought = number_of(len(report.skipped), "document" if index.mixed else "picture")
-        raise DataError(f"none of {sought} in {request.folder} could be read: {short_reason(*report.skipped[0])}")
-    skip(report.skipped)
+    try:
+        skip_pictures(report.skipped, left=index, unit="document" if index.mixed else "picture")
+    except DataError:
+        if fresh:  # left there, it would answer every question by nothing
+            shutil.rmtree(place)
+        raise
     return Indexed(request, index, report)
 
 

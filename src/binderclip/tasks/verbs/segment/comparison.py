@@ -8,8 +8,8 @@ from typing import Any
 
 from binderclip.display import number_of
 from binderclip.errors import DataError
-from binderclip.tasks.events import Saved, counted, emit, skip, start, warn
-from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.events import Saved, counted, emit, start, warn
+from binderclip.tasks.files.inputs import find_images, skip_pictures
 from binderclip.tasks.files.outputs import writable_path
 from binderclip.tasks.report.photographs import weak_on_photographs
 from binderclip.tasks.request import VerbResult
@@ -93,11 +93,7 @@ def compare_presets(request: SegmentRequest) -> PresetComparison:
             continue
         rows.append(dict(zip(built, results, strict=True)))
         shares.append((image, {name: each.shares() for name, each in rows[-1].items()}))
-    if not rows:
-        raise DataError(
-            f"of {number_of(len(paths), 'picture')} none could be segmented: {skipped[0][0]}: {skipped[0][1]}"
-        )
-    skip(skipped)
+    skip_pictures(skipped, left=rows)
     save_picture(segmentation_sheet(rows), sheet)
     emit(Saved(sheet))
     return PresetComparison(request, shares, skipped, sheet, complete=not inputs.exit_code(skipped))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from binderclip.display import number_of
 from binderclip.errors import BinderclipError, DataError, UsageError
-from binderclip.tasks.events import PartialResult, counted, emit, skip, start, warn
-from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.events import PartialResult, counted, emit, start, warn
+from binderclip.tasks.files.inputs import find_images, skip_pictures
 from binderclip.tasks.files.outputs import writable_path
 from binderclip.tasks.files.writing import short_path
 from binderclip.tasks.report.photographs import weak_on_photographs
@@ -194,9 +194,9 @@ def segment_pictures(
             if not many:
                 raise
             skipped.append((str(path), str(error)))
-    if not pictures:
-        raise missing.error(len(inputs.paths))
-    skip(skipped)
+    if left_out and not pictures:
+        raise next(iter(left_out.values()))
+    skip_pictures(skipped, left=pictures)
     if before := sum(not place.due for places in files.values() for place in places):
         thing = "image" if len(sources) == 1 else "label map"
         warn(f"{number_of(before, thing)} done before (--redo does them again)")
@@ -212,13 +212,6 @@ class _Missing:
 
     left_out: dict[str, BinderclipError] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
-
-    def error(self, count: int) -> BinderclipError:
-        """Why there is no map at all of this many pictures."""
-        if self.left_out:
-            return next(iter(self.left_out.values()))
-        path, reason = self.skipped[0]
-        return DataError(f"of {number_of(count, 'picture')} none could be segmented: {path}: {reason}")
 
 
 def _maps(

@@ -12,7 +12,7 @@ from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 from binderclip.tasks.events import Saved, emit
 from binderclip.tasks.files.inputs import output_names
-from binderclip.tasks.files.outputs import output_folder, output_path, writable_paths
+from binderclip.tasks.files.outputs import note_record, output_folder, output_path, writable_paths
 from binderclip.tasks.files.writing import write_csv, write_json
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ def same_settings(folder: Path, record: dict[str, Any], redo: bool) -> None:
                 f"{folder} was made with other {', '.join(changed)}: give another --out, or --redo to do all again"
             )
     write_json(record, path)
+    note_record(path)
 
 
 def write_tables(pictures: Sequence[MappedPicture], coco: str | Path | None, csv: str | Path | None) -> None:

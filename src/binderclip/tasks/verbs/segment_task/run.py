@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from binderclip.display import number_of
 from binderclip.documents import parse_json
 from binderclip.errors import DataError
-from binderclip.tasks.events import Saved, counted, emit, skip, start, warn
-from binderclip.tasks.files.inputs import file_stamp, find_images, output_names
+from binderclip.tasks.events import Saved, counted, emit, start, warn
+from binderclip.tasks.files.inputs import file_stamp, find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.writing import write_json
 from binderclip.tasks.models import image_text_model, promptable_model
@@ -114,11 +114,7 @@ def run(request: SegmentTaskRequest) -> TaskReport:
             documents.append(before or _masked(segmenter, path, files, request))
         except DataError as error:
             skipped.append((str(path), str(error)))
-    if not documents:
-        raise DataError(
-            f"of {number_of(len(places), 'picture')} none could be segmented: {skipped[0][0]}: {skipped[0][1]}"
-        )
-    skip(skipped)
+    skip_pictures(skipped, left=documents)
     if count := sum(entry is not None for entry in kept):
         warn(f"{number_of(count, 'picture')} done before (--redo does them again)")
     if request.coco is not None:

@@ -14,7 +14,7 @@ from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.generate import load_translator, translate_picture
 from binderclip.tasks.events import Saved, counted, emit, skip, start
-from binderclip.tasks.files.inputs import find_images, output_names
+from binderclip.tasks.files.inputs import find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_paths
 from binderclip.tasks.files.results import saying_what_is_kept
 from binderclip.tasks.files.writing import short_path
@@ -91,15 +91,15 @@ class TranslatedPictures(VerbResult):
         card: of the network.
         rows: in the order of the pictures.
         skipped: (path, reason) of what could not be used.
-        sheet: of pairs; None where there is no result.
-        complete: whether there is a result, and one of every picture that was named one by one.
+        sheet: of pairs.
+        complete: whether there is a result of every picture that was named one by one.
     """
 
     request: TranslateRequest
     card: dict[str, Any]
     rows: list[TranslatedPicture]
     skipped: list[tuple[str, str]]
-    sheet: Path | None
+    sheet: Path
     complete: bool = True
 
     @property
@@ -116,13 +116,13 @@ class TranslatedPictures(VerbResult):
 
     def places(self) -> list[str]:
         """Where the sheet is."""
-        return [f"sheet {self.sheet}"] if self.rows else []
+        return [f"sheet {self.sheet}"]
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "out": self.request.out, "training": self.card, "images": [asdict(row) for row in self.rows],
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
-            "sheet": None if self.sheet is None else str(self.sheet), "request": self.request.as_document(),
+            "sheet": str(self.sheet), "request": self.request.as_document(),
         }  # fmt: skip
 
 
@@ -165,9 +165,9 @@ def _translated(request: TranslateRequest, model: str) -> TranslatedPictures:
             save_picture(image, place)
             rows.append(TranslatedPicture(str(path), str(place), *image.size))
             emit(Saved(place))
-    skip(skipped)
-    sheet = _sheet(rows, Path(request.out) / SHEET) if rows else None
-    return TranslatedPictures(request, card, rows, skipped, sheet, bool(rows) and not inputs.exit_code(skipped))
+    skip_pictures(skipped, left=rows)
+    sheet = _sheet(rows, Path(request.out) / SHEET)
+    return TranslatedPictures(request, card, rows, skipped, sheet, not inputs.exit_code(skipped))
 
 
 def _places(paths: Sequence[Path], request: TranslateRequest) -> list[Path]:

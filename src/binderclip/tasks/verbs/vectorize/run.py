@@ -9,8 +9,8 @@ from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.generate.draw.vector.svg import hex_colour
 from binderclip.models.files.devices import resolve_device
-from binderclip.tasks.events import Saved, emit, skip, start, warn
-from binderclip.tasks.files.inputs import find_images, output_names
+from binderclip.tasks.events import Saved, emit, start, warn
+from binderclip.tasks.files.inputs import find_images, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
 from binderclip.tasks.files.writing import short_path, write_csv
 from binderclip.tasks.verbs.draw.growing import Looks
@@ -49,9 +49,7 @@ def run(request: VectorizeRequest) -> VectorizedPictures:
         done = f"{', and '.join(parts)}, in {short_path(folder)}"
         warn(f"interrupted: {done if parts else 'no picture was begun yet'}")
         raise
-    skip(skipped)
-    if not pictures:
-        raise DataError(f"nothing was drawn: of {number_of(len(inputs.paths), 'picture')} none could be read")
+    skip_pictures(skipped, left=pictures)
     result = VectorizedPictures(request, pictures, skipped, complete=not inputs.exit_code(skipped))
     _write_table(result)
     for path in (*result.files(), folder / TABLE):

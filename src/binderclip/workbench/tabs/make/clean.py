@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
 from binderclip.generate import BUNDLED_CLEANERS, CLEANERS
 from binderclip.tasks import clean
 from binderclip.tasks.files.writing import write_csv
@@ -62,8 +62,6 @@ def work(run: Run, files: list[str] | None, folder: str | None, cleaner: str | N
                 run.leave(Outcome(("", ""), [packed(out, made, "cleaned.zip", into=run.folder)], again, message))
             raise
     skipped = [*chosen.skipped, *result.skipped]
-    if result.sheet is None:
-        raise DataError(f"none of the pictures could be used: {skipped[0][1]}")
     columns, rows = result.table()
     rows = [(chosen.label(Path(each.image)), *row[1:]) for each, row in zip(result.rows, rows, strict=True)]
     write_csv(columns, rows, run.folder / "cleaned.csv")

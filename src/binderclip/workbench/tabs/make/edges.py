@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
 from binderclip.tasks import edges
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.verbs.edges.request import EdgesRequest
@@ -59,8 +59,6 @@ def work(run: Run, files: list[str] | None, folder: str | None, network: str | N
         request = FORM.asked(run, values, images=chosen.arguments, out=str(run.folder / OUT), **model)
         result = edges.run(request)
     skipped = [*chosen.skipped, *result.skipped]
-    if result.sheet is None:
-        raise DataError(f"none of the pictures could be used: {skipped[0][1]}")
     columns, rows = result.table()
     rows = [(chosen.label(Path(each.image)), *row[2:]) for each, row in zip(result.rows, rows, strict=True)]
     columns = (columns[0], *columns[2:])
@@ -70,7 +68,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, network: str | N
         (_pictures(run, chosen, result), about),
         [
             run.folder / "edges.csv",
-            result.sheet,
+            *([] if result.sheet is None else [result.sheet]),
             packed(run.folder / OUT, [Path(row.result) for row in result.rows], "edges.zip"),
         ],
         Equivalent.of(request.replaced(images=chosen.names(), out=OUT)),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
 from binderclip.tasks import enhance
 from binderclip.tasks.files.writing import write_csv
 from binderclip.tasks.verbs.enhance.request import EnhanceRequest
@@ -87,8 +87,6 @@ def work(run: Run, files: list[str] | None, folder: str | None, enhancer: str | 
     )
     result = enhance.run(request)
     skipped = [*chosen.skipped, *result.skipped]
-    if result.sheet is None:
-        raise DataError(f"none of the pictures could be used: {skipped[0][1]}")
     columns, rows = result.table()
     rows = [(chosen.label(Path(each.image)), *row[1:]) for each, row in zip(result.rows, rows, strict=True)]
     write_csv(columns, rows, run.folder / "tones.csv")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
 from binderclip.tasks import translate
 from binderclip.tasks.verbs.translate.request import TranslateRequest
 from binderclip.tasks.verbs.translate.run import LIMIT, TrainedTranslator, TranslatedPictures
@@ -94,8 +94,6 @@ def work(run: Run, files: list[str] | None, folder: str | None, translator: str 
         raise
     assert isinstance(result, TranslatedPictures)
     skipped = [*chosen.skipped, *result.skipped]
-    if result.sheet is None:
-        raise DataError(f"none of the pictures could be used: {skipped[0][1]}")
     entries = []
     for row in result.rows[:SHOWN]:
         name = chosen.label(Path(row.image))

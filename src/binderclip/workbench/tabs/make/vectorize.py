@@ -6,7 +6,6 @@ from pathlib import Path
 
 import gradio as gr
 
-from binderclip.errors import DataError
 from binderclip.tasks import vectorize
 from binderclip.tasks.verbs.vectorize.request import VectorizeRequest
 from binderclip.tasks.verbs.vectorize.result import TABLE, VectorizedPictures
@@ -54,8 +53,6 @@ def work(run: Run, files: list[str] | None, folder: str | None, *values: object)
             if made := _offered(run, sorted([*out.glob("*.svg"), *out.glob("*.png")])):
                 run.leave(Outcome((gr.skip(), ""), made, again, "What was drawn so far can be downloaded."))
             raise
-        except DataError as error:
-            raise DataError(f"none of the pictures could be read: {error}") from error
     skipped = [*chosen.skipped, *result.skipped]
     columns, rows = result.table()
     rows = [(chosen.label(Path(each.image)), *row[1:]) for each, row in zip(result.pictures, rows, strict=True)]
