@@ -49,7 +49,7 @@ def test_it_is_the_verb(run_of: Any, command: Any, lines: Any, tmp_path: Path) -
 
 def test_mistakes_are_said_as_the_page_has_them(run_of: Any, tmp_path: Path) -> None:
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
-    with pytest.raises(UsageError, match="choose pictures first"):
+    with pytest.raises(UsageError, match="choose a picture first"):
         seen(run_of(), None, "1,1")
     with pytest.raises(UsageError, match="click on the picture"):
         seen(run_of(), tmp_path / "a.png", " ")

@@ -35,7 +35,7 @@ def edited(run: Any, files: list[str], model: object, **options: Any) -> Any:
 
     given = {"source": "a red dog", "target": "a red cat", "method": "dds", "steps": 2, "seed": 0, "strength": 0.6,
              "guidance": 4.0, "model": str(model), **options}  # fmt: skip
-    return work(run, files, "", *(given.get(name) for name in FORM.names))
+    return work(run, files[0] if files else None, *(given.get(name) for name in FORM.names))
 
 
 def test_pictures_are_those_of_the_verb_and_are_seen_before_they_are_done(
@@ -91,7 +91,7 @@ def test_mistakes_are_said_by_the_names_on_the_page(run_of: Any, tiny_diffusion:
         drawn(run_of(), "a cat", "", folder="/etc")
     with pytest.raises(UsageError, match=r"^Size 'big' is not HEIGHTxWIDTH"):
         drawn(run_of(), "a cat", tiny_diffusion, size="big")
-    with pytest.raises(UsageError, match="choose pictures first"):
+    with pytest.raises(UsageError, match="choose a picture first"):
         edited(run_of(), [], tiny_diffusion)
     with pytest.raises(UsageError, match="nothing would change"):
         edited(run_of(), [str(picture)], tiny_diffusion, target="a red dog")

@@ -93,7 +93,7 @@ def test_mistakes_are_said_by_the_names_on_the_page(
     tiny_inpainter: Path, photographs: Path, run_of: Any, painted: dict[str, Any], tmp_path: Path
 ) -> None:
     photo, model = photographs / "coffee.jpg", str(tiny_inpainter)
-    with pytest.raises(UsageError, match="choose pictures first"):
+    with pytest.raises(UsageError, match="choose a picture first"):
         inpainted(run_of(), None, "a dog", painted)
     with pytest.raises(UsageError, match="say what belongs there, such as"):
         inpainted(run_of(), photo, " ", painted)

@@ -97,7 +97,19 @@ def chosen_pictures(
         return ChosenPictures([path for path in paths if str(path) not in refused], None, skipped)
     if folder:
         return pictures_of(open_folder(folder))
-    raise UsageError("choose pictures first")
+    raise UsageError(nothing_chosen(many=True))
+
+
+def nothing_chosen(*, many: bool, folders: Sequence[Path] = ()) -> str:
+    """What a tab says that was given no picture: what it takes.
+
+    Args:
+        many: whether it takes several, or else one alone.
+        folders: on this machine, of which one may be chosen where it takes several.
+    """
+    if not many:
+        return "choose a picture first; this tab takes one"
+    return f"choose pictures first{', or a folder' if folders else ''}"
 
 
 def pictures_of(folder: Path) -> ChosenPictures:

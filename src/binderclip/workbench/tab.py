@@ -27,6 +27,7 @@ from binderclip.workbench.pictures import (
     PictureInput,
     chosen_pictures,
     files_of,
+    nothing_chosen,
     picture_input,
     refused_sentence,
     session_of,
@@ -195,15 +196,23 @@ class Run:
             UsageError: nothing was chosen, or another folder.
             DataError: no picture is in the folder, or among the uploads.
         """
-        try:
-            chosen = chosen_pictures(files, folder, self.bench.open_folder)
-        except UsageError as error:
-            if files or folder or not self.bench.folders:
-                raise
-            raise UsageError(f"{error}, or a folder") from error
+        if not (files or folder):
+            raise UsageError(nothing_chosen(many=True, folders=self.bench.folders))
+        chosen = chosen_pictures(files, folder, self.bench.open_folder)
         if chosen.skipped and chosen.folder is None:
             self.warnings.append(refused_sentence([reason for _, reason in chosen.skipped]))
         return chosen
+
+    def picture(self, file: str | None) -> Path:
+        """The picture of a tab that takes one (`Bench.pictures(many=False)`).
+
+        Raises:
+            UsageError: nothing was chosen.
+            DataError: it is no picture.
+        """
+        if not file:
+            raise UsageError(nothing_chosen(many=False))
+        return chosen_pictures(file, None, self.bench.open_folder).paths[0]
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,18 @@ def test_where_some_are_left_there_is_a_result(
         assert done.out.strip() or left_behind(tmp_path)
 
 
+@pytest.mark.parametrize(("verb", "words", "place"), [case for case in CASES if case.values[2] == 0])
+def test_a_name_that_is_not_utf_8_is_refused_by_all(
+    command: Command, world: Path, tmp_path: Path, verb: tuple[str, ...], words: tuple[str, ...], place: int
+) -> None:
+    argument = next(each for each in verbs()[verb] if each.param_type_name == "argument")
+    done = called(command, world, verb, words, place, "caf\udce9.png")
+    assert done.code in (1, 2)
+    takes_folders = argument.name not in ("images", "image", "slices") or "is no folder" in done.err
+    assert takes_folders or "caf\\xe9.png: its name is not UTF-8" in done.err
+    assert left_behind(tmp_path) == []
+
+
 def test_the_rule_by_itself() -> None:
     events: list[Any] = []
     bad = [("a.png", "a.png: damaged"), ("b.png", "too small")]

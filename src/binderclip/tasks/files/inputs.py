@@ -38,7 +38,6 @@ def find_images(arguments: Sequence[str], *, without: str | None = None) -> Imag
         DataError: a folder that holds no image.
     """
     from binderclip.data import list_images
-    from binderclip.data.files import not_unicode, printable
 
     paths: dict[Path, None] = {}
     named = []
@@ -55,15 +54,22 @@ def find_images(arguments: Sequence[str], *, without: str | None = None) -> Imag
                 skip(skipped)
                 raise DataError(f"no images in {path}: looked for PNG, JPEG, WebP, GIF, BMP and TIFF files, also below")
             paths.update(dict.fromkeys(images))
-        elif not_unicode(argument):
-            raise UsageError(f"{printable(argument)}: its name is not UTF-8: rename the file")
-        elif path.is_file():
-            paths[path] = None
-            named.append(path)
-        else:
+            continue
+        _refuse_bytes(argument)
+        if not path.is_file():
             raise UsageError(f"there is no file or folder {path}")
+        paths[path] = None
+        named.append(path)
     skip(skipped)
     return ImageArguments(list(paths), frozenset(named))
+
+
+def _refuse_bytes(argument: str) -> None:
+    """Refuse a name that no table or JSON document of a result could hold."""
+    from binderclip.data.files import not_unicode, printable
+
+    if not_unicode(argument):
+        raise UsageError(f"{printable(argument)}: its name is not UTF-8: rename the file")
 
 
 def skip_pictures(skipped: Sequence[tuple[object, str]], *, left: Sized, unit: str = "picture") -> None:
@@ -102,8 +108,9 @@ def one_image(argument: str) -> Path:
     """The path of one image file, checked to exist.
 
     Raises:
-        UsageError: not a file.
+        UsageError: not a file, or its name is not UTF-8.
     """
+    _refuse_bytes(argument)
     path = Path(argument)
     if path.is_dir():
         raise UsageError(f"{path} is a folder; this verb takes one image file")

@@ -65,7 +65,7 @@ def build(bench: Bench) -> None:
 
 def work(run: Run, file: str | None, label: str, names: list[str]) -> Outcome:
     """All chosen methods on one picture; those that need the same passes share them, and each is shown at once."""
-    path = run.pictures(file).paths[0]
+    path = run.picture(file)
     if not label.strip():
         raise UsageError("type what to look for, such as: a cat")
     if not names or len(names) > MOST_METHODS:
@@ -138,7 +138,7 @@ def _row(name: str, outcome: ExplainedPicture | str) -> tuple[str, str, str]:
 
 def colour_words(run: Run, file: str | None, caption: str) -> Outcome:
     """The caption with its words coloured by what they do to the match."""
-    path = run.pictures(file).paths[0]
+    path = run.picture(file)
     if not caption.strip():
         raise UsageError("type a caption, such as: a cat on a red sofa")
     check_size(path)

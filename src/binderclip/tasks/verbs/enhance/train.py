@@ -97,7 +97,7 @@ def trained(request: EnhanceRequest) -> tuple[IlluminationNet, dict[str, Any], l
     return trainer.network, card, skipped
 
 
-def _digest(*sets: Float[Tensor, "N 3 s s"]) -> str:
+def _digest(*sets: Float[Tensor, "_ 3 s s"]) -> str:
     """Sixteen hexadecimal digits of pictures and their order."""
     digest = hashlib.blake2b(digest_size=8)
     for pictures in sets:

@@ -14,6 +14,7 @@ from binderclip.models.files.registry import DEFAULT
 from binderclip.search import Hit, SearchIndex
 from binderclip.search.index import read_note
 from binderclip.tasks.events import Saved, emit, start, warn
+from binderclip.tasks.files.inputs import one_image
 from binderclip.tasks.files.outputs import picture_path
 from binderclip.tasks.files.writing import short_path
 from binderclip.tasks.models import encoder
@@ -108,6 +109,8 @@ def run(request: SearchQueryRequest) -> SearchHits:
         raise UsageError(f"there is no file {asked}")
     if by_image and request.minus is not None:
         raise UsageError(f"--minus takes words away from words, and {asked} is a picture")
+    if by_image:
+        one_image(asked)
     sheet = picture_path(request.picture) if request.picture else None
     name, index = _opened(request)
     if by_image:

@@ -52,14 +52,14 @@ def build(bench: Bench) -> None:
                 hint("Choose a picture, say what it shows and what it should show, press Edit: before and after.")
             )
             results = bench.results()
-    bench.connect(controls, work, [*pictures.inputs, *inputs], [preview, slider, figures], results)
+    bench.connect(controls, work, [pictures.files, *inputs], [preview, slider, figures], results)
 
 
-def work(run: Run, files: list[str] | str | None, folder: str | None, *values: Any) -> Outcome:
+def work(run: Run, file: str | None, *values: Any) -> Outcome:
     """Edit as the verb does."""
     from binderclip.tasks.sampling import model_picture, picture_of
 
-    path = run.pictures(files, folder).paths[0]
+    path = run.picture(file)
     check_size(path)
     with FORM.labelled():
         # No guidance is a setting of lusd, and no strength one of the others: what stands there says nothing.

@@ -93,7 +93,7 @@ def work(
     run: Run, file: str | None, named: str | None, inside: str | None, beside: str | None, *values: object
 ) -> Outcome:
     """Erase as the verb does."""
-    (path,) = run.pictures(file).paths
+    path = run.picture(file)
     check_size(path)
     outs = {name: str(run.folder / f"{name}.png") for name in ("out", "mask_out", "sheet")}
     points, none = _points(inside, "Points of the object"), _points(beside, "Points that are none of it")

@@ -112,13 +112,13 @@ def marked(path: Path, place: tuple[int, int] | None, folder: Path) -> tuple[Pat
 
 def work(run: Run, file: str | None, at: str | None, *values: Any) -> Outcome:
     """Foveate as the verb does."""
-    chosen = run.pictures(file)
+    path = run.picture(file)
     places = (at or "").split()
     if not places:
         raise UsageError("click on the picture, or write where the eye rests, such as 50%,50%")
     out = run.folder / OUT
     with FORM.labelled():
-        request = FORM.asked(run, values, images=chosen.arguments, at=places, out=str(out))
+        request = FORM.asked(run, values, images=[str(path)], at=places, out=str(out))
         result = foveate.run(request)
     entries = [
         (
@@ -137,7 +137,7 @@ def work(run: Run, file: str | None, at: str | None, *values: Any) -> Outcome:
             result_html(result, result.skipped),
         ),
         [result.table_file, packed(out, result.files(), "foveated.zip"), *(row.result for row in result.rows[:1])],
-        Equivalent.of(request.replaced(images=chosen.names(), out=OUT)),
+        Equivalent.of(request.replaced(images=[path.name], out=OUT)),
     )
 
 

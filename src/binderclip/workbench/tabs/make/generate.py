@@ -109,7 +109,7 @@ def _chosen(
     if (controlnet or "").strip():
         fields |= {"controlnet": str(controlnet).strip(), "conditioning_scale": scale}
     if image:
-        fields["control_image"] = str(run.pictures(image).paths[0])
+        fields["control_image"] = str(run.picture(image))
     return fields
 
 

@@ -97,11 +97,11 @@ def work(
     run: Run, file: str | None, text: str | None, word: str | None, painted: Any, mask: str | None, *values: object
 ) -> Outcome:
     """Inpaint as the verb does."""
-    (path,) = run.pictures(file).paths
+    path = run.picture(file)
     check_size(path)
     if not (text or "").strip():
         raise UsageError("say what belongs there, such as: a red apple")
-    _mask(path, painted, run.pictures(mask).paths[0] if mask else None).save(mask_path := run.folder / MASK)
+    _mask(path, painted, run.picture(mask) if mask else None).save(mask_path := run.folder / MASK)
     personal = WORDS.chosen(run, word) if word else None
     outs = {name: str(run.folder / f"{name}.png") for name in ("out", "mask_out", "sheet")}
     with FORM.labelled():
