@@ -89,6 +89,10 @@ def test_the_prompt_side_alone_learns(tiny, blobs):
         for model in (tiny, tuned)
     ]
     assert losses[1] < 0.8 * losses[0]
+
+
+def test_what_has_no_prompt_side_or_no_object_is_refused(tiny, blobs):
+    """Apart from the training, which an annotation that refuses these inputs would have done twice."""
     with pytest.raises(NotSupported):
         prompt_parameters(OracleSegmenter(blobs))
     with pytest.raises(UsageError, match="no object"):
