@@ -114,3 +114,27 @@ def test_a_run_that_failed_says_again_what_to_do(view: Any) -> None:
     panel.locator(".hint").wait_for()
     assert view.run(panel, "Judge") == "choose pictures first, or a folder"
     assert panel.locator(".hint").is_visible()
+
+
+CUT_OFF = """() => [...document.querySelectorAll('.drop')].filter(e => e.checkVisibility()).flatMap(zone => {
+  const frame = zone.getBoundingClientRect(), words = document.createRange();
+  words.selectNodeContents(zone.querySelector('button .wrap'));
+  return [...words.getClientRects()].filter(each => each.height > 0 && each.width > 0)
+    .filter(each => each.top < frame.top || each.bottom > frame.bottom || each.left < frame.left ||
+      each.right > frame.right).map(() => zone.innerText);
+})"""
+"""Drop zones with words, or an icon, that their frame cuts off."""
+
+
+@pytest.mark.parametrize("width", [320, 390, 700, 1200])
+def test_no_drop_zone_cuts_its_words_off(view: Any, width: int) -> None:
+    view.page.set_viewport_size({"width": width, "height": 844})
+    for title in ("Quality", "Erase", "Explain"):
+        view.tab(title)
+        assert view.page.locator(".drop").locator("visible=true").count() >= 2
+        assert view.page.evaluate(CUT_OFF) == [], title
+
+
+def test_a_drop_zone_for_one_picture_says_so(view: Any) -> None:
+    panel = view.tab("Erase")
+    panel.get_by_text("Drop a picture here for this tab alone").wait_for()

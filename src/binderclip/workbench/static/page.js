@@ -12,7 +12,8 @@
       if (texts.length !== 2) continue;
       zone.dataset.named = '';
       const whom = zone.closest('.place') ? ' for all tabs' : zone.closest('.for-this-tab') ? ' for this tab alone' : '';
-      const what = zone.closest('.document') ? 'the file' : 'pictures';
+      const several = zone.closest('.drop').querySelector('input[type=file]')?.multiple;
+      const what = zone.closest('.document') ? 'the file' : several ? 'pictures' : 'a picture';
       texts[0].data = (finger ? `Choose ${what}` : `Drop ${what} here`) + whom;
       texts[1].data = finger ? '' : 'click to choose';
       if (finger) zone.querySelector('.or')?.remove();
