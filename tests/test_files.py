@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from binderclip.errors import DataError, OutputError
-from binderclip.files import disk_is_full, make_folder, replace_folder, write_problem, write_whole
+from binderclip.files import disk_is_full, make_folder, replace_folder, why_no_folder, write_problem, write_whole
 
 SOURCE = Path(__file__).parents[1] / "src" / "binderclip"
 
@@ -282,6 +282,8 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot make the folder .*file: File exists"):
         make_folder(tmp_path / "file")
+    assert why_no_folder(tmp_path / "file") == f"{tmp_path / 'file'} is a file: give a folder"
+    assert why_no_folder("nowhere") == "there is no folder nowhere"
 
 
 def test_a_full_disk_is_known_behind_other_errors() -> None:

@@ -16,7 +16,10 @@ from typing import TypeAlias
 
 from binderclip.errors import OutputError, errors_behind, was_interrupted
 
-__all__ = ["disk_is_full", "make_folder", "megabytes", "replace_folder", "sync_folder", "write_problem", "write_whole"]
+__all__ = [
+    "disk_is_full", "make_folder", "megabytes", "replace_folder", "sync_folder", "why_no_folder", "write_problem",
+    "write_whole",
+]  # fmt: skip
 
 Content: TypeAlias = str | bytes | Path | Callable[[Path], object]
 
@@ -140,6 +143,12 @@ def disk_is_full(error: BaseException | None) -> bool:
         if any(words in str(each) for words in ("No space left on device", "unexpected pos", "Disk quota exceeded")):
             return True
     return False
+
+
+def why_no_folder(path: str | os.PathLike[str]) -> str:
+    """What to say of a path that is no folder: that it is a file, or that nothing is there."""
+    place = os.fspath(path)
+    return f"{place} is a file: give a folder" if os.path.exists(place) else f"there is no folder {place}"
 
 
 def megabytes(count: float) -> str:

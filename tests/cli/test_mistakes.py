@@ -86,6 +86,11 @@ CAT = ("cat.jpg", "-l", "cat,dog")
         (("classify", *CAT, "-m", "open_clip:ViT-B-32/none.pt"), 1, "there is no weight file none.pt"),
         # search
         (("search", "index", "none"), 2, "there is no folder none"),
+        (("search", "index", "cat.jpg"), 2, "cat.jpg is a file: give a folder"),
+        (("anomaly", "cat.jpg"), 2, "cat.jpg is a file: give a folder"),
+        (("edges", "cat.jpg", "--truth", "cat.jpg"), 2, "--truth: cat.jpg is a file: give a folder"),
+        (("edges", "cat.jpg", "--truth", "none"), 2, "--truth: there is no folder none"),
+        (("workbench", "cat.jpg"), 2, "cat.jpg is a file: give a folder"),
         (("search", "index", "empty"), 1, "no images in"),
         (("search", "index", "mixed", "--index", "many/.."), 1, "is not empty and not a binderclip index"),
         (("search", "index", "mixed", "--index", ".", "--rebuild"), 1, "is not empty and not a binderclip index"),

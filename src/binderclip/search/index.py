@@ -13,6 +13,7 @@ import torch
 
 from binderclip.data.parallel.runner import LocalRunner, ShardRunner
 from binderclip.errors import CheckpointError, DataError, NotSupported, UsageError, require
+from binderclip.files import why_no_folder
 from binderclip.models.checks import refuse_bare_module
 from binderclip.numeric import check_number
 from binderclip.search.documents import Document, DocumentState, DocumentWork, EncodedBatch, documents_in
@@ -191,7 +192,7 @@ class SearchIndex:
         """
         folder = Path(folder).resolve()
         if not folder.is_dir():
-            raise DataError(f"there is no folder {folder}")
+            raise DataError(why_no_folder(folder))
         self._check_root(folder)
         left_out: list[tuple[str, str]] = []
         documents = documents_in(folder, mixed=self.mixed, skipped=left_out)

@@ -118,7 +118,7 @@ def test_mistakes_are_said(command: Command, data: Path, tmp_path: Path) -> None
         (("--method", "network"), "--method network needs --model"),
         (("--method", "hed"), "hed"),
         (("--method", "canny", "--model", "mine"), "--model is for --method network"),
-        (("--truth", tmp_path / "none"), "there is no such folder"),
+        (("--truth", tmp_path / "none"), "--truth: there is no folder"),
         (("--truth", data / "odd"), "no picture of the name 'box'"),
         (("--window", "8"), "--window"),
         (("--threshold", "1.5"), "--threshold"),

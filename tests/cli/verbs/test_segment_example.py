@@ -122,7 +122,7 @@ def test_mistakes_are_named_before_a_model_is_loaded(
         assert message in done.err
     assert "Missing argument" in command("segment-example", *given, mask).err
     done = command("segment-head", picture, "--head", "prior")
-    assert (done.code, "--head prior: there is no such folder" in done.err) == (2, True)
+    assert (done.code, "--head: there is no folder prior" in done.err) == (2, True)
 
 
 def test_a_trained_head_stands_on_its_own_model(command: Command, strawberries: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_the_verb_opens_what_the_stage_left(command: Callable[..., Any], folder:
         assert refused.code != 0
         assert said in refused.err
     none = command("segment-head", folder / "images" / "00.png", "--head", tmp_path / "none")
-    assert "no such folder" in none.err
+    assert "--head: there is no folder" in none.err
 
 
 def test_folders_that_are_no_head_are_named(command: Callable[..., Any], folder: Path, tmp_path: Path) -> None:

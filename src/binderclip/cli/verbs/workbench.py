@@ -10,6 +10,7 @@ import typer
 from binderclip.cli.shared.options import DEFAULT_MODEL, Device, Model
 from binderclip.cli.shared.output import note
 from binderclip.errors import UsageError
+from binderclip.files import why_no_folder
 
 
 def workbench(
@@ -35,7 +36,7 @@ def workbench(
     """
     for folder in folders or []:
         if not folder.is_dir():
-            raise UsageError(f"there is no folder {folder}")
+            raise UsageError(why_no_folder(folder))
 
     from binderclip.workbench.server import WorkbenchServer
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from binderclip.data.images import list_images, open_header
 from binderclip.errors import DataError, UsageError
+from binderclip.files import why_no_folder
 
 GOOD = ("good", "normal", "nominal", "ok")
 """Names of the folder that holds sound pictures."""
@@ -62,7 +63,7 @@ class InspectionFolder:
     def __init__(self, root: str | Path, *, without: str | Path | None = None) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise UsageError(f"there is no folder {self.root}")
+            raise UsageError(why_no_folder(self.root))
         inner = self.root / "test"
         tested, whole = (inner, self.root) if inner.is_dir() else (self.root, self.root)
         if self.root.name == "test" and (self.root.parent / "train").is_dir():

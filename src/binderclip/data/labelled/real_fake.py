@@ -12,6 +12,7 @@ from torch import Tensor
 
 from binderclip.data.images import list_images, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
+from binderclip.files import why_no_folder
 
 REAL, FAKE = "0_real", "1_fake"
 
@@ -123,7 +124,7 @@ def real_fake_folder(root: str | Path) -> RealFakeSet:
     """
     root = Path(root)
     if not root.is_dir():
-        raise UsageError(f"there is no folder {root}")
+        raise UsageError(why_no_folder(root))
     pairs = [(root, "")] if (root / REAL).is_dir() or (root / FAKE).is_dir() else []
     if not pairs:
         pairs = [(path, path.name) for path in sorted(root.iterdir()) if (path / REAL).is_dir()]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.files import why_no_folder
 from binderclip.models.files.folders import folder_kind
 from binderclip.segment.trained.cascade import CascadeCLIP
 from binderclip.segment.trained.merged import MergedEncoder
@@ -36,7 +37,7 @@ def open_head(folder: str | Path, model: Any = None) -> TrainedHead:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}")
+        raise UsageError(why_no_folder(folder))
     kind = folder_kind(folder)
     if kind not in HEADS:
         what = "no model of this format" if kind is None else f"a {kind!r} model"

@@ -15,6 +15,7 @@ from binderclip.data import list_images, open_image, to_tensor
 from binderclip.data.windows import WindowGrid
 from binderclip.errors import DataError, UsageError, require
 from binderclip.evaluate import EdgeScores, edge_f_measure
+from binderclip.files import why_no_folder
 from binderclip.models.files.devices import resolve_device
 from binderclip.tasks.events import Saved, counted, emit, start
 from binderclip.tasks.files.inputs import find_images, output_names, skip_pictures
@@ -91,7 +92,7 @@ def true_files(paths: Sequence[Path], folder: str) -> list[Path]:
         UsageError: no such folder, or a picture without a map, or with two.
     """
     if not Path(folder).is_dir():
-        raise UsageError(f"--truth {folder}: there is no such folder")
+        raise UsageError(f"--truth: {why_no_folder(folder)}")
     there: dict[str, list[Path]] = {}
     for path in list_images(Path(folder)):
         there.setdefault(path.stem, []).append(path)

@@ -13,6 +13,7 @@ from binderclip.data import LocalRunner, list_images
 from binderclip.data.storage import is_object
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.files import why_no_folder
 from binderclip.models import load_encoder
 from binderclip.search import IndexReport, SearchIndex
 from binderclip.tasks.arguments.transform import fitted, parse_transform
@@ -81,9 +82,9 @@ def run(request: SearchIndexRequest) -> Indexed:
     """
     choice = parse_transform(request.transform)
     if request.folder is not None and not request.folder.is_dir():
-        raise UsageError(f"there is no folder {request.folder}")
+        raise UsageError(why_no_folder(request.folder))
     if request.embeddings is not None and not (is_object(request.embeddings) or Path(request.embeddings).is_dir()):
-        raise UsageError(f"there is no folder {request.embeddings}")
+        raise UsageError(why_no_folder(request.embeddings))
     place = _place(request)
     fresh = isinstance(place, Path) and not os.path.lexists(place)
     start("loading the model")

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import model_validator
 
 from binderclip.errors import UsageError
+from binderclip.files import why_no_folder
 from binderclip.tasks.fields import Device, Images, Labels, Model
 from binderclip.tasks.request import Option, Request
 from binderclip.tasks.verbs.segment.fields import Coco, Csv, LabelMap, Legend, Out, Overlay, Redo
@@ -44,7 +45,7 @@ class SegmentHeadRequest(Request):
         from binderclip.models.files.folders import folder_kind
 
         if not Path(self.head).is_dir():
-            raise UsageError(f"--head {self.head}: there is no such folder")
+            raise UsageError(f"--head: {why_no_folder(self.head)}")
         if folder_kind(self.head) == "few-shot":
             raise UsageError(f"--head {self.head} finds what an example shows: that is segment-example")
         return self
