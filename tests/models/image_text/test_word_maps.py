@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from binderclip.models import load
 from binderclip.models.image_text.regions import RegionWord, kind_presence, region_presence
 from binderclip.models.image_text.word_maps import (
     PATCHES_SIDE,
@@ -21,6 +22,7 @@ from binderclip.models.image_text.word_maps import (
     concept_evidence,
     picture_patches,
     presence_score,
+    region_words,
     spread_maps,
     word_maps,
     word_presence,
@@ -156,6 +158,7 @@ def test_words_of_regions_are_where_these_are() -> None:
     weights = torch.tensor([[-9.0, 0.0]] * 3)
     words = [None, RegionWord(1, True), RegionWord(1, False)]
     alone, whole, kind = evidence.maps(weights, words, picture)
+    assert torch.equal(evidence.maps(weights[:1], [RegionWord(1, False, unnamed=True)], picture)[0], whole)
     across, down = torch.arange(side).expand(side, side).float(), torch.arange(side)[:, None].expand(side, side).float()
 
     def correlation(map: torch.Tensor, other: torch.Tensor) -> float:
@@ -177,6 +180,14 @@ def test_words_of_regions_are_where_these_are() -> None:
     assert both is not None
     assert float(people[2]) == pytest.approx(float(both))
     torch.testing.assert_close(people[:2], presence[:2])
+
+
+def test_kinds_of_flowers_are_where_flowers_are_but_for_those_that_a_class_is_called() -> None:
+    concepts = load("everyday").concepts
+    unnamed = {word: known.unnamed for word in ("a tulip", "roses", "daisy", "flower", "castle", "house", "woman")
+               if (known := region_words(concepts, [word])[0])}  # fmt: skip
+    assert [word for word, own in unnamed.items() if own] == ["a tulip", "roses"]
+    assert len(unnamed) == 7
 
 
 def test_maps_spread_over_patches_that_are_alike() -> None:

@@ -45,10 +45,13 @@ class RegionWord:
         region: its index.
         whole: whether the word means all of it, as "lawn" does of grass; a "castle" is a building among others, and a
             "woman" a person.
+        unnamed: whether it is a kind that no concept is called, of a region of which the concepts know few kinds: they
+            say nothing of where a "tulip" is, as they would of a castle.
     """
 
     region: int
     whole: bool
+    unnamed: bool = False
 
 
 class RegionClassifier(nn.Module):
