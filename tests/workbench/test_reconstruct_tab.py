@@ -75,7 +75,7 @@ def test_mistakes_are_said_as_the_page_has_them(cone: list[Path], run_of: Any, t
         solid(run_of(), cone, kind=".exe")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no")
-    with pytest.raises(DataError, match="none of the slices could be read"):
+    with pytest.raises(DataError, match=r"broken\.png: not an image.*; give another slice"):
         solid(run_of(), [broken])
     outcome = solid(run_of(), [*cone, broken])
     assert outcome.said == "1 picture could not be read."
