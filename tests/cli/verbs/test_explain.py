@@ -62,6 +62,15 @@ def test_methods_side_by_side(command: Command, pictures: Path, tmp_path: Path) 
     assert ">nan<" not in page
 
 
+def test_methods_that_are_left_out_for_one_reason_stand_in_one_line(
+    command: Command, pictures: Path, tmp_path: Path
+) -> None:
+    methods = "pixelmask,cartoonx,saliency"
+    done = command("explain", pictures / "cat.jpg", "-l", "a cat", "--method", methods, "-o", tmp_path)
+    lines = [line for line in done.err.splitlines() if line.startswith("left out ")]
+    assert [line.partition(":")[0] for line in lines] == ["left out pixelmask, cartoonx"], done.err
+
+
 def test_all_methods_are_compared_for_one_picture_and_the_costly_ones_named_for_more(
     command: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

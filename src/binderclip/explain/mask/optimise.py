@@ -261,8 +261,8 @@ def chance(model: Any, target: Any, outputs: Float[Tensor, "B K"]) -> Score:
         return resolve(model, target, outputs)
     if is_image_text(model):
         raise UsageError(
-            f"target={target!r}: a mask explanation keeps a probability, and a single text has none; give "
-            "targets.probability(text, others=[...]), or explain model.predictor(labels)"
+            "a mask keeps a probability, and a single text has none: explain a class of a head or a classifier, or in "
+            "code targets.probability(text, others=[...])"
         )
     return resolve(model, probability(target), outputs)
 

@@ -20,7 +20,7 @@ from binderclip.tasks.report.sheet import save_picture
 from binderclip.tasks.request import VerbResult
 from binderclip.tasks.verbs.explain.methods import Subject, build_methods, open_subject, shrunk
 from binderclip.tasks.verbs.explain.request import ExplainRequest
-from binderclip.tasks.verbs.explain.run import FOLDER, FRAME
+from binderclip.tasks.verbs.explain.run import FOLDER, FRAME, left_out_lines
 
 if TYPE_CHECKING:
     from binderclip.explain import Comparison
@@ -92,9 +92,7 @@ class ComparisonReport(VerbResult):
     def remarks(self) -> list[str]:
         """What to know of the result, a sentence each."""
         comparison = self.comparison
-        lines = [*self.blanks(), *(f"left out {name}: {why}" for name, why in comparison.left_out.items())]
-        if self.costly:
-            lines.append(f"left out {', '.join(self.costly)}: {COSTLY}")
+        lines = [*self.blanks(), *left_out_lines(comparison.left_out | dict.fromkeys(self.costly, COSTLY))]
         if any(each.cropped for each in comparison.attributions.values()):
             lines.append(FRAME)
         return [*lines, *([] if self.request.head else weak_on_photographs(self.subject.name, self.images))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
@@ -129,7 +129,7 @@ class ExplainReport(VerbResult):
         paths = dict.fromkeys(each.image for each in self.pictures)
         frame = [FRAME] if any(each.cropped for each in self.pictures) else []
         weak = [] if self.request.head else weak_on_photographs(self.model, list(paths))
-        return [*(f"left out {name}: {reason}" for name, reason in self.left_out.items()), *frame, *weak]
+        return [*left_out_lines(self.left_out), *frame, *weak]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: of one picture by one method its own, of several a list."""
@@ -329,3 +329,15 @@ def _save_page(path: Path, subject: Subject, method: str, drawn: list[tuple[Any,
     page.strip(drawn, width=300)
     page.save(path)
     emit(Saved(path))
+
+
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """A line for each reason, with the methods that it left out.
+
+    Args:
+        left_out: name of a method -> why it was.
+    """
+    methods: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        methods.setdefault(reason, []).append(name)
+    return [f"left out {', '.join(names)}: {reason}" for reason, names in methods.items()]
