@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import binderclip
-from binderclip.documents import json_text, parse_json, parse_toml, plain
+from binderclip.documents import compact_json, json_text, parse_json, parse_toml, plain
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,6 +34,12 @@ def test_everything_becomes_strict_json() -> None:
 
 def nested(levels: int) -> str:
     return "[" * levels + "]" * levels
+
+
+def test_compact_json_is_one_strict_line() -> None:
+    document = {"a": (1, 2), "b": {"ä": None, "c": math.nan}}
+    assert compact_json(document) == r'{"a":[1,2],"b":{"\u00e4":null,"c":null}}'
+    assert parse_json(compact_json(document)) == parse_json(json_text(document))
 
 
 def test_a_hundred_levels_are_read() -> None:

@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["TOO_DEEP", "TOO_LONG", "json_text", "parse_json", "parse_toml", "plain", "read_problem"]
+__all__ = ["TOO_DEEP", "TOO_LONG", "compact_json", "json_text", "parse_json", "parse_toml", "plain", "read_problem"]
 
 MOST_LEVELS = 100
 """Lists and tables inside one another that are read: every later walk through the document recurses as deep."""
@@ -42,6 +42,11 @@ def plain(value: Any) -> Any:
 def json_text(document: Any) -> str:
     """The document as indented, strict JSON, without a line end."""
     return json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def compact_json(document: Any) -> str:
+    """The document as strict JSON on one line without spaces, for the metadata of a file of weights."""
+    return json.dumps(plain(document), separators=(",", ":"), allow_nan=False)
 
 
 def parse_json(text: str | bytes, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from binderclip.documents import json_text
+from binderclip.documents import compact_json, json_text
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.files import make_folder, write_whole
 from binderclip.models.files.checkpoint import read_json_object
@@ -94,7 +93,7 @@ def save(
             config["preprocess_cfg"] = model.preprocess.at(model.backbone.sides[1]).to_open_clip()
             config["binderclip"] = {"concepts": True}
             own, packed = _part_of(packed, "concepts."), _part_of(packed, "base.")
-            about = {"binderclip": json.dumps(model.backbone.settings() | (INT4 if own else {}))}
+            about = {"binderclip": compact_json(model.backbone.settings() | (INT4 if own else {}))}
             _write_weights(folder / CONCEPTS, _with_packed(_on_disk(concepts.tensors(), precision), own), about)
         if packed:
             config["binderclip"] = {**config.get("binderclip", {}), **INT4}

@@ -7,7 +7,6 @@ scenes that ship are those of both. The split "report" was measured afterwards.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.nn import functional
 
 from binderclip.curate import word_forms
 from binderclip.data import load_data, to_tensor
-from binderclip.documents import json_text, parse_json
+from binderclip.documents import compact_json, json_text, parse_json
 from binderclip.files import make_folder, write_whole
 from binderclip.models import ImageTextModel, load
 from binderclip.models.files import folders, registry
@@ -353,6 +352,6 @@ def write_everyday(
         "scenes": list(places),
     }
     write_whole(folder / "card.json", json_text(card) + "\n")
-    metadata = {"format": "pt", "binderclip": json.dumps(about)}
+    metadata = {"format": "pt", "binderclip": compact_json(about)}
     write_whole(folder / registry.CONCEPTS, lambda draft: save_file(tensors, draft, metadata))
     return folder
