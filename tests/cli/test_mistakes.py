@@ -90,6 +90,12 @@ CAT = ("cat.jpg", "-l", "cat,dog")
         (("anomaly", "cat.jpg"), 2, "cat.jpg is a file: give a folder"),
         (("edges", "cat.jpg", "--truth", "cat.jpg"), 2, "--truth: cat.jpg is a file: give a folder"),
         (("edges", "cat.jpg", "--truth", "none"), 2, "--truth: there is no folder none"),
+        (("anomaly", "mixed", "--normal", "cat.jpg"), 2, "--normal: cat.jpg is a file: give a folder; `none` compares"),
+        (
+            ("clean", "cat.jpg", "--of", "fence", "-m", "cat.jpg", "-o", "x"),
+            1,
+            "a cleaner cannot be read: cat.jpg is a file: give a folder",
+        ),
         (("workbench", "cat.jpg"), 2, "cat.jpg is a file: give a folder"),
         (("search", "index", "empty"), 1, "no images in"),
         (("search", "index", "mixed", "--index", "many/.."), 1, "is not empty and not a binderclip index"),

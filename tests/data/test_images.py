@@ -450,7 +450,7 @@ def test_list_images(tmp_path: Path) -> None:
         (tmp_path.parent, ["a.png", "b/10.webp", "b/2.JPG"]),
     ]:
         assert [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path, without=without)] == kept
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="there is no folder"):
         list_images(tmp_path / "gone")
     with pytest.raises(DataError, match="not a folder"):
         list_images(tmp_path / "a.png")

@@ -23,6 +23,7 @@ from torch import Tensor
 from binderclip.data.files import irregular, list_files
 from binderclip.data.heif import heif_problem, opens_as_heif
 from binderclip.errors import DataError, UsageError
+from binderclip.files import why_no_folder
 
 BinaryFile: TypeAlias = "IO[bytes] | io.BytesIO"
 """An open file of bytes; io.BytesIO has not all that typing.IO lists."""
@@ -148,7 +149,7 @@ def list_images(
     """
     root = Path(folder)
     if not root.exists():
-        raise DataError(f"{root}: no such folder")
+        raise DataError(why_no_folder(root))
     if not root.is_dir():
         raise DataError(f"{root}: is a file, not a folder of images")
     names, left_out = list_files(root, suffixes=IMAGE_SUFFIXES, without=without)

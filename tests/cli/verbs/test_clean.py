@@ -105,7 +105,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(
     out = tmp_path / "out"
     cases = [
         (["--of", "reflection", "--model", dark_strands, "--out", out], "removes a fence"),
-        (["--of", "fence", "--model", tmp_path / "nowhere", "--out", out], "no such folder"),
+        (["--of", "fence", "--model", tmp_path / "nowhere", "--out", out], "cannot be read: there is no folder"),
         (["--of", "snow", "--model", dark_strands, "--out", out], "snow"),
         (["--of", "reflection", "--out", out], "no weights against a reflection are bundled"),
         (["--of", "fence", "--model", dark_strands, "--out", pictures], "one of the pictures"),

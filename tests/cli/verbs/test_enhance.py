@@ -158,7 +158,7 @@ def test_mistakes_are_said_before_any_work(command: Command, data: Path, brighte
         (["--enhancer", brighter, "--dark", data / "dark"], "give --enhancer FILE"),
         (["--dark", data / "dark"], "--bright FOLDER is missing"),
         (["--bright", data / "dark"], "--dark FOLDER is missing"),
-        (["--dark", data / "dark", "--bright", tmp_path / "nowhere"], "no such folder"),
+        (["--dark", data / "dark", "--bright", tmp_path / "nowhere"], "there is no folder"),
         (["--dark", data / "dark", "--bright", data / "bright", "--method", "gamma"], "one of rave, clip-lit"),
         (["--enhancer", data / "bright" / "0.png"], "cannot be read as an enhancer"),
     ]

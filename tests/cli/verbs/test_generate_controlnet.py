@@ -102,7 +102,7 @@ def test_what_does_not_go_together_is_said(
     refused("--conditioning-scale", *network, *image, "--conditioning-scale", "3")
     refused("give the folder of a diffusers pipeline by --model", *network, *image, model="small-diffusion")
     refused("there is no file", *network, "--control-image", tmp_path / "none.png")
-    refused("there is no such folder", "--controlnet", tmp_path / "none", *image)
+    refused("a ControlNet cannot be read: there is no folder", "--controlnet", tmp_path / "none", *image)
     refused("holds a UNet2DConditionModel, not a ControlNetModel", "--controlnet", tiny_diffusion / "unet", *image)
     done = command("generate", "a", "--from-folder", tmp_path, *network, *image)
     assert "--controlnet does not go with --from-folder" in done.err

@@ -178,7 +178,7 @@ def test_splits_by_column(three: Path) -> None:
 
 
 def test_folders_without_anything_usable(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="there is no folder"):
         load_folder(tmp_path / "gone")
     with pytest.raises(DataError, match="it is empty"):
         load_folder(tmp_path)

@@ -85,7 +85,7 @@ def test_keys_and_shapes_are_those_of_stable_diffusion_1() -> None:
 
 def test_other_folders_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     denoiser = load_denoiser(folders[0])
-    with pytest.raises(CheckpointError, match="there is no such folder"):
+    with pytest.raises(CheckpointError, match="a ControlNet cannot be read: there is no folder"):
         load_controlnet(denoiser, tmp_path / "none")
     with pytest.raises(CheckpointError, match="holds a UNet2DConditionModel, not a ControlNetModel"):
         load_controlnet(denoiser, folders[0] / "unet")

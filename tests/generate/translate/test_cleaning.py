@@ -158,7 +158,7 @@ def test_what_is_no_cleaner_is_refused(tmp_path: Path, dark_strands: Path) -> No
     cut = changed("cut")
     (cut / "weights.safetensors").write_bytes((cut / "weights.safetensors").read_bytes()[:50])
     cases = [
-        (tmp_path / "nowhere", "no such folder"), (tmp_path, "cannot be read"), (cut, "weights"),
+        (tmp_path / "nowhere", "there is no folder"), (tmp_path, "cannot be read"), (cut, "weights"),
         (changed("kind", kind="snow"), "cannot be read as a cleaner"),
         (changed("settings", settings={"depth": 3}), "cannot be read as a cleaner"),
         (changed("range", settings={"threshold": 7}), "threshold"),

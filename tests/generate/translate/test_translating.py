@@ -39,7 +39,7 @@ def test_a_saved_translator_does_the_same_and_others_are_refused(tmp_path: Path)
     assert card["method"] == "cut"
     assert torch.equal(translate_picture(net, picture), translate_picture(again, picture))
     other = save_cleaner(FenceCleaner(widths=(2,)), tmp_path / "cleaner")
-    for wrong, words in ((other, "kind 'fence'"), (tmp_path / "nowhere", "no such folder")):
+    for wrong, words in ((other, "kind 'fence'"), (tmp_path / "nowhere", "there is no folder")):
         with pytest.raises(CheckpointError, match=words):
             load_translator(wrong)
     card_file = folder / "card.json"

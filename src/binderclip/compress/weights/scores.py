@@ -75,6 +75,9 @@ class GradientScore:
     contrastive loss couples its examples: dL/da is then the gradient of the batch's whole loss at the activations of
     one example. All groups and examples take one backward pass a batch.
 
+    The paper takes the mean over places, and divides the scores of a layer by their length before layers compete.
+    Neither changes an order within a layer, and neither is done here: the sum is the change of the loss itself.
+
     Args:
         losses: gives the scalar loss of each batch, with its graph, one after the other: a function without arguments
             that returns an iterable, so that nothing is computed before it is needed. Scores are summed over it.

@@ -15,6 +15,7 @@ from typing import Any
 from binderclip.data.files import list_files, read_file
 from binderclip.data.images import IMAGE_SUFFIXES
 from binderclip.errors import DataError
+from binderclip.files import why_no_folder
 
 MAX_MEMBER = 1 << 30
 """Bytes of one file of an archive; what says it is larger is taken for a bomb."""
@@ -114,7 +115,7 @@ class FolderTree(Tree):
 
     def __init__(self, root: Path, listed: tuple[list[str], list[tuple[str, str]]] | None = None) -> None:
         if not root.exists():
-            raise DataError(f"{root}: no such folder")
+            raise DataError(why_no_folder(root))
         if not root.is_dir():
             raise DataError(f"{root}: is a file, not a folder of images")
         self.root, self.title, self.source = root, str(root), root.resolve().name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from binderclip.errors import CheckpointError, require
+from binderclip.files import why_no_folder
 from binderclip.generate.denoisers.latent import LatentDenoiser
 from binderclip.generate.denoisers.pipeline import read_diffusers_part
 from binderclip.models.files.checkpoint import read_json_object
@@ -34,7 +35,7 @@ def load_controlnet(denoiser: LatentDenoiser, folder: str | Path) -> LatentDenoi
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} cannot be read as a ControlNet: there is no such folder")
+        raise CheckpointError(f"a ControlNet cannot be read: {why_no_folder(folder)}")
     kind = read_json_object(folder / "config.json").get("_class_name")
     if kind != "ControlNetModel":
         raise CheckpointError(f"{folder} holds a {kind}, not a ControlNetModel")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from binderclip.documents import json_text
 from binderclip.errors import CheckpointError
-from binderclip.files import make_folder, write_whole
+from binderclip.files import make_folder, why_no_folder, write_whole
 from binderclip.models.files.checkpoint import read_json_object
 from binderclip.models.files.registry import count_parameters, read_card
 from binderclip.models.files.released import read_released
@@ -61,7 +61,7 @@ def read_network(folder: str | Path, what: str) -> tuple[dict[str, Tensor], dict
     """
     place = Path(folder)
     if not place.is_dir():
-        raise CheckpointError(f"{place} cannot be read as {what}: there is no such folder")
+        raise CheckpointError(f"{what} cannot be read: {why_no_folder(place)}")
     card = read_json_object(place / CARD, "settings")
     if card.get("format") != FORMAT:
         raise CheckpointError(f"{place} cannot be read as {what}: its {CARD} is not of {FORMAT!r}")

@@ -48,7 +48,7 @@ and medians to .95 quantiles were alike; without it the gate that keeps 90 % of 
 it 8 %."""
 PERSON = "person"
 """The region whose words are people's."""
-FEW = 4
+FEW_KINDS = 4
 """Concepts of a region, up to which its kinds are not told apart by them: the classes have a daisy and a lady's
 slipper, and a map of "tulip" by these held leaves for tulips. What it has to show without them was written down before:
 on the four outlined flowers of the split "report" the mean IoU of "tulip", "rose" and "lily", without the gate, rises
@@ -382,7 +382,7 @@ def _region_word(concepts: Any, word: str) -> RegionWord | None:
         return known
     kinds, own = set(concepts.meant(concepts.regions.names[known.region])), concepts.meant(word)
     called = {concepts.names[index].lower() for index in own}
-    if not own or len(kinds) > FEW or not kinds.issuperset(own) or not called.isdisjoint(plain_forms(word)):
+    if not own or len(kinds) > FEW_KINDS or not kinds.issuperset(own) or not called.isdisjoint(plain_forms(word)):
         return known
     return replace(known, unnamed=True)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.errors import DataError, UsageError
+from binderclip.files import why_no_folder
 from binderclip.tasks.events import Counted, Saved, emit, start, warn
 from binderclip.tasks.files.inputs import note_left_out, output_names, skip_pictures
 from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
@@ -93,7 +94,7 @@ def _normal(request: AnomalyRequest, folder: InspectionFolder) -> list[Path]:
 
         place = Path(request.normal)
         if not place.is_dir():
-            raise UsageError(f"--normal {place}: there is no such folder; `none` compares with words alone")
+            raise UsageError(f"--normal: {why_no_folder(place)}; `none` compares with words alone")
         paths = list_images(place, without=request.out)
         if not paths:
             raise DataError(f"--normal {place}: no images in it")
