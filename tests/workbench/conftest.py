@@ -451,12 +451,14 @@ class View:
     def choose(self, where: Any, label: str, value: object) -> None:
         """Type into a list, as people do with what is not in it, or take what is."""
         field = where.get_by_label(label, exact=True)
-        for _ in range(3):
+        for pause in (100, 200, 400, 800, 1600):  # ms; a busy machine is given longer
             field.fill(str(value))
-            self.page.wait_for_timeout(100)  # the list is filtered a moment after the key
+            self.page.wait_for_timeout(pause)  # the list is filtered a moment after the key
             field.press("Enter")
+            # The list takes the value in a later task: one that is left in the same is put back to what it had.
+            self.page.wait_for_timeout(pause)
             field.blur()
-            self.page.wait_for_timeout(100)
+            self.page.wait_for_timeout(pause)
             if field.input_value() == str(value):
                 return
 
