@@ -461,6 +461,12 @@ class View:
             self.page.wait_for_timeout(pause)
             if field.input_value() == str(value):
                 return
+        raise AssertionError(f"{label} holds {field.input_value()!r} and does not take {str(value)!r}")
+
+    def more(self, panel: Any) -> None:
+        """Open the section of more settings, and wait until it is laid out: a field takes no text before."""
+        panel.get_by_text("More settings", exact=True).first.click()
+        self.still()
 
     def drop(self, panel: Any, *paths: Path, box: int = 0) -> None:
         """Choose files, and wait until they are uploaded."""

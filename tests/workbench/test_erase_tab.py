@@ -73,7 +73,7 @@ def test_from_a_click_to_before_and_after(view: Any, tiny_inpainter: Path, photo
     panel.get_by_label("Diffusion model").fill(str(tiny_inpainter))
     panel.get_by_label("number input for Steps").fill("2")
     assert "would be a blur" in view.run(panel, "Erase")
-    panel.get_by_text("More settings").click()
+    view.more(panel)
     panel.get_by_label("Accept a blur").check()
     view.run(panel, "Erase")
     assert "all others are as they were" in panel.inner_text()

@@ -120,7 +120,7 @@ def test_a_word_goes_from_pictures_into_the_lists_of_other_tabs(
     panel = view.tab("Generate")
     panel.get_by_label("What is to be drawn, a text a line").fill("a <mine> dog")
     panel.get_by_label("number input for Steps").fill("5")
-    panel.get_by_text("More settings", exact=True).first.click()
+    view.more(panel)
     panel.get_by_label("Diffusion model").fill(str(tiny_diffusion))
     assert view.run(panel, "Generate").startswith("Done in")
     assert "--personal mine" in view.lines(panel)[0]
